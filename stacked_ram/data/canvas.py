@@ -1,0 +1,137 @@
+"""Digits on canvases: the paper's translated and cluttered tasks, as one batch operation.
+
+Raw digits (0..255, background exactly 0) are pasted on a black canvas; normalisation comes after,
+so no square around a digit can give it away. There is no loop over the batch: every piece is
+gathered and added by flat indices, on whatever device the digits are.
+
+Where pieces overlap their values are added and clipped at 255, as the paper's authors do in the
+generator that they published (github.com/google-deepmind/mnist-cluttered).
+
+Shapes: B photos of a batch, N digits of the pool, C clutter pieces a photo, H W one digit.
+Source: Mnih et al. 2014, "Recurrent Models of Visual Attention", section 4.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def compose(
+    images_BHW: Tensor,
+    canvas: tuple[int, int],
+    *,
+    translate: bool = True,
+    clutter: int = 0,
+    clutter_size: int = 8,
+    generator: torch.Generator | None = None,
+    pool_NHW: Tensor | None = None,
+    index_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Paste each digit at a random place of its own black canvas, among pieces of other digits.
+
+    images_BHW: uint8 digits, all of one size.
+    canvas: (height, width) of the result, no smaller than a digit.
+    translate: False puts the digit at the centre.
+    clutter: pieces a photo, each a random square of `clutter_size` pixels out of another digit.
+    generator: where the chances come from; its device may differ from the digits' (a CPU
+        generator gives the same canvases on every device). None: the digits' device's own.
+    pool_NHW: the digits that clutter is cut from, on the same device; None: the batch itself.
+    index_B: where each digit stands in the pool, so that none is its own clutter. Without it a
+        digit of a given pool may be drawn against itself, once in N.
+
+    Returns pixels_B1HW (uint8, the canvas's size) and boxes_B4 (int64, left, top, right, bottom
+    in pixels, right and bottom exclusive), the place of the whole digit image, both on the
+    digits' device. Raises ValueError when the digits or the pieces do not fit.
+    """
+    count, height, width = images_BHW.shape
+    canvas_height, canvas_width = canvas
+    _check(images_BHW, canvas, clutter, clutter_size, pool_NHW)
+    device = images_BHW.device
+
+    def draw(high: int, *shape: int) -> Tensor:
+        """Whole numbers in [0, high)."""
+        source = generator.device if generator is not None else device
+        numbers = torch.randint(high, shape, generator=generator, device=source)
+        return numbers.to(device, non_blocking=True)
+
+    if translate:
+        top_B = draw(canvas_height - height + 1, count)
+        left_B = draw(canvas_width - width + 1, count)
+    else:
+        top_B = torch.full((count,), (canvas_height - height) // 2, device=device)
+        left_B = torch.full((count,), (canvas_width - width) // 2, device=device)
+    boxes_B4 = torch.stack([left_B, top_B, left_B + width, top_B + height], dim=1)
+
+    # 16 bits hold the sum of over a hundred pieces before it is clipped.
+    sums_BX = torch.zeros(count, canvas_height * canvas_width, dtype=torch.int16, device=device)
+    places_BX = _window(top_B * canvas_width + left_B, height, width, canvas_width).flatten(1)
+    sums_BX.scatter_(1, places_BX, images_BHW.flatten(1).to(torch.int16))
+
+    if clutter:
+        pool_NX = (images_BHW if pool_NHW is None else pool_NHW).flatten(1)
+        if pool_NHW is None:
+            index_B = torch.arange(count, device=device)
+        if index_B is None:
+            other_BC = draw(len(pool_NX), count, clutter)
+        else:  # one to N-1 further on, round the pool: any digit but its own
+            steps_BC = 1 + draw(len(pool_NX) - 1, count, clutter)
+            other_BC = (index_B.to(device)[:, None] + steps_BC) % len(pool_NX)
+        size = clutter_size
+        cut_BC = draw(height - size + 1, count, clutter) * width
+        cut_BC += draw(width - size + 1, count, clutter)
+        from_BCSS = _window(other_BC * (height * width) + cut_BC, size, size, width)
+        put_BC = draw(canvas_height - size + 1, count, clutter) * canvas_width
+        put_BC += draw(canvas_width - size + 1, count, clutter)
+        to_BCSS = _window(put_BC, size, size, canvas_width)
+        pieces_BX = pool_NX.reshape(-1)[from_BCSS.flatten(1)].to(torch.int16)
+        sums_BX.scatter_add_(1, to_BCSS.flatten(1), pieces_BX)
+        sums_BX.clamp_(max=255)
+    pixels_B1HW = sums_BX.to(torch.uint8).view(count, 1, canvas_height, canvas_width)
+    return pixels_B1HW, boxes_B4
+
+
+def shift(images_BHW: Tensor, max_pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Each digit moved by up to `max_pixels` each way, black coming in; pixels_B1HW, uint8.
+
+    A digit at a random place of a canvas that is `max_pixels` wider on every side, whose middle
+    is kept.
+    """
+    _, height, width = images_BHW.shape
+    margin = max_pixels
+    wider = (height + 2 * margin, width + 2 * margin)
+    pixels_B1HW, _ = compose(images_BHW, wider, generator=generator)
+    return pixels_B1HW[:, :, margin : margin + height, margin : margin + width].contiguous()
+
+
+def _window(start: Tensor, height: int, width: int, row: int) -> Tensor:
+    """Flat indices of height x width windows that begin at `start` in rows of `row` pixels."""
+    rows = torch.arange(height, device=start.device)[:, None] * row
+    columns = torch.arange(width, device=start.device)
+    return start[..., None, None] + (rows + columns)
+
+
+def _check(
+    images_BHW: Tensor,
+    canvas: tuple[int, int],
+    clutter: int,
+    clutter_size: int,
+    pool_NHW: Tensor | None,
+) -> None:
+    if images_BHW.dtype != torch.uint8:
+        raise ValueError(f"digits must be uint8, raw 0..255, not {images_BHW.dtype}")
+    _, height, width = images_BHW.shape
+    if canvas[0] < height or canvas[1] < width:
+        raise ValueError(f"a canvas of {canvas} cannot hold digits of {(height, width)} pixels")
+    if clutter:
+        if not 0 < clutter_size <= min(height, width):
+            raise ValueError(
+                f"clutter_size {clutter_size}: pieces are cut from digits of {(height, width)}"
+            )
+        pool = images_BHW if pool_NHW is None else pool_NHW
+        if len(pool) < 2:
+            raise ValueError("clutter needs a pool of two digits or more: pass pool_NHW")
+        if pool.shape[1:] != images_BHW.shape[1:]:
+            raise ValueError(
+                f"the pool's digits are {tuple(pool.shape[1:])}, the batch's {(height, width)}"
+            )
