@@ -1,0 +1,460 @@
+"""The configuration of a run: dataclasses checked when built, YAML in, YAML out.
+
+A YAML file has three sections, `data`, `model` and `training`; every field is also a flag of
+`main.py train` under its own name (`--num-glimpses 6`). Field names are unique over the sections.
+This module imports nothing heavy: the command line's help is made from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stacked_ram.errors import UserError
+
+FORMAT = 1  # of the saved config; a checkpoint of another format is refused by name
+
+Share = float
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is looked at."""
+
+    dataset: str = "datasets/demo"
+    """Folder that prepare_data.py wrote."""
+    short_side: int | None = None
+    """Reduce each photo on loading so that its shorter side is this many pixels, its shape kept;
+    photos are never enlarged. None: as stored."""
+    photo_size: tuple[int, int] | None = None
+    """Resize every photo to this (height, width), whatever its shape. None: its own shape."""
+    train_on: Literal["train", "train+valid"] = "train"
+    """Splits that are trained on; `train+valid` for a last run, once every choice is made."""
+    fold: int | None = None
+    """Which fold of a data set prepared with --folds is the validation split."""
+    limit_photos: int | None = None
+    """Use at most this many photos of each split (a quick try)."""
+    clutter: Literal["fresh", "fixed"] = "fresh"
+    """Digits: compose the training canvases anew every epoch, or once."""
+    shift: int = 0
+    """Digits: move each training canvas by up to this many pixels."""
+    flip: bool = False
+    """Mirror training photos left to right, half of the time."""
+    crop_area: tuple[Share, Share] = (1.0, 1.0)
+    """Crop training photos to a random share of their area between these two; (1, 1): no crop."""
+    colour_jitter: float = 0.0
+    """Strength of random brightness, contrast, saturation and hue of training photos, 0 to 1."""
+    rotate: float = 0.0
+    """Rotate training photos by up to this many degrees."""
+    rand_augment: int = 0
+    """Magnitude of RandAugment on training photos, 0 (off) to 30."""
+    random_erasing: float = 0.0
+    """Probability of erasing a random rectangle of a training photo."""
+    mixup: float = 0.0
+    """Alpha of MixUp (needs photo_size); 0: off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix (needs photo_size); 0: off."""
+    balanced_sampler: bool = False
+    """Draw every class equally often."""
+    workers: int = 2
+    """Processes that read and augment photos; 0: in the training process."""
+    cache: Literal["none", "disk", "memory"] = "disk"
+    """Where decoded photos are kept between epochs: a memory-mapped file beside the data set,
+    the training process, or nowhere."""
+    cache_limit: float = 20.0
+    """Largest size of that cache, in GB; a data set that does not fit is decoded every epoch."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_area
+        check(0 < low <= high <= 1, f"crop_area: {self.crop_area} is not 0 < low <= high <= 1")
+        check(
+            self.photo_size is None or self.short_side is None,
+            "photo_size and short_side: give one of them, not both",
+        )
+        check(
+            self.photo_size is not None or not (self.mixup or self.cutmix),
+            "mixup, cutmix: blending two photos needs photos of one size; set photo_size",
+        )
+        for name in ("short_side", "limit_photos"):
+            value = getattr(self, name)
+            check(value is None or value > 0, f"{name}: {value} is not above 0")
+        for name in ("colour_jitter", "random_erasing"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"{name}: {value} is not between 0 and 1")
+        check(self.workers >= 0, f"workers: {self.workers} is below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """How it looks, remembers and decides."""
+
+    # The retina
+    retina: Literal["dense", "conv", "backbone"] = "dense"
+    """What turns a glimpse into a feature: the paper's linear layers, a small convolutional
+    network, or a timm backbone."""
+    patch_size: int = 8
+    """Height and width of a patch as the network gets it, in pixels."""
+    num_patches: int = 1
+    """Co-centred patches in a glimpse."""
+    glimpse_scale: float = 2.0
+    """How many times wider each patch of a glimpse is than the one before."""
+    patch_unit: Literal["pixels", "share"] = "pixels"
+    """Unit of patch_width: source pixels for each pixel of the patch, or a share of the photo's
+    shorter side."""
+    patch_width: float = 1.0
+    """Width of the first patch: with `pixels`, 1 is native resolution and 2 half of it; with
+    `share`, 0.5 covers half of the photo's shorter side."""
+    what_size: int = 128
+    """Width of the dense retina's first layer over the patches."""
+    where_size: int = 128
+    """Width of the first layer over the location."""
+    feature_size: int = 256
+    """Width of the glimpse feature."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Any timm model name (retina or stack `backbone`)."""
+    weights: str = "none"
+    """Backbone weights: `none`, `pretrained` (timm's own), `package:NAME` (a pip package that
+    carries them), or the path of a weights file."""
+    freeze_backbone: bool = False
+    """Keep the backbone's weights and batch-norm statistics as loaded."""
+    combine: Literal["concat", "mean"] = "concat"
+    """How the backbone retina joins the features of the K patches."""
+    # The stack
+    stack: Literal["none", "rnn", "conv", "backbone"] = "none"
+    """Levels of looking: none; `rnn`, a recurrent layer and a location a level; `conv`, one
+    location on the photo and on the feature maps made from it; `backbone`, the same on the maps
+    of a timm backbone."""
+    num_levels: int = 1
+    """Levels of the stack (S)."""
+    stack_location: Literal["own", "shared"] = "own"
+    """stack rnn: whether each level chooses its own location."""
+    levels: tuple[int, ...] | None = None
+    """stack conv, backbone: which levels are looked at (0 is the photo). None: all."""
+    kernel_size: int = 3
+    """stack conv: kernel of the convolution between levels."""
+    map_channels: int = 32
+    """stack conv: channels of the feature maps."""
+    # The core
+    core: Literal["lstm", "gru", "rnn", "transformer"] = "lstm"
+    """What integrates the glimpse features over the steps."""
+    core_size: int = 256
+    """Width of the core's state."""
+    dropout: float = 0.0
+    """Dropout before the classifier."""
+    # Attention
+    num_glimpses: int = 6
+    """Steps (T)."""
+    attention: Literal["hard", "soft"] = "hard"
+    """How the next location is chosen: sampled from a policy (REINFORCE), or the expected centre
+    of softly weighted regions (back-propagation)."""
+    policy: Literal["gaussian", "categorical"] = "gaussian"
+    """Hard attention: a Gaussian around a mean, or one of the cells of the glance's map."""
+    std: float = 0.15
+    """Standard deviation of the Gaussian policy, in units of location (the photo is 2 wide)."""
+    std_end: float | None = None
+    """Standard deviation at the end of training, reached on a line. None: it stays."""
+    first_location: Literal["random", "centre", "learned"] = "random"
+    """Where the first glimpse looks (evaluation with `random` looks at the centre first)."""
+    glance: tuple[int, int] | None = None
+    """Height and width of a low-resolution look at the whole photo before the first glimpse.
+    None: no glance."""
+    glance_starts: Literal["core", "location"] = "core"
+    """What the glance starts: the core's state (and with it the first location), or the first
+    location alone."""
+    regions: tuple[int, int] = (2, 2)
+    """Rows and columns of the regions (soft attention) or cells (categorical policy, or a
+    Gaussian policy that reads the glance's map)."""
+    policy_reads: Literal["state", "map"] = "state"
+    """What a Gaussian policy reads: the core's state alone, or the glance's map with it."""
+    start_size: int = 1
+    """Soft attention: resolution of the first patch; 1 high, 2 medium, 4 low."""
+    learned_stop: bool = False
+    """Train a stopping head that says after each glimpse whether to go on looking."""
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "num_patches", "num_glimpses", "num_levels", "core_size",
+                     "feature_size", "what_size", "where_size", "kernel_size", "map_channels",
+                     "start_size"):  # fmt: skip
+            check(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
+        check(self.glimpse_scale > 0, f"glimpse_scale: {self.glimpse_scale} is not above 0")
+        check(self.patch_width > 0, f"patch_width: {self.patch_width} is not above 0")
+        check(0 <= self.dropout < 1, f"dropout: {self.dropout} is not in [0, 1)")
+        check(self.std > 0, f"std: {self.std} is not above 0")
+        check(self.std_end is None or self.std_end > 0, f"std_end: {self.std_end} is not above 0")
+        check(
+            self.stack == "none" or self.num_levels > 1,
+            f"num_levels: a stack ({self.stack}) has at least 2 levels",
+        )
+        check(
+            self.stack != "none" or self.num_levels == 1,
+            f"num_levels: {self.num_levels} levels need stack: rnn, conv or backbone",
+        )
+        if self.levels is not None:
+            check(
+                self.stack in ("conv", "backbone"), "levels: only stack conv and backbone have them"
+            )
+            check(
+                len(self.levels) > 0 and all(0 <= one < self.num_levels for one in self.levels),
+                f"levels: {self.levels} are not among 0 to {self.num_levels - 1}",
+            )
+        check(
+            not (self.stack in ("conv", "backbone") and self.retina == "backbone"),
+            f"retina backbone looks at RGB patches; with stack {self.stack}, which looks at "
+            "feature maps, use retina dense or conv",
+        )
+        check(
+            not (self.stack == "rnn" and self.attention == "soft"),
+            "attention soft has one location a step; with stack rnn use attention hard",
+        )
+        check(
+            self.attention == "hard" or self.glance is not None,
+            "attention soft weighs the regions of a context image; set glance: (height, width)",
+        )
+        check(
+            not (self.attention == "hard" and self.reads_map and self.glance is None),
+            "policy categorical, policy_reads map: they read the glance's map; set glance",
+        )
+        check(
+            self.start_size == 1 or self.patch_unit == "pixels",
+            "start_size: needs patch_unit pixels",
+        )
+        check(
+            self.first_location != "learned" or self.glance is not None or not self.reads_map,
+            "first_location learned with a map: set glance",
+        )
+
+    @property
+    def reads_map(self) -> bool:
+        """Whether the attention reads the glance's feature map, not the core's state alone."""
+        return (
+            self.attention == "soft" or self.policy == "categorical" or self.policy_reads == "map"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How it learns."""
+
+    epochs: int = 50
+    """Passes over the training photos."""
+    batch_size: int = 128
+    """Photos in a batch, on each device."""
+    seed: int = 0
+    """Fixes everything that is random."""
+    # Optimiser and schedule
+    optimizer: str = "adamw"
+    """Any optimiser of timm's factory: adamw, sgd, adam, lamb, ..."""
+    learning_rate: float = 1e-3
+    """Highest learning rate of everything but the backbone."""
+    backbone_learning_rate: float | None = None
+    """Highest learning rate of the backbone. None: a tenth of learning_rate."""
+    weight_decay: float = 1e-4
+    """Weight decay (not of biases and norms)."""
+    schedule: Literal["cosine", "step", "plateau", "constant"] = "cosine"
+    """How the learning rate falls."""
+    warmup_epochs: float = 1.0
+    """Epochs in which the learning rate rises to its highest."""
+    clip_norm: float | None = 5.0
+    """Clip the norm of all gradients to this. None: no clipping."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before a step of the optimiser."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights and evaluate that. None: off."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the classification loss."""
+    class_weights: bool = False
+    """Weight the classification loss by the inverse of the classes' shares."""
+    # Losses
+    step_losses: Literal["all", "last"] = "all"
+    """Classification loss after every step, or after the last."""
+    baseline_weight: float = 1.0
+    """Weight of the baseline's regression loss."""
+    policy_weight: float = 1.0
+    """Weight of the policy gradient."""
+    estimator: Literal["reinforce", "leave_one_out", "self_critical", "ppo", "pathwise"] = (
+        "reinforce"
+    )
+    """How the policy learns: REINFORCE with a learned baseline; leave-one-out over the rollouts;
+    self-critical (the policy's mean is the baseline); PPO; or the pathwise gradient through the
+    crops, without sampling."""
+    reward: Literal["correct", "drop"] = "correct"
+    """1 if the last prediction is right; or the drop in cross-entropy from step to step."""
+    rollouts: int = 1
+    """Sampled scan paths a photo in training (M)."""
+    entropy_bonus: float = 0.0
+    """Weight of the policy's entropy."""
+    normalise_advantages: bool = False
+    """Scale the advantages of a batch to a standard deviation of 1."""
+    random_glimpses: float = 0.0
+    """Epochs at the start in which all glimpses look at random places and no policy learns."""
+    ppo_epochs: int = 3
+    """PPO: passes over each batch's rollouts."""
+    ppo_clip: float = 0.2
+    """PPO: how far the probability ratio may move from 1."""
+    gae_lambda: float = 0.95
+    """PPO: lambda of the generalised advantage estimate."""
+    # Running
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Precision of the matrix products."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    channels_last: bool = False
+    """Keep the backbone's tensors channels-last."""
+    tf32: bool = True
+    """Allow TF32 matrix products on GPUs that have them."""
+    deterministic: bool = False
+    """Use deterministic algorithms only (a GPU gets slower; a CPU run always is)."""
+    checkpoint_steps: bool = False
+    """Recompute each step's activations in the backward pass, to save memory."""
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What to do about a loss that is not finite: stop and say where, or skip the batch."""
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    """Validation metric by which the best checkpoint is chosen."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation metric. None: never."""
+    save_every: float = 10.0
+    """Minutes between checkpoints inside an epoch; one is always written after each epoch."""
+    pictures_every: int = 5
+    """Epochs between pictures of scan paths in TensorBoard; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "rollouts", "ppo_epochs"):
+            check(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
+        for name in ("weight_decay", "baseline_weight", "policy_weight", "entropy_bonus",
+                     "warmup_epochs", "random_glimpses"):  # fmt: skip
+            check(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is below 0")
+        check(self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0")
+        check(0 <= self.label_smoothing < 1, "label_smoothing: not in [0, 1)")
+        check(
+            self.ema_decay is None or 0 < self.ema_decay < 1, f"ema_decay: {self.ema_decay} not in"
+            " (0, 1)",
+        )  # fmt: skip
+        check(
+            self.estimator != "leave_one_out" or self.rollouts > 1,
+            "estimator leave_one_out compares the rollouts of a photo: set rollouts to 2 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run needs to be repeated."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        check(
+            self.model.attention == "hard" or self.training.estimator == "reinforce",
+            f"estimator {self.training.estimator}: attention soft samples nothing; leave it out",
+        )
+        check(
+            self.training.estimator != "pathwise" or self.model.policy == "gaussian",
+            "estimator pathwise follows the gradient of a location; policy categorical has none",
+        )
+        check(
+            not (self.training.estimator == "pathwise" and self.model.first_location == "random"
+                 and self.model.num_glimpses == 1),
+            "estimator pathwise: with one glimpse at a random place there is nothing to learn",
+        )  # fmt: skip
+
+
+SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Config)}
+
+
+def field_sections() -> dict[str, str]:
+    """Every field's name and the section it is in."""
+    return {
+        one.name: section for section, kind in SECTIONS.items() for one in dataclasses.fields(kind)
+    }
+
+
+def from_dict(values: Any, source: str) -> Config:
+    """Build a Config from a mapping of sections.
+
+    Raises UserError for an unknown section or key (naming the nearest known one) and for a value
+    of the wrong kind. `source` is the file named in the message.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: expected the sections {', '.join(SECTIONS)}")
+    for section, content in values.items():
+        if section not in SECTIONS:
+            raise UserError(f"{source}: unknown section `{section}`{nearest(section, SECTIONS)}")
+        if not isinstance(content, dict):
+            raise UserError(f"{source}: section `{section}` is not a mapping of fields")
+        known = field_sections()
+        for key in content:
+            if known.get(key) != section:
+                moved = f"; it belongs in section `{known[key]}`" if key in known else ""
+                raise UserError(
+                    f"{source}: unknown key `{section}.{key}`{moved or nearest(key, known)}"
+                )
+    try:
+        return TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from None
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def nearest(word: str, known: Any) -> str:
+    """A hint that names the known word nearest to a mistyped one, or nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain values for YAML and JSON (tuples become lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a YAML config. Raises UserError if it is missing, not YAML, or wrong anywhere."""
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the config ({error.strerror})") from None
+    try:
+        return from_dict(yaml.safe_load(text) or {}, str(path))
+    except yaml.YAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
+        raise UserError(f"{path}: not valid YAML{where}") from None
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    import yaml
+
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def replace_fields(config: Config, values: dict[str, Any], source: str = "fields") -> Config:
+    """A config with some fields changed by their flat names, checked anew."""
+    tree = to_dict(config)
+    sections = field_sections()
+    for name, value in values.items():
+        if name not in sections:
+            raise UserError(f"{source}: unknown field `{name}`{nearest(name, sections)}")
+        tree[sections[name]][name] = value
+    return from_dict(tree, source)
