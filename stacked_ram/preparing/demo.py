@@ -1,0 +1,110 @@
+"""The embedded demo: real handwritten digits at random places on two real photographs.
+
+Everything comes with scikit-learn: 1,797 scans of handwritten digits (8x8, 16 grey levels) and
+the two sample photographs, china.jpg and flower.jpg. Nothing passes from one split to another:
+neither a scan nor a column of the photographs. A digit is small, anywhere, in any ink that stands
+out of the ground under it, so a model that does not look for it does badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+HEIGHT, WIDTH = 96, 128
+DIGIT_SIZES = (22, 28)  # smallest and largest side of a digit's box, pixels
+# scans of each split, and how many canvases are made of each scan
+SCANS = {"train": 1000, "valid": 297, "test": 500}
+CANVASES_A_SCAN = {"train": 4, "valid": 2, "test": 2}
+# the photographs' columns that each split is cut from; every part has sky, leaves and petals
+COLUMNS = {"train": (0, 300), "valid": (480, 640), "test": (300, 480)}
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+STANDS_OUT = 70  # wanted distance in brightness, of 255, between ink and nine tenths of its ground
+
+
+@dataclass(frozen=True)
+class DemoPhoto:
+    """One photo of the demo: pixels_HWC (uint8), its digit and the digit's box in pixels."""
+
+    pixels_HWC: np.ndarray
+    digit: int
+    scan: int
+    split: str
+    box: tuple[int, int, int, int]
+
+
+def demo_photos(split: str, seed: int = 0) -> Iterator[DemoPhoto]:
+    """The photos of one split, always the same for the same seed."""
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    scans = split_scans(digits.target, seed)[split]
+    for turn in range(CANVASES_A_SCAN[split]):
+        for scan in scans:
+            rng = np.random.default_rng([seed, int(scan), turn])
+            ground_HWC = _ground(rng, photographs, COLUMNS[split])
+            pixels_HWC, box = _write_digit(rng, ground_HWC, digits.images[scan] / 16)
+            yield DemoPhoto(pixels_HWC, int(digits.target[scan]), int(scan), split, box)
+
+
+def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Which scans go to which split: stratified, drawn by the seed."""
+    from sklearn.model_selection import train_test_split
+
+    scans = np.arange(len(labels))
+    rest, test = train_test_split(
+        scans, test_size=SCANS["test"], stratify=labels, random_state=seed
+    )
+    train, valid = train_test_split(
+        rest, test_size=SCANS["valid"], stratify=labels[rest], random_state=seed
+    )
+    return {"train": np.sort(train), "valid": np.sort(valid), "test": np.sort(test)}
+
+
+def _ground(
+    rng: np.random.Generator, photographs: list[Image.Image], columns: tuple[int, int]
+) -> np.ndarray:
+    """A crop of one photograph, slightly reduced, mirrored or not; float32 HWC."""
+    photograph = photographs[rng.integers(len(photographs))]
+    reduction = rng.uniform(1, 1.25)
+    width, height = WIDTH * reduction, HEIGHT * reduction
+    left = rng.uniform(columns[0], columns[1] - width)
+    top = rng.uniform(0, photograph.height - height)
+    box = (left, top, left + width, top + height)
+    crop = photograph.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box=box)
+    if rng.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(crop, np.float32)
+
+
+def _write_digit(
+    rng: np.random.Generator, ground_HWC: np.ndarray, scan_8x8: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Blend the scan, smoothly enlarged, into the ground at a random place."""
+    side = int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
+    enlarged = Image.fromarray(scan_8x8.astype(np.float32)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+    cover_HW1 = np.clip((np.asarray(enlarged) - 0.2) / 0.5, 0, 1)[:, :, None]
+    top = int(rng.integers(HEIGHT - side + 1))
+    left = int(rng.integers(WIDTH - side + 1))
+    under_HWC = ground_HWC[top : top + side, left : left + side]
+    ink = _ink(rng, under_HWC)
+    pixels_HWC = ground_HWC.copy()
+    pixels_HWC[top : top + side, left : left + side] += cover_HW1 * (ink - under_HWC)
+    return np.rint(pixels_HWC).clip(0, 255).astype(np.uint8), (left, top, left + side, top + side)
+
+
+def _ink(rng: np.random.Generator, under_HWC: np.ndarray) -> np.ndarray:
+    """The first of some random colours that stands out, bright or dark; else the one that does
+    so most."""
+    inks_I3 = rng.uniform(0, 255, (32, 3)).astype(np.float32)
+    under_X = (under_HWC @ LUMA).ravel()
+    distances_IX = np.abs((inks_I3 @ LUMA)[:, None] - under_X)
+    distance_I = np.quantile(distances_IX, 0.1, axis=1)
+    enough = np.flatnonzero(distance_I >= STANDS_OUT)
+    return inks_I3[enough[0] if len(enough) else distance_I.argmax()]

@@ -1,0 +1,85 @@
+"""What travels through the preparation: a photo as found, and the same photo checked and split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels; right and bottom are one past the last pixel."""
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One photo as a source names it; nothing of it has been read yet.
+
+    Attributes:
+        source: the file, as a path that can be opened.
+        class_name: any unicode text.
+        split: train, valid or test where the source has a split of its own, else None.
+        group: photos of one group (not empty) stay in one split; "" where the source has none.
+        box: of the object, in pixels of the photo as stored in the file, before any EXIF rotation.
+        box_of: (width, height) of the photo that the box was drawn on, where the source says so:
+            a photo of another size has no use for the box.
+    """
+
+    source: Path
+    class_name: str
+    split: str | None = None
+    group: str = ""
+    box: Box | None = None
+    box_of: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class CheckedRecord:
+    """One photo that was decoded, repaired, stored and given a split.
+
+    Attributes:
+        source: path in the source, as text for the manifest.
+        class_name: any unicode text.
+        split: train, valid or test.
+        group: photos of one group stay in one split: exact and near duplicates are of one group.
+        box: in pixels of the stored photo, or None.
+        fold: number of the fold, or None.
+        file: the stored photo: RGB, 8 bit, upright, JPEG or PNG (the suffix says which).
+        width, height: of the stored photo, in pixels.
+        repairs: what was done to it, as in the manifest ("exif_rotation", "cmyk", ...).
+    """
+
+    source: str
+    class_name: str
+    split: str
+    group: str
+    box: Box | None
+    fold: int | None
+    file: Path
+    width: int
+    height: int
+    repairs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EncodedPhoto:
+    """A photo ready to be stored, with what the manifest says of it.
+
+    Attributes:
+        content: the file's bytes, or the path of a file that holds them.
+        suffix: ".jpg" or ".png".
+        width, height: in pixels.
+        sha256: of the stored bytes, 64 hexadecimal digits.
+        phash: 64-bit perceptual hash, 16 hexadecimal digits.
+        channel_sums, channel_squares: sums over all pixels of each channel's values (0..255) and
+            of their squares: 3 numbers for RGB, 1 for grayscale.
+    """
+
+    content: bytes | Path
+    suffix: str
+    width: int
+    height: int
+    sha256: str
+    phash: str
+    channel_sums: tuple[int, ...]
+    channel_squares: tuple[int, ...]
