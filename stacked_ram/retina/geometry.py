@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -73,33 +74,37 @@ def glimpse_boxes(
     sizes_R2: (height, width) in pixels. Boxes are in pixels of the photo, already snapped if the
     geometry snaps, float32 (float64 for float64 locations), and may reach outside the photo.
     """
-    if geometry.patch_unit == "share":
-        shorter_R = sizes_R2.amin(1)
-        widths_RK = torch.stack([shorter_R * width for width in geometry.widths], 1)
-    else:
-        widths_RK = None
-    corners_RK2 = left_top(locations_R2, sizes_R2, geometry, widths_RK)
-    if widths_RK is None:
-        far = [corners_RK2[:, k] + width for k, width in enumerate(geometry.widths)]
-        return torch.cat([corners_RK2, torch.stack(far, 1)], 2)
-    return torch.cat([corners_RK2, corners_RK2 + widths_RK.unsqueeze(2)], 2)
+    placing = Placing.of(sizes_R2, geometry, locations_R2.dtype)
+    corners_RK2 = placing.left_top(locations_R2)
+    return torch.cat([corners_RK2, corners_RK2 + placing.widths_RK1], 2)
 
 
-def left_top(
-    locations_R2: torch.Tensor,
-    sizes_R2: torch.Tensor,
-    geometry: GlimpseGeometry,
-    widths_RK: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The left top corners (x, y) of those boxes: (R, K, 2)."""
-    if locations_R2.dtype != torch.float64:
-        locations_R2 = locations_R2.float()
-    half_R2 = sizes_R2.flip(1).to(locations_R2.dtype) * 0.5
-    centres_R2 = torch.addcmul(half_R2, locations_R2, half_R2)
-    if widths_RK is not None:
-        return centres_R2.unsqueeze(1) - 0.5 * widths_RK.to(centres_R2.dtype).unsqueeze(2)
-    if geometry.whole_cells:
-        return torch.stack(
-            [(centres_R2 + (0.5 - 0.5 * width)).floor() for width in geometry.widths], 1
-        )
-    return torch.stack([centres_R2 - 0.5 * width for width in geometry.widths], 1)
+class Placing(NamedTuple):
+    """What turns locations on photos of known sizes into corners: made once, used every step."""
+
+    half_R12: torch.Tensor
+    """Half the (width, height) of the photo."""
+    shift_RK2: torch.Tensor
+    """Left top corner of each patch at location (0, 0), before snapping."""
+    widths_RK1: torch.Tensor
+    """Width of each patch in pixels."""
+    snaps: bool
+
+    @staticmethod
+    def of(sizes_R2: torch.Tensor, geometry: GlimpseGeometry, dtype: torch.dtype) -> Placing:
+        """For photos of sizes (height, width); float32 unless dtype is float64."""
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        half_R12 = (sizes_R2.flip(1).to(dtype) * 0.5).unsqueeze(1)
+        shorter_R1 = half_R12.amin(2) * 2
+        unit_R1 = shorter_R1 if geometry.patch_unit == "share" else torch.ones_like(shorter_R1)
+        widths_RK1 = torch.stack([unit_R1 * width for width in geometry.widths], 1)
+        snaps = geometry.whole_cells is not None
+        # Rounding down after half a pixel more is rounding to the nearest.
+        shift_RK2 = half_R12 - 0.5 * widths_RK1 + (0.5 if snaps else 0.0)
+        return Placing(half_R12, shift_RK2, widths_RK1, snaps)
+
+    def left_top(self, locations_R2: torch.Tensor) -> torch.Tensor:
+        """Left top corners (x, y) of the patches: (R, K, 2)."""
+        locations_R12 = locations_R2.to(self.half_R12.dtype).unsqueeze(1)
+        corners_RK2 = torch.addcmul(self.shift_RK2, locations_R12, self.half_R12)
+        return corners_RK2.floor() if self.snaps else corners_RK2

@@ -1,0 +1,149 @@
+"""Sums of s x s pixels from every place of a batch of photos on, for several cell sizes s.
+
+The photos lie one after the other in one long row of numbers, with a rim of zeros, as wide as
+the widest cell, above and to the left of each; the next line's or photo's rim serves as the one to
+the right or below. So a shift by a pixel or by a line is one shift of everything, and each map
+comes from a smaller one (a 2s-cell is four s-cells) by additions of long contiguous runs.
+
+B photos, C channels, K cell sizes, L numbers in one map.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+PHOTOS = -1  # in a recipe: made from the photos themselves, not from an earlier map
+
+
+def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
+    """The maps (K, L); differentiable for floating-point pixels.
+
+    With rim = max(cells), the sum over the s x s box of photo b, channel c, whose top left pixel
+    is (y, x), -rim <= y <= H, -rim <= x <= W, stands at
+    ((b * C + c) * (H + rim) + y + rim) * (W + rim) + x + rim. uint8 pixels are summed exactly, in
+    the smallest integers that can hold the widest cell.
+    """
+    if pixels_BCHW.is_floating_point():
+        return _SlidingSums.apply(pixels_BCHW, cells)
+    return _sums(pixels_BCHW, cells)
+
+
+class _SlidingSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pixels_BCHW, cells):
+        ctx.cells, ctx.shape, ctx.dtype = cells, pixels_BCHW.shape, pixels_BCHW.dtype
+        return _sums(pixels_BCHW, cells)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grads_KL):
+        return _gradient(grads_KL, ctx.cells, ctx.shape).to(ctx.dtype), None
+
+
+class Recipe(NamedTuple):
+    """How one map is made: from which other, by which sums of `count` values `step` apart."""
+
+    source: int
+    passes: tuple[tuple[int, int], ...]
+
+
+def _recipes(cells: tuple[int, ...], stride: int) -> list[Recipe]:
+    recipes = []
+    for k, cell in enumerate(cells):
+        source = k - 1 if k and cell % cells[k - 1] == 0 else PHOTOS
+        unit = 1 if source == PHOTOS else cells[source]
+        passes = []
+        for factor in _prime_factors(cell // unit):
+            passes += [(factor, unit), (factor, unit * stride)]
+            unit *= factor
+        recipes.append(Recipe(source, tuple(passes)))
+    return recipes
+
+
+def _sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
+    shape, rim = pixels_BCHW.shape, max(cells)
+    sums_KL = pixels_BCHW.new_empty(
+        (len(cells), _length(shape, rim)), dtype=_dtype_of_sums(pixels_BCHW, rim)
+    )
+    photos_L = sums_KL[0] if cells[0] == 1 else torch.empty_like(sums_KL[0])
+    photos_L.zero_()
+    _inner(photos_L, shape, rim).copy_(pixels_BCHW)
+    scratch_L = torch.empty_like(photos_L) if rim > 1 else None
+    for k, recipe in enumerate(_recipes(cells, shape[3] + rim)):
+        values_L = photos_L if recipe.source == PHOTOS else sums_KL[recipe.source]
+        if not recipe.passes and k > 0:
+            sums_KL[k] = values_L
+        for i, (count, step) in enumerate(recipe.passes):
+            values_L = _add_shifted(values_L, count, step, sums_KL[k] if i % 2 else scratch_L)
+    return sums_KL
+
+
+def _gradient(
+    grads_KL: torch.Tensor, cells: tuple[int, ...], shape: tuple[int, ...]
+) -> torch.Tensor:
+    rim = max(cells)
+    photos_L = torch.zeros_like(grads_KL[0])
+    grads = list(grads_KL)
+    spare = torch.empty_like(photos_L), torch.empty_like(photos_L)
+    recipes = _recipes(cells, shape[3] + rim)
+    for k in reversed(range(len(cells))):
+        values_L = grads[k]
+        for i, (count, step) in enumerate(reversed(recipes[k].passes)):
+            values_L = _add_shifted(values_L, count, -step, spare[i % 2])
+        if recipes[k].source == PHOTOS:
+            photos_L += values_L
+        else:
+            grads[recipes[k].source] = grads[recipes[k].source] + values_L
+    return _inner(photos_L, shape, rim)
+
+
+def _add_shifted(
+    values_L: torch.Tensor, count: int, step: int, out_L: torch.Tensor
+) -> torch.Tensor:
+    """out[i] = values[i] + values[i + step] + ... (count values; zeros beyond either end)."""
+    length = len(values_L)
+    far = abs(step)
+    if step > 0:
+        torch.add(values_L[:-far], values_L[far:], out=out_L[:-far])
+        out_L[-far:] = values_L[-far:]
+        for i in range(2, count):
+            out_L[: length - i * far] += values_L[i * far :]
+    else:
+        torch.add(values_L[far:], values_L[:-far], out=out_L[far:])
+        out_L[:far] = values_L[:far]
+        for i in range(2, count):
+            out_L[i * far :] += values_L[: length - i * far]
+    return out_L
+
+
+def _length(shape: tuple[int, ...], rim: int) -> int:
+    batch, channels, height, width = shape
+    return batch * channels * (height + rim) * (width + rim) + width + rim + 1
+
+
+def _inner(values_L: torch.Tensor, shape: tuple[int, ...], rim: int) -> torch.Tensor:
+    """The photos' own pixels in such a row of numbers: a view (B, C, H, W)."""
+    batch, channels, height, width = shape
+    ringed = values_L[: -(width + rim + 1)].view(batch, channels, height + rim, width + rim)
+    return ringed[:, :, rim:, rim:]
+
+
+def _dtype_of_sums(pixels: torch.Tensor, rim: int) -> torch.dtype:
+    if pixels.is_floating_point():
+        return pixels.dtype if pixels.dtype == torch.float64 else torch.float32
+    if rim == 1:
+        return torch.uint8
+    return torch.int16 if 255 * rim * rim < 2**15 else torch.int32
+
+
+def _prime_factors(number: int) -> list[int]:
+    factors, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors
