@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 96, 128
-DIGIT_SIZES = (22, 28)  # smallest and largest side of a digit's box, pixels
+DIGIT_SIZES = (24, 30)  # smallest and largest side of a digit's box, pixels
 # scans of each split, and how many canvases are made of each scan
 SCANS = {"train": 1000, "valid": 297, "test": 500}
-CANVASES_A_SCAN = {"train": 4, "valid": 2, "test": 2}
+CANVASES_A_SCAN = {"train": 6, "valid": 2, "test": 2}
 # the photographs' columns that each split is cut from; every part has sky, leaves and petals
 COLUMNS = {"train": (0, 300), "valid": (480, 640), "test": (300, 480)}
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-STANDS_OUT = 70  # wanted distance in brightness, of 255, between ink and nine tenths of its ground
+STANDS_OUT = 90  # wanted distance in brightness, of 255, between ink and nine tenths of its ground
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 def _ground(
     rng: np.random.Generator, photographs: list[Image.Image], columns: tuple[int, int]
 ) -> np.ndarray:
-    """A crop of one photograph, slightly reduced, mirrored or not; float32 HWC."""
+    """A crop of one photograph, a little reduced or enlarged, mirrored or not; float32 HWC."""
     photograph = photographs[rng.integers(len(photographs))]
-    reduction = rng.uniform(1, 1.25)
+    reduction = rng.uniform(0.8, 1.25)
     width, height = WIDTH * reduction, HEIGHT * reduction
     left = rng.uniform(columns[0], columns[1] - width)
     top = rng.uniform(0, photograph.height - height)

@@ -1,0 +1,51 @@
+"""Names that any file system takes, made from names that only some do."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+# Control characters, what Windows forbids, and what cannot be written as UTF-8.
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u2028\u2029\ud800-\udfff\ufffd]')
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(10))}
+
+
+def safe_name(text: str, *, max_bytes: int = 150) -> str:
+    """A name for one file or folder, as near to `text` as every file system allows, never empty.
+
+    Letters of any script and spaces stay. The result holds no separator, no control character, no
+    leading dot, no trailing dot or space, is no device name of Windows, and at most `max_bytes`
+    long in UTF-8.
+    """
+    name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip().strip(".").strip()
+    name = name.encode()[:max_bytes].decode(errors="ignore").rstrip(". ")
+    if not name:
+        return "_"
+    return f"_{name}" if name.split(".")[0].strip().lower() in _RESERVED else name
+
+
+def folder_names(classes: Iterable[str]) -> dict[str, str]:
+    """Class name -> folder name; no two alike, even where upper and lower case are the same.
+
+    The classes come in the order of their folders' names, which is the order in which
+    torchvision's ImageFolder numbers them.
+    """
+    taken: set[str] = set()
+    folders: dict[str, str] = {}
+    for class_name in sorted(set(classes)):
+        wanted = folder = safe_name(class_name)
+        number = 1
+        while folder.casefold() in taken:
+            number += 1
+            folder = f"{wanted}-{number}"
+        taken.add(folder.casefold())
+        folders[class_name] = folder
+    return dict(sorted(folders.items(), key=lambda pair: pair[1]))
+
+
+def path_text(path: str | Path) -> str:
+    """A path as text that can be written as UTF-8, whatever bytes its name is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/")

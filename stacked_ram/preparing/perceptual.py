@@ -1,0 +1,77 @@
+"""What a photo looks like, in a few numbers: a perceptual hash, a tiny copy, sums of its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+_SIDE = 32
+_LUMA = np.array([0.299, 0.587, 0.114])
+TINY_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a photo looks like.
+
+    Attributes:
+        phash: 64-bit perceptual hash (as an unsigned number).
+        tiny: the photo reduced to 8x8 RGB, 192 bytes; tells apart photos whose hashes agree by
+            accident.
+        channel_sums, channel_squares: as in `EncodedPhoto`.
+    """
+
+    phash: int
+    tiny: bytes
+    channel_sums: tuple[int, ...]
+    channel_squares: tuple[int, ...]
+
+
+def look_at(image: Image.Image) -> Look:
+    """Describe a picture of mode RGB or L.
+
+    The hash: reduce to 32x32 luminance, take the 8x8 lowest frequencies of its cosine transform,
+    one bit each: above the median of all but the constant one (whose bit is 0). It survives a
+    change of size, of JPEG quality and of brightness, not a crop or a mirror image.
+    """
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX).convert("RGB")
+    luminance = np.asarray(small, dtype=np.float64) @ _LUMA
+    # Rounded, so that the least bit of a sum does not decide what a flat picture's hash is.
+    frequencies = np.round(_cosines() @ luminance @ _cosines().T, 6).ravel()
+    bits = frequencies > np.median(frequencies[1:])
+    bits[0] = False
+    phash = int.from_bytes(np.packbits(bits).tobytes(), "big")
+    tiny = small.resize((TINY_SIDE, TINY_SIDE), Image.Resampling.BOX).tobytes()
+    counts = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
+    values = np.arange(256, dtype=np.int64)
+    return Look(
+        phash,
+        tiny,
+        tuple(int(n) for n in counts @ values),
+        tuple(int(n) for n in counts @ values**2),
+    )
+
+
+def same_look(tiny_a: bytes, tiny_b: bytes) -> bool:
+    """Whether two tiny copies show the same photo, perhaps brighter or encoded again.
+
+    A copy differs from its original by a shift of brightness at most; what remains must be small
+    beside what there is to see. Two flat pictures are never said to be the same: only their bytes
+    can tell.
+    """
+    a, b = (np.frombuffer(t, dtype=np.uint8).astype(np.float64) for t in (tiny_a, tiny_b))
+    shift = np.abs(a.mean() - b.mean())
+    spread = min(a.std(), b.std())
+    rest = np.sqrt(np.mean((a - a.mean() - b + b.mean()) ** 2))
+    return bool(spread >= 6 and shift <= 40 and rest <= max(4.0, 0.15 * spread))
+
+
+@cache
+def _cosines() -> np.ndarray:
+    """The eight lowest rows of the orthonormal cosine transform (DCT-II) of 32 samples."""
+    rows = np.arange(8)[:, None]
+    columns = np.arange(_SIDE)[None, :]
+    return np.cos(np.pi * (2 * columns + 1) * rows / (2 * _SIDE)) * np.sqrt(2 / _SIDE)

@@ -1,0 +1,194 @@
+"""report.html: what a data set looks like, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from stacked_ram.preparing import plots
+from stacked_ram.preparing.records import SPLITS
+
+SHEET_TILES = 12
+TILE = 96
+MOST_PICTURES = 200  # of quarantined photos, and of pairs; report.csv lists all
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1220px; margin: 2em auto; padding: 0 1em;
+  color: #1c2430; background: #fff; }
+h1 { margin-bottom: 0 } h2 { margin-top: 2em; border-bottom: 1px solid #d5dae1 }
+h3 { margin: 1.2em 0 .3em; font-size: 1em } .quiet { color: #5b6675 }
+table { border-collapse: collapse } td, th { padding: .2em .9em .2em 0; text-align: left;
+  vertical-align: top } td.number { text-align: right }
+.sheet { max-width: 100%; height: auto; border-radius: 3px; display: block }
+.pictures { display: flex; flex-wrap: wrap; gap: 14px }
+figure { margin: 0; width: 210px } figure img { max-height: 96px; margin-right: 4px }
+figcaption { font-size: 12px; overflow-wrap: anywhere } .none { width: 96px; height: 64px;
+  background: #e6e9ee; display: inline-block; text-align: center; line-height: 64px;
+  font-size: 12px; color: #5b6675 }
+svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: #3a4554 }
+"""
+
+
+def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> None:
+    """Write `tree/report.html`.
+
+    Args:
+        tree: the data set, its photos in place.
+        rows: the writer's tables `stored`, `left_out` and `pairs`.
+        facts: what dataset.yaml will hold.
+    """
+    with open(tree / "report.html", "w", encoding="utf-8") as file:
+        for piece in _pieces(tree, rows, facts):
+            file.write(piece)
+
+
+def thumbnail(image: Image.Image, side: int = TILE) -> Image.Image:
+    """A small RGB copy with a long side of at most `side` pixels."""
+    image = image.copy()
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image.convert("RGB")
+
+
+def thumbnail_of(path: Path, side: int = TILE) -> Image.Image:
+    """As `thumbnail`, of a stored photo."""
+    with Image.open(path) as image:
+        image.draft("RGB", (side, side))
+        return thumbnail(image, side)
+
+
+def jpeg_bytes(image: Image.Image) -> bytes:
+    """A small picture as JPEG, for the report."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _pieces(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> Iterable[str]:
+    name = escape(str(facts["name"]))
+    yield (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
+    )
+    yield from _summary(facts)
+    yield "<h2>Class balance</h2>"
+    yield plots.class_balance(facts["counts"])
+    sizes = rows.execute("SELECT width, height, count(*) FROM stored GROUP BY width, height")
+    yield "<h2>Sizes and aspect ratios of the stored photos</h2>"
+    yield plots.sizes_and_ratios(sizes)
+    yield "<h2>Contact sheets</h2>"
+    for class_name in facts["classes"]:
+        yield from _contact_sheet(tree, rows, class_name)
+    yield from _left_out(rows)
+    yield from _pairs(rows)
+    yield "</body></html>\n"
+
+
+def _summary(facts: Mapping[str, object]) -> Iterable[str]:
+    counts = facts["counts"]
+    totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
+    numbers = ", ".join(f"{value:.3f}" for value in facts["mean"])
+    spreads = ", ".join(f"{value:.3f}" for value in facts["std"])
+    lines = [
+        ("photos", totals),
+        ("classes", str(len(facts["classes"]))),
+        ("read as", facts["layout"]),
+        ("split", facts["rule"]),
+        ("mean, std of train", f"{numbers}; {spreads}"),
+        ("repaired", _counted(facts["repaired"])),
+        ("not in the data set", _counted(facts["left_out"])),
+        ("command", facts["command"]),
+    ]
+    yield "<table>"
+    for key, value in lines:
+        yield f'<tr><td class="quiet">{key}</td><td>{escape(str(value))}</td></tr>'
+    yield "</table>"
+    if facts["notes"]:
+        items = "".join(f"<li>{escape(note)}</li>" for note in facts["notes"])
+        yield f"<ul>{items}</ul>"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts.items()) or "none"
+
+
+def _contact_sheet(tree: Path, rows: sqlite3.Connection, class_name: str) -> Iterable[str]:
+    """A dozen photos of a class in one strip: the first by hash, which is as good as by lot."""
+    counts = dict(
+        rows.execute(
+            "SELECT split, count(*) FROM stored WHERE class = ? GROUP BY split", [class_name]
+        )
+    )
+    paths = rows.execute(
+        "SELECT path FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
+        [class_name, SHEET_TILES],
+    ).fetchall()
+    told = ", ".join(f"{counts.get(split, 0)} {split}" for split in SPLITS)
+    yield f'<h3>{escape(class_name)} <span class="quiet">{told}</span></h3>'
+    if not paths:
+        return
+    sheet = Image.new("RGB", (len(paths) * (TILE + 4) - 4, TILE), "white")
+    for number, (path,) in enumerate(paths):
+        tile = thumbnail_of(tree / path)
+        left = number * (TILE + 4) + (TILE - tile.width) // 2
+        sheet.paste(tile, (left, (TILE - tile.height) // 2))
+    yield f'<img class="sheet" alt="{escape(class_name)}" src="{_data_uri(jpeg_bytes(sheet))}">'
+
+
+def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
+    total = rows.execute("SELECT count(*) FROM left_out").fetchone()[0]
+    if not total:
+        return
+    yield f"<h2>Not in the data set ({total})</h2>"
+    yield _told_limit(total)
+    yield '<div class="pictures">'
+    for source, fate, problem, detail, preview in rows.execute(
+        "SELECT source, fate, problem, detail, preview FROM left_out ORDER BY problem, source"
+        " LIMIT ?",
+        [MOST_PICTURES],
+    ):
+        caption = f"{problem} ({fate})"
+        yield _figure([preview], caption, f"{source}: {detail}" if detail else source)
+    yield "</div>"
+
+
+def _pairs(rows: sqlite3.Connection) -> Iterable[str]:
+    total = rows.execute("SELECT count(*) FROM pairs").fetchone()[0]
+    if not total:
+        return
+    yield f"<h2>The same photo twice ({total})</h2>"
+    yield _told_limit(total)
+    yield '<div class="pictures">'
+    query = "SELECT caption, first, second FROM pairs LIMIT ?"
+    for caption, first, second in rows.execute(query, [MOST_PICTURES]):
+        pictures = [jpeg_bytes(thumbnail_of(Path(path))) for path in (first, second)]
+        yield _figure(pictures, caption, "")
+    yield "</div>"
+
+
+def _told_limit(total: int) -> str:
+    if total <= MOST_PICTURES:
+        return ""
+    return f'<p class="quiet">The first {MOST_PICTURES}.</p>'
+
+
+def _figure(pictures: Sequence[bytes | None], caption: str, detail: str) -> str:
+    shown = "".join(
+        f'<img alt="" src="{_data_uri(picture)}">'
+        if picture
+        else '<span class="none">no picture</span>'
+        for picture in pictures
+    )
+    return (
+        f"<figure>{shown}<figcaption><b>{escape(caption)}</b> {escape(detail)}</figcaption>"
+        "</figure>"
+    )
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
