@@ -1,7 +1,7 @@
 """The trace: everything that one forward pass did, with named fields.
 
-    B rows: photos times rollouts, photo-major (rows b*M to b*M+M-1 looked at photo b)
-    T steps   S levels (1 without `stack: rnn`)   N classes   K patches of P x P   R regions
+B rows: photos times rollouts, photo-major (rows b*M to b*M+M-1 looked at photo b)
+T steps   S levels (1 without `stack: rnn`)   N classes   K patches of P x P   R regions
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from stacked_ram.attention.choice import Choice
 
 
 @dataclass
@@ -45,8 +48,9 @@ class Trace:
     """Learned stop: score for stopping after each step."""
     patches_BTSKCPP: Tensor | None = None
     """On request: the patches as the network got them, normalised."""
-    map_patches_BTLCPP: list[Tensor] | None = None
-    """On request, stack conv and backbone: the patches cut from each level's feature map."""
+    map_patches_BTKCPP: list[Tensor] | None = None
+    """On request: the patches cut from each surface, the photo or (stack conv, backbone) the
+    feature maps that are looked at; one tensor a surface."""
 
     def detach(self) -> Trace:
         """The same trace without its graph."""
@@ -57,3 +61,90 @@ class Trace:
                 for name, value in values.items()
             }
         )
+
+
+@dataclass
+class Step:
+    """One step, while the trace is being made."""
+
+    logits_BN: Tensor
+    choices: list[Choice]
+    """One a level."""
+    chosen: bool
+    baseline_B: Tensor
+    stop_B1: Tensor | None
+    patches: list[list[Tensor]] | None
+    """A list a level of its surfaces' patches, B x K x C x P x P."""
+
+
+def assemble(
+    steps: list[Step],
+    boxes_BTSK4: Tensor,
+    sizes_B2: Tensor,
+    rollouts: int,
+    glance_logits_BN: Tensor | None,
+) -> Trace:
+    """The trace of these steps. sizes_B2: (height, width) of the photos, one row a photo."""
+
+    def stacked(name: str) -> Tensor:
+        """A field of the choices, B x T x S."""
+        return torch.stack(
+            [torch.stack([getattr(one, name) for one in step.choices], 1) for step in steps], 1
+        )
+
+    log_probs, entropies = stacked("log_prob_B"), stacked("entropy_B")
+    if len(steps[0].choices) > 1 and all(one is steps[0].choices[0] for one in steps[0].choices):
+        # one decision for all levels: its probability counts once
+        log_probs = log_probs / log_probs.shape[2]
+        entropies = entropies / entropies.shape[2]
+    return Trace(
+        logits_BTN=torch.stack([step.logits_BN for step in steps], 1),
+        locations_BTS2=stacked("location_B2"),
+        samples_BTS2=stacked("sample_B2"),
+        means_BTS2=stacked("mean_B2"),
+        log_probs_BTS=log_probs,
+        entropies_BTS=entropies,
+        baselines_BT=torch.stack([step.baseline_B for step in steps], 1),
+        chosen_T=tuple(step.chosen for step in steps),
+        boxes_BTSK4=boxes_BTSK4,
+        read_B=share_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
+        rollouts=rollouts,
+        glance_logits_BN=glance_logits_BN,
+        region_weights_BTR=region_weights(steps),
+        stop_logits_BT=None
+        if steps[0].stop_B1 is None
+        else torch.cat([step.stop_B1 for step in steps], 1),
+        patches_BTSKCPP=None
+        if steps[0].patches is None
+        else torch.stack(
+            [torch.stack([level[0] for level in step.patches], 1) for step in steps], 1
+        ),
+        map_patches_BTKCPP=None
+        if steps[0].patches is None
+        else [
+            torch.stack(seen, 1) for seen in zip(*(step.patches[0] for step in steps), strict=True)
+        ],
+    )
+
+
+def region_weights(steps: list[Step]) -> Tensor | None:
+    """B x T x R; zeros at a step whose place was not chosen by weighing the regions."""
+    weights = [step.choices[-1].weights_BR for step in steps]
+    known = next((one for one in weights if one is not None), None)
+    if known is None:
+        return None
+    return torch.stack([torch.zeros_like(known) if one is None else one for one in weights], 1)
+
+
+def share_read(boxes_BTSK4: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Share of each photo's pixels that its boxes cover, at most 1.
+
+    The widest box of each step and level counts (the others lie inside it), cut at the photo's
+    edges; boxes of different steps may overlap, so this is an upper bound.
+    """
+    left, top, right, bottom = boxes_BTSK4.unbind(-1)
+    height, width = (side.view(-1, 1, 1, 1) for side in sizes_B2.unbind(1))
+    across = (torch.minimum(right, width) - left.clamp(min=0)).clamp(min=0)
+    down = (torch.minimum(bottom, height) - top.clamp(min=0)).clamp(min=0)
+    pixels_B = (across * down).amax(-1).sum((1, 2))
+    return (pixels_B / sizes_B2.prod(1)).clamp(max=1.0)

@@ -1,0 +1,141 @@
+"""Hard attention: a policy over locations, trained by REINFORCE and its relatives.
+
+Every policy has `forward(state_BD, context, sample, given_B2)`: the state (and the glance's
+regions) -> a Choice. `sample` draws from the policy; without it the policy's mean (or likeliest
+cell) is taken; `given_B2` takes those samples instead and says their log-probability.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stacked_ram.attention.choice import Choice, Context, RegionScorer, region_centres
+
+
+class GaussianPolicy(nn.Module):
+    """The paper's: location network -> mean; a Gaussian of fixed (or annealed) std around it.
+
+    Reading the state alone, the mean is the tanh of a two-layer network (Mnih et al., 2014,
+    section 4). Reading the glance's map, it is the expected centre of the regions under scores
+    that one network gives to each: from a pooled vector a policy can hardly say where.
+    """
+
+    def __init__(
+        self,
+        state_features: int,
+        std: float,
+        *,
+        region_features: int | None = None,
+        regions: tuple[int, int] = (1, 1),
+        hidden: int = 128,
+    ):
+        super().__init__()
+        self.reads_map = region_features is not None
+        if self.reads_map:
+            self.scorer = RegionScorer(region_features, state_features, hidden)
+            self.register_buffer("centres_R2", region_centres(regions), persistent=False)
+        else:
+            self.layers = nn.Sequential(
+                nn.Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, 2)
+            )
+            # near the centre at the start, and far from where the tanh is flat
+            nn.init.normal_(self.layers[-1].weight, std=0.01)
+            nn.init.zeros_(self.layers[-1].bias)
+        self.register_buffer("std", torch.tensor(float(std)), persistent=False)
+
+    def forward(
+        self,
+        state_BD: Tensor,
+        context: Context | None,
+        sample: bool,
+        given_B2: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Choice:
+        weights_BR = None
+        if self.reads_map:
+            weights_BR = self.scorer(context.regions_BRD, state_BD).softmax(1)
+            mean_B2 = weights_BR @ self.centres_R2
+        else:
+            mean_B2 = self.layers(state_BD).float().tanh()
+        if given_B2 is not None:
+            sample_B2 = given_B2
+        elif sample:
+            noise = torch.randn(mean_B2.shape, device=mean_B2.device, generator=generator)
+            sample_B2 = (mean_B2 + self.std * noise).detach()
+        else:
+            sample_B2 = mean_B2
+        z_B2 = (sample_B2.detach() - mean_B2) / self.std
+        per_axis = math.log(2 * math.pi) + 2 * self.std.log()
+        return Choice(
+            location_B2=sample_B2.clamp(-1, 1),
+            sample_B2=sample_B2,
+            mean_B2=mean_B2,
+            log_prob_B=-0.5 * (z_B2.square() + per_axis).sum(1),
+            entropy_B=(1 + per_axis).expand(len(mean_B2)),
+            weights_BR=weights_BR,
+        )
+
+
+class CategoricalPolicy(nn.Module):
+    """The cells of the glance's map, each scored from its feature and the state by one network.
+
+    A visited cell is not drawn again (until all have been).
+    """
+
+    def __init__(
+        self,
+        state_features: int,
+        *,
+        region_features: int,
+        regions: tuple[int, int],
+        hidden: int = 128,
+    ):
+        super().__init__()
+        self.regions = regions
+        self.scorer = RegionScorer(region_features, state_features, hidden)
+        nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
+        self.register_buffer("centres_R2", region_centres(regions), persistent=False)
+
+    def cell_of(self, location_B2: Tensor) -> Tensor:
+        """Index of the cell that a location lies in."""
+        rows, columns = self.regions
+        scale = location_B2.new_tensor([columns, rows])
+        cell_B2 = ((location_B2 + 1) / 2 * scale).floor().long()
+        column = cell_B2[:, 0].clamp(0, columns - 1)
+        row = cell_B2[:, 1].clamp(0, rows - 1)
+        return row * columns + column
+
+    def forward(
+        self,
+        state_BD: Tensor,
+        context: Context,
+        sample: bool,
+        given_B2: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        visited_BR: Tensor | None = None,
+    ) -> Choice:
+        scores_BR = self.scorer(context.regions_BRD, state_BD)
+        if visited_BR is not None:
+            blocked = visited_BR & ~visited_BR.all(1, keepdim=True)
+            scores_BR = scores_BR.masked_fill(blocked, float("-inf"))
+        log_p_BR = scores_BR.log_softmax(1)
+        p_BR = log_p_BR.exp()
+        if given_B2 is not None:
+            cell_B = self.cell_of(given_B2)
+        elif sample:
+            cell_B = torch.multinomial(p_BR, 1, generator=generator).squeeze(1)
+        else:
+            cell_B = log_p_BR.argmax(1)
+        location_B2 = self.centres_R2[cell_B]
+        finite_BR = log_p_BR.masked_fill(p_BR == 0, 0.0)  # 0 log 0 = 0
+        return Choice(
+            location_B2=location_B2,
+            sample_B2=location_B2,
+            mean_B2=self.centres_R2[log_p_BR.argmax(1)],
+            log_prob_B=log_p_BR.gather(1, cell_B.unsqueeze(1)).squeeze(1),
+            entropy_B=-(p_BR * finite_BR).sum(1),
+            weights_BR=p_BR,
+        )

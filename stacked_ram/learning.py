@@ -1,0 +1,128 @@
+"""The estimators: how a batch of photos becomes the losses of an optimiser's step.
+
+One switch, `estimator`: `reinforce`, `leave_one_out`, `self_critical`, `ppo`, `pathwise`.
+Each can be read below from top to bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stacked_ram import losses
+from stacked_ram.config import TrainingConfig
+from stacked_ram.model import RAM
+from stacked_ram.retina.patches import Photos
+from stacked_ram.trace import Trace
+
+
+@dataclass
+class Losses:
+    total: Tensor
+    """What is differentiated."""
+    parts: dict[str, Tensor]
+    """Detached scalars by name, for the log."""
+    trace: Trace
+
+
+def learning_passes(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    *,
+    look: str = "policy",
+    class_weights_N: Tensor | None = None,
+) -> Iterator[Losses]:
+    """The losses of one batch, one for each step of the optimiser (several for PPO only).
+
+    targets: classes (B) or soft targets (B x N), one row a photo. look: `random` for the warm-up,
+    in which no policy learns. The caller differentiates and steps before it asks for the next.
+    """
+    rollouts = config.rollouts
+    targets = targets.repeat_interleave(rollouts, 0)
+    hard = model.config.attention == "hard" and look == "policy"
+    if hard and config.estimator == "ppo":
+        yield from ppo_passes(model, photos, targets, config, class_weights_N)
+        return
+
+    smooth = hard and config.estimator == "pathwise"
+    trace = model(photos, rollouts=rollouts, look=look, sample=not smooth, smooth=smooth)
+    if not hard or smooth or not any(trace.chosen_T):
+        yield total(trace, targets, config, class_weights_N)
+        return
+
+    returns_BT = losses.returns(trace, targets, config.reward)
+    if config.estimator == "reinforce":
+        advantages_BT = returns_BT - trace.baselines_BT.detach()
+    elif config.estimator == "leave_one_out":
+        advantages_BT = losses.leave_one_out(returns_BT, rollouts)
+    else:  # self-critical (Rennie et al., 2017): what the policy's mean would have gained
+        with torch.no_grad():
+            greedy = model(photos, sample=False)
+        gained_BT = losses.returns(greedy, targets[::rollouts], config.reward)
+        advantages_BT = returns_BT - gained_BT.repeat_interleave(rollouts, 0)
+    if config.normalise_advantages:
+        advantages_BT = losses.normalised(advantages_BT, trace)
+    policy = losses.policy_loss(trace, advantages_BT)
+    yield total(trace, targets, config, class_weights_N, returns_BT, policy)
+
+
+def ppo_passes(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+) -> Iterator[Losses]:
+    """Draw scan paths once, then learn from them several times (Schulman et al., 2017)."""
+    with torch.no_grad():
+        drawn = model(photos, rollouts=config.rollouts, sample=True)
+    returns_BT = losses.returns(drawn, targets, config.reward)
+    advantages_BT = losses.generalised_advantages(drawn, returns_BT, config.gae_lambda)
+    if config.normalise_advantages:
+        advantages_BT = losses.normalised(advantages_BT, drawn)
+    for _ in range(config.ppo_epochs):
+        trace = model(photos, rollouts=config.rollouts, locations_BTS2=drawn.samples_BTS2)
+        policy = losses.ppo_loss(trace, drawn.log_probs_BTS, advantages_BT, config.ppo_clip)
+        result = total(trace, targets, config, class_weights_N, returns_BT, policy)
+        log_ratio = (trace.log_probs_BTS - drawn.log_probs_BTS).detach()
+        result.parts["approximate_kl"] = (log_ratio.exp() - 1 - log_ratio).mean()
+        yield result
+
+
+def total(
+    trace: Trace,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+    returns_BT: Tensor | None = None,
+    policy: Tensor | None = None,
+) -> Losses:
+    """The weighted sum of the parts, and what is worth watching beside them."""
+    classification = losses.classification_loss(trace, targets, config, class_weights_N)
+    whole = classification
+    parts = {"classification": classification}
+    if policy is not None:
+        baseline = losses.baseline_loss(trace, returns_BT)
+        policy_entropy = losses.entropy(trace)
+        whole = (
+            whole
+            + config.baseline_weight * baseline
+            + config.policy_weight * policy
+            - config.entropy_bonus * policy_entropy
+        )
+        parts |= {
+            "baseline": baseline,
+            "policy": policy,
+            "entropy": policy_entropy,
+            "reward": returns_BT[:, losses.chosen_mask(trace).bool()].mean(),
+            "explained_variance": losses.explained_variance(trace, returns_BT),
+        }
+    if trace.stop_logits_BT is not None:
+        parts["stop"] = losses.stop_loss(trace, targets)
+        whole = whole + parts["stop"]
+    return Losses(whole, {name: part.detach() for name, part in parts.items()}, trace)

@@ -1,0 +1,335 @@
+"""The Recurrent Attention Model (Mnih et al., 2014), as in the paper's figure 1.
+
+    l_t ---> retina(photo, l_t) ---> g_t ---> core(g_t, h_{t-1}) ---> h_t ---> classifier: belief
+                                                                       |----> attention: l_{t+1}
+                                                                       |----> baseline
+
+Notable features
+- any retina with any core and any attention; photos of any shape, several sizes in a batch
+- a glance (optional): a low-resolution look at the whole photo before the first glimpse
+- levels (stack rnn): each has its own retina, core and location; levels feed upward
+- rollouts: M scan paths of a photo share all per-photo work
+- the attention and the baseline read a detached state: the policy gradient trains the policy, the
+  baseline's regression trains the baseline, the classification loss trains everything else
+  (soft attention and the pathwise estimator send their gradient through the crops instead)
+
+    B photos   R rows = B * M rollouts, photo-major   T steps   S levels   N classes   D features
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stacked_ram.attention.choice import Choice, Context
+from stacked_ram.attention.hard import GaussianPolicy
+from stacked_ram.config import ModelConfig
+from stacked_ram.core import State
+from stacked_ram.glance import Glance
+from stacked_ram.retina.backbone import Backbone
+from stacked_ram.retina.maps import BackboneMaps
+from stacked_ram.retina.patches import Photos
+from stacked_ram.retina.retina import Retina, View
+from stacked_ram.trace import Step, Trace, assemble
+
+LOOKS = ("policy", "centre", "random")
+
+
+class Level(nn.Module):
+    """One retina with its own recurrent layer, and the attention that moves it (or none)."""
+
+    def __init__(self, retina: Retina, core: nn.Module, attention: nn.Module | None):
+        super().__init__()
+        self.retina = retina
+        self.core = core
+        self.attention = attention
+
+
+@dataclass
+class Looking:
+    """Where a batch of rows stands between two glimpses."""
+
+    views: list[View]
+    """One a level; per photo."""
+    context: Context | None
+    """Of the glance; per row."""
+    states: list[State]
+    """One a level."""
+    outs: list[Tensor]
+    """What each level's attention reads: its core's last output, R x D."""
+    visited_RR: Tensor | None = None
+    """Categorical policy: the cells that each row has visited."""
+    step: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.outs[0])
+
+    def select(self, rows_r: Tensor) -> Looking:
+        """Some rows only (one row a photo): what an early exit goes on with."""
+        return Looking(
+            views=[view.select(rows_r) for view in self.views],
+            context=None if self.context is None else self.context.select(rows_r),
+            states=[tuple(part[rows_r] for part in state) for state in self.states],
+            outs=[out[rows_r] for out in self.outs],
+            visited_RR=None if self.visited_RR is None else self.visited_RR[rows_r],
+            step=self.step,
+        )
+
+
+class RAM(nn.Module):
+    """Built by `stacked_ram.build.build_model`.
+
+    Args:
+        levels: one, or several for stack rnn.
+        glance: None without one.
+        mean, std: normalisation of uint8 photos, C values each, in 0..1 units.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        levels: list[Level],
+        glance: Glance | None,
+        *,
+        num_classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        backbone: Backbone | None,
+    ):
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.glance = glance
+        self.levels = nn.ModuleList(levels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.core_size, num_classes)
+        self.baseline = nn.Linear(config.core_size, 1) if config.attention == "hard" else None
+        self.stop = nn.Linear(config.core_size, 1) if config.learned_stop else None
+        self.first_out = self.attend = None
+        if glance is not None and config.glance_starts == "location":
+            self.first_out = nn.Linear(config.feature_size, config.core_size)
+        if config.attention == "soft":
+            self.attend = nn.Linear(glance.region_features, config.feature_size)
+        self.normalises = any(mean) or any(one != 1 for one in std)
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+        self.one_location = config.stack_location == "shared" or len(levels) == 1
+        self.generator: torch.Generator | None = None
+        """Draws samples and random places; None: torch's own."""
+        self.checkpoint_steps = False
+
+    # ------------------------------------------------------------------ the paper's figure
+
+    def forward(
+        self,
+        photos: Photos,
+        *,
+        rollouts: int = 1,
+        look: str = "policy",
+        sample: bool | None = None,
+        locations_BTS2: Tensor | None = None,
+        keep_patches: bool = False,
+        num_glimpses: int | None = None,
+        smooth: bool = False,
+    ) -> Trace:
+        """Look at each photo `num_glimpses` times and say what was seen.
+
+        Args:
+            rollouts: scan paths a photo (M); the trace has B * M rows, photo-major.
+            look: `policy`; or `centre` or `random` places (controls, warm-up), which no policy
+                term is ever said for.
+            sample: draw from the policy, or take its mean (or likeliest cell). Default: draw in
+                training.
+            locations_BTS2: look there instead, R x T x S x 2, and say the log-probability of it.
+                Unclamped samples are taken as they are.
+            keep_patches: put the patches in the trace.
+            num_glimpses: steps; default: the config's.
+            smooth: let gradients reach the locations (pathwise estimator; soft attention always
+                does).
+        """
+        sample = self.training if sample is None else sample
+        steps = num_glimpses or self.config.num_glimpses
+        looking, glance_logits = self.start(photos, rollouts)
+        done: list[Step] = []
+        for step in range(steps):
+            given = None if locations_BTS2 is None else locations_BTS2[:, step]
+            baseline_R = self.expected_return(looking)
+            choices, chosen = self.choose(looking, look, sample, given, smooth)
+            logits, patches, looking = self.glimpse(looking, choices, smooth)
+            stop = None if self.stop is None else self.stop(looking.outs[-1].detach()).float()
+            seen = patches if keep_patches else None
+            done.append(Step(logits, choices, chosen, baseline_R, stop, seen))
+        boxes = self.boxes(looking, done, smooth)
+        return assemble(done, boxes, photos.sizes_B2, rollouts, glance_logits)
+
+    def photos(self, pixels_BCHW: Tensor, sizes_B2: Tensor | None = None) -> Photos:
+        """uint8 pixels as this model wants them. sizes_B2: (height, width) of each photo inside
+        the zero padding at the bottom and right; None: all of it."""
+        if not self.normalises:
+            return Photos(pixels_BCHW, sizes_B2)
+        return Photos(pixels_BCHW, sizes_B2, self.mean, self.std)
+
+    def start(self, photos: Photos, rollouts: int = 1) -> tuple[Looking, Tensor | None]:
+        """All per-photo work: views and the glance. Returns the class scores after the glance,
+        R x N, where it starts the core."""
+        rows = photos.batch_size * rollouts
+        views = [level.retina.view(photos) for level in self.levels]
+        states = [level.core.start(rows, self.classifier.weight) for level in self.levels]
+        outs = [self.classifier.weight.new_zeros(rows, self.config.core_size) for _ in self.levels]
+        if self.glance is None:
+            return Looking(views, None, states, outs), None
+        vector, context = self.glance(photos)
+        vector = vector.repeat_interleave(rollouts, 0)
+        context = context.repeat(rollouts)
+        looking = Looking(views, context, states, outs)
+        if self.config.attention == "hard" and self.config.policy == "categorical":
+            regions = context.regions_BRD.shape[1]
+            looking.visited_RR = torch.zeros(rows, regions, dtype=torch.bool, device=photos.device)
+        if self.config.glance_starts == "location":
+            looking.outs = [self.first_out(vector) for _ in self.levels]
+            return looking, None
+        for index, level in enumerate(self.levels):  # the glance is every level's first input
+            looking.outs[index], looking.states[index] = self.integrate(
+                level, vector, looking, index, None
+            )
+        return looking, self.classifier(self.dropout(looking.outs[-1])).float()
+
+    def choose(
+        self,
+        looking: Looking,
+        look: str = "policy",
+        sample: bool = False,
+        given_RS2: Tensor | None = None,
+        smooth: bool = False,
+    ) -> tuple[list[Choice], bool]:
+        """Where each level looks next, and whether the policy said so."""
+        if look not in LOOKS:
+            raise ValueError(f"look: {look!r} is not one of {LOOKS}")
+        config = self.config
+        first = looking.step == 0 and config.first_location != "learned"
+        if config.attention == "soft":
+            weighed = self.levels[0].attention(looking.outs[-1], looking.context, looking.step == 0)
+            if look != "policy":  # a control moves the glimpse, and nothing else
+                place = self.place(looking, look == "random", None)
+                weighed = dataclasses.replace(weighed, location_B2=place.location_B2)
+            return [weighed], False
+        if look != "policy" or first:
+            where = config.first_location if look == "policy" else look
+            draw = where == "random" and (sample or look == "random")
+            choices = [
+                self.place(looking, draw, None if given_RS2 is None else given_RS2[:, level])
+                for level in range(len(self.levels))
+            ]
+            return (choices[-1:] * len(choices) if self.one_location else choices), False
+        choices = []
+        for index, level in enumerate(self.levels):
+            if level.attention is None:  # one location: the top level chooses for all
+                continue
+            # at the first step of a glance that starts the location, the state is the glance's
+            # own, and nothing but the policy gradient trains it
+            own = looking.step == 0 and self.first_out is not None
+            state = looking.outs[index] if smooth or own else looking.outs[index].detach()
+            context = looking.context
+            if context is not None and not smooth:
+                context = Context(context.regions_BRD.detach())
+            given = None if given_RS2 is None else given_RS2[:, index]
+            extra = {} if looking.visited_RR is None else {"visited_BR": looking.visited_RR}
+            choices.append(
+                level.attention(state, context, sample, given, generator=self.generator, **extra)
+            )
+        return (choices * len(self.levels) if self.one_location else choices), True
+
+    def glimpse(
+        self, looking: Looking, choices: list[Choice], smooth: bool = False
+    ) -> tuple[Tensor, list[list[Tensor]], Looking]:
+        """Look where the choices say: class scores (R x N), and each level's patches."""
+        smooth = smooth or self.config.attention == "soft"
+        outs, states, patches = [], [], []
+        below = None
+        for index, (level, choice) in enumerate(zip(self.levels, choices, strict=True)):
+            location = choice.location_B2 if smooth else choice.location_B2.detach()
+
+            def look(location: Tensor, level=level, index=index):
+                return level.retina(looking.views[index], location, smooth)
+
+            if self.checkpoint_steps and self.training:
+                feature, seen = checkpoint(look, location, use_reentrant=False)
+            else:
+                feature, seen = look(location)
+            if choice.attended_BD is not None:
+                feature = feature + self.attend(choice.attended_BD).relu()
+            out, state = self.integrate(level, feature, looking, index, below)
+            outs.append(out)
+            states.append(state)
+            patches.append(seen)
+            below = out
+        logits = self.classifier(self.dropout(outs[-1])).float()
+        visited = looking.visited_RR
+        if visited is not None:
+            cells = self.levels[0].attention.cell_of(choices[0].location_B2)
+            visited = visited.scatter(1, cells.unsqueeze(1), True)
+        later = dataclasses.replace(
+            looking, states=states, outs=outs, visited_RR=visited, step=looking.step + 1
+        )
+        return logits, patches, later
+
+    def integrate(
+        self, level: Level, feature: Tensor, looking: Looking, index: int, below: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """One step of a level's core: its glimpse feature with the state of the level below."""
+        if index > 0:
+            below = looking.outs[index - 1] if below is None else below
+            feature = torch.cat([feature, below.to(feature.dtype)], 1)
+        return level.core(feature, looking.states[index])
+
+    def place(self, looking: Looking, draw: bool, given_R2: Tensor | None) -> Choice:
+        """A random place (uniform over the photo), the centre, or a given one."""
+        device = looking.outs[0].device
+        if given_R2 is not None:
+            location = given_R2
+        elif draw:
+            shape = (looking.rows, 2)
+            location = torch.rand(shape, device=device, generator=self.generator) * 2 - 1
+        else:
+            location = torch.zeros(looking.rows, 2, device=device)
+        nothing = torch.zeros(looking.rows, device=device)
+        return Choice(location, location, location, nothing, nothing)
+
+    def expected_return(self, looking: Looking) -> Tensor:
+        """The baseline, from a detached state: its regression trains it alone."""
+        out_RD = looking.outs[-1].detach()
+        return (out_RD[:, 0] * 0 if self.baseline is None else self.baseline(out_RD)[:, 0]).float()
+
+    def boxes(self, looking: Looking, steps: list[Step], smooth: bool = False) -> Tensor:
+        """The boxes that these steps read, R x T x S x K x 4, in pixels of the photo."""
+        smooth = smooth or self.config.attention == "soft"
+        boxes = []
+        for index, level in enumerate(self.levels):
+            locations = torch.stack([step.choices[index].location_B2 for step in steps], 1).detach()
+            read = level.retina.boxes(looking.views[index], locations.flatten(0, 1), smooth)
+            boxes.append(read.unflatten(0, locations.shape[:2]))
+        return torch.stack(boxes, 2)
+
+    def anneal(self, progress: float) -> None:
+        """Set the Gaussian policy's std for this point of training (0 start, 1 end)."""
+        start, end = self.config.std, self.config.std_end
+        std = start if end is None else start + (end - start) * min(max(progress, 0.0), 1.0)
+        for level in self.levels:
+            if isinstance(level.attention, GaussianPolicy):
+                level.attention.std.fill_(std)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the pretrained network, which learn at their own rate."""
+        owners = [self.backbone, *(level.retina.maps for level in self.levels)]
+        return [
+            parameter
+            for owner in owners
+            if isinstance(owner, Backbone | BackboneMaps)
+            for parameter in owner.parameters()
+        ]
