@@ -2,12 +2,11 @@
 
 Two ways to the same averages, both exact, both zero outside the photo:
 
-- Cells of whole pixels at whole positions (the usual case): sliding sums. For every cell size s,
+- Cells of whole pixels at whole positions, of photos that are not large: sliding sums. For every cell size s,
   a map holds the sum of the s x s pixels that start at each place, made once a photo. A patch
   pixel is then one number of a map, and all the patches of all rows are one index_select.
-- Any other cells: a summed-area table in float64, read at the cells' corners. Between pixels the
-  table of a piecewise-constant photo is bilinear, so the interpolation is exact, and it carries
-  gradients to the locations.
+- Any other cells: the pixels of each box, multiplied by their shares in the cells. Nothing is made
+  for the whole photo, and gradients reach the locations.
 
 B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
 """
@@ -18,10 +17,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional
 
 from stacked_ram.retina.geometry import GlimpseGeometry, Placing
 from stacked_ram.retina.sliding_sums import sliding_sums
+from stacked_ram.retina.windows import share_inside, window_averages
+
+SLIDING_PIXELS = 2**18  # above this, work that grows with the photo is not worth its while
 
 
 class Photos:
@@ -92,7 +93,9 @@ class Photos:
             raise ValueError(
                 f"{locations_R2.shape[0]} locations do not share out over {self.batch_size} photos"
             )
-        read = self._whole_cells if geometry.whole_cells else self._any_cells
+        height, width = self.pixels_BCHW.shape[2:]
+        sliding = geometry.whole_cells and height * width <= SLIDING_PIXELS
+        read = self._whole_cells if sliding else self._any_cells
         return read(locations_R2, geometry).to(dtype or self._default_dtype())
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
@@ -100,11 +103,10 @@ class Photos:
 
         A photo of another shape than h x w is stretched to it.
         """
-        sides_B12 = self.sizes_B2.unsqueeze(1).double()
-        starts_B1 = torch.zeros_like(sides_B12[..., 0])
-        edges_y = _edges(starts_B1, sides_B12[..., 0], size[0])
-        edges_x = _edges(starts_B1, sides_B12[..., 1], size[1])
-        return self._averages(edges_y, edges_x).squeeze(1).to(self._default_dtype())
+        sides_B12 = self.sizes_B2.flip(1).unsqueeze(1).double()
+        most = [(self.pixels_BCHW.shape[3], self.pixels_BCHW.shape[2])]
+        averages = self._averages(torch.zeros_like(sides_B12), sides_B12, most, size)
+        return averages.squeeze(1).to(self._default_dtype())
 
     def _default_dtype(self) -> torch.dtype:
         pixels = self.pixels_BCHW
@@ -117,7 +119,11 @@ class Photos:
         return self._prepared[key]
 
     def _sizes_R2(self, rows: int) -> torch.Tensor:
-        return self.sizes_B2.repeat_interleave(rows // self.batch_size, 0, output_size=rows)
+        return self.sizes_B2.index_select(0, self._photos_R(rows))
+
+    def _photos_R(self, rows: int) -> torch.Tensor:
+        """The photo that each row looks at."""
+        return torch.arange(rows, device=self.device) // (rows // self.batch_size)
 
     def _placing(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> Placing:
         rows, dtype = locations_R2.shape[0], locations_R2.dtype
@@ -138,147 +144,113 @@ class Photos:
         )
         # Far outside is fully outside: the bound keeps the integers small.
         corners_RK2 = placing.left_top(locations_R2.detach()).clamp_(-index.bound, index.bound)
-        starts_RK2P = corners_RK2.to(torch.int32).unsqueeze(3) + index.offsets_K1P
-        kept_RK2P = torch.clamp(starts_RK2P, index.low_21, index.high_21)
+        edges_RK2E = corners_RK2.to(torch.int32).unsqueeze(3) + index.offsets_K1E
+        kept_RK2P = torch.clamp(edges_RK2E[..., :-1], index.low_21, index.high_21)
         x_RK11P, y_RK1P = kept_RK2P[:, :, None, None, 0], kept_RK2P[:, :, None, 1]
         lines_RKCP = torch.add(index.bases_RKC1, y_RK1P, alpha=index.stride)
         index_RKCPP = lines_RKCP.unsqueeze(4) + x_RK11P
         sums_RKCPP = sums_L.index_select(0, index_RKCPP.view(-1)).view(index_RKCPP.shape)
         patches = sums_RKCPP * index.scales_KC11
-        if self._mean is not None:
-            sides_R12 = placing.half_R12 * 2
-            share_RK2P = _inside(starts_RK2P, index.cells_K11, sides_R12)
-            patches = self._minus_mean(patches, share_RK2P[:, :, 1], share_RK2P[:, :, 0])
-        return patches
+        if index.means_KC11 is None:
+            return patches
+        inside_RK2E = torch.clamp(
+            edges_RK2E, torch.zeros_like(index.limits_R121), index.limits_R121
+        )
+        inside_RK2P = inside_RK2E[..., 1:] - inside_RK2E[..., :-1]
+        inside_x = inside_RK2P[:, :, None, 0:1].to(patches.dtype)
+        inside_y = inside_RK2P[:, :, None, 1, :, None] * index.means_KC11
+        return torch.addcmul(patches, inside_y, inside_x, value=-1)
 
     def _index(self, geometry: GlimpseGeometry, rows: int, total: int) -> _Index:
-        cells, size = geometry.whole_cells, geometry.patch_size
-        batch, channels, height, width = self.pixels_BCHW.shape
+        cells, pixels = geometry.whole_cells, self.pixels_BCHW
+        channels, height, width = pixels.shape[1:]
         rim, stride = max(cells), width + max(cells)
         wide = torch.int32 if total < 2**31 else torch.int64
-        pixels = self.pixels_BCHW
-        cells_K = _vector(cells, pixels, torch.int32)
-        photos_R = torch.arange(batch, dtype=wide, device=pixels.device)
-        photos_R = photos_R.repeat_interleave(rows // batch, output_size=rows)
-        planes_RC = photos_R.unsqueeze(1) * channels + torch.arange(
-            channels, dtype=wide, device=pixels.device
-        )
-        levels_K = torch.arange(len(cells), dtype=wide, device=pixels.device)
+
+        def count(number: int, dtype: torch.dtype = wide) -> torch.Tensor:
+            return torch.arange(number, dtype=dtype, device=pixels.device)
+
+        planes_RC = self._photos_R(rows).to(wide).unsqueeze(1) * channels + count(channels)
         bases_RKC = (
             planes_RC.unsqueeze(1) * ((height + rim) * stride)
-            + levels_K.unsqueeze(1) * (total // len(cells))
+            + count(len(cells)).unsqueeze(1) * (total // len(cells))
             + (rim * stride + rim)
         )
+        cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
         work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
-        steps_P = torch.arange(size, dtype=torch.int32, device=pixels.device)
-        scales_KC = (cells_K * cells_K).to(work).reciprocal().unsqueeze(1)
-        if not pixels.is_floating_point():
-            scales_KC = scales_KC / 255
-        if self._std is not None:
-            scales_KC = scales_KC / self._std
+        shares_K1 = (cells_K1 * cells_K1).to(work).reciprocal()
+        scales_C, means_C = self._normalisation()
+        scales_KC = shares_K1 if scales_C is None else shares_K1 * scales_C
+        means_KC11 = None if means_C is None else (shares_K1 * means_C)[:, :, None, None]
         return _Index(
-            bound=float(max(height, width) + size * rim),
-            offsets_K1P=(cells_K.unsqueeze(1) * steps_P).unsqueeze(1),
-            low_21=_vector((-rim, -rim), pixels, torch.int32).unsqueeze(1),
+            bound=float(max(height, width) + (geometry.patch_size + 1) * rim),
+            offsets_K1E=(cells_K1 * count(geometry.patch_size + 1, torch.int32)).unsqueeze(1),
+            low_21=torch.full((2, 1), -rim, dtype=torch.int32, device=pixels.device),
             high_21=_vector((width, height), pixels, torch.int32).unsqueeze(1),
             stride=stride,
             bases_RKC1=bases_RKC.unsqueeze(3),
             scales_KC11=scales_KC[:, :, None, None],
-            cells_K11=cells_K[:, None, None],
+            means_KC11=means_KC11,
+            limits_R121=self._sizes_R2(rows).flip(1).to(torch.int32)[:, None, :, None],
         )
-
-    def _minus_mean(
-        self, patches: torch.Tensor, share_y: torch.Tensor, share_x: torch.Tensor
-    ) -> torch.Tensor:
-        """Take the mean from the share of each cell that lies inside the photo, along y and x."""
-        mean_C11 = (self._mean if self._std is None else self._mean / self._std).view(-1, 1, 1)
-        share_y = share_y[:, :, None, :, None] * -mean_C11
-        return torch.addcmul(patches, share_y, share_x[:, :, None, None, :].to(share_y.dtype))
 
     # Any cells ------------------------------------------------------------------------------
 
     def _any_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         placing = self._placing(locations_R2, geometry)
-        starts_RK2 = placing.left_top(locations_R2)
-        edges_RK2E = _edges(starts_RK2, starts_RK2 + placing.widths_RK1, geometry.patch_size)
-        return self._averages(edges_RK2E[:, :, 1], edges_RK2E[:, :, 0])
+        shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "share" else 1
+        return self._averages(
+            placing.left_top(locations_R2),
+            placing.widths_RK1.expand(-1, -1, 2),
+            [(width * shorter, width * shorter) for width in geometry.widths],
+            (geometry.patch_size, geometry.patch_size),
+        )
 
-    def _averages(self, edges_y: torch.Tensor, edges_x: torch.Tensor) -> torch.Tensor:
-        """Averages over the cells between edges (R, K, h+1) and (R, K, w+1): (R, K, C, h, w)."""
-        batch, channels, height, width = self.pixels_BCHW.shape
-        rows = edges_y.shape[0]
-        table = self._once(("table",), self._table)
-        sizes_R2 = self._sizes_R2(rows)
-        low_y, part_y, share_y = _inside_any(edges_y, sizes_R2[:, 0], height)
-        low_x, part_x, share_x = _inside_any(edges_x, sizes_R2[:, 1], width)
-
-        photos_R = torch.arange(batch, device=self.device)
-        photos_R = photos_R.repeat_interleave(rows // batch, output_size=rows)
-        channels_C = torch.arange(channels, device=self.device)
-        planes_RC = photos_R.unsqueeze(1) * channels + channels_C
-        lines = low_y.unsqueeze(2) + planes_RC[:, None, :, None] * (height + 1)
-        index = lines.unsqueeze(4) * (width + 1) + low_x[:, :, None, None, :]
-
-        def read(step: int) -> torch.Tensor:
-            return table.index_select(0, (index + step).view(-1)).view(index.shape)
-
-        weights_x = part_x[:, :, None, None, :]
-        upper = torch.lerp(read(0), read(1), weights_x.expand(index.shape))
-        lower = torch.lerp(read(width + 1), read(width + 2), weights_x.expand(index.shape))
-        sums = torch.lerp(upper, lower, part_y[:, :, None, :, None].expand(index.shape))
-        sums = sums.diff(dim=3).diff(dim=4)
-        sides_y, sides_x = edges_y.diff(dim=2), edges_x.diff(dim=2)
-        averages = sums / (sides_y.unsqueeze(3) * sides_x.unsqueeze(2)).unsqueeze(2)
-        if not self.pixels_BCHW.is_floating_point():
-            averages = averages / 255
-        if self._std is not None:
-            averages = averages / self._std.view(-1, 1, 1)
-        if self._mean is not None:
-            averages = self._minus_mean(averages, share_y, share_x.double())
+    def _averages(
+        self,
+        starts_RK2: torch.Tensor,
+        sides_RK2: torch.Tensor,
+        most_K2: list[tuple[float, float]],
+        cells: tuple[int, int],
+    ) -> torch.Tensor:
+        averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
+        scales_C, means_C = self._normalisation()
+        if scales_C is not None:
+            averages = averages * scales_C.to(averages.dtype).view(-1, 1, 1)
+        if means_C is not None:
+            limits_R2 = self._sizes_R2(len(starts_RK2)).flip(1)
+            share_y, share_x = (
+                share_inside(starts_RK2[..., axis], sides_RK2[..., axis], limits_R2[:, axis], count)
+                for axis, count in ((1, cells[0]), (0, cells[1]))
+            )
+            share_y = (share_y[:, :, None, :, None] * -means_C.view(-1, 1, 1)).to(averages.dtype)
+            share_x = share_x[:, :, None, None, :].to(averages.dtype)
+            averages = torch.addcmul(averages, share_y, share_x)
         return averages
 
-    def _table(self) -> torch.Tensor:
-        table = self.pixels_BCHW.double().cumsum(3).cumsum(2)
-        return functional.pad(table, (1, 0, 1, 0)).view(-1)
+    def _normalisation(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What averages are multiplied by, then what is taken away where the photo is."""
+        scales_C = None if self._std is None else 1 / self._std
+        means_C = self._mean if scales_C is None or self._mean is None else self._mean * scales_C
+        if not self.pixels_BCHW.is_floating_point():
+            if scales_C is None:
+                scales_C = torch.ones(self.channels, device=self.device)
+            scales_C = scales_C / 255
+        return scales_C, means_C
 
 
 class _Index(NamedTuple):
     """What turns corners into places in the sliding sums, for one geometry and number of rows."""
 
     bound: float
-    offsets_K1P: torch.Tensor
+    offsets_K1E: torch.Tensor
     low_21: torch.Tensor
     high_21: torch.Tensor
     stride: int
     bases_RKC1: torch.Tensor
     scales_KC11: torch.Tensor
-    cells_K11: torch.Tensor
-
-
-def _edges(start: torch.Tensor, end: torch.Tensor, count: int) -> torch.Tensor:
-    """The count + 1 edges of equal cells from start to end, along a new last dimension."""
-    steps = torch.arange(count + 1, dtype=torch.float64, device=start.device) / count
-    return torch.lerp(
-        start.double().unsqueeze(-1), end.double().unsqueeze(-1), steps.expand(*start.shape, -1)
-    )
-
-
-def _inside(
-    starts_RK2P: torch.Tensor, cells_K11: torch.Tensor, sides_R12: torch.Tensor
-) -> torch.Tensor:
-    """The share of each cell's side that lies inside the photo, along x and y: (R, K, 2, P)."""
-    sides_R121 = sides_R12.unsqueeze(3)
-    ends_RK2P = torch.minimum(starts_RK2P + cells_K11, sides_R121)
-    return (ends_RK2P - starts_RK2P.clamp(min=0)).clamp(min=0) / cells_K11
-
-
-def _inside_any(
-    edges: torch.Tensor, sides_R: torch.Tensor, limit: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Edges moved into the photo: whole part, fractional part, and each cell's share inside."""
-    clamped = torch.minimum(edges.clamp(min=0), sides_R.double()[:, None, None])
-    low = clamped.detach().long().clamp(0, limit - 1)
-    return low, clamped - low, clamped.diff(dim=2) / edges.diff(dim=2)
+    means_KC11: torch.Tensor | None
+    limits_R121: torch.Tensor
 
 
 def _vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

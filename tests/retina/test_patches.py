@@ -9,6 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from stacked_ram.errors import UserError
+from stacked_ram.retina import patches, windows
 from stacked_ram.retina.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.retina.patches import Photos
 
@@ -99,19 +100,19 @@ def test_patches_are_the_exact_area_averages(geometry, channels, dtype):
         mean, std = [0.4, 0.5, 0.1][:channels], [0.2, 0.25, 0.3][:channels]
     locations = torch.tensor(LOCATIONS)  # two rollouts a photo
 
-    patches = Photos(pixels, sizes, mean, std).patches(locations, geometry)
+    patches_RKCPP = Photos(pixels, sizes, mean, std).patches(locations, geometry)
     sizes_R2 = sizes.repeat_interleave(2, 0)
     boxes = glimpse_boxes(locations, sizes_R2, geometry)
 
     size = geometry.patch_size
-    assert patches.shape == (6, geometry.num_patches, channels, size, size)
+    assert patches_RKCPP.shape == (6, geometry.num_patches, channels, size, size)
     assert boxes.shape == (6, geometry.num_patches, 4) and boxes.dtype == torch.float32
     for r, location in enumerate(LOCATIONS):
         for k in range(geometry.num_patches):
             box = expected_box(locations[r].tolist(), sizes_R2[r].tolist(), geometry, k)
             assert boxes[r, k].tolist() == pytest.approx(box, rel=1e-5, abs=1e-5), location
             expected = reference_patch(photos[r // 2], boxes[r, k], (size, size), mean, std)
-            assert (patches[r, k].double() - expected).abs().max() < 2e-5
+            assert (patches_RKCPP[r, k].double() - expected).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
@@ -151,8 +152,10 @@ def test_gradients_reach_float_pixels(geometry):
     weights = torch.randn(16, generator=generator, dtype=torch.float64)
 
     def read(pixels):
-        patches = Photos(pixels, sizes).patches(locations, geometry, dtype=torch.float64)
-        return (patches * weights[:, None, None]).sum(2), Photos(pixels, sizes).resized((2, 3))
+        patches_RKCPP = Photos(pixels, sizes).patches(locations, geometry, torch.float64)
+        return (patches_RKCPP * weights[:, None, None]).sum(2), Photos(pixels, sizes).resized(
+            (2, 3)
+        )
 
     assert gradcheck(read, (pixels,), fast_mode=True)
 
@@ -181,7 +184,29 @@ def test_prepared_photos_give_the_same_the_second_time_and_for_a_selection():
         first = photos.patches(locations, geometry)
         assert torch.equal(first, photos.patches(locations, geometry))
         index = torch.tensor([2, 0])
-        assert torch.equal(photos.select(index).patches(locations[index], geometry), first[index])
+        again = photos.select(index).patches(locations[index], geometry)
+        assert torch.allclose(again, first[index], atol=1e-6, rtol=0)
+
+
+def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monkeypatch):
+    generator = torch.Generator().manual_seed(8)
+    pixels, sizes = padded(photos_of([(130, 170), (90, 60)], 3, torch.uint8, generator))
+    geometry, locations = GlimpseGeometry(20, 3), torch.tensor(LOCATIONS[:4])
+    by_sums = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
+    monkeypatch.setattr(patches, "SLIDING_PIXELS", 0)
+    monkeypatch.setattr(patches, "sliding_sums", None)
+    monkeypatch.setattr(windows, "CHUNK", 1)
+    by_windows = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
+    assert torch.allclose(by_sums, by_windows, atol=1e-6, rtol=0)
+
+
+def test_reduced_precision_elsewhere_does_not_reach_the_averages():
+    generator = torch.Generator().manual_seed(9)
+    photos = Photos(torch.rand(1, 3, 20, 30, generator=generator))
+    geometry = GlimpseGeometry(5, 2, 1.7)
+    exact = photos.patches(torch.zeros(1, 2), geometry)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(photos.patches(torch.zeros(1, 2), geometry), exact)
 
 
 def test_bfloat16_is_the_exact_average_rounded_once():

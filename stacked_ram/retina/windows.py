@@ -1,0 +1,131 @@
+"""Averages over the cells of any boxes of photos: only the pixels of the box are read.
+
+The share of every pixel in every cell is separable, so an average over cells is a product of
+three matrices: shares down, pixels, shares across. The shares down are banded: the cells are
+taken in bands of about BAND rows, each with only the pixel rows that it touches.
+
+B photos, R rows (photo-major), K boxes, C channels, h x w cells, G bands of Q rows of cells.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+BAND = 16  # rows of cells in a band: smaller reads more rows twice, larger multiplies more zeros
+CHUNK = 2**22  # pixels worked on at a time: bounds the memory
+
+
+def window_averages(
+    pixels_BCHW: torch.Tensor,
+    starts_RK2: torch.Tensor,
+    sides_RK2: torch.Tensor,
+    most_K2: list[tuple[float, float]],
+    cells: tuple[int, int],
+) -> torch.Tensor:
+    """Averages over h x w equal cells of boxes, zero outside the pixels: (R, K, C, h, w).
+
+    starts_RK2, sides_RK2: (x, y) of the left top corner and (width, height) of each box in pixels,
+    any real numbers. most_K2: bounds of the sides, known without asking the device. Differentiable
+    with respect to floating-point pixels, starts and sides. In float64 if anything given is,
+    else float32; exact unless torch is told to multiply float32 matrices less exactly.
+    """
+    rows = starts_RK2.shape[0]
+    rollouts = rows // pixels_BCHW.shape[0]
+    with torch.autocast(pixels_BCHW.device.type, enabled=False):
+        per_box = []
+        for k, most_2 in enumerate(most_K2):
+            height = min(pixels_BCHW.shape[2], math.ceil(most_2[1]) + 2)
+            width = min(pixels_BCHW.shape[3], math.ceil(most_2[0]) + 2)
+            step = max(1, CHUNK // (pixels_BCHW.shape[1] * height * width))
+            parts = [
+                _averages(
+                    pixels_BCHW,
+                    torch.arange(r, min(r + step, rows), device=pixels_BCHW.device) // rollouts,
+                    starts_RK2[r : r + step, k],
+                    sides_RK2[r : r + step, k],
+                    most_2,
+                    cells,
+                )
+                for r in range(0, rows, step)
+            ]
+            per_box.append(torch.cat(parts) if len(parts) > 1 else parts[0])
+        return torch.stack(per_box, 1)
+
+
+def _averages(
+    pixels_BCHW: torch.Tensor,
+    photos_R: torch.Tensor,
+    starts_R2: torch.Tensor,
+    sides_R2: torch.Tensor,
+    most_2: tuple[float, float],
+    cells: tuple[int, int],
+) -> torch.Tensor:
+    channels, height, width = pixels_BCHW.shape[1:]
+    rows, columns = cells
+    double = torch.float64 in (pixels_BCHW.dtype, starts_R2.dtype)
+    work = torch.float64 if double else torch.float32
+
+    bands = max(1, rows // BAND)
+    band = -(-rows // bands)
+    edges_y = _edges(starts_R2[:, 1], sides_R2[:, 1], rows, bands * band).unfold(1, band + 1, band)
+    edges_x = _edges(starts_R2[:, 0], sides_R2[:, 0], columns, columns)
+    tall = min(height, math.ceil(most_2[1] / rows * band) + 2)
+    wide = min(width, math.ceil(most_2[0]) + 2)
+    if pixels_BCHW.requires_grad:
+        wide = width  # the gradient of overlapping windows would be far larger than the photo
+    top_RG = edges_y[:, :, 0].detach().long().clamp(0, height - tall)
+    left_R = edges_x[:, 0].detach().long().clamp(0, width - wide)
+    shares_y = _shares(edges_y, top_RG, tall, work) * (rows / sides_R2[:, 1, None, None, None])
+    shares_x = _shares(edges_x, left_R, wide, work) * (columns / sides_R2[:, 0, None, None])
+
+    lines = top_RG.unsqueeze(2) + torch.arange(tall, device=pixels_BCHW.device)
+    planes_RC = photos_R.unsqueeze(1) * channels + torch.arange(channels, device=pixels_BCHW.device)
+    lines_RGTC = planes_RC[:, None, None] * height + lines.unsqueeze(3)
+    if wide == width:
+        windows = pixels_BCHW.reshape(-1, width).index_select(0, lines_RGTC.view(-1))
+    else:
+        # Every run of `wide` pixels as a row of a matrix that overlaps itself in memory.
+        runs = pixels_BCHW.contiguous().view(-1)
+        runs = runs.as_strided((runs.numel() - wide + 1, wide), (1, 1))
+        places = lines_RGTC * width + left_R[:, None, None, None]
+        windows = runs.index_select(0, places.view(-1))
+    windows = windows.view(*lines_RGTC.shape[:3], channels * wide).to(work)
+    averages = shares_y.to(work) @ windows  # (R, G, Q, C * wide)
+    averages = averages.view(len(photos_R), bands * band * channels, wide)
+    averages = averages @ shares_x.to(work).transpose(1, 2)
+    averages = averages.view(len(photos_R), bands * band, channels, columns)
+    return averages[:, :rows].transpose(1, 2)
+
+
+def share_inside(
+    starts_RK: torch.Tensor, sides_RK: torch.Tensor, limits_R: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Share of each of `count` equal cells of a side that lies between 0 and the limit."""
+    edges = _edges(starts_RK, sides_RK, count, count)
+    kept = torch.minimum(edges.clamp(min=0), limits_R[:, None, None].double())
+    return kept.diff(dim=2) * (count / sides_RK.unsqueeze(2))
+
+
+def _edges(starts: torch.Tensor, sides: torch.Tensor, count: int, last: int) -> torch.Tensor:
+    """The edges 0 to last of equal cells, count of which make a side: (..., last + 1), float64."""
+    steps = torch.arange(last + 1, dtype=torch.float64, device=starts.device) / count
+    return torch.addcmul(starts.double().unsqueeze(-1), sides.double().unsqueeze(-1), steps)
+
+
+def _shares(
+    edges: torch.Tensor, first: torch.Tensor, count: int, work: torch.dtype
+) -> torch.Tensor:
+    """How much of each of the count pixels from `first` on lies in each cell: (..., cells, count).
+
+    first has the shape of edges without its last dimension. The part of a pixel before an edge
+    rises from 0 to 1 as the edge crosses it. Whole and fractional parts of an edge are kept apart:
+    so float32 is exact where it matters.
+    """
+    whole = edges.detach().floor()
+    part = (edges - whole).to(work)
+    whole = (whole - first.unsqueeze(-1)).to(work)
+    pixels = torch.arange(count, dtype=work, device=edges.device)
+    before = (whole.unsqueeze(-1) - pixels + part.unsqueeze(-1)).clamp(0, 1)
+    return before[..., 1:, :] - before[..., :-1, :]
