@@ -2,10 +2,10 @@
 
 Two ways to the same averages, both exact, both zero outside the photo:
 
-- Cells of whole pixels at whole positions, of photos that are not large: sliding sums. For every cell size s,
-  a map holds the sum of the s x s pixels that start at each place, made once a photo. A patch
-  pixel is then one number of a map, and all the patches of all rows are one index_select.
-- Any other cells: the pixels of each box, multiplied by their shares in the cells. Nothing is made
+- Cells of whole pixels at whole positions, in photos that are not large: sliding sums. For every
+  cell size s, a map holds the sum of the s x s pixels that start at each place, made once a photo.
+  A patch pixel is then one number of a map, and all patches of all rows are one index_select.
+- Anything else: the pixels of each box, multiplied by their shares in the cells. Nothing is made
   for the whole photo, and gradients reach the locations.
 
 B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.

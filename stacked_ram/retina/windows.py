@@ -13,8 +13,9 @@ import math
 
 import torch
 
-BAND = 16  # rows of cells in a band: smaller reads more rows twice, larger multiplies more zeros
-CHUNK = 2**22  # pixels worked on at a time: bounds the memory
+BAND = 8  # rows of cells in a band: smaller reads more rows twice, larger multiplies more zeros
+CHUNK = {"cpu": 2**20}  # pixels worked on at a time: bounds the memory, keeps it in the caches
+CHUNK_ELSEWHERE = 2**26
 
 
 def window_averages(
@@ -33,12 +34,13 @@ def window_averages(
     """
     rows = starts_RK2.shape[0]
     rollouts = rows // pixels_BCHW.shape[0]
+    chunk = CHUNK.get(pixels_BCHW.device.type, CHUNK_ELSEWHERE)
     with torch.autocast(pixels_BCHW.device.type, enabled=False):
         per_box = []
         for k, most_2 in enumerate(most_K2):
             height = min(pixels_BCHW.shape[2], math.ceil(most_2[1]) + 2)
             width = min(pixels_BCHW.shape[3], math.ceil(most_2[0]) + 2)
-            step = max(1, CHUNK // (pixels_BCHW.shape[1] * height * width))
+            step = max(1, chunk // (pixels_BCHW.shape[1] * height * width))
             parts = [
                 _averages(
                     pixels_BCHW,

@@ -195,7 +195,7 @@ def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monk
     by_sums = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
     monkeypatch.setattr(patches, "SLIDING_PIXELS", 0)
     monkeypatch.setattr(patches, "sliding_sums", None)
-    monkeypatch.setattr(windows, "CHUNK", 1)
+    monkeypatch.setitem(windows.CHUNK, "cpu", 1)
     by_windows = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
     assert torch.allclose(by_sums, by_windows, atol=1e-6, rtol=0)
 
