@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard, and how entry points end."""
+"""The exceptions that are meant for the person at the keyboard, and how entry points end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from collections.abc import Callable
 class UserError(Exception):
     """What was wrong, where (file, key, value) and what to do, in one line. Exit code 2."""
 
+    exit_code = 2
+
+
+class RunFailed(UserError):
+    """The command was right and the run failed (disk full, loss not finite). Exit code 1."""
+
+    exit_code = 1
+
 
 def run_entry_point(work: Callable[[], int | None]) -> int:
-    """Run a command: a UserError becomes one line on stderr and exit code 2."""
+    """Run a command: a UserError becomes one line on stderr and its exit code."""
     try:
         return work() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -1,0 +1,69 @@
+"""Which device, with which precision and switches."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from stacked_ram.config import TrainingConfig
+from stacked_ram.distributed import World
+from stacked_ram.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str, world: World | None = None) -> torch.device:
+    """`auto`: a GPU where there is one (each process of a world its own). Raises UserError for a
+    device that is not there."""
+    cuda = torch.cuda.is_available()
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device: `{name}` is not cpu, cuda, cuda:N, mps or auto") from None
+    if device.type == "cuda":
+        if not cuda:
+            raise UserError(f"device: {name}, but torch sees no CUDA GPU; use --device cpu or auto")
+        if device.index is None:
+            device = torch.device("cuda", world.local_rank if world else 0)
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"device: {device}, but there are {torch.cuda.device_count()} GPUs")
+        torch.cuda.set_device(device)
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: mps, but torch sees none; use --device cpu or auto")
+    elif device.type not in ("cpu", "mps"):
+        raise UserError(f"device: `{name}` is not cpu, cuda, cuda:N, mps or auto")
+    return device
+
+
+def set_switches(config: TrainingConfig) -> None:
+    """TF32 and determinism, for the whole process."""
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = config.tf32
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(config.deterministic)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The precision of matrix products inside the `with`."""
+    dtype = DTYPES.get(precision, torch.float32)
+    return torch.autocast(device.type, dtype, enabled=precision in DTYPES)
+
+
+def seed_everything(*numbers: int) -> None:
+    """Fix python's, numpy's and torch's chances as a function of these whole numbers.
+
+    Called before every step with (seed, rank, step), so that what a step draws depends on nothing
+    that came before it: a run that is killed and resumed draws what it would have drawn.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed % 2**63)

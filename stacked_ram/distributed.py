@@ -1,0 +1,66 @@
+"""Several processes that train one model: torch.distributed, started by torchrun.
+
+A process started without torchrun is a world of one, and nothing here costs it anything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    @property
+    def is_restart(self) -> bool:
+        """Whether torchrun started these processes again after one of them died."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes, in place; exact, whatever each one holds."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Average the gradients of this module's parameters over the processes."""
+        if self.size == 1:
+            return module
+        # Parameters that a phase leaves out (the policy, while glimpses are random) are found.
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+
+
+def join_world() -> World:
+    """Meet the other processes that torchrun started, if it did (it sets WORLD_SIZE)."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if not dist.is_initialized():
+        # Flags and counts travel between CPUs (gloo), gradients between GPUs (NCCL).
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def leave_world() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

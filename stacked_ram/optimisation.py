@@ -1,0 +1,101 @@
+"""Which parameters learn how fast: layer groups, the optimiser, and its learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from stacked_ram.config import TrainingConfig, nearest
+from stacked_ram.errors import UserError
+
+BACKBONE_SHARE = 0.1  # of learning_rate, where backbone_learning_rate says nothing
+
+
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """The backbone apart from the rest, and biases and norms (no weight decay) from weights."""
+    backbone = {id(one) for one in model.backbone_parameters()}
+    rates = {True: config.backbone_learning_rate, False: config.learning_rate}
+    if rates[True] is None:
+        rates[True] = BACKBONE_SHARE * config.learning_rate
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) in backbone, parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": groups[key],
+            "lr": rates[key[0]],
+            "weight_decay": config.weight_decay if key[1] else 0.0,
+        }
+        for key in sorted(groups)
+    ]
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+    """timm's optimiser of that name over the model's groups. Raises UserError for another name."""
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    known = list_optimizers()
+    if config.optimizer.lower() not in known:
+        raise UserError(
+            f"optimizer: timm has no `{config.optimizer}`{nearest(config.optimizer, known)}"
+        )
+    groups = parameter_groups(model, config)
+    if not groups:
+        raise UserError("freeze_backbone: nothing is left to train")
+    return create_optimizer_v2(
+        groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0
+    )
+
+
+class Schedule:
+    """The learning rate after each batch (warm-up, cosine, step) or each epoch (plateau)."""
+
+    def __init__(
+        self, optimizer: Optimizer, config: TrainingConfig, batches_per_epoch: int
+    ) -> None:
+        self.total = config.epochs * batches_per_epoch
+        self.warmup = min(round(config.warmup_epochs * batches_per_epoch), self.total)
+        self.shape = config.schedule
+        self._by_batch = LambdaLR(optimizer, self.factor)
+        self._by_epoch = None
+        if config.schedule == "plateau":
+            better = "max" if config.metric == "accuracy" else "min"
+            self._by_epoch = ReduceLROnPlateau(optimizer, mode=better, factor=0.3, patience=4)
+
+    def factor(self, batch: int) -> float:
+        """Share of the highest learning rate for that batch of the run."""
+        if batch < self.warmup:
+            return (batch + 1) / (self.warmup + 1)
+        progress = (batch - self.warmup) / max(1, self.total - self.warmup)
+        if self.shape == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        if self.shape == "step":  # a tenth after each third
+            return 0.1 ** int(3 * min(progress, 0.999))
+        return 1.0
+
+    def after_batch(self) -> None:
+        # A plateau's own reductions must not be overwritten once the warm-up is over.
+        if self._by_epoch is None or self._by_batch.last_epoch < self.warmup:
+            self._by_batch.step()
+
+    def after_epoch(self, metric: float | None) -> None:
+        past_warmup = self._by_batch.last_epoch >= self.warmup
+        if self._by_epoch is not None and metric is not None and past_warmup:
+            self._by_epoch.step(metric)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"by_batch": self._by_batch.state_dict()}
+        if self._by_epoch is not None:
+            state["by_epoch"] = self._by_epoch.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._by_batch.load_state_dict(state["by_batch"])
+        if self._by_epoch is not None and "by_epoch" in state:
+            self._by_epoch.load_state_dict(state["by_epoch"])

@@ -1,0 +1,203 @@
+"""The run folder: what a run leaves behind, so that it explains itself.
+
+RUN/config.yaml        the resolved configuration
+RUN/run.json           command, git revision, versions, machine, seed; every start and resume
+RUN/metrics.csv        a row an epoch (no times: the same seed gives the same file)
+RUN/log.txt            what was printed, with the time of day
+RUN/tensorboard/       the same and more, as curves
+RUN/best.safetensors   weights of the best epoch; last.safetensors, of the last
+RUN/state-*.pt         what --resume needs; the last two are kept
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from stacked_ram import __version__
+from stacked_ram.config import Config, load_config, save_config
+from stacked_ram.errors import RunFailed, UserError
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
+OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or none: temporary name, flush to the disk, rename.
+
+    Raises RunFailed naming the file when the disk is full or refuses; what was there stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFailed(
+            f"{path}: cannot be written ({error.strerror}); make room, then go on from the last"
+            " checkpoint with --resume"
+        ) from None
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, whole; the columns are all names in the order of their first use."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+class RunFolder:
+    """One run's folder. Open it with `create` or `reopen`; both keep other processes out."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+        self._echo: Callable[[str], None] = print
+
+    @classmethod
+    def create(cls, path: str | Path, config: Config, *, overwrite: bool = False) -> RunFolder:
+        """A folder for a new run. Raises UserError if a run is there already."""
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise UserError(f"{run.path}: is a file; choose another folder with --out")
+        taken = [name for name in OURS if (run.path / name).exists()]
+        if taken and not overwrite:
+            raise UserError(
+                f"{run.path}: holds a run already ({taken[0]}); go on with `main.py train --resume"
+                f" {run.path}`, start it anew with --overwrite, or choose another --out"
+            )
+        run._take()
+        if taken:
+            run._clear()
+        write_atomically(run.path / "run.json", b"{}\n")
+        save_config(config, run.path / "config.yaml")
+        run._note_start(config.training.seed, "started")
+        return run
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> tuple[RunFolder, Config]:
+        """The folder of a run to be continued, and its config. Raises UserError if it is none."""
+        run = cls(path)
+        config = run.config()
+        run._take()
+        run._note_start(config.training.seed, "resumed")
+        return run, config
+
+    def config(self) -> Config:
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: is not a run (no config.yaml in it)")
+        return load_config(self.path / "config.yaml")
+
+    def save_config(self, config: Config) -> None:
+        save_config(config, self.path / "config.yaml")
+
+    def echo_through(self, write: Callable[[str], None]) -> None:
+        """How `log` prints: a progress bar must not be torn."""
+        self._echo = write
+
+    def log(self, text: str) -> None:
+        """Print a line, and keep it in log.txt with the time of day."""
+        self._echo(text)
+        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take(self) -> None:
+        """Hold the folder until `close` or the end of the process, however it ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (kept open on purpose)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            import fcntl
+
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no such lock
+            pass
+        except OSError:
+            self.close()
+            raise UserError(f"{self.path}: another process is training this run") from None
+
+    def _clear(self) -> None:
+        """Remove an earlier run's files, and nothing that we did not write."""
+        for pattern in (*OURS, "last.safetensors", "state-*.pt", "test*", "*.csv", "tensorboard"):
+            for one in self.path.glob(pattern):
+                shutil.rmtree(one) if one.is_dir() else one.unlink()
+
+    def _note_start(self, seed: int, what: str) -> None:
+        """Add this start to run.json."""
+        path = self.path / "run.json"
+        try:
+            notes = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            notes = {}
+        start = {what: now(), "command": command_line(), **surroundings()}
+        notes.setdefault("seed", seed)
+        notes.setdefault("starts", []).append(start)
+        write_atomically(path, (json.dumps(notes, indent=2) + "\n").encode())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    import shlex
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def surroundings() -> dict[str, Any]:
+    """Code revision, versions and machine."""
+    versions = {"python": platform.python_version(), "stacked_ram": __version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "none"
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "none"
+    return {
+        "git": git_revision(),
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, GPU {gpu}",
+    }
+
+
+def git_revision() -> str:
+    """Revision of the code, with `+changes` where files differ from it; `none` outside git."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        revision = git("rev-parse", "HEAD")
+        return revision + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "none"

@@ -1,0 +1,50 @@
+"""Validation between epochs: one deterministic pass over a split, as averages."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stacked_ram.averages import Averages
+from stacked_ram.config import TrainingConfig
+from stacked_ram.data.loader import Loader
+from stacked_ram.devices import autocast
+from stacked_ram.distributed import World
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    loader: Loader,
+    device: torch.device,
+    settings: TrainingConfig,
+    world: World,
+) -> dict[str, float]:
+    """Loss and accuracy of the last prediction, accuracy after each glimpse, share of pixels
+    read, and how far the locations spread (0: one place for all photos); over all processes."""
+    averages = Averages()
+    model.eval()
+    loader.set_epoch(0)
+    for batch in loader:
+        with autocast(device, settings.precision):
+            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+        right_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
+        logits_BN = trace.logits_BTN[:, -1].float()
+        values = {
+            "loss": functional.cross_entropy(logits_BN, batch.labels_B),
+            "accuracy": right_BT[:, -1].float().mean(),
+            "read": trace.read_B.float().mean(),
+        }
+        for step, accuracy in enumerate(right_BT.float().mean(0), 1):
+            values[f"accuracy_after_{step}"] = accuracy
+        last_B2 = trace.locations_BTS2[:, -1, -1].float()
+        for axis, name in enumerate("xy"):
+            values[f"mean_{name}"] = last_B2[:, axis].mean()
+            values[f"square_{name}"] = last_B2[:, axis].square().mean()
+        averages.add(values, len(batch))
+    found = averages.read(world)
+    for name in "xy":
+        square = found.pop(f"square_{name}") - found[f"mean_{name}"] ** 2
+        found[f"spread_{name}"] = max(square, 0.0) ** 0.5
+    return found
