@@ -10,9 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from stacked_ram.preparing.options import PrepareOptions
+from stacked_ram.preparing.records import SPLITS
+from stacked_ram.preparing.working import remember_run, remove_tree, working_folder
+from stacked_ram.preparing.writing import DatasetWriter, encode_photo
 
 HEIGHT, WIDTH = 96, 128
 DIGIT_SIZES = (24, 30)  # smallest and largest side of a digit's box, pixels
@@ -23,6 +29,39 @@ CANVASES_A_SCAN = {"train": 6, "valid": 2, "test": 2}
 COLUMNS = {"train": (0, 300), "valid": (480, 640), "test": (300, 480)}
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 STANDS_OUT = 90  # wanted distance in brightness, of 255, between ink and nine tenths of its ground
+
+
+def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
+    """Make the demo's data set at `dest`, in place of what is there; returns `dest`."""
+    from tqdm import tqdm
+
+    origin = "scikit-learn's handwritten digits on its sample photographs"
+    options = PrepareOptions(source=Path("scikit-learn"), dest=dest, seed=seed, quality=95)
+    remember_run(dest, command="python main.py demo", source=origin)
+    total = sum(SCANS[split] * CANVASES_A_SCAN[split] for split in SPLITS)
+    with (
+        DatasetWriter(options, kind="photos", channels=3, classes=list("0123456789")) as writer,
+        tqdm(total=total, desc="preparing the demo", unit="photo") as progress,
+    ):
+        for split in SPLITS:
+            for photo in demo_photos(split, seed):
+                writer.add(
+                    encode_photo(Image.fromarray(photo.pixels_HWC), ".jpg", options.quality),
+                    class_name=str(photo.digit),
+                    split=split,
+                    source=f"digit {photo.scan}",
+                    name=f"scan_{photo.scan:04d}",
+                    group=f"scan {photo.scan}",
+                    box=photo.box,
+                )
+                progress.update()
+        writer.finish(
+            rule="scans of digits drawn by class and seed; columns of the photographs by split",
+            layout="demo",
+            notes=["no scan of a digit and no column of a photograph is in two splits"],
+        )
+    remove_tree(working_folder(dest))
+    return dest
 
 
 @dataclass(frozen=True)

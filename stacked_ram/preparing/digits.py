@@ -53,6 +53,11 @@ def prepare_digits(options: PrepareOptions) -> Path:
         raise UserError(
             f"--canvas {options.canvas}: smaller than the digits, {digit_size[1]}x{digit_size[0]}"
         )
+    if clutter and options.clutter_size > min(digit_size):
+        raise UserError(
+            f"--clutter-size {options.clutter_size}: pieces are cut from digits of "
+            f"{digit_size[1]}x{digit_size[0]}"
+        )
     tree = working_folder(options.dest) / "dataset"
     remove_tree(tree)
     hashes = {}

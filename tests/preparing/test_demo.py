@@ -1,0 +1,119 @@
+"""The embedded demo: honest splits, exact boxes, digits that can be read, the same for a seed."""
+
+import csv
+from collections import Counter, defaultdict
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from stacked_ram.preparing import demo
+from stacked_ram.preparing.records import SPLITS
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The real thing, with one canvas a scan."""
+    dest = tmp_path_factory.mktemp("datasets") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "CANVASES_A_SCAN", dict.fromkeys(SPLITS, 1))
+        assert demo.prepare_demo(dest) == dest
+    return dest
+
+
+def rows_of(dest):
+    with open(dest / "manifest.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_no_scan_and_no_part_of_a_photograph_is_in_two_splits(prepared):
+    groups = defaultdict(set)
+    for row in rows_of(prepared):
+        groups[row["split"]].add(row["group"])
+    assert {split: len(found) for split, found in groups.items()} == demo.SCANS
+    assert len(set.union(*groups.values())) == sum(demo.SCANS.values()) == 1797
+    columns = sorted(demo.COLUMNS.values())
+    assert all(before[1] <= after[0] for before, after in pairwise(columns))
+
+
+def test_every_digit_is_in_every_split_in_its_share(prepared):
+    labels = load_digits().target
+    shares = np.bincount(labels) / len(labels)
+    for split in SPLITS:
+        counts = Counter(row["class"] for row in rows_of(prepared) if row["split"] == split)
+        for digit in range(10):
+            expected = demo.SCANS[split] * shares[digit]
+            assert abs(counts[str(digit)] - expected) <= 1.5
+
+
+def test_the_data_set_is_as_any_other(prepared):
+    rows = rows_of(prepared)
+    for row in rows[::50]:
+        with Image.open(prepared / row["path"]) as image:
+            assert image.size == (128, 96) == (int(row["width"]), int(row["height"]))
+            assert image.mode == "RGB"
+        left, top, right, bottom = (
+            float(row[f"box_{side}"]) for side in ("left", "top", "right", "bottom")
+        )
+        assert 0 <= left < right <= 128 and 0 <= top < bottom <= 96
+        assert right - left == bottom - top
+        assert demo.DIGIT_SIZES[0] <= right - left <= demo.DIGIT_SIZES[1]
+        label = load_digits().target[int(row["group"].removeprefix("scan "))]
+        assert row["class"] == str(label) == row["path"].split("/")[1]
+    files = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.jpg")}
+    assert files == {row["path"] for row in rows}
+    assert not list(prepared.parent.glob(".*")), "nothing half made is left"
+
+
+def test_the_same_seed_gives_the_same_photos():
+    once, again = (
+        [photo.pixels_HWC for photo in islice(demo.demo_photos("test", seed=3), 20)]
+        for _ in range(2)
+    )
+    other = [photo.pixels_HWC for photo in islice(demo.demo_photos("test", seed=4), 20)]
+    assert np.array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+def test_only_the_box_is_written_on(monkeypatch):
+    def pixels():
+        return [photo.pixels_HWC for photo in photos()]
+
+    def photos():
+        return list(islice(demo.demo_photos("valid"), 30))
+
+    written, boxes = pixels(), [photo.box for photo in photos()]
+    monkeypatch.setattr(demo, "_ink", lambda rng, under_HWC: under_HWC)  # ink like the ground
+    for with_digit, without, (left, top, right, bottom) in zip(
+        written, pixels(), boxes, strict=True
+    ):
+        changed = (with_digit != without).any(axis=2)
+        inside = changed[top:bottom, left:right].copy()
+        changed[top:bottom, left:right] = False
+        assert not changed.any()
+        assert 0.1 < inside.mean() < 0.9, "strokes, and ground between them"
+
+
+def test_ink_stands_out_of_its_ground():
+    rng = np.random.default_rng(0)
+    for level in range(0, 256, 5):
+        ground = np.full((24, 24, 3), level, np.float32)
+        assert abs(demo._ink(rng, ground) @ demo.LUMA - level) >= 60
+
+
+def test_places_tell_nothing_of_the_digit():
+    """Centres cover the photo, and a classifier that knows them and the size is at chance."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    photos = list(demo.demo_photos("train"))
+    places = np.array([photo.box for photo in photos])
+    digits = np.array([photo.digit for photo in photos])
+    assert places.min(axis=0)[:2].tolist() == [0, 0]
+    assert places.max(axis=0)[2:].tolist() == [128, 96]
+    forest = RandomForestClassifier(50, min_samples_leaf=5, random_state=0, n_jobs=1)
+    half = len(photos) // 2
+    # canvases of one scan are told apart by their turn: halves share scans, not places
+    score = forest.fit(places[:half], digits[:half]).score(places[half:], digits[half:])
+    assert score < 0.1 + 4 * (0.09 / half) ** 0.5
