@@ -51,7 +51,7 @@ class Photos:
             size_2 = _vector(pixels_BCHW.shape[2:], pixels_BCHW, torch.int64)
             sizes_B2 = size_2.expand(pixels_BCHW.shape[0], 2)
         self.sizes_B2 = sizes_B2
-        self._mean, self._std = (
+        self.mean, self.std = (
             None if values is None else _per_channel(values, pixels_BCHW) for values in (mean, std)
         )
         self._prepared: dict = {}
@@ -70,11 +70,11 @@ class Photos:
 
     def select(self, index_b: torch.Tensor) -> Photos:
         """The photos at these places of the batch."""
-        return Photos(self.pixels_BCHW[index_b], self.sizes_B2[index_b], self._mean, self._std)
+        return Photos(self.pixels_BCHW[index_b], self.sizes_B2[index_b], self.mean, self.std)
 
     def to(self, device: torch.device | str) -> Photos:
         """The same photos on another device."""
-        mean, std = (v if v is None else v.to(device) for v in (self._mean, self._std))
+        mean, std = (v if v is None else v.to(device) for v in (self.mean, self.std))
         return Photos(self.pixels_BCHW.to(device), self.sizes_B2.to(device), mean, std)
 
     def patches(
@@ -230,8 +230,8 @@ class Photos:
 
     def _normalisation(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """What averages are multiplied by, then what is taken away where the photo is."""
-        scales_C = None if self._std is None else 1 / self._std
-        means_C = self._mean if scales_C is None or self._mean is None else self._mean * scales_C
+        scales_C = None if self.std is None else 1 / self.std
+        means_C = self.mean if scales_C is None or self.mean is None else self.mean * scales_C
         if not self.pixels_BCHW.is_floating_point():
             if scales_C is None:
                 scales_C = torch.ones(self.channels, device=self.device)
