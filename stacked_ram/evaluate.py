@@ -1,0 +1,239 @@
+"""The test command: what a trained model is worth, beside the controls that it must beat.
+
+Writes into the run's folder (SPLIT is `test` unless said otherwise):
+    SPLIT.json             everything below in one
+    SPLIT_per_class.csv    SPLIT_confusion.csv    SPLIT_confusion.png    SPLIT_photos.csv
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stacked_ram.checkpoint import LoadedRun, load_run
+from stacked_ram.cli import Test
+from stacked_ram.config import Config, replace_fields
+from stacked_ram.cost import photo_cost
+from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.devices import set_switches
+from stacked_ram.errors import UserError
+from stacked_ram.looks import TOP, Looks, look_at
+from stacked_ram.metrics import (
+    bootstrap_interval,
+    calibration_error,
+    confusion,
+    confusion_png,
+    per_class,
+)
+from stacked_ram.runs import command_line, now, surroundings, write_atomically
+
+# The same model, made to look elsewhere or less.
+CONTROLS = {
+    "centre": {"look": "centre"},
+    "random": {"look": "random"},
+    "first glimpse only": {"num_glimpses": 1},
+}
+
+
+def test(options: Test) -> None:
+    if options.out is not None and len(options.runs) > 1:
+        raise UserError("--out: only for one run; several write into their own folders")
+    reports = {}
+    for run in options.runs:
+        report = test_run(run, options)
+        reports[str(run)] = report
+        print(summary(report))
+    if len(reports) > 1:
+        print(comparison(reports))
+
+
+def test_run(run: Path, options: Test) -> dict[str, Any]:
+    """Test one run, write its report and return it."""
+    loaded = load_run(run, options.device)
+    set_switches(loaded.config.training)
+    config = tested_config(loaded, options)
+    dataset = open_dataset(config.data, options.split)
+    if dataset.classes != loaded.classes:
+        raise UserError(
+            f"{dataset.folder}: its {len(dataset.classes)} classes are not the"
+            f" {len(loaded.classes)} that {run} was trained on"
+        )
+    loader = make_loader(dataset, config, train=False, device=loaded.device)
+    try:
+        report, tables = measure_run(loaded, loader, dataset, options)
+    finally:
+        loader.close()
+    out = options.out or loaded.folder
+    for name, content in tables.items():
+        write_atomically(out / f"{options.split}{name}", content)
+    report["files"] = str(out / f"{options.split}.json")
+    text = json.dumps(report, indent=2, allow_nan=False)
+    write_atomically(out / f"{options.split}.json", text.encode() + b"\n")
+    return report
+
+
+def tested_config(loaded: LoadedRun, options: Test) -> Config:
+    given = {
+        "dataset": None if options.dataset is None else str(options.dataset),
+        "batch_size": options.batch_size,
+        "limit_photos": options.limit_photos,
+        "workers": options.workers,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if options.limit_photos is None:  # a quick training run is not tested on a part by accident
+        changes["limit_photos"] = None
+    return replace_fields(loaded.config, changes, "test")
+
+
+def measure_run(
+    loaded: LoadedRun, loader: Loader, dataset: Dataset, options: Test
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The report and the contents of its tables."""
+    how = {"precision": loaded.config.training.precision, "seed": loaded.config.training.seed}
+    model, classes = loaded.model, loaded.classes
+    looks = look_at(model, loader, progress="test", **how)
+    height, width = np.median(loader_sizes(loader), axis=0).astype(int).tolist()
+    report: dict[str, Any] = {
+        "run": str(loaded.path),
+        "epoch": loaded.card.epoch,
+        "split": options.split,
+        "dataset": str(dataset.folder),
+        "pass": "one deterministic pass",
+        **scores(looks),
+        "gmacs": {
+            "photo": [height, width],
+            **dataclasses.asdict(photo_cost(model, height, width)),
+        },
+    }
+    if options.controls:
+        report["controls"] = {
+            name: scores(look_at(model, loader, progress=name, **how, **changed))
+            for name, changed in CONTROLS.items()
+        }
+        if model.backbone is not None:
+            from stacked_ram.plain_backbone import plain_backbone
+
+            report["plain backbone"] = plain_backbone(loaded, loader, options)
+    if options.mc_samples:
+        sampled = look_at(model, loader, progress="samples", samples=options.mc_samples, **how)
+        report["mc_samples"] = {
+            "pass": f"mean belief of {options.mc_samples} sampled scan paths a photo",
+            **scores(sampled),
+        }
+    report |= {"command": command_line(), "when": now(), **surroundings()}
+    table = confusion(looks.labels_N, looks.predicted_N, classes)
+    per_class_table = per_class(looks.labels_N, looks.predicted_N, classes)
+    report["mean_f1"] = float(per_class_table["f1"].iloc[-1])
+    tables = {
+        "_per_class.csv": per_class_table.round(4).to_csv().encode(),
+        "_confusion.csv": table.to_csv().encode(),
+        "_confusion.png": confusion_png(table),
+        "_photos.csv": photo_table(looks, dataset).encode(),
+    }
+    return report, tables
+
+
+def loader_sizes(loader: Loader) -> np.ndarray:
+    """(height, width) of the photos as the model gets them."""
+    maker = getattr(loader, "maker", None)
+    return loader.dataset.sizes if maker is None else maker.sizes_N2
+
+
+def scores(looks: Looks) -> dict[str, Any]:
+    """The figures of one pass over a split."""
+    found: dict[str, Any] = {
+        "photos": len(looks.labels_N),
+        "accuracy": looks.accuracy,
+        "interval_95": bootstrap_interval(looks.right_N),
+        f"top_{TOP}": float(looks.top_N.mean()),
+        "loss": float(looks.loss_N.mean()),
+        "calibration_error": calibration_error(looks.confidence_N, looks.right_N),
+        "accuracy_after": looks.right_NT.mean(0).tolist(),
+        "read": float(looks.read_N.mean()),
+        "last_location": {
+            "mean": looks.last_N2.mean(0).tolist(),
+            "spread": looks.last_N2.std(0).tolist(),
+        },
+    }
+    boxed = ~np.isnan(looks.hit_NT[:, 0])
+    if boxed.any():
+        found |= {
+            "photos_with_box": int(boxed.sum()),
+            "hit_rate": looks.hit_NT[boxed].mean(0).tolist(),
+            "hit_by_any": float(looks.hit_NT[boxed].any(1).mean()),
+            "box_covered": looks.covered_NT[boxed].mean(0).tolist(),
+            "box_covered_best": float(looks.covered_NT[boxed].max(1).mean()),
+        }
+    return found
+
+
+def photo_table(looks: Looks, dataset: Dataset) -> str:
+    """One row a photo, the surest mistakes first."""
+    import pandas
+
+    names = np.array(dataset.classes)
+    table = pandas.DataFrame(
+        {
+            "path": dataset.names,
+            "class": names[looks.labels_N],
+            "predicted": names[looks.predicted_N],
+            "confidence": looks.confidence_N.round(4),
+            "right": looks.right_N,
+            "x": looks.last_N2[:, 0].round(4),
+            "y": looks.last_N2[:, 1].round(4),
+        }
+    )
+    order = np.lexsort((-looks.confidence_N, looks.right_N))
+    return table.iloc[order].to_csv(index=False, lineterminator="\n")
+
+
+def summary(report: dict[str, Any]) -> str:
+    """What is printed."""
+    low, high = report["interval_95"]
+    lines = [
+        f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
+        f" {report['photos']} photos, {report['pass']}:",
+        f"  accuracy           {report['accuracy']:7.2%}   ({low:.2%} to {high:.2%}, 95 %)",
+        f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}",
+        f"  mean F1            {report['mean_f1']:7.2%}",
+        f"  calibration error  {report['calibration_error']:7.2%}",
+        f"  after each glimpse {percents(report['accuracy_after'])}",
+        f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
+        f"({report['gmacs']['per_glimpse']:.4f} a glimpse, photo"
+        f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
+        f"  pixels read        {report['read']:7.2%}   (share of the photo, upper bound)",
+    ]
+    if "hit_rate" in report:
+        lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
+        lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")
+    for name, control in report.get("controls", {}).items():
+        distance = 100 * (report["accuracy"] - control["accuracy"])
+        label = f"control: {name}"
+        lines.append(f"  {label:26} {control['accuracy']:7.2%}   ({distance:+.1f} points ahead)")
+    for row in report.get("plain backbone", {}).get("sizes", []):
+        label = f"plain backbone at {row['size']}"
+        lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
+    if "mc_samples" in report:
+        one = report["mc_samples"]
+        lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}")
+    return "\n".join([*lines, f"  written: {report['files']}"])
+
+
+def percents(values: list[float]) -> str:
+    return " ".join(f"{100 * value:.1f}" for value in values) + " %"
+
+
+def comparison(reports: dict[str, dict[str, Any]]) -> str:
+    """Several runs: each one's figures, their mean and standard deviation."""
+    import pandas
+
+    names = ["accuracy", f"top_{TOP}", "mean_f1", "calibration_error", "loss"]
+    table = pandas.DataFrame(
+        {run: {name: report[name] for name in names} for run, report in reports.items()}
+    ).T
+    return pandas.concat([table, table.agg(["mean", "std"])]).round(4).to_string()

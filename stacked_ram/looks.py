@@ -1,0 +1,124 @@
+"""What a model saw and said of every photo of a split, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.loader import Loader
+from stacked_ram.devices import autocast, seed_everything
+from stacked_ram.trace import Trace
+
+TOP = 5
+
+
+@dataclass
+class Looks:
+    """N photos in the order of the data set, T steps."""
+
+    labels_N: np.ndarray
+    predicted_N: np.ndarray
+    confidence_N: np.ndarray
+    """Probability of the predicted class."""
+    loss_N: np.ndarray
+    top_N: np.ndarray
+    """Whether the class is among the TOP likeliest."""
+    right_NT: np.ndarray
+    """Whether the prediction after each step is right."""
+    read_N: np.ndarray
+    """Share of the photo's pixels inside the boxes that were read."""
+    last_N2: np.ndarray
+    """Location (x, y) of the last glimpse."""
+    hit_NT: np.ndarray
+    """Whether each location lies in the object's box; nan where there is no box."""
+    covered_NT: np.ndarray
+    """Share of the object's box inside the finest patch of each glimpse; nan without a box."""
+
+    @property
+    def right_N(self) -> np.ndarray:
+        return self.right_NT[:, -1]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right_N.mean())
+
+
+@torch.no_grad()
+def look_at(
+    model: Any,
+    loader: Loader,
+    *,
+    precision: str = "float32",
+    seed: int = 0,
+    samples: int = 0,
+    progress: str = "",
+    **how: Any,
+) -> Looks:
+    """One pass over a split; deterministic unless `samples` scan paths a photo are drawn, whose
+    beliefs are averaged. `how` goes to the model's forward (look, num_glimpses)."""
+    from tqdm import tqdm
+
+    model.eval()
+    seed_everything(seed)
+    loader.set_epoch(0)
+    parts: list[dict[str, Tensor]] = []
+    order: list[Tensor] = []
+    if samples:
+        how |= {"rollouts": samples, "sample": True}
+    for batch in tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False):
+        with autocast(loader.device, precision):
+            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2), **how)
+        order.append(batch.index_B.cpu())
+        parts.append({name: value.cpu() for name, value in measure(trace, batch).items()})
+    place_N = torch.cat(order).argsort().numpy()
+    joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    return Looks(**{name: value[place_N] for name, value in joined.items()})
+
+
+def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
+    """The fields of Looks for one batch; over several rollouts beliefs are averaged, and places
+    are those of the first."""
+    rollouts = trace.rollouts
+    beliefs_RTN = trace.logits_BTN.float().softmax(2)
+    beliefs_BTN = beliefs_RTN.unflatten(0, (-1, rollouts)).mean(1)
+    last_BN = beliefs_BTN[:, -1]
+    labels_B = batch.labels_B
+    confidence_B, predicted_B = last_BN.max(1)
+    own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
+    locations_BT2 = trace.locations_BTS2[::rollouts, :, 0].float()
+    return {
+        "labels_N": labels_B,
+        "predicted_N": predicted_B,
+        "confidence_N": confidence_B,
+        "loss_N": -own_B.clamp(min=1e-12).log(),
+        "top_N": (last_BN > own_B[:, None]).sum(1) < TOP,
+        "right_NT": beliefs_BTN.argmax(2) == labels_B[:, None],
+        "read_N": trace.read_B[::rollouts].float(),
+        "last_N2": locations_BT2[:, -1],
+        "hit_NT": hits(locations_BT2, batch.boxes_B4, batch.sizes_B2),
+        "covered_NT": covered(trace.boxes_BTSK4[::rollouts, :, 0].float(), batch.boxes_B4),
+    }
+
+
+def hits(locations_BT2: Tensor, boxes_B4: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Whether each location lies in the box (1, 0, or nan without a box), B x T."""
+    pixels_BT2 = (locations_BT2 + 1) / 2 * sizes_B2.flip(1)[:, None]
+    inside_BT = (pixels_BT2 >= boxes_B4[:, None, :2]) & (pixels_BT2 <= boxes_B4[:, None, 2:])
+    return inside_BT.all(2).float() + 0 * boxes_B4.sum(1)[:, None]
+
+
+def covered(patches_BTK4: Tensor, boxes_B4: Tensor) -> Tensor:
+    """Share of each box that the narrowest patch of each glimpse covers, B x T."""
+    widths_BTK = patches_BTK4[..., 2] - patches_BTK4[..., 0]
+    narrowest = widths_BTK.argmin(2)[..., None, None].expand(-1, -1, 1, 4)
+    patch_BT4 = patches_BTK4.gather(2, narrowest).squeeze(2)
+    box_B14 = boxes_B4[:, None]
+    low = torch.maximum(patch_BT4[..., :2], box_B14[..., :2])
+    high = torch.minimum(patch_BT4[..., 2:], box_B14[..., 2:])
+    shared_BT = (high - low).clamp(min=0).prod(2)
+    return shared_BT / (box_B14[..., 2:] - box_B14[..., :2]).prod(2)
