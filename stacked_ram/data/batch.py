@@ -1,0 +1,45 @@
+"""The batch: what the loaders hand to the model.
+
+B photos of a batch, N classes, C H W channels, height and width of the widest and tallest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    pixels_BCHW: Tensor
+    """uint8, raw 0..255; photos of different sizes are padded below and right with zeros."""
+    sizes_B2: Tensor
+    """int64 (height, width) of each photo inside pixels_BCHW."""
+    labels_B: Tensor
+    """int64."""
+    boxes_B4: Tensor
+    """float32 (left, top, right, bottom) of the object in pixels of the photo as it is here; nan
+    where there is no box."""
+    index_B: Tensor
+    """int64, row of the photo in its split: dataset.names[i] is its file."""
+    targets_BN: Tensor | None = None
+    """float32 soft targets, where MixUp or CutMix blended two photos."""
+
+    def __len__(self) -> int:
+        return len(self.labels_B)
+
+    def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (torch's DataLoader calls this)."""
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return Batch(**{k: None if v is None else change(v) for k, v in values.items()})
