@@ -9,12 +9,12 @@ import itertools
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from stacked_ram.config import nearest
 from stacked_ram.errors import UserError
-from stacked_ram.retina.backbone import load_weights
+from stacked_ram.retina.backbone import as_rgb, load_weights
 from stacked_ram.retina.patches import Photos
 
 
@@ -47,6 +47,11 @@ class ConvMaps(nn.Module):
     def forward(self, photos: Photos) -> list[Photos]:
         surfaces = [photos]
         maps, sizes_B2 = normalised(photos), photos.sizes_B2
+        if min(maps.shape[2:]) >> len(self.norms) == 0:
+            raise UserError(
+                f"num_levels: photos of {maps.shape[2]}x{maps.shape[3]} pixels are too small for"
+                f" {len(self.norms) + 1} levels; each halves the one before"
+            )
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             inside = inside_mask(sizes_B2, maps.shape[2:])
             maps = norm(convolution(maps), inside).relu()
@@ -58,7 +63,11 @@ class ConvMaps(nn.Module):
 
 
 class BackboneMaps(nn.Module):
-    """The feature maps of a timm backbone (`features_only`), finest first (stack backbone)."""
+    """The feature maps of a timm backbone (`features_only`), finest first (stack backbone).
+
+    Photos of each size pass through the backbone by themselves: padding would change the maps
+    near a photo's edges, by the company that it happens to be in.
+    """
 
     def __init__(
         self, name: str, weights: str, *, frozen: bool, num_levels: int, levels: tuple[int, ...],
@@ -100,10 +109,35 @@ class BackboneMaps(nn.Module):
         return self
 
     def forward(self, photos: Photos) -> list[Photos]:
-        images = normalised(photos)
-        maps = self.network(images.expand(-1, 3, -1, -1))
-        surfaces = [photos, *(Photos(one.float()) for one in maps)]
+        images = as_rgb(normalised(photos))
+        sizes, group_B = photos.sizes_B2.unique(dim=0, return_inverse=True)
+        if len(sizes) == 1:
+            height, width = sizes[0].tolist()
+            maps = [Photos(one.float()) for one in self.network(images[..., :height, :width])]
+        else:
+            maps = self.each_size(images, sizes.tolist(), group_B)
+        surfaces = [photos, *maps]
         return [surfaces[level] for level in self.levels]
+
+    def each_size(self, images: Tensor, sizes: list[list[int]], group_B: Tensor) -> list[Photos]:
+        """The maps of photos of several sizes, padded to the largest."""
+        members = [(group_B == group).nonzero().squeeze(1) for group in range(len(sizes))]
+        done = [
+            self.network(images[member][..., :height, :width])
+            for member, (height, width) in zip(members, sizes, strict=True)
+        ]
+        order = torch.cat(members).argsort()
+        maps = []
+        for same_level in zip(*done, strict=True):
+            height = max(one.shape[2] for one in same_level)
+            width = max(one.shape[3] for one in same_level)
+            padded = [
+                functional.pad(one, (0, width - one.shape[3], 0, height - one.shape[2]))
+                for one in same_level
+            ]
+            own = group_B.new_tensor([one.shape[2:] for one in same_level])
+            maps.append(Photos(torch.cat(padded)[order].float(), own[group_B]))
+        return maps
 
 
 def normalised(photos: Photos) -> Tensor:
@@ -123,21 +157,49 @@ def inside_mask(sizes_B2: Tensor, shape: torch.Size) -> Tensor:
     return (rows[:, None, :, None] & columns[:, None, None, :]).float()
 
 
-class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics count the pixels inside the photos alone."""
+class MaskedBatchNorm2d(nn.Module):
+    """Batch norm whose statistics count the pixels inside the photos alone.
+
+    With several processes the statistics are those of all of them. It is no nn.BatchNorm2d, so
+    that nothing swaps it for a synchronised one, which would know of no mask.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, maps_BCHW: Tensor, inside_B1HW: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(maps_BCHW)
         maps = maps_BCHW.float()
-        count = inside_B1HW.sum()
-        mean_C = (maps * inside_B1HW).sum((0, 2, 3)) / count
+        if self.training:
+            mean_C, variance_C = self.statistics(maps, inside_B1HW)
+        else:
+            mean_C, variance_C = self.running_mean, self.running_var
+        scale_C = self.weight * (variance_C + self.eps).rsqrt()
+        shift_C = self.bias - mean_C * scale_C
+        return maps * scale_C.view(1, -1, 1, 1) + shift_C.view(1, -1, 1, 1)
+
+    def statistics(self, maps: Tensor, inside_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        count = over_processes(inside_B1HW.sum())
+        mean_C = over_processes((maps * inside_B1HW).sum((0, 2, 3))) / count
         centred = (maps - mean_C.view(1, -1, 1, 1)) * inside_B1HW
-        variance_C = centred.square().sum((0, 2, 3)) / count
+        variance_C = over_processes(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            unbiased = variance_C * (count / (count - 1).clamp(min=1))
+            unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
-        scale = self.weight * (variance_C + self.eps).rsqrt()
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+            self.running_var.lerp_(unbiased_C, self.momentum)
+        return mean_C, variance_C
+
+
+def over_processes(part: Tensor) -> Tensor:
+    """The sum of a tensor over all training processes, differentiable."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return part
+    if distributed.get_world_size() == 1:
+        return part
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(part.clone())
