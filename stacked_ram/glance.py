@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from stacked_ram.attention.choice import Context
+from stacked_ram.errors import UserError
 from stacked_ram.retina.backbone import Backbone
 from stacked_ram.retina.patches import Photos
 
@@ -24,6 +26,10 @@ class Glance(nn.Module):
         regions: rows and columns that the map is pooled into.
         backbone: the model's backbone, shared with the retina; None: a small convolutional
             network of its own.
+        starts_core: False where the vector starts the first location alone: then it comes from
+            detached features of a shared backbone, which no policy gradient is to train.
+
+    Raises UserError if the map has fewer cells than there are regions.
     """
 
     def __init__(
@@ -34,27 +40,45 @@ class Glance(nn.Module):
         channels: int,
         feature_size: int,
         backbone: Backbone | None,
+        starts_core: bool = True,
     ):
         super().__init__()
         self.size, self.regions = size, regions
         self.backbone = backbone
+        self.detaches = backbone is not None and not starts_core
         if backbone is None:
             self.network = small_network(channels)
-            self.region_features = 128
+            self.region_features = pooled_features = 128
         else:
-            self.region_features = backbone.out_features
-        self.project = nn.Linear(self.region_features, feature_size)
+            self.region_features, pooled_features = backbone.map_features, backbone.out_features
+        self.project = nn.Linear(pooled_features, feature_size)
+        self.check_regions(channels)
 
     def forward(self, photos: Photos) -> tuple[Tensor, Context]:
         """One pass over each photo: its vector (B x feature_size) and its regions."""
-        images_BChw = photos.resized(self.size)
-        if self.backbone is None:
-            maps = self.network(images_BChw)
-            pooled = maps.mean((2, 3))
-        else:
-            maps, pooled = self.backbone.map_and_pooled(images_BChw)
+        maps, pooled = self.map_and_pooled(photos.resized(self.size))
         regions_BRD = functional.adaptive_avg_pool2d(maps, self.regions).flatten(2).transpose(1, 2)
+        pooled = pooled.detach() if self.detaches else pooled
         return self.project(pooled).relu(), Context(regions_BRD)
+
+    def map_and_pooled(self, images_BChw: Tensor) -> tuple[Tensor, Tensor]:
+        if self.backbone is not None:
+            return self.backbone.map_and_pooled(images_BChw)
+        maps = self.network(images_BChw)
+        return maps, maps.mean((2, 3))
+
+    @torch.no_grad()
+    def check_regions(self, channels: int) -> None:
+        """Look once at nothing: how many cells has the map?"""
+        self.eval()
+        maps, _ = self.map_and_pooled(torch.zeros(1, channels, *self.size))
+        self.train()
+        cells = tuple(maps.shape[2:])
+        if cells[0] < self.regions[0] or cells[1] < self.regions[1]:
+            raise UserError(
+                f"regions: {self.regions} are more than the {cells} cells of the map of a glance"
+                f" of {self.size} pixels; make glance larger or regions fewer"
+            )
 
 
 def small_network(channels: int) -> nn.Sequential:

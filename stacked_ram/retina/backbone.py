@@ -31,9 +31,11 @@ class Backbone(nn.Module):
             raise UserError(
                 f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
             )
-        self.network = timm.create_model(name, num_classes=0)
+        self.network = create(name)
         load_weights(self.network, name, weights)
-        self.out_features = self.network.num_features
+        self.map_features = self.network.num_features
+        # some networks widen the features once more after pooling
+        self.out_features = getattr(self.network, "head_hidden_size", None) or self.map_features
         self.frozen = frozen
         if frozen:
             self.network.requires_grad_(False).eval()
@@ -51,12 +53,19 @@ class Backbone(nn.Module):
         return self.network(as_rgb(images_BCHW))
 
     def map_and_pooled(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature map (B x D x h x w) and its pooled features from one pass."""
+        """The last feature map (B x map_features x h x w) and its pooled features from one pass."""
         maps = self.network.forward_features(as_rgb(images_BCHW))
-        pooled = self.network.forward_head(maps, pre_logits=True)
-        if maps.ndim != 4:
+        if maps.ndim != 4 or maps.shape[1] != self.map_features:
             raise UserError("backbone: a glance needs a convolutional backbone (a B D h w map)")
-        return maps, pooled
+        return maps, self.network.forward_head(maps, pre_logits=True)
+
+
+def create(name: str) -> nn.Module:
+    """A timm network without classifier, that takes images of any size if it can be told to."""
+    try:
+        return timm.create_model(name, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # convolutional networks know no such option, and need none
+        return timm.create_model(name, num_classes=0)
 
 
 def as_rgb(images_BCHW: Tensor) -> Tensor:
