@@ -98,9 +98,9 @@ def ppo_loss(trace: Trace, old_log_probs_BTS: Tensor, advantages_BT: Tensor, cli
 
 
 def entropy(trace: Trace) -> Tensor:
-    """Mean entropy of the policy over the locations that it chose."""
+    """Entropy of what the policy chose at a step (of all levels together), mean over steps."""
     mask_T = chosen_mask(trace)
-    return (trace.entropies_BTS.mean(2) * mask_T).mean(0).sum() / mask_T.sum().clamp(min=1)
+    return (trace.entropies_BTS.sum(2) * mask_T).mean(0).sum() / mask_T.sum().clamp(min=1)
 
 
 def stop_loss(trace: Trace, targets: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def generalised_advantages(trace: Trace, returns_BT: Tensor, lam: float) -> Tens
 
 
 def normalised(advantages_BT: Tensor, trace: Trace) -> Tensor:
-    """Scaled so that the advantages of chosen steps have a standard deviation of 1."""
+    """Shifted and scaled so that those of chosen steps have mean 0 and standard deviation 1."""
     chosen = advantages_BT[:, chosen_mask(trace).bool()]
     if chosen.numel() < 2:
         return advantages_BT

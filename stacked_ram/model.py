@@ -18,7 +18,9 @@ Notable features
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +63,8 @@ class Looking:
     """One a level."""
     outs: list[Tensor]
     """What each level's attention reads: its core's last output, R x D."""
-    visited_RR: Tensor | None = None
-    """Categorical policy: the cells that each row has visited."""
+    visited_RSR: Tensor | None = None
+    """Categorical policy: the cells that each row has visited, a level."""
     step: int = 0
 
     @property
@@ -76,7 +78,7 @@ class Looking:
             context=None if self.context is None else self.context.select(rows_r),
             states=[tuple(part[rows_r] for part in state) for state in self.states],
             outs=[out[rows_r] for out in self.outs],
-            visited_RR=None if self.visited_RR is None else self.visited_RR[rows_r],
+            visited_RSR=None if self.visited_RSR is None else self.visited_RSR[rows_r],
             step=self.step,
         )
 
@@ -189,8 +191,8 @@ class RAM(nn.Module):
         context = context.repeat(rollouts)
         looking = Looking(views, context, states, outs)
         if self.config.attention == "hard" and self.config.policy == "categorical":
-            regions = context.regions_BRD.shape[1]
-            looking.visited_RR = torch.zeros(rows, regions, dtype=torch.bool, device=photos.device)
+            shape = rows, len(self.levels), context.regions_BRD.shape[1]
+            looking.visited_RSR = torch.zeros(shape, dtype=torch.bool, device=photos.device)
         if self.config.glance_starts == "location":
             looking.outs = [self.first_out(vector) for _ in self.levels]
             return looking, None
@@ -215,9 +217,12 @@ class RAM(nn.Module):
         first = looking.step == 0 and config.first_location != "learned"
         if config.attention == "soft":
             weighed = self.levels[0].attention(looking.outs[-1], looking.context, looking.step == 0)
-            if look != "policy":  # a control moves the glimpse, and nothing else
-                place = self.place(looking, look == "random", None)
-                weighed = dataclasses.replace(weighed, location_B2=place.location_B2)
+            if look != "policy" or given_RS2 is not None:  # moves the glimpse, and nothing else
+                given = None if given_RS2 is None else given_RS2[:, 0]
+                place = self.place(looking, look == "random", given)
+                weighed = dataclasses.replace(
+                    place, weights_BR=weighed.weights_BR, attended_BD=weighed.attended_BD
+                )
             return [weighed], False
         if look != "policy" or first:
             where = config.first_location if look == "policy" else look
@@ -239,7 +244,8 @@ class RAM(nn.Module):
             if context is not None and not smooth:
                 context = Context(context.regions_BRD.detach())
             given = None if given_RS2 is None else given_RS2[:, index]
-            extra = {} if looking.visited_RR is None else {"visited_BR": looking.visited_RR}
+            visited = looking.visited_RSR
+            extra = {} if visited is None else {"visited_BR": visited[:, index]}
             choices.append(
                 level.attention(state, context, sample, given, generator=self.generator, **extra)
             )
@@ -259,7 +265,7 @@ class RAM(nn.Module):
                 return level.retina(looking.views[index], location, smooth)
 
             if self.checkpoint_steps and self.training:
-                feature, seen = checkpoint(look, location, use_reentrant=False)
+                feature, seen = computed_twice(look, location, level.retina)
             else:
                 feature, seen = look(location)
             if choice.attended_BD is not None:
@@ -270,12 +276,13 @@ class RAM(nn.Module):
             patches.append(seen)
             below = out
         logits = self.classifier(self.dropout(outs[-1])).float()
-        visited = looking.visited_RR
+        visited = looking.visited_RSR
         if visited is not None:
-            cells = self.levels[0].attention.cell_of(choices[0].location_B2)
-            visited = visited.scatter(1, cells.unsqueeze(1), True)
+            cell_of = self.levels[-1].attention.cell_of
+            cells_RS = torch.stack([cell_of(choice.location_B2) for choice in choices], 1)
+            visited = visited.scatter(2, cells_RS.unsqueeze(2), True)
         later = dataclasses.replace(
-            looking, states=states, outs=outs, visited_RR=visited, step=looking.step + 1
+            looking, states=states, outs=outs, visited_RSR=visited, step=looking.step + 1
         )
         return logits, patches, later
 
@@ -299,7 +306,8 @@ class RAM(nn.Module):
         else:
             location = torch.zeros(looking.rows, 2, device=device)
         nothing = torch.zeros(looking.rows, device=device)
-        return Choice(location, location, location, nothing, nothing)
+        inside = location.clamp(-1, 1)
+        return Choice(inside, location, inside, nothing, nothing)
 
     def expected_return(self, looking: Looking) -> Tensor:
         """The baseline, from a detached state: its regression trains it alone."""
@@ -333,3 +341,24 @@ class RAM(nn.Module):
             if isinstance(owner, Backbone | BackboneMaps)
             for parameter in owner.parameters()
         ]
+
+
+def computed_twice(look: Callable, location: Tensor, retina: Retina) -> tuple[Tensor, list[Tensor]]:
+    """look(location), without keeping what its backward pass needs: that is computed again."""
+    contexts = contextlib.nullcontext(), same_statistics(retina)
+    return checkpoint(look, location, use_reentrant=False, context_fn=lambda: contexts)
+
+
+@contextlib.contextmanager
+def same_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norm computes as in training, but keeps its running statistics: what is computed again
+    for the backward pass was counted already."""
+    norms = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    kept = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = norm.track_running_stats and not norm.training
+    try:
+        yield
+    finally:
+        for norm, tracks in zip(norms, kept, strict=True):
+            norm.track_running_stats = tracks

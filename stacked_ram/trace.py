@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ class Trace:
     means_BTS2: Tensor
     """Centre of the policy each location was drawn from (the location, where it drew nothing)."""
     log_probs_BTS: Tensor
-    """Log-probability of the sample under the policy; 0 where it drew nothing."""
+    """Log-probability of the sample under the policy; 0 where it drew nothing (of levels that
+    share a location, the top one draws it)."""
     entropies_BTS: Tensor
     """Entropy of the policy; 0 where it drew nothing."""
     baselines_BT: Tensor
@@ -55,12 +57,13 @@ class Trace:
     def detach(self) -> Trace:
         """The same trace without its graph."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        return Trace(
-            **{
-                name: value.detach() if isinstance(value, Tensor) else value
-                for name, value in values.items()
-            }
-        )
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, list):
+                return [one.detach() for one in value]
+            return value.detach() if isinstance(value, Tensor) else value
+
+        return Trace(**{name: plain(value) for name, value in values.items()})
 
 
 @dataclass
@@ -94,9 +97,10 @@ def assemble(
 
     log_probs, entropies = stacked("log_prob_B"), stacked("entropy_B")
     if len(steps[0].choices) > 1 and all(one is steps[0].choices[0] for one in steps[0].choices):
-        # one decision for all levels: its probability counts once
-        log_probs = log_probs / log_probs.shape[2]
-        entropies = entropies / entropies.shape[2]
+        # one decision for all levels, the top one's: its probability counts once
+        below = torch.arange(log_probs.shape[2], device=log_probs.device) < log_probs.shape[2] - 1
+        log_probs = log_probs.masked_fill(below, 0.0)
+        entropies = entropies.masked_fill(below, 0.0)
     return Trace(
         logits_BTN=torch.stack([step.logits_BN for step in steps], 1),
         locations_BTS2=stacked("location_B2"),

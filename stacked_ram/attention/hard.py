@@ -94,19 +94,17 @@ class CategoricalPolicy(nn.Module):
         hidden: int = 128,
     ):
         super().__init__()
-        self.regions = regions
+        rows, columns = regions
         self.scorer = RegionScorer(region_features, state_features, hidden)
         nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
+        self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)
 
     def cell_of(self, location_B2: Tensor) -> Tensor:
         """Index of the cell that a location lies in."""
-        rows, columns = self.regions
-        scale = location_B2.new_tensor([columns, rows])
-        cell_B2 = ((location_B2 + 1) / 2 * scale).floor().long()
-        column = cell_B2[:, 0].clamp(0, columns - 1)
-        row = cell_B2[:, 1].clamp(0, rows - 1)
-        return row * columns + column
+        cell_B2 = ((location_B2 + 1) / 2 * self.grid_2).floor().long()
+        column_B, row_B = torch.minimum(cell_B2.clamp(min=0), self.grid_2 - 1).unbind(1)
+        return row_B * self.grid_2[0] + column_B
 
     def forward(
         self,

@@ -22,9 +22,11 @@ class View:
 
     surfaces: list[Photos]
     """What patches are cut from: the photo alone, or the photo and the maps made from it."""
+    sizes_B2: Tensor
+    """(height, width) of the photos themselves."""
 
     def select(self, index_b: Tensor) -> View:
-        return View([one.select(index_b) for one in self.surfaces])
+        return View([one.select(index_b) for one in self.surfaces], self.sizes_B2[index_b])
 
 
 class Retina(nn.Module):
@@ -60,14 +62,21 @@ class Retina(nn.Module):
 
     def view(self, photos: Photos) -> View:
         """The per-photo work, done once."""
-        return View([photos] if self.maps is None else self.maps(photos))
+        surfaces = [photos] if self.maps is None else self.maps(photos)
+        return View(surfaces, photos.sizes_B2)
 
     def boxes(self, view: View, locations_R2: Tensor, smooth: bool = False) -> Tensor:
-        """The boxes that a glimpse reads on the first surface, in its pixels: R x K x 4."""
-        sizes_B2 = view.surfaces[0].sizes_B2
-        sizes_R2 = sizes_B2.repeat_interleave(len(locations_R2) // len(sizes_B2), 0)
+        """The boxes that a glimpse reads on the first surface, in pixels of the photo: R x K x 4.
+
+        Where the first surface is a feature map, its boxes are enlarged by as much as the photo
+        is larger.
+        """
+        rows = len(locations_R2) // len(view.sizes_B2)
+        surface_R2 = view.surfaces[0].sizes_B2.repeat_interleave(rows, 0)
+        photo_R2 = view.sizes_B2.repeat_interleave(rows, 0)
         geometry = self.smooth_geometry if smooth else self.geometry
-        return glimpse_boxes(locations_R2, sizes_R2, geometry)
+        boxes_RK4 = glimpse_boxes(locations_R2, surface_R2, geometry)
+        return boxes_RK4 * (photo_R2 / surface_R2).flip(1).repeat(1, 2).unsqueeze(1)
 
     def forward(
         self, view: View, locations_R2: Tensor, smooth: bool = False
