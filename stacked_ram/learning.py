@@ -60,15 +60,24 @@ def learning_passes(
         advantages_BT = returns_BT - trace.baselines_BT.detach()
     elif config.estimator == "leave_one_out":
         advantages_BT = losses.leave_one_out(returns_BT, rollouts)
-    else:  # self-critical (Rennie et al., 2017): what the policy's mean would have gained
-        with torch.no_grad():
-            greedy = model(photos, sample=False)
+    else:  # self-critical
+        greedy = evaluated(model, photos)
         gained_BT = losses.returns(greedy, targets[::rollouts], config.reward)
         advantages_BT = returns_BT - gained_BT.repeat_interleave(rollouts, 0)
     if config.normalise_advantages:
         advantages_BT = losses.normalised(advantages_BT, trace)
     policy = losses.policy_loss(trace, advantages_BT)
     yield total(trace, targets, config, class_weights_N, returns_BT, policy)
+
+
+@torch.no_grad()
+def evaluated(model: RAM, photos: Photos) -> Trace:
+    """What the model does at evaluation, the baseline of self-critical learning (Rennie et al.,
+    2017, section 3.2). The batch-norm statistics stay as they are."""
+    model.eval()
+    trace = model(photos)
+    model.train()
+    return trace
 
 
 def ppo_passes(
