@@ -89,7 +89,13 @@ class DataConfig:
         for name in ("colour_jitter", "random_erasing"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"{name}: {value} is not between 0 and 1")
-        check(self.workers >= 0, f"workers: {self.workers} is below 0")
+        for name in ("workers", "shift", "rotate", "mixup", "cutmix"):
+            check(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is below 0")
+        check(0 <= self.rand_augment <= 30, f"rand_augment: {self.rand_augment} is not in 0 to 30")
+        check(
+            self.photo_size is None or min(self.photo_size) >= 1,
+            f"photo_size: {self.photo_size} is not (height, width), each at least 1",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +211,15 @@ class ModelConfig:
                 len(self.levels) > 0 and all(0 <= one < self.num_levels for one in self.levels),
                 f"levels: {self.levels} are not among 0 to {self.num_levels - 1}",
             )
+            check(
+                list(self.levels) == sorted(set(self.levels)),
+                f"levels: {self.levels} are not in ascending order, each once",
+            )
+        check(min(self.regions) >= 1, f"regions: {self.regions}: rows and columns are at least 1")
+        check(
+            self.glance is None or min(self.glance) >= 1,
+            f"glance: {self.glance} is not (height, width), each at least 1",
+        )
         check(
             not (self.stack in ("conv", "backbone") and self.retina == "backbone"),
             f"retina backbone looks at RGB patches; with stack {self.stack}, which looks at "
@@ -223,12 +238,24 @@ class ModelConfig:
             "policy categorical, policy_reads map: they read the glance's map; set glance",
         )
         check(
-            self.start_size == 1 or self.patch_unit == "pixels",
-            "start_size: needs patch_unit pixels",
+            self.start_size == 1 or (self.attention == "soft" and self.patch_unit == "pixels"),
+            "start_size: belongs to attention soft with patch_unit pixels; otherwise set"
+            " patch_width",
         )
         check(
-            self.first_location != "learned" or self.glance is not None or not self.reads_map,
-            "first_location learned with a map: set glance",
+            self.attention == "hard"
+            or not (self.policy == "categorical" or self.policy_reads == "map"),
+            "attention soft has no policy; leave out policy and policy_reads",
+        )
+        check(
+            self.glance_starts == "core"
+            or (
+                self.glance is not None
+                and self.attention == "hard"
+                and self.first_location == "learned"
+            ),
+            "glance_starts location: the glance would start nothing; it needs glance, attention"
+            " hard and first_location learned",
         )
 
     @property
@@ -335,6 +362,16 @@ class TrainingConfig:
             check(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is below 0")
         check(self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0")
         check(0 <= self.label_smoothing < 1, "label_smoothing: not in [0, 1)")
+        check(0 <= self.gae_lambda <= 1, f"gae_lambda: {self.gae_lambda} is not in [0, 1]")
+        check(self.ppo_clip > 0, f"ppo_clip: {self.ppo_clip} is not above 0")
+        check(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm: {self.clip_norm} is not above 0; None: no clipping",
+        )
+        check(
+            self.patience is None or self.patience >= 1,
+            f"patience: {self.patience} is below 1; None: never",
+        )
         check(
             self.ema_decay is None or 0 < self.ema_decay < 1, f"ema_decay: {self.ema_decay} not in"
             " (0, 1)",
@@ -342,6 +379,10 @@ class TrainingConfig:
         check(
             self.estimator != "leave_one_out" or self.rollouts > 1,
             "estimator leave_one_out compares the rollouts of a photo: set rollouts to 2 or more",
+        )
+        check(
+            self.estimator != "pathwise" or self.rollouts == 1,
+            "estimator pathwise samples nothing: rollouts would be copies; set rollouts to 1",
         )
 
 
@@ -359,13 +400,23 @@ class Config:
             f"estimator {self.training.estimator}: attention soft samples nothing; leave it out",
         )
         check(
+            self.model.attention == "hard" or self.training.rollouts == 1,
+            "attention soft samples nothing: rollouts would be copies; set rollouts to 1",
+        )
+        check(
+            self.training.entropy_bonus == 0 or self.model.policy == "categorical",
+            "entropy_bonus: the entropy of a Gaussian of given std cannot change; use policy"
+            " categorical, or a larger std",
+        )
+        check(
             self.training.estimator != "pathwise" or self.model.policy == "gaussian",
             "estimator pathwise follows the gradient of a location; policy categorical has none",
         )
         check(
-            not (self.training.estimator == "pathwise" and self.model.first_location == "random"
-                 and self.model.num_glimpses == 1),
-            "estimator pathwise: with one glimpse at a random place there is nothing to learn",
+            not (self.training.estimator in ("pathwise", "ppo") and self.model.num_glimpses == 1
+                 and self.model.first_location != "learned"),
+            f"estimator {self.training.estimator}: the only glimpse is not the policy's; set"
+            " first_location learned, or num_glimpses to 2 or more",
         )  # fmt: skip
 
 
