@@ -1,0 +1,356 @@
+"""One photo: decoded in full, repaired or refused, stored. Runs in worker processes.
+
+Every oddity has one fate, told by one word:
+
+    repaired to 8-bit upright sRGB            quarantined
+    exif_rotation  turned upright             unreadable    cannot be read or decoded
+    cmyk           to RGB, by its profile     truncated     its end is missing
+    palette        to RGB                     empty         no bytes
+    transparency   laid on white              not_an_image  none of the known formats
+    grayscale      to RGB                     too_many_pixels  refused before any pixel is made
+    16_bit         scaled to 8 bits           too_small     a side of fewer than 4 pixels
+    animated       the first picture kept     too_large     a file above half a gigabyte
+    colour_profile to sRGB
+    colour_space   other modes to RGB
+    wrong_suffix   stored under the right one
+
+`reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are told as well,
+but are no fault of the photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import stat
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from stacked_ram.preparing.colour import to_srgb
+from stacked_ram.preparing.perceptual import look_at
+from stacked_ram.preparing.report import jpeg_bytes, thumbnail
+from stacked_ram.preparing.working import write_bytes
+from stacked_ram.preparing.writing import encode_image
+
+# Only formats that Pillow decodes by itself: none that starts another program (EPS does).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "MPO": {".jpg", ".jpeg", ".mpo"},
+    "PNG": {".png", ".apng"},
+    "GIF": {".gif"},
+    "BMP": {".bmp", ".dib"},
+    "DIB": {".bmp", ".dib"},
+    "TIFF": {".tif", ".tiff"},
+    "WEBP": {".webp"},
+    "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
+    "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
+    "AVIF": {".avif"},
+}
+NO_FAULT = frozenset({"reduced", "reencoded"})
+MAX_FILE_BYTES = 512 * 2**20
+MIN_SIDE = 4
+# In compressed data 0xff is followed by 0 or a restart marker; before a marker it may repeat.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """How to check: what decides the stored bytes, and where they go.
+
+    Attributes:
+        folder: content-addressed store with the folders 00 to ff, in the working folder.
+        short_side: pixels; 0 keeps the size.
+        quality: of JPEG.
+        max_pixels: more than this is refused.
+    """
+
+    folder: Path
+    short_side: int
+    quality: int
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of one file. Where `problem` is not empty it was quarantined, and the fields
+    after `preview` say nothing.
+
+    Attributes:
+        problem, detail: the word for the counts, and a line for the reader.
+        source_sha256: of the file's bytes, "" where they could not be read.
+        preview: small JPEG for the report of a quarantined photo, where any of it can be seen.
+        file: of the stored photo, relative to the plan's folder.
+        stored_bytes: its size.
+        raw_width, raw_height: in pixels, before rotation; orientation: of EXIF, 1 to 8.
+    """
+
+    problem: str = ""
+    detail: str = ""
+    source_sha256: str = ""
+    preview: bytes | None = None
+    file: str = ""
+    stored_bytes: int = 0
+    sha256: str = ""
+    raw_width: int = 0
+    raw_height: int = 0
+    orientation: int = 1
+    width: int = 0
+    height: int = 0
+    repairs: tuple[str, ...] = ()
+    phash: int = 0
+    tiny: bytes = b""
+    channel_sums: tuple[int, ...] = ()
+    channel_squares: tuple[int, ...] = ()
+
+
+class Refused(Exception):
+    """The photo goes to quarantine: the problem's word and a line for the reader."""
+
+    def __init__(self, problem: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = problem
+        self.detail = detail
+
+
+def check_photo(source: Path, plan: CheckPlan) -> Checked:
+    """Decode a file in full, repair what can be repaired, store it under `plan.folder`.
+
+    Whatever is wrong with the file comes back as a `Checked` with a problem.
+
+    Raises:
+        OSError: where the photo could not be stored (a full disk).
+    """
+    digest = ""
+    content = b""
+    try:
+        content = _read(source)
+        digest = hashlib.sha256(content).hexdigest()
+        image, facts = _open_upright(source, content, plan)
+    except Refused as refusal:
+        preview = (
+            _preview(content, plan) if refusal.problem in ("truncated", "unreadable") else None
+        )
+        return Checked(refusal.problem, refusal.detail, digest, preview)
+    return _store(image, facts, content, digest, plan)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    format: str
+    raw_width: int
+    raw_height: int
+    orientation: int
+    repairs: tuple[str, ...]
+
+
+def _read(source: Path) -> bytes:
+    try:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("unreadable", "not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise Refused("too_large", f"{status.st_size / 2**20:.0f} MiB")
+        content = source.read_bytes()
+    except OSError as error:
+        raise Refused("unreadable", error.strerror or str(error)) from error
+    if not content:
+        raise Refused("empty", "the file has no bytes")
+    return content
+
+
+def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.Image, _Facts]:
+    """The photo as upright 8-bit sRGB of its own size or of the size that draft mode gives.
+
+    Raises:
+        Refused: whatever is wrong with it.
+    """
+    # Ours is the limit that counts; Pillow's own must not warn before, nor refuse what we allow.
+    Image.MAX_IMAGE_PIXELS = plan.max_pixels
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                return _decode(image, source, content, plan)
+    except Refused:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Refused("too_many_pixels", _one_line(error)) from error
+    except UnidentifiedImageError as error:
+        raise Refused(*_unidentified(content)) from error
+    except Exception as error:  # decoders raise anything at all on broken files
+        problem = "truncated" if _ends_early(error, content) else "unreadable"
+        raise Refused(problem, _one_line(error)) from error
+
+
+def _decode(
+    image: Image.Image, source: Path, content: bytes, plan: CheckPlan
+) -> tuple[Image.Image, _Facts]:
+    width, height = image.size
+    if width * height > plan.max_pixels:
+        raise Refused("too_many_pixels", f"{width} x {height} pixels")
+    if min(width, height) < MIN_SIDE:
+        raise Refused("too_small", f"{width} x {height} pixels")
+    image_format = image.format or ""
+    repairs = []
+    if source.suffix.lower() not in SUFFIXES[image_format]:
+        repairs.append("wrong_suffix")
+    if getattr(image, "is_animated", False) or image_format == "MPO":
+        repairs.append("animated")
+        image.seek(0)
+    if _is_16_bit(image, content):
+        repairs.append("16_bit")
+    orientation = _orientation(image)
+    if plan.short_side and image_format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        # The decoder reduces by 2, 4 or 8 at next to no cost, never below what is asked for.
+        # Twice the size is left for the careful reduction, so that the result is as sharp.
+        scale = 2 * plan.short_side / min(width, height)
+        if scale < 1:
+            image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
+    image.load()
+    if image_format in ("JPEG", "MPO") and not _has_end(content):
+        raise Refused("truncated", "the end of the JPEG is missing")
+    if orientation != 1:
+        repairs.append("exif_rotation")
+        # TIFF comes upright already: what is left of the tag tells.
+        image = ImageOps.exif_transpose(image)
+    image, colour_repairs = to_srgb(image)
+    repairs += colour_repairs
+    return image, _Facts(image_format, width, height, orientation, tuple(repairs))
+
+
+def _store(
+    image: Image.Image, facts: _Facts, content: bytes, digest: str, plan: CheckPlan
+) -> Checked:
+    repairs = list(facts.repairs)
+    short = min(facts.raw_width, facts.raw_height)
+    upright = (facts.raw_width, facts.raw_height)
+    if facts.orientation in (5, 6, 7, 8):
+        upright = upright[::-1]
+    target = upright
+    if plan.short_side and short > plan.short_side:
+        repairs.append("reduced")
+        target = tuple(max(1, round(side * plan.short_side / short)) for side in upright)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    suffix = ".png" if facts.format == "PNG" and target == upright else ".jpg"
+    if facts.format not in ("JPEG", "PNG") and not repairs:
+        repairs.append("reencoded")
+    stored_digest = digest
+    if set(repairs) - {"wrong_suffix"}:
+        content = encode_image(image, suffix, plan.quality)
+        stored_digest = hashlib.sha256(content).hexdigest()
+    look = look_at(image)
+    file = Path(digest[:2]) / f"{digest}{suffix}"
+    write_bytes(plan.folder / file, content)
+    return Checked(
+        source_sha256=digest,
+        file=file.as_posix(),
+        stored_bytes=len(content),
+        sha256=stored_digest,
+        raw_width=facts.raw_width,
+        raw_height=facts.raw_height,
+        orientation=facts.orientation,
+        width=image.width,
+        height=image.height,
+        repairs=tuple(repairs),
+        phash=look.phash,
+        tiny=look.tiny,
+        channel_sums=look.channel_sums,
+        channel_squares=look.channel_squares,
+    )
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of our formats that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or none that makes sense."""
+    try:
+        orientation = image.getexif().get(274, 1)
+    except Exception:  # broken EXIF says nothing about the pixels
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _is_16_bit(image: Image.Image, content: bytes) -> bool:
+    if image.format == "PNG" and len(content) > 24:
+        return content[24] == 16  # the bit depth in the header chunk
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,)), default=8) > 8
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _has_end(content: bytes) -> bool:
+    """Whether the (first) picture of a JPEG file reaches its end marker.
+
+    A file whose second half is zeros decodes without complaint, but has no end. What may follow
+    the end (a film, another picture) is not looked at, nor is a small picture within the header.
+    """
+    place = 2
+    while place + 4 <= len(content):
+        marker = _MARKER.search(content, place)
+        if marker is None:
+            return False
+        if marker[0] == b"\xff\xd9":
+            return True
+        # Every other marker that can come here begins a segment that tells its length. After the
+        # segment that begins a scan comes compressed data, where the search finds no marker.
+        start = marker.end()
+        place = start + int.from_bytes(content[start : start + 2], "big")
+    return False
+
+
+def _ends_early(error: Exception, content: bytes) -> bool:
+    words = str(error).lower()
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in content[-16:]:
+        return True
+    return any(word in words for word in ("truncated", "unexpected end", "not enough", "eof"))
+
+
+def _unidentified(content: bytes) -> tuple[str, str]:
+    """What to say of bytes that Pillow does not take for a picture."""
+    starts = {
+        b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\x00": "TIFF",
+        b"MM\x00*": "TIFF",
+    }  # fmt: skip
+    for start, name in starts.items():
+        if content.startswith(start):
+            if len(content) < 512 or (name == "JPEG" and not _has_end(content)):
+                return "truncated", f"begins as {name} and ends after {len(content)} bytes"
+            return "unreadable", f"begins as {name}, but its header makes no sense"
+    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "not_an_image", "HEIC cannot be read here: convert it to JPEG"
+    return "not_an_image", "none of the known photo formats"
+
+
+def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
+    """What can be seen of a broken photo, small; None where nothing can."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                if image.width * image.height > plan.max_pixels:
+                    return None
+                return jpeg_bytes(thumbnail(image))
+    except Exception:  # it is broken, after all
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,80 @@
+"""From whatever mode and colour profile a photo has to 8-bit sRGB."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+
+def to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The picture as mode RGB, and the words for what had to be done to it.
+
+    An embedded profile is applied unless it is sRGB's own; one that cannot be used is ignored.
+    Transparent parts are laid on white. 16-bit values are divided by 257, so that the whole range
+    stays the whole range.
+    """
+    repairs = []
+    profile = image.info.get("icc_profile")
+    mode = image.mode
+    if mode == "CMYK":
+        repairs.append("cmyk")
+    elif mode in ("P", "PA"):
+        repairs.append("palette")
+    elif mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16"):
+        repairs.append("grayscale")
+    elif mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
+        repairs.append("colour_space")
+    if "transparency" in image.info or mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        repairs.append("transparency")
+        image = _on_white(image)
+    elif mode in ("I", "F") or mode.startswith("I;16"):
+        image = _to_8_bits(image)
+    elif mode == "P":
+        image = image.convert("RGB")
+    if profile:
+        converted = _by_profile(image, profile)
+        if converted is not None:
+            image = converted
+            if "cmyk" not in repairs:
+                repairs.append("colour_profile")
+    return image if image.mode == "RGB" else image.convert("RGB"), repairs
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grayscale of 16 or 32 bits, or of floating point, to mode L."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= 1:  # shares of white
+            values = values * 255
+        elif low < 0 or high > 255:  # no known unit: the whole range
+            values = (values - low) * (255 / (high - low))
+    else:
+        values = values.astype(np.int64)
+        # Mode I holds 16-bit values of PNG and PGM; a real 32-bit picture has larger ones.
+        values = values / 257 if values.max() <= 65535 else values / 16843009
+    return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+
+
+def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """The picture as sRGB by its profile; None where that is no change, or cannot be done."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        if image.mode not in ("RGB", "L", "CMYK", "LAB"):
+            image = image.convert("RGB")
+        return ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None

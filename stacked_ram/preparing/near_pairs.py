@@ -1,0 +1,86 @@
+"""Pairs of 64-bit hashes that differ in few bits, without comparing all with all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+_ROWS = 256  # of a bucket compared with the whole bucket at once: bounds the memory
+
+
+def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[int, int, int]]:
+    """All pairs (i, j, differing bits), i < j, of `hashes` that differ in at most `distance` bits.
+
+    The 64 bits are cut into blocks. Two hashes that differ in at most d bits agree on all but d
+    of the blocks, so for each choice of blocks only those that agree on them are compared
+    (Norouzi et al., "Fast search in Hamming space with multi-index hashing", 2012). The number of
+    blocks is chosen for the least work. The pairs come in no particular order, each once.
+
+    Args:
+        hashes: `(N,)` of uint64.
+        distance: 0 to 63.
+    """
+    blocks = _best_blocks(len(hashes), distance)
+    edges = [round(64 * i / blocks) for i in range(blocks + 1)]
+    masks = [_mask(edges[i], edges[i + 1]) for i in range(blocks)]
+    tables = list(combinations(range(blocks), blocks - distance))
+    table_masks = [np.uint64(sum(masks[b] for b in chosen)) for chosen in tables]
+    for number, mask in enumerate(table_masks):
+        for first, second, bits in _pairs_within(hashes, mask, distance):
+            differing = hashes[first] ^ hashes[second]
+            # Several tables find the same pair: only the first of them gives it.
+            known = np.zeros(len(first), dtype=bool)
+            for earlier in table_masks[:number]:
+                known |= (differing & earlier) == 0
+            for i in np.flatnonzero(~known):
+                a, b = int(first[i]), int(second[i])
+                yield (min(a, b), max(a, b), int(bits[i]))
+
+
+def _best_blocks(count: int, distance: int) -> int:
+    def work(blocks: int) -> float:
+        agreeing_bits = 64 * (blocks - distance) / blocks
+        compared = count * count / 2 ** (agreeing_bits + 1)
+        return comb(blocks, distance) * (20.0 * count + compared)
+
+    return min(range(distance + 1, min(distance + 6, 64) + 1), key=work)
+
+
+def _mask(low: int, high: int) -> int:
+    return ((1 << high) - 1) ^ ((1 << low) - 1)
+
+
+def _pairs_within(
+    hashes: np.ndarray, mask: np.uint64, distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs within the buckets of hashes that agree under `mask`, as arrays."""
+    keys = hashes & mask
+    order = np.argsort(keys, kind="stable")
+    sorted_hashes = hashes[order]
+    edges = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]], append=~keys[order[-1:]]))
+    sizes = np.diff(edges)
+    # Small buckets, nearly all of them, are compared at once: every hash with the next one in its
+    # bucket, then with the one after, and so on.
+    small = sizes <= 32
+    last = np.zeros(len(hashes), dtype=np.int64)  # one past the end of each hash's bucket
+    last[:] = np.repeat(edges[1:], sizes)
+    open_rows = np.flatnonzero(np.repeat(small & (sizes > 1), sizes))
+    step = 1
+    while len(open_rows := open_rows[open_rows + step < last[open_rows]]):
+        bits = np.bitwise_count(sorted_hashes[open_rows] ^ sorted_hashes[open_rows + step])
+        near = bits <= distance
+        if near.any():
+            rows = open_rows[near]
+            yield order[rows], order[rows + step], bits[near]
+        step += 1
+    for bucket in np.flatnonzero(~small):
+        start, end = edges[bucket], edges[bucket + 1]
+        for row in range(start, end, _ROWS):
+            upper = min(row + _ROWS, end)
+            bits = np.bitwise_count(sorted_hashes[row:upper, None] ^ sorted_hashes[None, row:end])
+            i, j = np.nonzero(np.triu(bits <= distance, k=1))
+            if len(i):
+                yield order[row + i], order[row + j], bits[i, j]

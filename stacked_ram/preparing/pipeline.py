@@ -1,0 +1,350 @@
+"""From a source to a data set: the order in which everything happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from stacked_ram.errors import UserError
+from stacked_ram.preparing.archive import open_source
+from stacked_ram.preparing.catalogue import Catalogue
+from stacked_ram.preparing.checks import NO_FAULT, CheckPlan
+from stacked_ram.preparing.download import OFFICIAL, download, download_folder
+from stacked_ram.preparing.duplicates import Duplicates, find_duplicates, leave_out_conflicts
+from stacked_ram.preparing.names import path_text
+from stacked_ram.preparing.options import PrepareOptions
+from stacked_ram.preparing.pool import check_all
+from stacked_ram.preparing.records import SPLITS
+from stacked_ram.preparing.report import jpeg_bytes, thumbnail_of
+from stacked_ram.preparing.settling import Settled, plan_splits, settle_splits
+from stacked_ram.preparing.sources import find_digits, find_source
+from stacked_ram.preparing.sources.common import Source, entries
+from stacked_ram.preparing.working import (
+    PreparationFailed,
+    check_place,
+    remember_run,
+    remove_tree,
+    restore,
+    working_folder,
+)
+from stacked_ram.preparing.writing import FORMAT, DatasetWriter
+
+_PAIRS_SHOWN = 200
+
+
+def prepare(options: PrepareOptions, command: str = "") -> None:
+    """Do what the options ask for, telling of it on standard output.
+
+    Raises:
+        UserError: the source or the options make no sense, or DEST is something else.
+        PreparationFailed: the run could not be finished (a full disk, a dead worker, --strict).
+    """
+    dest = options.dest
+    check_place(options.source, dest)
+    if options.dry_run and options.download:
+        _tell_download(options)
+        return
+    there = existing(dest)
+    began_empty = not working_folder(dest).exists()
+    try:
+        if not options.dry_run:
+            restore(dest)
+        root = options.source
+        if options.download:
+            root = download(options.download, dest)
+        root = open_source(root, working_folder(dest)).resolve()
+        digits = find_digits(root, options)
+        if digits is not None:
+            _prepare_digits(digits, options, there, command)
+        else:
+            _prepare_photos(root, options, there, command)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise PreparationFailed(_what_to_do(error, dest)) from error
+    finally:
+        if options.dry_run and began_empty:
+            remove_tree(working_folder(dest))
+
+
+def existing(dest: Path) -> dict[str, object] | None:
+    """dataset.yaml of a data set that stands at DEST already, or None where DEST is free.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    if not dest.exists():
+        return None
+    if dest.is_dir() and not any(dest.iterdir()):
+        return None
+    try:
+        facts = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and "format" in facts and (dest / "manifest.csv").exists():
+            return facts
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        pass
+    raise UserError(
+        f"DEST {dest} is there and is no prepared data set: choose another, or remove it"
+    )
+
+
+def _prepare_digits(
+    folder: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
+) -> None:
+    files = [(file.name, file.stat().st_size) for file in entries(folder)[1]]
+    if _is_done(options, there, repr(files)):
+        return
+    if options.dry_run:
+        print(
+            f"{folder}: digits of the MNIST family, {len(files)} files; would write {options.dest}"
+        )
+        return
+    from stacked_ram.preparing.digits import prepare_digits
+
+    _remember(options, command, repr(files))
+    prepare_digits(dataclasses.replace(options, source=folder, download=None))
+    remove_tree(working_folder(options.dest))
+    print_summary(options.dest)
+
+
+def _prepare_photos(
+    root: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
+) -> None:
+    plan = CheckPlan(
+        folder=working_folder(options.dest) / "decoded",
+        short_side=0 if options.keep_size else options.short_side,
+        quality=options.quality,
+        max_pixels=int(options.max_megapixels * 1e6),
+    )
+    catalogue = Catalogue(options.dest, plan)
+    try:
+        source = find_source(root, options)
+        fingerprint = catalogue.list_photos(root, source.records, options.seed)
+        _choose(catalogue, options, root)
+        if _is_done(options, there, fingerprint):
+            catalogue.close()
+            remove_tree(working_folder(options.dest))
+            return
+        if options.dry_run:
+            _tell_plan(catalogue, source, options)
+            return
+        _remember(options, command, fingerprint)
+        _check(catalogue, options)
+        found = find_duplicates(catalogue, options.near_duplicates)
+        left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
+        settled = settle_splits(catalogue, source, options, found)
+        notes = _notes(catalogue, source, found, left_out, settled)
+        if options.scene_size is not None:
+            _write_scenes(catalogue, options)
+        else:
+            _write(catalogue, source, options, settled, notes, found)
+    finally:
+        catalogue.close()
+    remove_tree(working_folder(options.dest))
+    print_summary(options.dest)
+
+
+def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
+    """Keep the classes and the number of photos that were asked for."""
+    if options.classes is not None:
+        present = catalogue.class_counts()
+        by_lower = {name.lower(): name for name in present}
+        chosen = []
+        for name in options.class_list:
+            match = name if name in present else by_lower.get(name.lower())
+            if match is None:
+                shown = ", ".join(list(present)[:30]) + (" ..." if len(present) > 30 else "")
+                raise UserError(f"--classes: no class {name!r} in {root}; there are: {shown}")
+            chosen.append(match)
+        catalogue.keep_classes(chosen)
+    if not catalogue.class_counts():
+        raise UserError(f"{root}: no photos found")
+    if options.max_per_class is not None:
+        catalogue.keep_most(options.max_per_class)
+    if options.group_pattern is not None:
+        catalogue.group_by(options.group_pattern)
+
+
+def _is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerprint: str) -> bool:
+    """Whether DEST is what would be made.
+
+    Raises:
+        UserError: it was made in another way, and --overwrite is not given.
+    """
+    if there is None:
+        return False
+    recorded = options.recorded()
+    before = there.get("options") or {}
+    other = [name for name in recorded if recorded[name] != before.get(name)]
+    if there.get("format") != FORMAT:
+        reason = f"has another format ({there.get('format')})"
+    elif other:
+        names = ", ".join("--" + name.replace("_", "-") for name in other)
+        reason = f"was made with other options ({names})"
+    elif there.get("source_fingerprint") != fingerprint:
+        reason = "was made from another source, or from this one before it changed"
+    else:
+        print(f"{options.dest}: already prepared, nothing to do")
+        return True
+    if not options.overwrite:
+        raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite")
+    return False
+
+
+def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
+    source = f"download {options.download}" if options.download else path_text(options.source)
+    remember_run(options.dest, command=command, source=source, fingerprint=fingerprint)
+
+
+def _check(catalogue: Catalogue, options: PrepareOptions) -> None:
+    """Check every photo that was not checked before, with a progress bar."""
+    from tqdm import tqdm
+
+    todo = catalogue.to_check()
+    saved = time.monotonic()
+    bar = tqdm(total=todo, unit="photo", desc="checking", disable=not todo, smoothing=0.05)
+    try:
+        with bar:
+            for results in check_all(catalogue.tasks(), catalogue.plan, options.worker_count):
+                catalogue.take(results)
+                bar.update(len(results))
+                if options.strict:
+                    _stop_at_trouble(catalogue)
+                if time.monotonic() - saved > 2:
+                    catalogue.save()
+                    saved = time.monotonic()
+    finally:
+        catalogue.save()
+    if options.strict:
+        _stop_at_trouble(catalogue)
+
+
+def _stop_at_trouble(catalogue: Catalogue) -> None:
+    for source, words, detail in catalogue.troubled():
+        faults = [word for word in words.split() if word not in NO_FAULT]
+        if faults:
+            about = f" ({detail})" if detail else ""
+            raise PreparationFailed(
+                f"--strict: {source}: {', '.join(faults)}{about}: mend or remove it, or run "
+                "without --strict"
+            )
+
+
+def _notes(
+    catalogue: Catalogue, source: Source, found: Duplicates, left_out: int, settled: Settled
+) -> list[str]:
+    notes = list(source.notes)
+    if found.exact or found.near:
+        notes.append(
+            f"{len(found.exact)} exact and {len(found.near)} near duplicates: "
+            + ("left where the source has them" if settled.official else "kept in one split")
+        )
+    if found.conflicts:
+        fate = f"{left_out} left out" if left_out else "kept, as asked"
+        notes.append(f"{len(found.conflicts)} pairs are one photo under two labels: {fate}")
+    lost = catalogue.boxes_lost()
+    if lost:
+        notes.append(f"{lost} boxes belong to photos of another size and are not used")
+    return notes + settled.notes
+
+
+def _write_scenes(catalogue: Catalogue, options: PrepareOptions) -> None:
+    from stacked_ram.preparing.scenes import prepare_scenes
+
+    prepare_scenes(options, [record for record, _ in catalogue.dataset()])
+
+
+def _write(
+    catalogue: Catalogue,
+    source: Source,
+    options: PrepareOptions,
+    settled: Settled,
+    notes: list[str],
+    found: Duplicates,
+) -> None:
+    classes = list(catalogue.class_counts(usable=True))
+    with DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer:
+        for record, photo in catalogue.dataset():
+            writer.add(
+                photo,
+                class_name=record.class_name,
+                split=record.split,
+                source=record.source,
+                group=record.group,
+                box=record.box,
+                fold=record.fold,
+                repairs=record.repairs,
+            )
+        for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
+            if preview is None and stored is not None:
+                preview = jpeg_bytes(thumbnail_of(stored))
+            writer.leave_out(
+                source=source_path, class_name=name, fate=fate, problem=problem, detail=detail,
+                preview=preview,
+            )  # fmt: skip
+        for caption, first, second in _pairs_to_show(catalogue, found, settled):
+            writer.show_pair(caption, catalogue.stored_file(first), catalogue.stored_file(second))
+        writer.finish(rule=settled.rule, layout=source.layout, notes=notes)
+
+
+def _pairs_to_show(catalogue: Catalogue, found: Duplicates, settled: Settled):
+    """Leaks and conflicts first: they are what a reader must see."""
+    conflicts, leaks = set(found.conflicts), set(settled.leaks)
+    near = {(first, second): bits for first, second, bits in found.near}
+    pairs = [*found.conflicts, *settled.leaks, *found.exact, *near]
+    for first, second in list(dict.fromkeys(pairs))[:_PAIRS_SHOWN]:
+        words = [f"near ({near[first, second]} bits)" if (first, second) in near else "exact"]
+        words += ["two labels"] if (first, second) in conflicts else []
+        words += ["in two splits"] if (first, second) in leaks else []
+        names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
+        yield f"{', '.join(words)}: {names}", first, second
+
+
+def _tell_download(options: PrepareOptions) -> None:
+    folder = download_folder(options.download, options.dest)
+    for file in OFFICIAL[options.download]:
+        here = "is there" if (folder / file.name).exists() else "would be fetched"
+        print(f"{file.url}: {here} ({folder / file.name})")
+    print(f"then {options.dest} would be made of them")
+
+
+def _tell_plan(catalogue: Catalogue, source: Source, options: PrepareOptions) -> None:
+    counts = catalogue.class_counts()
+    todo = catalogue.to_check()
+    print(f"read as {source.layout}: {sum(counts.values())} photos in {len(counts)} classes")
+    for name, count in counts.items():
+        print(f"  {name}: {count}")
+    for note in source.notes:
+        print(f"note: {note}")
+    print(f"split: {plan_splits(catalogue, source, options)[1]}")
+    print(f"{todo} photos would be checked, {sum(counts.values()) - todo} have been already")
+    print(f"would write {options.dest}; nothing was written")
+
+
+def print_summary(dest: Path) -> None:
+    """What a prepared data set holds, on standard output."""
+    facts = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
+    counts = facts["counts"]
+    totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
+    print(f"{dest}: {len(facts['classes'])} classes; {totals}")
+    print(f"read as {facts['layout']}; split: {facts['rule']}")
+    for title, key in [("repaired", "repaired"), ("not in the data set", "left_out")]:
+        if facts[key]:
+            print(f"{title}: " + ", ".join(f"{n} {word}" for word, n in facts[key].items()))
+    for note in facts["notes"]:
+        print(f"note: {note}")
+    print(f"see {dest / 'report.html'}; one row a photo in report.csv")
+
+
+def _what_to_do(error: Exception, dest: Path) -> str:
+    code = getattr(error, "errno", None)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in str(error).lower()
+    what = "no space left" if full else str(error)
+    if full:
+        what += f" for the working folder {working_folder(dest)}"
+    after = "make room and" if full else "mend this and"
+    return f"{what}: DEST is as it was; {after} run the same command again, it goes on from there"

@@ -1,0 +1,203 @@
+"""Which photo goes into which split: the source's own split, ratios, groups, folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stacked_ram.errors import UserError
+from stacked_ram.preparing.catalogue import Catalogue
+from stacked_ram.preparing.duplicates import Duplicates, units_of
+from stacked_ram.preparing.options import PrepareOptions
+from stacked_ram.preparing.records import SPLITS
+from stacked_ram.preparing.sources.common import Source
+from stacked_ram.preparing.splits import TooFew, share_out
+
+TRAIN, VALID, TEST = range(3)
+
+
+@dataclass
+class Settled:
+    """How the split was made.
+
+    Attributes:
+        rule: in words, for dataset.yaml.
+        official: whether the source's own split was followed.
+        leaks: pairs of numbers of photos that are the same and stand in two splits.
+        notes: lines for the user.
+    """
+
+    rule: str
+    official: bool
+    leaks: list[tuple[int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_splits(
+    catalogue: Catalogue, source: Source, options: PrepareOptions
+) -> tuple[dict[int, float], str]:
+    """What is to be drawn, and from what: (part -> share of what it is drawn from, the rule).
+
+    Empty shares: nothing is drawn, the source's own split is whole.
+    """
+    valid, test = options.valid_ratio, options.test_ratio
+    if not source.split_name or options.split == "ratio":
+        shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
+        rule = (
+            f"drawn by seed {options.seed}: {1 - valid - test:.4g} train, {valid:.4g} valid, "
+            f"{test:.4g} test; stratified, groups and duplicates kept together"
+        )
+    else:
+        given = catalogue.given_counts()
+        if not given.get("train"):
+            raise UserError(f"{source.split_name} has no training photos: give --split ratio")
+        rule, shares = source.split_name, {}
+        # With folds the whole of train and valid is drawn anew, so nothing is missing there.
+        if not given.get("valid") and valid and options.folds is None:
+            shares[VALID] = valid
+        if not given.get("test") and test:
+            shares[TEST] = test
+        if shares:
+            drawn = " and ".join(
+                f"{share:.4g} for {SPLITS[part]}" for part, share in shares.items()
+            )
+            rule += f"; of its training photos {drawn}, drawn by seed {options.seed}, stratified"
+            shares[TRAIN] = 1 - sum(shares.values())
+    if options.folds is not None:
+        rule += f"; {options.folds} folds outside test, fold 0 written as valid"
+    return shares, rule
+
+
+def settle_splits(
+    catalogue: Catalogue, source: Source, options: PrepareOptions, found: Duplicates
+) -> Settled:
+    """Give every usable photo its split, its group and, with --folds, its fold.
+
+    Raises:
+        UserError: a class has too few photos, by name.
+    """
+    shares, rule = plan_splits(catalogue, source, options)
+    official = bool(source.split_name) and options.split != "ratio"
+    settled = Settled(rule, official)
+    _must_have_photos(catalogue)
+    if official:
+        unnamed = catalogue.given_counts().get(None, 0)
+        if unnamed:
+            catalogue.leave_out_unnamed()
+            settled.notes.append(f"{unnamed} photos are not named by {source.split_name}: left out")
+            _must_have_photos(catalogue)
+    names = sorted(catalogue.class_counts(usable=True))
+    photos = catalogue.columns()
+    units = units_of(photos["id"], photos["group"], found.links())
+    parts = photos["given"].astype(np.int8) if official else np.zeros(len(units), dtype=np.int8)
+    if shares:
+        _draw(parts, photos, units, shares, names)
+    folds = np.full(len(units), -1, dtype=np.int16)
+    if options.folds is not None:
+        inside = parts != TEST
+        folds[inside] = _shared_out(photos, units, inside, [1.0] * options.folds, names, "folds")
+        parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
+    _report_leaks(settled, photos, units, parts, found, catalogue)
+    for klass, name in enumerate(names):
+        there = np.bincount(parts[photos["klass"] == klass], minlength=3)
+        missing = [SPLITS[part] for part in np.unique(parts) if not there[part]]
+        if missing:
+            settled.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
+    catalogue.set_splits(_rows(catalogue, photos, units, parts, folds, found))
+    return settled
+
+
+def _must_have_photos(catalogue: Catalogue) -> None:
+    usable = catalogue.class_counts(usable=True)
+    for name, count in catalogue.class_counts().items():
+        if name not in usable:
+            raise UserError(
+                f"class {name!r}: none of its {count} photos can be used (see --dry-run, and "
+                "report.csv of a run without it): add photos, or name the others with --classes"
+            )
+
+
+def _draw(
+    parts: np.ndarray,
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    shares: dict[int, float],
+    names: list[str],
+) -> None:
+    """Move photos from train to what must be drawn. Changes `parts`."""
+    inside = parts == TRAIN
+    wanted = [shares.get(part, 0.0) for part in range(3)]
+    told = ", ".join(SPLITS[part] for part in range(3) if wanted[part])
+    parts[inside] = _shared_out(photos, units, inside, wanted, names, f"a split into {told}")
+
+
+def _shared_out(
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    inside: np.ndarray,
+    shares: list[float],
+    names: list[str],
+    what: str,
+) -> np.ndarray:
+    try:
+        return share_out(photos["klass"][inside], units[inside], photos["lot"][inside], shares)
+    except TooFew as few:
+        raise UserError(
+            f"class {names[few.klass]!r} has {few.photos} usable photos in {few.units} groups, too "
+            f"few for {what}: add photos, leave the class out with --classes, or ask for fewer "
+            "parts (a ratio of 0)"
+        ) from few
+
+
+def _report_leaks(
+    settled: Settled,
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    parts: np.ndarray,
+    found: Duplicates,
+    catalogue: Catalogue,
+) -> None:
+    """Tell of photos and groups that stand on both sides of the split."""
+    links = found.links()
+    links = links[np.isin(links, photos["id"]).all(axis=1)]
+    ends = parts[np.searchsorted(photos["id"], links)]
+    settled.leaks = [tuple(pair) for pair in links[ends[:, 0] != ends[:, 1]].tolist()]
+    if settled.leaks:
+        first, second = settled.leaks[0]
+        settled.notes.append(
+            f"{len(settled.leaks)} photos stand in two splits of the source (not moved), such as "
+            f"{catalogue.source_of(first)} and {catalogue.source_of(second)}"
+        )
+    grouped = photos["group"] > 0
+    pairs = np.unique(np.stack([photos["group"][grouped], parts[grouped]], axis=1), axis=0)
+    across = np.count_nonzero(np.unique(pairs[:, 0], return_counts=True)[1] > 1)
+    if across:
+        settled.notes.append(f"{across} groups stand in two splits of the source (not moved)")
+
+
+def _rows(
+    catalogue: Catalogue,
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    parts: np.ndarray,
+    folds: np.ndarray,
+    found: Duplicates,
+):
+    """(split, fold, group, number) of every photo; units of one photo without a group have none.
+
+    A unit is named by the group of its first photo that has one, or by the number of that photo.
+    """
+    sizes = np.bincount(units)
+    group_names: dict[int, str] = {}
+    named = np.flatnonzero((sizes[units] > 1) | (photos["group"] > 0))
+    for index in named.tolist():
+        unit = int(units[index])
+        if photos["group"][index] and not group_names.get(unit, "").startswith("group "):
+            own = catalogue.group_name(int(photos["id"][index]))
+            group_names[unit] = f"group {own}"
+        group_names.setdefault(unit, f"same {int(photos['id'][index])}")
+    for index in range(len(units)):
+        group = group_names.get(int(units[index]), "")
+        fold = int(folds[index]) if folds[index] >= 0 else None
+        yield SPLITS[parts[index]], fold, group, int(photos["id"][index])

@@ -1,0 +1,99 @@
+"""Folders that say it all: class folders, and train/valid/test folders of class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stacked_ram.errors import UserError
+from stacked_ram.preparing.names import path_text
+from stacked_ram.preparing.options import PrepareOptions
+from stacked_ram.preparing.records import SPLITS, Record
+from stacked_ram.preparing.sources.common import Source, entries, split_of, walk
+
+
+def class_folders_fit(root: Path) -> bool:
+    """Whether there are folders with files in them, one or two levels down."""
+    return bool(_class_folders(root))
+
+
+def read_class_folders(root: Path, options: PrepareOptions) -> Source:
+    """One class a folder. Where the folders hold nothing but folders, those are the classes."""
+    classes = _class_folders(root)
+    if not classes:
+        raise UserError(
+            f"{root}: no class folders found: each class needs a folder with its photos in it, or "
+            "give --labels labels.csv"
+        )
+    source = Source("class_folders", _records(classes, None))
+    source.notes += _stray_note(root)
+    return source
+
+
+def split_folders_fit(root: Path) -> bool:
+    """Whether there are train/ and valid/ or test/ folders (or one of them with class folders)."""
+    splits = _split_folders(root)
+    return "train" in splits and bool(_class_folders(splits["train"]))
+
+
+def read_split_folders(root: Path, options: PrepareOptions) -> Source:
+    """train/ valid|val/ test/, each of class folders."""
+    splits = _split_folders(root)
+    if "train" not in splits:
+        raise UserError(f"{root}: no folder train/ found (train/ valid/ test/ are looked for)")
+    classes = {split: _class_folders(folder) for split, folder in splits.items()}
+    source = Source("split_folders", _split_records(classes), "the folders' own split")
+    for split, folders in classes.items():
+        if not folders:
+            source.notes.append(f"{splits[split].name}/ has no class folders and is not used")
+    return source
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in entries(root)[0]:
+        split = split_of(folder.name)
+        if split is None:
+            continue
+        if split in found:
+            raise UserError(
+                f"{root}: both {found[split].name}/ and {folder.name}/ would be {split}: keep one"
+            )
+        found[split] = folder
+    return found
+
+
+def _split_records(classes: dict[str, dict[str, Path]]) -> Iterator[Record]:
+    for split in SPLITS:
+        yield from _records(classes.get(split, {}), split)
+
+
+def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
+    for name, folder in sorted(classes.items()):
+        for file in walk(folder):
+            yield Record(file, name, split)
+
+
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Class name -> folder.
+
+    Folders with files in them, or, where no folder has any, the folders in them: named by their
+    own name where no two are alike, else with their parent's ("site1/cat").
+    """
+    folders = entries(root)[0]
+    filled = [folder for folder in folders if entries(folder)[1]]
+    if filled or not folders:
+        return {path_text(folder.name): folder for folder in folders if any(walk(folder))}
+    inner = [deep for folder in folders for deep in entries(folder)[0] if any(walk(deep))]
+    own = {path_text(folder.name): folder for folder in inner}
+    if len(own) == len(inner):
+        return own
+    return {path_text(folder.relative_to(root)): folder for folder in inner}
+
+
+def _stray_note(root: Path) -> list[str]:
+    files = entries(root)[1]
+    if not files:
+        return []
+    shown = ", ".join(path_text(file.name) for file in files[:3])
+    return [f"{len(files)} files beside the class folders are not used: {shown}"]
