@@ -3,7 +3,7 @@
 `best.safetensors` and `last.safetensors` hold weights, and in their metadata the configuration,
 class names, normalisation, epoch and metric. `state-*.pt` holds what training needs besides;
 it is read with `weights_only=True`. Nothing is ever unpickled freely. Every file is written
-whole or not at all, and carries a digest (weights) or checksums (states) that reading verifies.
+whole or not at all, with a digest (a state's in its name) that reading verifies.
 """
 
 from __future__ import annotations
@@ -204,18 +204,25 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:
     """Write a training state and drop all but the last two. Raises RunFailed (disk full)."""
-    content = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, content)
-    path = folder / f"state-{step:09d}.pt"
-    write_atomically(path, content.getvalue())
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    content = buffer.getvalue()
+    path = folder / f"state-{step:09d}-{checksum(content)}.pt"
+    write_atomically(path, content)
     for old in state_files(folder)[KEPT_STATES:]:
         old.unlink(missing_ok=True)
     return path
 
 
+def checksum(content: bytes) -> str:
+    """Part of a state's name: what is in the file must agree with it."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def state_files(folder: Path) -> list[Path]:
     """Training states, newest first."""
-    return sorted(folder.glob("state-*.pt"), reverse=True)
+    files = folder.glob("state-*.pt")
+    return sorted(files, key=lambda path: (path.name.split("-")[1], path.stat().st_mtime_ns))[::-1]
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
@@ -226,15 +233,13 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     """
     files = state_files(folder)
     for path in files:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["format"]
-        except Exception as error:  # torch raises many kinds for a torn file
-            reason = str(error).splitlines()[0][:120]
-            print(f"{path}: damaged ({reason}); using the one before it", file=sys.stderr)
+        content = path.read_bytes()
+        if checksum(content) != path.stem.split("-")[-1]:
+            print(f"{path}: damaged; going on from the one before it", file=sys.stderr)
             continue
-        if found != FORMAT:
-            raise UserError(f"{path}: format {found}; this program reads format {FORMAT}")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
+            raise UserError(f"{path}: format {state['format']}; this program reads format {FORMAT}")
         return state
     if files:
         raise UserError(f"{folder}: every training state is damaged; start again with --overwrite")

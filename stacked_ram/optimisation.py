@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stacked_ram.config import TrainingConfig, nearest
 from stacked_ram.errors import UserError
@@ -62,11 +62,14 @@ class Schedule:
         self.total = config.epochs * batches_per_epoch
         self.warmup = min(round(config.warmup_epochs * batches_per_epoch), self.total)
         self.shape = config.schedule
-        self._by_batch = LambdaLR(optimizer, self.factor)
+        self.batch = 0
+        self.optimizer = optimizer
+        self.highest = [group["lr"] for group in optimizer.param_groups]
         self._by_epoch = None
         if config.schedule == "plateau":
             better = "max" if config.metric == "accuracy" else "min"
             self._by_epoch = ReduceLROnPlateau(optimizer, mode=better, factor=0.3, patience=4)
+        self._set()
 
     def factor(self, batch: int) -> float:
         """Share of the highest learning rate for that batch of the run."""
@@ -80,22 +83,26 @@ class Schedule:
         return 1.0
 
     def after_batch(self) -> None:
+        self.batch += 1
         # A plateau's own reductions must not be overwritten once the warm-up is over.
-        if self._by_epoch is None or self._by_batch.last_epoch < self.warmup:
-            self._by_batch.step()
+        if self._by_epoch is None or self.batch <= self.warmup:
+            self._set()
 
     def after_epoch(self, metric: float | None) -> None:
-        past_warmup = self._by_batch.last_epoch >= self.warmup
-        if self._by_epoch is not None and metric is not None and past_warmup:
+        if self._by_epoch is not None and metric is not None and self.batch >= self.warmup:
             self._by_epoch.step(metric)
 
+    def _set(self) -> None:
+        factor = self.factor(self.batch)
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            group["lr"] = factor * highest
+
     def state_dict(self) -> dict[str, Any]:
-        state = {"by_batch": self._by_batch.state_dict()}
-        if self._by_epoch is not None:
-            state["by_epoch"] = self._by_epoch.state_dict()
-        return state
+        """The rates themselves are in the optimiser's state."""
+        by_epoch = None if self._by_epoch is None else self._by_epoch.state_dict()
+        return {"batch": self.batch, "by_epoch": by_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._by_batch.load_state_dict(state["by_batch"])
-        if self._by_epoch is not None and "by_epoch" in state:
+        self.batch = state["batch"]
+        if self._by_epoch is not None and state["by_epoch"] is not None:
             self._by_epoch.load_state_dict(state["by_epoch"])

@@ -20,13 +20,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 from stacked_ram import __version__
-from stacked_ram.config import Config, load_config, save_config
+from stacked_ram.config import Config, load_config, to_dict
 from stacked_ram.errors import RunFailed, UserError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
@@ -88,7 +89,7 @@ class RunFolder:
         if taken:
             run._clear()
         write_atomically(run.path / "run.json", b"{}\n")
-        save_config(config, run.path / "config.yaml")
+        run.save_config(config)
         run._note_start(config.training.seed, "started")
         return run
 
@@ -107,7 +108,10 @@ class RunFolder:
         return load_config(self.path / "config.yaml")
 
     def save_config(self, config: Config) -> None:
-        save_config(config, self.path / "config.yaml")
+        import yaml
+
+        text = yaml.safe_dump(to_dict(config), sort_keys=False)
+        write_atomically(self.path / "config.yaml", text.encode())
 
     def echo_through(self, write: Callable[[str], None]) -> None:
         """How `log` prints: a progress bar must not be torn."""
@@ -116,8 +120,10 @@ class RunFolder:
     def log(self, text: str) -> None:
         """Print a line, and keep it in log.txt with the time of day."""
         self._echo(text)
-        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
+        stamp = f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+        # A full disk is told by what matters more; a line of the log does not end a run.
+        with suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{stamp} {text}\n")
 
     def close(self) -> None:
         if self._lock is not None:

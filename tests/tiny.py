@@ -1,0 +1,91 @@
+"""A data set and a configuration so small that a run takes a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from stacked_ram.config import Config, from_dict
+
+CLASSES = ["bar", "dot", "ring"]
+SIZE = 12
+
+
+def tiny_digits(folder: Path, counts: tuple[int, int, int] = (48, 18, 18), seed: int = 0) -> Path:
+    """Photos of three shapes, 12x12, with a little noise."""
+    rng = np.random.default_rng(seed)
+    for split, count in zip(("train", "valid", "test"), counts, strict=True):
+        labels = np.arange(count) % len(CLASSES)
+        images = rng.integers(0, 60, (count, SIZE, SIZE)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            draw(image, label)
+        (folder / split).mkdir(parents=True)
+        np.save(folder / split / "images.npy", images)
+        np.save(folder / split / "labels.npy", labels)
+    facts = {
+        "format": 1, "kind": "digits", "name": "tiny", "classes": CLASSES, "channels": 1,
+        "mean": [0.2], "std": [0.25], "canvas": [SIZE, SIZE],
+    }  # fmt: skip
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    return folder
+
+
+def tiny_photos(folder: Path, counts: tuple[int, int, int] = (18, 6, 6), seed: int = 0) -> Path:
+    """The same shapes as colour photos of two sizes, each with the box of its shape."""
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    rows = ["path,class,split,width,height,box_left,box_top,box_right,box_bottom"]
+    for split, count in zip(("train", "valid", "test"), counts, strict=True):
+        for number in range(count):
+            label = number % len(CLASSES)
+            height, width = ((20, 28), (24, 16))[number // len(CLASSES) % 2]
+            pixels = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+            top, left = rng.integers(0, (height - SIZE + 1, width - SIZE + 1))
+            for channel in range(3):
+                draw(pixels[top : top + SIZE, left : left + SIZE, channel], label)
+            path = f"{split}/{CLASSES[label]}/{number}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / path)
+            box = f"{left},{top},{left + SIZE},{top + SIZE}"
+            rows.append(f"{path},{CLASSES[label]},{split},{width},{height},{box}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    facts = {
+        "format": 1, "kind": "photos", "name": "tiny", "classes": CLASSES, "channels": 3,
+        "mean": [0.2] * 3, "std": [0.25] * 3,
+    }  # fmt: skip
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    return folder
+
+
+def draw(image_HW: np.ndarray, label: int) -> None:
+    if label == 0:
+        image_HW[1:11, 5:7] = 230
+    elif label == 1:
+        image_HW[4:8, 4:8] = 230
+    else:
+        image_HW[2:10, 2:10] = 230
+        image_HW[4:8, 4:8] = 0
+
+
+def tiny_config(dataset: Path, **fields: object) -> Config:
+    """A small dense model on that data set, with some fields changed by their flat names."""
+    from stacked_ram.config import replace_fields
+
+    config = from_dict(
+        {
+            "data": {"dataset": str(dataset), "workers": 0, "cache": "none"},
+            "model": {
+                "patch_size": 4, "num_patches": 2, "num_glimpses": 2, "what_size": 16,
+                "where_size": 8, "feature_size": 16, "core_size": 16,
+            },
+            "training": {
+                "epochs": 3, "batch_size": 8, "learning_rate": 0.01, "pictures_every": 0,
+                "device": "cpu",
+            },
+        },
+        "tiny",
+    )  # fmt: skip
+    return replace_fields(config, fields)
