@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from stacked_ram.retina.geometry import GlimpseGeometry, Placing
-from stacked_ram.retina.sliding_sums import sliding_sums
+from stacked_ram.retina.sliding_sums import read, sliding_sums
 from stacked_ram.retina.windows import share_inside, window_averages
 
 SLIDING_PIXELS = 2**18  # above this, work that grows with the photo is not worth its while
@@ -87,7 +87,8 @@ class Photos:
 
         locations_R2: (x, y) in [-1, 1], further out is allowed; R = B * M, rows b*M to b*M+M-1
         look at photo b. Averages are made exactly (float32 or float64) before they are rounded to
-        dtype, by default that of floating-point pixels, float32 for uint8.
+        dtype, by default that of floating-point pixels, float32 for uint8. In memory the channels
+        may lie together ("channels last").
         """
         if locations_R2.shape[0] % self.batch_size:
             raise ValueError(
@@ -135,63 +136,72 @@ class Photos:
     # Cells of whole pixels ------------------------------------------------------------------
 
     def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
-        cells = geometry.whole_cells
+        cells, rows = geometry.whole_cells, locations_R2.shape[0]
         placing = self._placing(locations_R2, geometry)
-        sums_L = self._once(("sums", cells), lambda: sliding_sums(self.pixels_BCHW, cells).view(-1))
+        sums_NC = self._once(
+            ("sums", cells), lambda: sliding_sums(self.pixels_BCHW, cells).flatten(0, 1)
+        )
         index = self._once(
-            ("index", geometry, locations_R2.shape[0]),
-            lambda: self._index(geometry, locations_R2.shape[0], sums_L.numel()),
+            ("index", geometry, rows), lambda: self._index(geometry, rows, len(sums_NC))
         )
         # Far outside is fully outside: the bound keeps the integers small.
         corners_RK2 = placing.left_top(locations_R2.detach()).clamp_(-index.bound, index.bound)
         edges_RK2E = corners_RK2.to(torch.int32).unsqueeze(3) + index.offsets_K1E
         kept_RK2P = torch.clamp(edges_RK2E[..., :-1], index.low_21, index.high_21)
-        x_RK11P, y_RK1P = kept_RK2P[:, :, None, None, 0], kept_RK2P[:, :, None, 1]
-        lines_RKCP = torch.add(index.bases_RKC1, y_RK1P, alpha=index.stride)
-        index_RKCPP = lines_RKCP.unsqueeze(4) + x_RK11P
-        sums_RKCPP = sums_L.index_select(0, index_RKCPP.view(-1)).view(index_RKCPP.shape)
-        patches = sums_RKCPP * index.scales_KC11
-        if index.means_KC11 is None:
-            return patches
-        inside_RK2E = torch.clamp(
-            edges_RK2E, torch.zeros_like(index.limits_R121), index.limits_R121
-        )
-        inside_RK2P = inside_RK2E[..., 1:] - inside_RK2E[..., :-1]
-        inside_x = inside_RK2P[:, :, None, 0:1].to(patches.dtype)
-        inside_y = inside_RK2P[:, :, None, 1, :, None] * index.means_KC11
-        return torch.addcmul(patches, inside_y, inside_x, value=-1)
+        lines_RKP = torch.add(index.bases_RK1, kept_RK2P[:, :, 1], alpha=index.stride)
+        places_RKPP = lines_RKP.unsqueeze(3) + kept_RK2P[:, :, None, 0]
+        sums_NC, self._prepared["sums", cells] = read(sums_NC, places_RKPP.view(-1))
+        # Rows of a patch as one dimension (P * C): long runs for the arithmetic.
+        patches = sums_NC.view(*places_RKPP.shape[:3], -1) * index.scales_K1Q
+        if index.means_K1Q is not None:
+            kept_RK2E = torch.clamp(edges_RK2E, index.none_R121, index.limits_R121)
+            inside_RK2P = (kept_RK2E[..., 1:] - kept_RK2E[..., :-1]).to(patches.dtype)
+            inside_y_RKP1 = inside_RK2P[:, :, 1].unsqueeze(3)
+            inside_x_RK1P = inside_RK2P[:, :, 0:1]
+            if self.channels > 1:
+                inside_x_RK1P = inside_x_RK1P.repeat_interleave(self.channels, 3)
+            taken_RK1Q = inside_x_RK1P * index.means_K1Q
+            patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
+        return patches.view(*places_RKPP.shape, self.channels).movedim(4, 2)
 
-    def _index(self, geometry: GlimpseGeometry, rows: int, total: int) -> _Index:
-        cells, pixels = geometry.whole_cells, self.pixels_BCHW
-        channels, height, width = pixels.shape[1:]
+    def _index(self, geometry: GlimpseGeometry, rows: int, places: int) -> _Index:
+        cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
+        height, width = pixels.shape[2:]
         rim, stride = max(cells), width + max(cells)
-        wide = torch.int32 if total < 2**31 else torch.int64
+        wide = torch.int32 if places < 2**31 else torch.int64
 
         def count(number: int, dtype: torch.dtype = wide) -> torch.Tensor:
             return torch.arange(number, dtype=dtype, device=pixels.device)
 
-        planes_RC = self._photos_R(rows).to(wide).unsqueeze(1) * channels + count(channels)
-        bases_RKC = (
-            planes_RC.unsqueeze(1) * ((height + rim) * stride)
-            + count(len(cells)).unsqueeze(1) * (total // len(cells))
+        photos_R1 = self._photos_R(rows).to(wide).unsqueeze(1)
+        bases_RK = (
+            photos_R1 * ((height + rim) * stride)
+            + count(len(cells)) * (places // len(cells))
             + (rim * stride + rim)
         )
         cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
         work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
         shares_K1 = (cells_K1 * cells_K1).to(work).reciprocal()
+
+        def of_cells(values_C: torch.Tensor | None) -> torch.Tensor:
+            if values_C is None:  # the same for all channels
+                return shares_K1.unsqueeze(1)
+            values_KC = shares_K1 * values_C
+            return (values_KC.repeat(1, size) if self.channels > 1 else values_KC).unsqueeze(1)
+
         scales_C, means_C = self._normalisation()
-        scales_KC = shares_K1 if scales_C is None else shares_K1 * scales_C
-        means_KC11 = None if means_C is None else (shares_K1 * means_C)[:, :, None, None]
+        limits_R121 = self._sizes_R2(rows).flip(1).to(torch.int32)[:, None, :, None]
         return _Index(
-            bound=float(max(height, width) + (geometry.patch_size + 1) * rim),
-            offsets_K1E=(cells_K1 * count(geometry.patch_size + 1, torch.int32)).unsqueeze(1),
+            bound=float(max(height, width) + (size + 1) * rim),
+            offsets_K1E=(cells_K1 * count(size + 1, torch.int32)).unsqueeze(1),
             low_21=torch.full((2, 1), -rim, dtype=torch.int32, device=pixels.device),
             high_21=_vector((width, height), pixels, torch.int32).unsqueeze(1),
             stride=stride,
-            bases_RKC1=bases_RKC.unsqueeze(3),
-            scales_KC11=scales_KC[:, :, None, None],
-            means_KC11=means_KC11,
-            limits_R121=self._sizes_R2(rows).flip(1).to(torch.int32)[:, None, :, None],
+            bases_RK1=bases_RK.unsqueeze(2),
+            scales_K1Q=of_cells(scales_C),
+            means_K1Q=None if means_C is None else of_cells(means_C),
+            none_R121=torch.zeros_like(limits_R121),
+            limits_R121=limits_R121,
         )
 
     # Any cells ------------------------------------------------------------------------------
@@ -247,9 +257,10 @@ class _Index(NamedTuple):
     low_21: torch.Tensor
     high_21: torch.Tensor
     stride: int
-    bases_RKC1: torch.Tensor
-    scales_KC11: torch.Tensor
-    means_KC11: torch.Tensor | None
+    bases_RK1: torch.Tensor
+    scales_K1Q: torch.Tensor  # Q: P * C, or 1 for one channel
+    means_K1Q: torch.Tensor | None
+    none_R121: torch.Tensor
     limits_R121: torch.Tensor
 
 

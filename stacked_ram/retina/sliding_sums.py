@@ -1,11 +1,12 @@
 """Sums of s x s pixels from every place of a batch of photos on, for several cell sizes s.
 
-The photos lie one after the other in one long row of numbers, with a rim of zeros, as wide as
+The photos lie one after the other in one long row of pixels, with a rim of zeros, as wide as
 the widest cell, above and to the left of each; the next line's or photo's rim serves as the one to
 the right or below. So a shift by a pixel or by a line is one shift of everything, and each map
 comes from a smaller one (a 2s-cell is four s-cells) by additions of long contiguous runs.
 
-B photos, C channels, K cell sizes, L numbers in one map.
+B photos, C channels, K cell sizes, N places in a map, L = N * C numbers in a map: the channels of
+a place lie together, and are read together.
 """
 
 from __future__ import annotations
@@ -19,16 +20,51 @@ PHOTOS = -1  # in a recipe: made from the photos themselves, not from an earlier
 
 
 def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
-    """The maps (K, L); differentiable for floating-point pixels.
+    """The maps (K, N, C); differentiable for floating-point pixels.
 
-    With rim = max(cells), the sum over the s x s box of photo b, channel c, whose top left pixel
-    is (y, x), -rim <= y <= H, -rim <= x <= W, stands at
-    ((b * C + c) * (H + rim) + y + rim) * (W + rim) + x + rim. uint8 pixels are summed exactly, in
-    the smallest integers that can hold the widest cell.
+    With rim = max(cells), the sum over the s x s box of photo b whose top left pixel is (y, x),
+    -rim <= y <= H, -rim <= x <= W, stands at place
+    (b * (H + rim) + y + rim) * (W + rim) + x + rim. uint8 pixels are summed exactly, in the
+    smallest integers that can hold the widest cell.
     """
     if pixels_BCHW.is_floating_point():
         return _SlidingSums.apply(pixels_BCHW, cells)
     return _sums(pixels_BCHW, cells)
+
+
+def read(values_NC: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of values, and the values again: to be read from next time.
+
+    Where gradients are wanted, reading through the returned values strings the readings together,
+    so that all of them add into one gradient instead of one as large as the values each.
+    """
+    if values_NC.requires_grad and not torch.compiler.is_compiling():  # the compiler cannot follow
+        return _Read.apply(values_NC, index)
+    if values_NC.shape[1] == 1:  # several times faster than rows of one
+        return values_NC.view(-1).index_select(0, index).unsqueeze(1), values_NC
+    return values_NC.index_select(0, index), values_NC
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values_NC, index):
+        ctx.save_for_backward(index)
+        ctx.shape = values_NC.shape
+        ctx.set_materialize_grads(False)
+        return values_NC.index_select(0, index), values_NC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_read, grad_values_NC):
+        if grad_read is not None:
+            if grad_values_NC is None:
+                grad_values_NC = grad_read.new_zeros(ctx.shape)
+            # In place: this gradient comes from the next reading, and nobody else has it.
+            if ctx.shape[1] == 1:
+                grad_values_NC.view(-1).index_add_(0, *ctx.saved_tensors, grad_read.flatten())
+            else:
+                grad_values_NC.index_add_(0, *ctx.saved_tensors, grad_read)
+        return grad_values_NC, None
 
 
 class _SlidingSums(torch.autograd.Function):
@@ -39,8 +75,8 @@ class _SlidingSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grads_KL):
-        return _gradient(grads_KL, ctx.cells, ctx.shape).to(ctx.dtype), None
+    def backward(ctx, grads_KNC):
+        return _gradient(grads_KNC.flatten(1), ctx.cells, ctx.shape).to(ctx.dtype), None
 
 
 class Recipe(NamedTuple):
@@ -50,14 +86,15 @@ class Recipe(NamedTuple):
     passes: tuple[tuple[int, int], ...]
 
 
-def _recipes(cells: tuple[int, ...], stride: int) -> list[Recipe]:
+def _recipes(cells: tuple[int, ...], pixel: int, line: int) -> list[Recipe]:
+    """pixel, line: how far apart neighbours are across and down."""
     recipes = []
     for k, cell in enumerate(cells):
         source = k - 1 if k and cell % cells[k - 1] == 0 else PHOTOS
         unit = 1 if source == PHOTOS else cells[source]
         passes = []
         for factor in _prime_factors(cell // unit):
-            passes += [(factor, unit), (factor, unit * stride)]
+            passes += [(factor, unit * pixel), (factor, unit * line)]
             unit *= factor
         recipes.append(Recipe(source, tuple(passes)))
     return recipes
@@ -72,13 +109,13 @@ def _sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
     photos_L.zero_()
     _inner(photos_L, shape, rim).copy_(pixels_BCHW)
     scratch_L = torch.empty_like(photos_L) if rim > 1 else None
-    for k, recipe in enumerate(_recipes(cells, shape[3] + rim)):
+    for k, recipe in enumerate(_recipes(cells, shape[1], shape[1] * (shape[3] + rim))):
         values_L = photos_L if recipe.source == PHOTOS else sums_KL[recipe.source]
         if not recipe.passes and k > 0:
             sums_KL[k] = values_L
         for i, (count, step) in enumerate(recipe.passes):
             values_L = _add_shifted(values_L, count, step, sums_KL[k] if i % 2 else scratch_L)
-    return sums_KL
+    return sums_KL.view(len(cells), -1, shape[1])
 
 
 def _gradient(
@@ -88,7 +125,7 @@ def _gradient(
     photos_L = torch.zeros_like(grads_KL[0])
     grads = list(grads_KL)
     spare = torch.empty_like(photos_L), torch.empty_like(photos_L)
-    recipes = _recipes(cells, shape[3] + rim)
+    recipes = _recipes(cells, shape[1], shape[1] * (shape[3] + rim))
     for k in reversed(range(len(cells))):
         values_L = grads[k]
         for i, (count, step) in enumerate(reversed(recipes[k].passes)):
@@ -121,14 +158,15 @@ def _add_shifted(
 
 def _length(shape: tuple[int, ...], rim: int) -> int:
     batch, channels, height, width = shape
-    return batch * channels * (height + rim) * (width + rim) + width + rim + 1
+    return channels * (batch * (height + rim) * (width + rim) + width + rim + 1)
 
 
 def _inner(values_L: torch.Tensor, shape: tuple[int, ...], rim: int) -> torch.Tensor:
     """The photos' own pixels in such a row of numbers: a view (B, C, H, W)."""
     batch, channels, height, width = shape
-    ringed = values_L[: -(width + rim + 1)].view(batch, channels, height + rim, width + rim)
-    return ringed[:, :, rim:, rim:]
+    ringed = values_L[: -channels * (width + rim + 1)]
+    ringed = ringed.view(batch, height + rim, width + rim, channels)
+    return ringed[:, rim:, rim:].permute(0, 3, 1, 2)
 
 
 def _dtype_of_sums(pixels: torch.Tensor, rim: int) -> torch.dtype:
