@@ -39,15 +39,15 @@ FASHION = (
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
-def prepare_digits(options: PrepareOptions) -> Path:
-    """Make DEST from the IDX files in SOURCE; returns DEST.
+def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
+    """Make DEST from the IDX files in `folder` (SOURCE if not given); returns DEST.
 
     Whoever calls has seen to it that DEST may be written. Raises UserError when files are missing
     or damaged, or an option is given that digits do not have.
     """
     _check(options)
     canvas, clutter = canvas_of(options)
-    splits, classes = _read_splits(options)
+    splits, classes = _read_splits(options, folder or options.source)
     digit_size = splits["train"][0].shape[1:]
     if canvas is not None and (canvas[0] < digit_size[0] or canvas[1] < digit_size[1]):
         raise UserError(
@@ -89,6 +89,10 @@ def prepare_digits(options: PrepareOptions) -> Path:
         "clutter": clutter,
         "clutter_size": options.clutter_size,
         "seed": options.seed,
+        "layout": "mnist",
+        "left_out": {},
+        "repaired": {},
+        "notes": [],
         "rule": f"the official test; {len(splits['valid'][1]):,} of the "
         f"{len(splits['valid'][1]) + len(splits['train'][1]):,} training digits drawn, "
         "stratified by class, for validation",
@@ -137,14 +141,14 @@ def compose_split(
 
 
 def _read_splits(
-    options: PrepareOptions,
+    options: PrepareOptions, folder: Path
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Split -> (images_NHW, labels_N), and the classes' names in the order of the labels."""
-    files = find_idx(options.source)
+    files = find_idx(folder)
     missing = [part for part in PARTS if part not in files]
     if missing:
         raise UserError(
-            f"{options.source}: no {missing[0]}-idx{'3' if 'images' in missing[0] else '1'}-ubyte "
+            f"{folder}: no {missing[0]}-idx{'3' if 'images' in missing[0] else '1'}-ubyte "
             "(.gz or not) there; put the set's four files in one folder"
         )
     official = {}
@@ -157,10 +161,12 @@ def _read_splits(
             )
         official[part] = images_NHW, labels_N.astype(np.int64)
     if official["t10k"][0].shape[1:] != official["train"][0].shape[1:]:
-        raise UserError(f"{options.source}: training and test digits differ in size")
-    classes = _class_names(options, 1 + int(max(ys.max(initial=0) for _, ys in official.values())))
+        raise UserError(f"{folder}: training and test digits differ in size")
+    classes = _class_names(
+        options, folder, 1 + int(max(ys.max(initial=0) for _, ys in official.values()))
+    )
     if options.class_list:
-        official, classes = _keep_classes(official, classes, options)
+        official, classes = _keep_classes(official, classes, options.class_list)
     images_NHW, labels_N = official["train"]
     valid_N = _draw(labels_N, options)
     return {
@@ -170,9 +176,9 @@ def _read_splits(
     }, classes
 
 
-def _class_names(options: PrepareOptions, count: int) -> tuple[str, ...]:
-    """By the name of SOURCE or DEST: the three sets' files have the same names."""
-    name = f"{options.download or ''} {options.source.resolve().name} {options.dest.name}".lower()
+def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str, ...]:
+    """By the name of the folder or DEST: the three sets' files have the same names."""
+    name = f"{options.download or ''} {folder.resolve().name} {options.dest.name}".lower()
     if count == len(FASHION) and "fashion" in name:
         return FASHION
     if count == len(KUZUSHIJI) and ("kmnist" in name or "kuzushiji" in name):
@@ -181,16 +187,13 @@ def _class_names(options: PrepareOptions, count: int) -> tuple[str, ...]:
 
 
 def _keep_classes(
-    official: dict[str, tuple[np.ndarray, np.ndarray]],
-    classes: tuple[str, ...],
-    options: PrepareOptions,
+    official: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], names: list[str]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
-    unknown = sorted(set(options.class_list) - set(classes))
+    """Only the digits of these classes, numbered anew."""
+    unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise UserError(
-            f"--classes: no class {unknown[0]!r} in {options.source}; it has {', '.join(classes)}"
-        )
-    kept = [label for label, name in enumerate(classes) if name in options.class_list]
+        raise UserError(f"--classes: no class {unknown[0]!r}; there are: {', '.join(classes)}")
+    kept = [label for label, name in enumerate(classes) if name in names]
     number = np.full(len(classes), -1)
     number[kept] = np.arange(len(kept))
     chosen = {}

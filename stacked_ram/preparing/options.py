@@ -64,9 +64,9 @@ class PrepareOptions:
     """auto: the source's own split where it has one; ratio: always draw one by the ratios."""
     official_split: int = 1
     """Which of the source's official splits, where there are several (flowers17: 1, 2 or 3)."""
-    valid_ratio: float = 0.2
-    """Share of the photos for validation; with an official split that has no validation part,
-    share of its training photos."""
+    valid_ratio: float | None = None
+    """Share of the photos for validation (0.2 if not given; digits: 1/12, that is 5,000 of MNIST's
+    60,000); with an official split that has no validation part, share of its training photos."""
     test_ratio: float = 0.2
     """Share of the photos for the test."""
     folds: int | None = None
@@ -74,7 +74,7 @@ class PrepareOptions:
     fold 0 is written as valid."""
     seed: int = 0
     """Seed of everything drawn."""
-    near_duplicates: int = 6
+    near_duplicates: int = 8
     """Two photos whose 64-bit perceptual hashes differ in at most this many bits may be one photo
     stored twice; -1 looks for exact duplicates only."""
     keep_conflicts: bool = False
@@ -94,15 +94,17 @@ class PrepareOptions:
     scene: str | None = None
     """Make scenes of this size (WIDTHxHEIGHT, as 1024x768): each photo small somewhere in one."""
     object_share: str = "0.12:0.3"
-    """In scenes: the photo's long side, as a share of the scene's short side, from:to."""
+    """In scenes: the photo's longer side, as a share of the scene's longer side, from:to."""
     clutter_share: str = "0.08:0.2"
-    """In scenes: the same for the distracting crops."""
+    """In scenes: side of the distracting crops, as a share of the scene's width, from:to."""
+    scenes_per_photo: int = 1
+    """In scenes: how many are made of each training photo."""
     clutter: int | None = None
     """Distracting crops a scene (4 if not given), or pieces of other digits a canvas (none)."""
     clutter_size: int = 8
     """Side (pixels) of the pieces of other digits."""
     background: Path | None = None
-    """In scenes: folder of photos to use as backgrounds."""
+    """In scenes: folder of photos of other things, for what is behind and around the photo."""
     canvas: str | None = None
     """Digits: size (WIDTHxHEIGHT, as 60x60) of the canvas that the digit is put on."""
     translate: bool = False
@@ -136,19 +138,23 @@ class PrepareOptions:
             ("official_split", 1, 3), ("clutter_size", 1, 1000), ("max_megapixels", 0.0001, 4000),
         ]:  # fmt: skip
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise UserError(f"{flag(name)} {value}: must be between {low} and {high}")
-        for name, low in [("max_per_class", 1), ("folds", 2), ("clutter", 0)]:
+        for name, low in [
+            ("max_per_class", 1), ("folds", 2), ("clutter", 0), ("scenes_per_photo", 1),
+        ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"{flag(name)} {value}: must be at least {low}")
-        if self.valid_ratio + self.test_ratio >= 1:
+        if self.valid_share + self.test_ratio >= 1:
             raise UserError(
-                f"--valid-ratio {self.valid_ratio} and --test-ratio {self.test_ratio} leave "
+                f"--valid-ratio {self.valid_share} and --test-ratio {self.test_ratio} leave "
                 "nothing to train on: their sum must be below 1"
             )
         if self.scene is not None and (self.canvas is not None or self.translate):
             raise UserError("--scene is for photos, --canvas and --translate for digits: not both")
+        if self.scene is not None and self.background is None:
+            raise UserError("--scene needs photos of other things: give --background FOLDER too")
         if self.background is not None and self.scene is None:
             raise UserError("--background is for scenes: give --scene WIDTHxHEIGHT too")
         if self.group_pattern is not None:
@@ -167,6 +173,11 @@ class PrepareOptions:
         return [name.strip() for name in (self.classes or "").split(",") if name.strip()]
 
     @property
+    def valid_share(self) -> float:
+        """Share of the photos for validation, where they are photos."""
+        return 0.2 if self.valid_ratio is None else self.valid_ratio
+
+    @property
     def scene_size(self) -> tuple[int, int] | None:
         """`(height, width)` in pixels, or None where no scenes are asked for."""
         return _size("--scene", self.scene)
@@ -178,12 +189,12 @@ class PrepareOptions:
 
     @property
     def object_shares(self) -> tuple[float, float]:
-        """Smallest and largest share of the scene's short side, each in (0, 1]."""
+        """Smallest and largest share of the scene's longer side, each in (0, 1]."""
         return _shares("--object-share", self.object_share)
 
     @property
     def clutter_shares(self) -> tuple[float, float]:
-        """As `object_shares`, of the distracting crops."""
+        """Smallest and largest share of the scene's width, each in (0, 1]."""
         return _shares("--clutter-share", self.clutter_share)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import sqlite3
 import time
@@ -83,8 +82,10 @@ def existing(dest: Path) -> dict[str, object] | None:
         return None
     try:
         facts = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
-        if isinstance(facts, dict) and "format" in facts and (dest / "manifest.csv").exists():
-            return facts
+        if isinstance(facts, dict) and "format" in facts:
+            listed = facts.get("kind") == "digits" or (dest / "manifest.csv").exists()
+            if listed:
+                return facts
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         pass
     raise UserError(
@@ -106,7 +107,7 @@ def _prepare_digits(
     from stacked_ram.preparing.digits import prepare_digits
 
     _remember(options, command, repr(files))
-    prepare_digits(dataclasses.replace(options, source=folder, download=None))
+    prepare_digits(options, folder)
     remove_tree(working_folder(options.dest))
     print_summary(options.dest)
 
@@ -139,7 +140,7 @@ def _prepare_photos(
         settled = settle_splits(catalogue, source, options, found)
         notes = _notes(catalogue, source, found, left_out, settled)
         if options.scene_size is not None:
-            _write_scenes(catalogue, options)
+            _write_scenes(catalogue, source, options, settled, notes)
         else:
             _write(catalogue, source, options, settled, notes, found)
     finally:
@@ -252,10 +253,23 @@ def _notes(
     return notes + settled.notes
 
 
-def _write_scenes(catalogue: Catalogue, options: PrepareOptions) -> None:
+def _write_scenes(
+    catalogue: Catalogue,
+    source: Source,
+    options: PrepareOptions,
+    settled: Settled,
+    notes: list[str],
+) -> None:
     from stacked_ram.preparing.scenes import prepare_scenes
 
-    prepare_scenes(options, [record for record, _ in catalogue.dataset()])
+    prepare_scenes(
+        options,
+        [record for record, _ in catalogue.dataset()],
+        rule=settled.rule,
+        layout=source.layout,
+        notes=notes,
+        tell_more=lambda writer: _tell_left_out(catalogue, writer),
+    )
 
 
 def _write(
@@ -279,16 +293,20 @@ def _write(
                 fold=record.fold,
                 repairs=record.repairs,
             )
-        for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
-            if preview is None and stored is not None:
-                preview = jpeg_bytes(thumbnail_of(stored))
-            writer.leave_out(
-                source=source_path, class_name=name, fate=fate, problem=problem, detail=detail,
-                preview=preview,
-            )  # fmt: skip
+        _tell_left_out(catalogue, writer)
         for caption, first, second in _pairs_to_show(catalogue, found, settled):
             writer.show_pair(caption, catalogue.stored_file(first), catalogue.stored_file(second))
         writer.finish(rule=settled.rule, layout=source.layout, notes=notes)
+
+
+def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
+    for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
+        if preview is None and stored is not None:
+            preview = jpeg_bytes(thumbnail_of(stored))
+        writer.leave_out(
+            source=source_path, class_name=name, fate=fate, problem=problem, detail=detail,
+            preview=preview,
+        )  # fmt: skip
 
 
 def _pairs_to_show(catalogue: Catalogue, found: Duplicates, settled: Settled):
@@ -337,7 +355,8 @@ def print_summary(dest: Path) -> None:
             print(f"{title}: " + ", ".join(f"{n} {word}" for word, n in facts[key].items()))
     for note in facts["notes"]:
         print(f"note: {note}")
-    print(f"see {dest / 'report.html'}; one row a photo in report.csv")
+    if facts["kind"] == "photos":
+        print(f"see {dest / 'report.html'}; one row a photo in report.csv")
 
 
 def _what_to_do(error: Exception, dest: Path) -> str:

@@ -1,4 +1,4 @@
-"""Checking photos in worker processes: a bounded number in flight, a clear end to every trouble."""
+"""Work in other processes: a bounded number of tasks in flight, a clear end to every trouble."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from stacked_ram.preparing.checks import Checked, CheckPlan, check_photo
 from stacked_ram.preparing.working import PreparationFailed
 
 CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed
-CHUNKS_IN_FLIGHT = 4  # for each worker
+IN_FLIGHT = 4  # tasks for each worker
 
-Task = tuple[int, Path]
+Photo = tuple[int, Path]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def check_all(
-    tasks: Iterable[Task], plan: CheckPlan, workers: int
+    photos: Iterable[Photo], plan: CheckPlan, workers: int
 ) -> Iterator[list[tuple[int, Checked]]]:
-    """Check every photo; yields lists of (number, what became of it), in the order of `tasks`.
-
-    `tasks` is read as it is needed, so it may be endless. One worker means no extra process.
+    """Check every photo; yields lists of (number, what became of it), in the order of `photos`.
 
     Raises:
         PreparationFailed: a worker died.
@@ -36,10 +38,29 @@ def check_all(
     """
     for part in range(256):
         (plan.folder / f"{part:02x}").mkdir(parents=True, exist_ok=True)
-    tasks = iter(tasks)
-    chunks = iter(lambda: list(itertools.islice(tasks, CHUNK)), [])
+    photos = iter(photos)
+    chunks = iter(lambda: list(itertools.islice(photos, CHUNK)), [])
+    check = partial(_check_chunk, plan=plan)
+    yield from in_order(check, chunks, workers, name=lambda chunk: chunk[0][1].name)
+
+
+def in_order(
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    name: Callable[[Task], str],
+) -> Iterator[Result]:
+    """The results of `work`, in the order of `tasks`, which are read as they are needed.
+
+    Args:
+        work: a function that worker processes can import. One worker means no extra process.
+        name: of a task's photo, to tell of it when a worker dies.
+
+    Raises:
+        PreparationFailed: a worker died.
+    """
     if workers == 1:
-        yield from (_check_chunk(chunk, plan) for chunk in chunks)
+        yield from map(work, tasks)
         return
     # New processes rather than forked ones: nothing of this process (its database, its threads)
     # is in them, on every system.
@@ -49,19 +70,19 @@ def check_all(
         initializer=_start_worker,
         initargs=(os.getpid(),),
     )
-    waiting: deque[tuple[list[Task], Future]] = deque()
+    waiting: deque[tuple[Task, Future]] = deque()
     try:
-        for chunk in chunks:
-            waiting.append((chunk, pool.submit(_check_chunk, chunk, plan)))
-            if len(waiting) >= workers * CHUNKS_IN_FLIGHT:
+        for task in tasks:
+            waiting.append((task, pool.submit(work, task)))
+            if len(waiting) >= workers * IN_FLIGHT:
                 yield waiting.popleft()[1].result()
         while waiting:
             yield waiting.popleft()[1].result()
     except BrokenProcessPool as error:
-        photos = [path.name for chunk, future in waiting for _, path in chunk if not future.done()]
+        undone = [name(task) for task, future in waiting if not future.done()]
         raise PreparationFailed(
             "a worker process died (killed, or out of memory?)"
-            + (f" while photos such as {photos[0]!r} were decoded" if photos else "")
+            + (f" while photos such as {undone[0]!r} were decoded" if undone else "")
             + "; DEST is untouched: run the same command again to carry on, perhaps with fewer "
             "--workers"
         ) from error
@@ -69,7 +90,7 @@ def check_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _check_chunk(chunk: list[Task], plan: CheckPlan) -> list[tuple[int, Checked]]:
+def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked]]:
     return [(number, check_photo(path, plan)) for number, path in chunk]
 
 

@@ -41,7 +41,7 @@ def plan_splits(
 
     Empty shares: nothing is drawn, the source's own split is whole.
     """
-    valid, test = options.valid_ratio, options.test_ratio
+    valid, test = options.valid_share, options.test_ratio
     if not source.split_name or options.split == "ratio":
         shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
         rule = (

@@ -1,0 +1,112 @@
+"""Scenes: one labelled photo, small, somewhere in a large canvas of other things.
+
+What translated and cluttered digits are to MNIST, scenes are to photographs: ground of a real
+photo, square pieces of other photos, and the object on top, all pieces with the same soft edges.
+Nothing that is drawn here depends on the object's class, nor on its shape: the object stands in
+the middle of a square of random size at a random place, as wide as its longer side.
+
+Free of torch; one scene at a time, for worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+GROUND_SHARES = (0.7, 1.0)  # of the largest crop of the ground that has the canvas's shape
+PIECE_SHARES = (0.5, 1.0)  # side of the square cut for a piece, of its photo's shorter side
+EDGE_SHARE = 0.12  # of a piece's shorter side: how far its soft edge reaches in
+
+OpenAtLeast = Callable[[int, int], Image.Image]
+"""(width, height) -> the photo, RGB: of its own size, or reduced to no less than this."""
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SceneShape:
+    """What scenes look like: sizes in pixels, shares of a side of the canvas."""
+
+    height: int
+    width: int
+    object_shares: tuple[float, float] = (0.12, 0.3)
+    """The object's longer side, of the canvas's longer side."""
+    clutter: int = 4
+    """Pieces of other photos."""
+    clutter_shares: tuple[float, float] = (0.08, 0.2)
+    """A piece's side, of the canvas's width."""
+
+
+def compose_scene(
+    rng: np.random.Generator, shape: SceneShape, photo: OpenAtLeast, others: list[OpenAtLeast]
+) -> tuple[Image.Image, Box]:
+    """One scene and the object's box in it (left, top, right, bottom; right, bottom exclusive).
+
+    others: the photos of the ground and of the `shape.clutter` pieces, in this order.
+    """
+    size = (shape.width, shape.height)
+    scene = _crop(rng, others[0], size, GROUND_SHARES)
+    for other in others[1:]:
+        side = _side(rng, shape.clutter_shares, shape.width, min(size))
+        left, top = _place(rng, size, side)
+        piece = _crop(rng, other, (side, side), PIECE_SHARES)
+        scene.paste(piece, (left, top), _soft_edges(side, side))
+    side = _side(rng, shape.object_shares, max(size), min(size))
+    left, top = _place(rng, size, side)
+    piece = _fit(photo, side)
+    left += (side - piece.width) // 2
+    top += (side - piece.height) // 2
+    scene.paste(piece, (left, top), _soft_edges(*piece.size))
+    return scene, (left, top, left + piece.width, top + piece.height)
+
+
+def _side(rng: np.random.Generator, shares: tuple[float, float], whole: int, longest: int) -> int:
+    return int(np.clip(round(rng.uniform(*shares) * whole), 1, longest))
+
+
+def _place(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(left, top) of a square anywhere in the canvas, all places alike."""
+    return int(rng.integers(size[0] - side + 1)), int(rng.integers(size[1] - side + 1))
+
+
+def _crop(
+    rng: np.random.Generator,
+    photo: OpenAtLeast,
+    size: tuple[int, int],
+    shares: tuple[float, float],
+) -> Image.Image:
+    """A crop of `size`'s shape at a random place of a photo, mirrored or not, in `size`."""
+    share, across, down, mirror = *rng.uniform(size=3), rng.random() < 0.5
+    share = shares[0] + share * (shares[1] - shares[0])
+    # what is left of the photo is `share` of its sides at least, so this is enough to open
+    image = photo(*(int(np.ceil(side / shares[0])) for side in size))
+    scale = share * min(image.width / size[0], image.height / size[1])
+    width, height = size[0] * scale, size[1] * scale
+    left, top = across * (image.width - width), down * (image.height - height)
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    crop = image.resize(size, Image.Resampling.BICUBIC, box=box)
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else crop
+
+
+def _fit(photo: OpenAtLeast, side: int) -> Image.Image:
+    """The whole photo, its longer side made `side`."""
+    image = photo(side, side)
+    scale = side / max(image.size)
+    size = tuple(max(1, round(length * scale)) for length in image.size)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+@lru_cache(maxsize=256)
+def _soft_edges(width: int, height: int) -> Image.Image:
+    """How much of a piece shows (0..255): none at its rim, all of it further in."""
+    edge = max(1.0, EDGE_SHARE * min(width, height))
+
+    def rise(length: int) -> np.ndarray:
+        from_rim = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
+        way = np.minimum(from_rim / edge, 1)
+        return way * way * (3 - 2 * way)
+
+    return Image.fromarray(np.rint(255 * np.outer(rise(height), rise(width))).astype(np.uint8))
