@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,8 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, name: str, weights: str = "none", *, frozen: bool = False):
+        import timm  # late: it takes two seconds, and most models need no backbone
+
         super().__init__()
         if not timm.is_model(name):
             raise UserError(
@@ -62,6 +63,8 @@ class Backbone(nn.Module):
 
 def create(name: str) -> nn.Module:
     """A timm network without classifier, that takes images of any size if it can be told to."""
+    import timm
+
     try:
         return timm.create_model(name, num_classes=0, dynamic_img_size=True)
     except TypeError:  # convolutional networks know no such option, and need none
@@ -86,6 +89,8 @@ def load_weights(network: nn.Module, name: str, weights: str) -> None:
 
 
 def timm_weights(name: str) -> dict[str, Tensor]:
+    import timm
+
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # a hub, a network, a missing tag: whatever it was, say how to go on

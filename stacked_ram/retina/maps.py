@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 
-import timm
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
@@ -73,6 +72,8 @@ class BackboneMaps(nn.Module):
         self, name: str, weights: str, *, frozen: bool, num_levels: int, levels: tuple[int, ...],
         channels: int,
     ):  # fmt: skip
+        import timm
+
         super().__init__()
         self.levels = levels
         self.frozen = frozen
