@@ -1,0 +1,190 @@
+"""Belief: what the model held true after each step, and where it changed its mind."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.style import (
+    FAINT,
+    INK,
+    NEUTRAL,
+    QUIET,
+    RIGHT,
+    WRONG,
+    fitted,
+    is_dark,
+    spread_apart,
+    step_colours,
+)
+
+TOP = 5
+
+
+def verdict(seen: Seen) -> tuple[str, str]:
+    """One line about the answer, and its colour."""
+    says = f"says {seen.classes[seen.says]} ({percent(seen.sure)})"
+    if seen.right is None:
+        return says, INK
+    if seen.right:
+        return f"✓ {says}", RIGHT
+    return f"✗ {says}, is {seen.classes[seen.photo.label]}", WRONG
+
+
+def percent(share: float) -> str:
+    """A probability for people: never 100 % unless it is."""
+    if share >= 0.995:
+        return "> 99 %" if share < 1 else "100 %"
+    return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
+
+
+def colour_of(seen: Seen, label: int) -> str:
+    """Of a class in this photo's drawings: the true one, or another."""
+    if seen.photo.label is None:
+        return NEUTRAL
+    return RIGHT if label == seen.photo.label else WRONG
+
+
+def beliefs(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (0: after the glance, where there is one) and the belief after each."""
+    if seen.glance_belief_N is None:
+        return np.arange(1, seen.steps + 1), seen.belief_TN
+    return np.arange(seen.steps + 1), np.vstack([seen.glance_belief_N, seen.belief_TN])
+
+
+def leading(seen: Seen, most: int = TOP) -> list[int]:
+    """Classes worth a line: the true one, those that were ever the answer, the likeliest."""
+    _, belief = beliefs(seen)
+    wanted = [] if seen.photo.label is None else [seen.photo.label]
+    wanted += [seen.says, *belief.argmax(1), *np.argsort(-belief.max(0), kind="stable")]
+    return list(dict.fromkeys(int(one) for one in wanted))[: min(most, len(seen.classes))]
+
+
+def draw_lines(axes: Axes, seen: Seen, width: float, height: float, last: int | None = None) -> None:
+    """Probabilities over the steps, the true class in its own colour, names at the right; above
+    them a ribbon of the answers.
+
+    width, height: of the axes in inches. last: draw only the first `last` steps.
+    """
+    steps, belief = beliefs(seen)
+    shown = steps <= (seen.steps if last is None else last)
+    names = min(1.25, 0.36 * width)
+    per_step = (width - names) / (steps[-1] - steps[0] + 1)
+    right = steps[-1] + 0.5
+    axes.set(
+        xlim=(steps[0] - 0.5, right + names / per_step),
+        ylim=(0, 1.0),
+        yticks=[0, 0.5, 1],
+        yticklabels=["0", "50", "100 %"],
+        xticks=steps,
+        xticklabels=["glance" if step == 0 else str(step) for step in steps],
+    )
+    axes.spines["bottom"].set_bounds(steps[0] - 0.5, right)
+    axes.set_xlabel("after glimpse", labelpad=2, x=(width - names) / width / 2)
+    axes.hlines([0.5, 1], steps[0] - 0.5, right, color=FAINT, linewidth=0.5, zorder=0)
+    colours = step_colours(seen.steps)
+    lines = leading(seen)
+    for rank, label in reversed(list(enumerate(lines))):
+        main = label == seen.photo.label or (rank == 0)
+        second = label == seen.says
+        tint = colour_of(seen, label) if main or second else QUIET
+        axes.plot(
+            steps[shown], belief[shown, label], color=tint, zorder=4 if main else 3,
+            linewidth=2.0 if main else 1.5 if second else 0.9, alpha=1 if main or second else 0.6,
+            linestyle="-" if main else (0, (4, 1.5)) if second else "-",
+        )  # fmt: skip
+        if main:
+            for step, value in zip(steps[shown], belief[shown, label], strict=True):
+                axes.plot(
+                    step, value, "o", markersize=5, zorder=5, clip_on=False,
+                    color=colours[step - 1] if step else QUIET, markeredgecolor="white",
+                    markeredgewidth=0.8,
+                )  # fmt: skip
+    end = int(np.flatnonzero(shown)[-1])
+    places = [float(belief[end, label]) for label in lines]
+    least = 9.5 / 72 / height
+    for label, value, place in zip(
+        lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
+    ):
+        strong = label in (seen.photo.label, seen.says)
+        axes.plot(
+            [steps[end] + 0.12, right + 0.06 / per_step], [value, place], color=FAINT,
+            linewidth=0.5, zorder=1, clip_on=False,
+        )  # fmt: skip
+        name = fitted(seen.classes[label], names - 0.12, 7, "bold" if strong else "normal")
+        axes.text(
+            right + 0.09 / per_step, place, name, va="center", fontsize=7,
+            color=colour_of(seen, label) if strong else QUIET,
+            fontweight="bold" if strong else "normal",
+        )  # fmt: skip
+    draw_ribbon(axes, seen, per_step, height, int(shown.sum()))
+
+
+def draw_ribbon(axes: Axes, seen: Seen, per_step: float, height: float, count: int) -> None:
+    """Over the axes: which class was the answer after which steps; a new piece is a new mind."""
+    steps, belief = beliefs(seen)
+    answers = belief.argmax(1)[:count]
+    low, tall = 1 + 0.06 / height, 0.16 / height
+    start = 0
+    for label, group in itertools.groupby(answers):
+        length = len(list(group))
+        tint = colour_of(seen, int(label))
+        left = steps[start] - 0.5
+        axes.add_patch(
+            Rectangle(
+                (left, low), length, tall, facecolor=tint, edgecolor="white", linewidth=1.2,
+                clip_on=False, zorder=6,
+            )
+        )  # fmt: skip
+        axes.text(
+            left + length / 2, low + tall / 2,
+            fitted(seen.classes[label], length * per_step - 0.06, 6.5, "bold"),
+            ha="center", va="center_baseline", fontsize=6.5, color="white", zorder=7,
+            fontweight="bold",
+        )  # fmt: skip
+        start += length
+    axes.text(
+        steps[-1] + 0.5 + 0.09 / per_step, low + tall / 2, "← its answer", va="center_baseline",
+        fontsize=6.5, color=QUIET,
+    )  # fmt: skip
+
+
+def draw_top(axes: Axes, seen: Seen, column: int, width: float, row: float) -> None:
+    """The five likeliest classes after one step, as bars with their names in them.
+
+    axes: bare, in inches, width x (row * TOP). column: index among `beliefs`.
+    """
+    _, belief = beliefs(seen)
+    order = np.argsort(-belief[column], kind="stable")[: min(TOP, len(seen.classes))]
+    size = min(6.8, row * 72 * 0.62)
+    for rank, label in enumerate(order):
+        share, top = float(belief[column, label]), rank * row
+        tint = colour_of(seen, int(label))
+        known = seen.photo.label is None or label == seen.photo.label or rank == 0
+        axes.add_patch(
+            Rectangle((0, top + 0.01), width, row - 0.02, facecolor="#f1f3f6", linewidth=0)
+        )
+        axes.add_patch(
+            Rectangle(
+                (0, top + 0.01), width * share, row - 0.02, linewidth=0, alpha=0.38,
+                facecolor=tint if known else "#8d99a8",
+            )
+        )  # fmt: skip
+        number = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+        true = label == seen.photo.label
+        weight = "bold" if true else "normal"
+        axes.text(
+            0.03, top + row / 2, fitted(seen.classes[label], width - 0.27, size, weight),
+            fontsize=size, va="center_baseline", fontweight=weight,
+        )  # fmt: skip
+        axes.text(
+            width - 0.03, top + row / 2, number, fontsize=size, ha="right", va="center_baseline"
+        )
+
+
+def text_on(colour: str) -> str:
+    return "white" if is_dark(colour) else "#14161a"

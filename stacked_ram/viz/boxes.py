@@ -1,0 +1,236 @@
+"""Boxes on a photo: nested, one colour a step, dashed outside the photo, numbered, joined by
+arrows.
+
+Everything is drawn in the units of the boxes, so that a box lies to the pixel where it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import FancyArrowPatch, Rectangle
+
+from stacked_ram.viz.looking import Surface
+from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, step_colours
+
+BEYOND = 0.3  # at most this share of a side is shown beyond each edge of the photo
+TAG = 5.2  # radius of a number's disk, points
+
+
+def view_of(
+    size: tuple[float, float], boxes_TK4: np.ndarray, margin: float = 0.02
+) -> tuple[float, float, float, float]:
+    """What a drawing shows, (left, top, right, bottom): the photo, and what its boxes reach of
+    the outside, within bounds."""
+    height, width = size
+    least, most = boxes_TK4.reshape(-1, 4).min(0), boxes_TK4.reshape(-1, 4).max(0)
+    rim = margin * min(height, width)
+    return (
+        max(min(0, least[0] - rim), -BEYOND * width),
+        max(min(0, least[1] - rim), -BEYOND * height),
+        min(max(width, most[2] + rim), (1 + BEYOND) * width),
+        min(max(height, most[3] + rim), (1 + BEYOND) * height),
+    )
+
+
+def draw_surface(
+    axes: Axes,
+    surface: Surface,
+    view: tuple[float, float, float, float],
+    *,
+    first: int = 0,
+    last: int | None = None,
+    dim: float = 1.0,
+    weight: float = 1.0,
+    numbers: bool = True,
+    image: np.ndarray | None = None,
+) -> None:
+    """The photo with the boxes of steps first to last (from 0, last not included).
+
+    The axes must have the shape of the view. dim: brightness of the photo. weight: of the lines.
+    """
+    height, width = surface.size
+    left, top, right, bottom = view
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor=OUTSIDE)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    image = surface.image_HWC if image is None else image
+    if dim < 1:
+        image = (image * dim).astype(np.uint8)
+    axes.imshow(
+        image, extent=(0, width, height, 0), aspect="auto", interpolation="auto", zorder=1
+    )
+    edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
+    axes.add_patch(edge)
+    steps = len(surface.boxes_TK4)
+    colours = step_colours(steps)
+    shown = range(first, steps if last is None else last)
+    for step in shown:
+        draw_boxes(axes, surface.boxes_TK4[step], surface.size, colours[step], weight, 3 + step)
+    if numbers:
+        tags = place_tags(axes, surface, view, shown)
+        draw_path(axes, surface, view, shown, weight)
+        for step, place in zip(shown, tags, strict=True):
+            draw_tag(axes, place, str(step + 1), colours[step])
+
+
+def draw_boxes(
+    axes: Axes,
+    boxes_K4: np.ndarray,
+    size: tuple[float, float],
+    colour: str,
+    weight: float = 1.0,
+    zorder: float = 3,
+) -> None:
+    """The boxes of one glimpse, the narrowest with the thickest line."""
+    halo = halo_of(colour)
+    for k in range(len(boxes_K4) - 1, -1, -1):
+        line = weight * (1.7 if k == 0 else 1.0)
+        for pieces, style in zip(split_at_edges(boxes_K4[k], size), ("-", (0, (3, 2))), strict=True):
+            if not pieces:
+                continue
+            for tint, thick, z in ((halo, line + 1.1 * weight, 0), (colour, line, 0.5)):
+                if tint == halo and style != "-":
+                    continue  # outside there is nothing to stand out from
+                axes.add_collection(
+                    LineCollection(
+                        pieces, colors=tint, linewidths=thick, linestyles=[style],
+                        capstyle="projecting" if style == "-" else "butt",
+                        alpha=0.55 if tint == halo else 1, zorder=zorder + z,
+                    ),
+                    autolim=False,
+                )  # fmt: skip
+
+
+def split_at_edges(
+    box_4: Sequence[float], size: tuple[float, float]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """A box's four sides cut at the photo's edges: pieces inside it, pieces outside it, each a
+    line of two (x, y)."""
+    left, top, right, bottom = (float(side) for side in box_4)
+    height, width = size
+    inside, outside = [], []
+    for fixed, low, high, limit, span, level in (
+        (top, left, right, height, width, True),
+        (bottom, left, right, height, width, True),
+        (left, top, bottom, width, height, False),
+        (right, top, bottom, width, height, False),
+    ):
+        cuts = [low, *(edge for edge in (0.0, float(span)) if low < edge < high), high]
+        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+            middle = (start + end) / 2
+            line = [(start, fixed), (end, fixed)] if level else [(fixed, start), (fixed, end)]
+            is_inside = 0 <= fixed <= limit and 0 <= middle <= span
+            (inside if is_inside else outside).append(np.array(line))
+    return inside, outside
+
+
+def centres(surface: Surface) -> np.ndarray:
+    """Centre of each glimpse's narrowest box, T x 2."""
+    boxes_T4 = surface.boxes_TK4[:, 0]
+    return (boxes_T4[:, :2] + boxes_T4[:, 2:]) / 2
+
+
+def draw_path(
+    axes: Axes, surface: Surface, view: Sequence[float], steps: Sequence[int], weight: float = 1.0
+) -> None:
+    """A dot at each glimpse's centre and an arrow from each to the next."""
+    points_T2 = centres(surface)
+    scale = points_a_unit(axes, view)
+    for one, other in zip(steps[:-1], steps[1:], strict=True):
+        if np.hypot(*((points_T2[other] - points_T2[one]) * scale)) < 7 * weight:
+            continue
+        arrow = FancyArrowPatch(
+            points_T2[one], points_T2[other], arrowstyle="-|>", mutation_scale=7 * weight,
+            connectionstyle="arc3,rad=0.12", shrinkA=2.2, shrinkB=2.2, linewidth=1.1 * weight,
+            color="#ffffff", zorder=40,
+        )  # fmt: skip
+        arrow.set_path_effects(
+            [
+                patheffects.Stroke(linewidth=2.6 * weight, foreground="#14161a"),
+                patheffects.Normal(),
+            ]
+        )
+        axes.add_patch(arrow)
+    colours = step_colours(len(points_T2))
+    for step in steps:
+        axes.plot(
+            *points_T2[step], "o", markersize=3.4 * weight, markerfacecolor=colours[step],
+            markeredgecolor="#ffffff", markeredgewidth=0.8 * weight, zorder=41, clip_on=False,
+        )  # fmt: skip
+
+
+def points_a_unit(axes: Axes, view: Sequence[float]) -> np.ndarray:
+    """Points of paper for a unit of x and of y."""
+    figure = axes.figure
+    place = axes.get_position()
+    width, height = figure.get_size_inches() * 72 * (place.width, place.height)
+    return np.array([width / (view[2] - view[0]), height / (view[3] - view[1])])
+
+
+def place_tags(
+    axes: Axes, surface: Surface, view: Sequence[float], steps: Sequence[int]
+) -> list[np.ndarray]:
+    """Where each step's number goes: at its narrowest box, over as little as can be.
+
+    Outside a corner or a side if there is room in the view, clear of other numbers, of the
+    narrowest boxes and of the glimpses' centres.
+    """
+    scale = points_a_unit(axes, view)
+    origin = np.array(view[:2])
+    boxes_T4 = surface.boxes_TK4[:, 0].reshape(-1, 2, 2)
+    boxes_T4 = ((boxes_T4 - origin) * scale).reshape(-1, 4)  # in points of the axes
+    limits = (np.array(view[2:]) - origin) * scale
+    middles = np.stack([boxes_T4[:, [0, 2]].mean(1), boxes_T4[:, [1, 3]].mean(1)], 1)
+    ways = [
+        np.array(way)
+        for way in ((-1, -1), (1, -1), (1, 1), (-1, 1), (0, -1), (1, 0), (0, 1), (-1, 0))
+    ]
+    placed: list[np.ndarray] = []
+    for step in steps:
+        box = boxes_T4[step]
+        half = (box[2:] - box[:2]) / 2
+        best, least = None, np.inf
+        for rank, way in enumerate(ways):
+            for reach, cost in ((TAG * 0.8, 0.0), (-TAG * 1.15, 1.5), (TAG * 2.9, 4.0)):
+                place = middles[step] + way * (half + reach)
+                cost = cost + rank * 0.15
+                if ((place < TAG) | (place > limits - TAG)).any():
+                    cost += 60
+                for other in placed:
+                    cost += 40 * max(0.0, 1 - np.hypot(*(place - other)) / (2 * TAG + 1.5))
+                for other in steps:
+                    near = np.hypot(*(place - middles[other])) / (TAG + 4)
+                    cost += 25 * max(0.0, 1 - near)
+                    inside = (place > boxes_T4[other, :2]) & (place < boxes_T4[other, 2:])
+                    cost += 2.0 if other != step and inside.all() else 0.0
+                    if other + 1 in steps:
+                        distance = from_line(place, middles[other], middles[other + 1])
+                        cost += 3 * max(0.0, 1 - distance / (TAG + 1))
+                if cost < least:
+                    best, least = place, cost
+        placed.append(best)
+    return [place / scale + origin for place in placed]
+
+
+def from_line(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+    """Distance from a piece of a straight line."""
+    along = end - start
+    share = np.clip((point - start) @ along / max(float(along @ along), 1e-9), 0, 1)
+    return float(np.hypot(*(point - start - share * along)))
+
+
+def draw_tag(axes: Axes, place: np.ndarray, words: str, colour: str, size: float = TAG) -> None:
+    """A number in a disk of its step's colour."""
+    axes.plot(
+        *place, "o", markersize=2 * size, markerfacecolor=colour, zorder=50, clip_on=False,
+        markeredgecolor="#ffffff", markeredgewidth=0.9,
+    )  # fmt: skip
+    axes.text(
+        *place, words, ha="center", va="center_baseline", fontsize=1.36 * size, zorder=51,
+        fontweight="bold", color="#ffffff" if is_dark(colour) else "#14161a", clip_on=False,
+    )  # fmt: skip

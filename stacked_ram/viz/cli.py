@@ -1,0 +1,92 @@
+"""The command line of `viz.py`. Nothing heavy is imported before the work begins."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional
+
+from stacked_ram.errors import UserError, run_entry_point
+
+
+@dataclass(frozen=True)
+class Viz:
+    """Draw what a trained model looked at, in which order, and what it came to believe.
+
+    Everything is read from the run. With photos: one picture of each. Without: an overview and
+    galleries of the whole test split, and one picture each of a sample of it.
+    """
+
+    run: Positional[Path]
+    """Run folder or file of weights."""
+    files: Positional[tuple[Path, ...]] = ()
+    """Photos, or folders of photos."""
+    photos: tuple[Path, ...] = ()
+    """The same as a flag: photos, or folders of photos."""
+    out: Path | None = None
+    """Folder for what is written. Default: RUN/pictures."""
+    format: Literal["png", "svg", "pdf"] = "png"
+    """Format of the pictures."""
+    limit: int = 12
+    """Photos drawn one by one (in the report: 100 unless given)."""
+    glimpses: int | None = None
+    """Glimpses at each photo. Default: the run's."""
+    separate: bool = False
+    """Scan path, patch strip and belief as a picture each."""
+    attention: bool = False
+    """Also draw where the attention would look at each step, as maps over the photos."""
+    animate: bool = False
+    """Also write each photo as GIF and MP4, and all of them as one grid."""
+    one_per_class: bool = False
+    """Draw one photo of each class in a row, and nothing else."""
+    compare: Path | None = None
+    """Another run with the same classes: draw both on the same photos, side by side."""
+    report: bool = False
+    """Write report.html: one file with figures, galleries and a player for every photo."""
+    app: bool = False
+    """Open a local page to try photos on the model (needs `pip install -r requirements-app.txt`)."""
+    host: str = "127.0.0.1"
+    """Address of the app; the default is reachable from this machine alone."""
+    port: int = 7860
+    """Port of the app."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Split that is drawn when no photos are given."""
+    dataset: Path | None = None
+    """Where the run's data set lies now. Default: where it was in training."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+
+    @property
+    def named(self) -> tuple[Path, ...]:
+        return (*self.files, *self.photos)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_entry_point(lambda: work(tyro.cli(Viz, prog="viz.py", args=arguments)))
+
+
+def work(options: Viz) -> int:
+    check(options)
+    from stacked_ram.viz import commands
+
+    commands.run(options)
+    return 0
+
+
+def check(options: Viz) -> None:
+    """Refuse what cannot go together, before anything is loaded."""
+    for name in ("limit", "glimpses"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: {value} is below 1")
+    ways = [name for name in ("report", "app", "one_per_class") if getattr(options, name)]
+    if len(ways) > 1:
+        given = " and ".join("--" + name.replace("_", "-") for name in ways)
+        raise UserError(f"{given}: ask for one at a time")
+    if options.one_per_class and options.named:
+        raise UserError("--one-per-class: takes its photos from the data set; name none")

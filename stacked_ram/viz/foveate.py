@@ -1,0 +1,49 @@
+"""What the model knows of a photo: all patches painted where they were read, the finest on top."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stacked_ram.viz.looking import Seen
+
+UNSEEN = 18  # brightness of what was not seen
+GLANCED = 0.45  # brightness left to what only the glance saw
+
+
+def so_far(seen: Seen, steps: int) -> np.ndarray:
+    """The photo (H x W x 3, uint8) from the patches of its first `steps` steps.
+
+    Where several patches overlap, the one of the smallest cells shows, and of those the last.
+    What only the glance saw is dimmed; what nothing saw is dark.
+    """
+    height, width = seen.photo.pixels_CHW.shape[1:]
+    canvas_HWC = np.full((height, width, 3), UNSEEN, np.uint8)
+    if seen.glance_HWC is not None:
+        rows, columns = cells(0, height, height, seen.glance_HWC.shape[0])
+        across, along = cells(0, width, width, seen.glance_HWC.shape[1])
+        glanced = seen.glance_HWC[columns][:, along] * GLANCED + UNSEEN * (1 - GLANCED)
+        canvas_HWC[np.ix_(rows, across)] = glanced.astype(np.uint8)
+    surfaces = [
+        one for one in seen.surfaces if one.size == (height, width) and one.patches_TKPPC is not None
+    ]
+    pieces = [
+        (surface.boxes_TK4[step, k], surface.patches_TKPPC[step, k], step)
+        for surface in surfaces
+        for step in range(steps)
+        for k in range(surface.boxes_TK4.shape[1])
+    ]
+    pieces.sort(key=lambda piece: (-(piece[0][2] - piece[0][0]) / len(piece[1]), piece[2]))
+    for (left, top, right, bottom), patch_PPC, _ in pieces:
+        rows, from_rows = cells(top, bottom, height, len(patch_PPC))
+        columns, from_columns = cells(left, right, width, len(patch_PPC))
+        canvas_HWC[np.ix_(rows, columns)] = patch_PPC[np.ix_(from_rows, from_columns)]
+    return canvas_HWC
+
+
+def cells(start: float, end: float, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a side of `size` whose centres lie between start and end, and for each the index
+    of the one of `count` equal cells that it lies in."""
+    centres = np.arange(size) + 0.5
+    inside = np.flatnonzero((centres >= start) & (centres < end))
+    index = (centres[inside] - start) / max(end - start, 1e-9) * count
+    return inside, np.minimum(index.astype(int), count - 1)

@@ -1,0 +1,116 @@
+"""Galleries: the photos that say most about a model, chosen by its own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.scan_path import draw_small, view_of_seen
+from stacked_ram.viz.story import EDGE, fit, view_shape
+from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, text_width
+from stacked_ram.viz.whole_set import WholeSet
+
+COLUMNS = 4
+PHOTOS = 12
+PAIRS, EACH = 4, 3
+
+
+def best(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
+    """Rows of the photos whose true class it is surest of."""
+    return np.argsort(-whole.true_NT[:, -1], kind="stable")[:count]
+
+
+def worst(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
+    """Rows of the wrong answers it is surest of."""
+    wrong = np.flatnonzero(~whole.right_N)
+    return wrong[np.argsort(-whole.sure_NT[wrong, -1], kind="stable")][:count]
+
+
+def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
+    """Rows where the answer changed most often; of these, where the true class gained or lost
+    most. None where it never changed."""
+    swing = np.ptp(whole.true_NT, axis=1)
+    order = np.lexsort((-swing, -whole.changes_N))
+    return order[whole.changes_N[order] > 0][:count]
+
+
+def confused(whole: WholeSet, pairs: int = PAIRS, each: int = EACH) -> list[tuple[int, int, np.ndarray]]:
+    """The pairs of classes confused most, as (true, answer, rows): surest mistakes first."""
+    wrong = np.flatnonzero(~whole.right_N)
+    true, answers = whole.labels_N[wrong], whole.answers_NT[wrong, -1]
+    found, counts = np.unique(np.stack([true, answers], 1), axis=0, return_counts=True)
+    result = []
+    for pair in np.argsort(-counts, kind="stable")[:pairs]:
+        rows = wrong[(true == found[pair, 0]) & (answers == found[pair, 1])]
+        rows = rows[np.argsort(-whole.sure_NT[rows, -1], kind="stable")]
+        result.append((int(found[pair, 0]), int(found[pair, 1]), rows))
+    return [(true, answer, rows if each is None else rows[:each]) for true, answer, rows in result]
+
+
+def one_per_class(whole: WholeSet) -> np.ndarray:
+    """A row of each class: the photo whose true class got the median probability, neither the
+    best nor the worst."""
+    rows = []
+    for label in np.unique(whole.labels_N):
+        mine = np.flatnonzero(whole.labels_N == label)
+        rows.append(mine[np.argsort(whole.true_NT[mine, -1], kind="stable")[len(mine) // 2]])
+    return np.array(rows)
+
+
+CHOICES: dict[str, tuple[str, Callable[[WholeSet], np.ndarray]]] = {
+    "best": ("Surest of the right answer", best),
+    "worst": ("Surest of a wrong answer", worst),
+    "changed_its_mind": ("Changed its mind most", changed),
+}
+
+
+def gallery_figure(photos: Sequence[Seen], title: str, more: str = "") -> Figure:
+    """Small scan paths under a heading."""
+    return rows_figure([("", list(photos))], title, more, COLUMNS)
+
+
+def one_per_class_figure(photos: Sequence[Seen]) -> Figure:
+    """One photo a class, up to ten in a row."""
+    columns = min(10, len(photos))
+    return rows_figure([("", list(photos))], "One photo of each class",
+                       "the one of median certainty", columns)  # fmt: skip
+
+
+def confused_figure(pairs: Sequence[tuple[str, list[Seen]]]) -> Figure:
+    """A row a pair of classes, each under its own heading."""
+    return rows_figure(pairs, "Confused most often", "surest mistakes first", EACH + 1)
+
+
+def rows_figure(
+    groups: Sequence[tuple[str, list[Seen]]], title: str, more: str, columns: int
+) -> Figure:
+    """Groups of small scan paths, each group under its name, `columns` in a row."""
+    gap = EDGE if columns <= 6 else 0.05
+    width = PAGE if columns <= 6 else PAGE * columns / 8
+    side = (width - 2 * EDGE + gap) / columns - gap
+    rows = []
+    for name, photos in groups:
+        for start in range(0, len(photos), columns):
+            part = photos[start : start + columns]
+            tall = max(
+                fit(view_shape(one, one.surfaces[-1], view_of_seen(one)), side, side * 1.15)[1]
+                for one in part
+            )
+            rows.append((name if start == 0 else "", part, tall))
+    height = 0.4 + sum(tall + 0.36 + (0.24 if name else 0) for name, _, tall in rows)
+    sheet = Sheet(width, height)
+    sheet.text(EDGE, 0.22, title, fontsize=10, fontweight="bold")
+    sheet.text(EDGE + text_width(title, 10, "bold") + 0.14, 0.22, more, fontsize=7.5, color=QUIET)
+    y = 0.36
+    for name, part, tall in rows:
+        if name:
+            sheet.text(EDGE, y + 0.14, fitted(name, width - 2 * EDGE, 8, "bold"), fontsize=8,
+                       fontweight="bold", color=INK)  # fmt: skip
+            y += 0.24
+        for number, one in enumerate(part):
+            draw_small(sheet, one, EDGE + number * (side + gap), y, side, tall)
+        y += tall + 0.36
+    return sheet.figure

@@ -1,0 +1,240 @@
+"""The whole set: where the model looks, what each glimpse is worth, and whether it looks at all."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.style import (
+    FAINT,
+    INK,
+    PAGE,
+    QUIET,
+    RIGHT,
+    WRONG,
+    Sheet,
+    fitted,
+    frame,
+    step_colours,
+)
+from stacked_ram.viz.whole_set import WholeSet, interval, spread_T, warnings
+
+EDGE = 0.1
+BINS = 24
+MOST_CLASSES = 12
+CHARTS = 2.0
+
+
+def overview_figure(whole: WholeSet, title: str) -> Figure:
+    """Densities of locations by step and by class, and the figures of the whole split."""
+    inner = PAGE - 2 * EDGE
+    shape = float(np.median(whole.sizes_N2[:, 0] / whole.sizes_N2[:, 1]))
+    levels = whole.locations_NTS2.shape[2]
+    cell, tall = map_size(inner, max(whole.steps, 4), shape, 1.5)
+    classes = class_order(whole)[:MOST_CLASSES]
+    columns = min(6, max(len(classes), 1))
+    class_cell, class_tall = map_size(inner, columns, shape, 1.1)
+    class_rows = -(-len(classes) // columns)
+    notes = warnings(whole)
+    height = (
+        0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + CHARTS + 0.45
+        + class_rows * (class_tall + 0.24) + EDGE
+    )  # fmt: skip
+    sheet = Sheet(PAGE, height)
+    sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
+    y = 0.36
+    for note in notes:
+        sheet.text(EDGE, y + 0.1, "⚠ " + note, color=WRONG, fontsize=8, fontweight="bold")
+        y += 0.2
+    heading(sheet, y, "Where it looks at each step", "density of locations over all photos")
+    y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
+    y += 0.26
+    draw_charts(sheet, whole, y, inner)
+    y += CHARTS + 0.35
+    some = "" if len(classes) == len(class_order(whole)) else f", {len(classes)} of them"
+    heading(sheet, y, f"Where it looks in each class{some}", "all steps that the model chose")
+    y += 0.24
+    for number, label in enumerate(classes):
+        x = EDGE + number % columns * (class_cell + 0.1)
+        top = y + number // columns * (class_tall + 0.24)
+        axes = sheet.axes(x, top, class_cell, class_tall)
+        mine = whole.labels_N == label
+        draw_density(axes, chosen_places(whole, mine), class_tall / class_cell)
+        share = whole.right_N[mine].mean()
+        number_words = f"{share:.0%}"
+        name = fitted(whole.classes[label], class_cell - 0.35, 7)
+        sheet.text(x, top + class_tall + 0.13, name, fontsize=7)
+        sheet.text(x + class_cell, top + class_tall + 0.13, number_words, fontsize=7, ha="right",
+                   color=QUIET)  # fmt: skip
+    return sheet.figure
+
+
+def heading(sheet: Sheet, y: float, words: str, more: str) -> None:
+    from stacked_ram.viz.style import text_width
+
+    sheet.text(EDGE, y + 0.14, words, fontsize=8.5, fontweight="bold")
+    sheet.text(EDGE + text_width(words, 8.5, "bold") + 0.12, y + 0.14, more, fontsize=7.5,
+               color=QUIET)  # fmt: skip
+
+
+def map_size(width: float, columns: int, shape: float, most: float) -> tuple[float, float]:
+    """(width, height) of one of so many maps in a row."""
+    cell = min(width / columns - 0.1, most)
+    return (cell, cell * shape) if shape <= 1.2 else (cell * 1.2 / shape, cell * 1.2)
+
+
+def class_order(whole: WholeSet) -> list[int]:
+    """Classes that have photos, in their own order."""
+    return [int(label) for label in np.unique(whole.labels_N)]
+
+
+def chosen_places(whole: WholeSet, rows_N: np.ndarray | None = None) -> np.ndarray:
+    """Locations (x, y) of the steps that the attention decided on (all, if it decided on none)."""
+    decided = np.flatnonzero(whole.decided_T)
+    decided = decided if len(decided) else np.arange(whole.steps)
+    places = whole.locations_NTS2[:, decided, -1]
+    return (places if rows_N is None else places[rows_N]).reshape(-1, 2)
+
+
+def density_of(places_X2: np.ndarray, shape: float) -> np.ndarray:
+    """Share of the locations in each cell of a grid over the photo: rows x columns."""
+    columns = BINS if shape <= 1 else max(6, round(BINS / shape))
+    rows = max(6, round(columns * shape))
+    counts, _, _ = np.histogram2d(
+        places_X2[:, 1].clip(-1, 1), places_X2[:, 0].clip(-1, 1), bins=(rows, columns),
+        range=((-1, 1), (-1, 1)),
+    )  # fmt: skip
+    return counts / max(len(places_X2), 1)
+
+
+def draw_density(axes: Axes, places_X2: np.ndarray, shape: float) -> None:
+    """Dark where locations are dense (by the root of it, so that rare places still show); a cross
+    marks the photo's centre."""
+    density = density_of(places_X2, shape)
+    axes.imshow(
+        np.sqrt(density), cmap="magma_r", vmin=0, vmax=max(np.sqrt(density.max()), 1e-9),
+        extent=(-1, 1, 1, -1), aspect="auto", interpolation="nearest",
+    )  # fmt: skip
+    axes.plot(0, 0, "+", color=QUIET, markersize=5, markeredgewidth=0.7, zorder=3)
+    frame(axes, FAINT, 0.7)
+
+
+def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: float) -> float:
+    colours = step_colours(whole.steps)
+    levels = whole.locations_NTS2.shape[2]
+    for step in range(whole.steps):
+        x = EDGE + step * (cell + 0.1)
+        head = sheet.bare(x, y, cell, 0.2)
+        draw_tag(head, (cell / 2, 0.09), str(step + 1), colours[step])
+        for level in range(levels):
+            axes = sheet.axes(x, y + 0.22 + level * (tall + 0.08), cell, tall)
+            draw_density(axes, whole.locations_NTS2[:, step, level], tall / cell)
+            frame(axes, colours[step], 1.4)
+            if levels > 1 and step == 0:
+                axes.set_ylabel(f"level {level + 1}", fontsize=7, labelpad=2)
+    return y + 0.22 + levels * (tall + 0.08)
+
+
+def draw_charts(sheet: Sheet, whole: WholeSet, y: float, inner: float) -> None:
+    count = 3 if whole.has_boxes else 2
+    width = inner / count
+    rooms = [EDGE + number * width for number in range(count)]
+    size = (width - 0.55, CHARTS - 0.62)
+    draw_accuracy(sheet.axes(rooms[0] + 0.42, y + 0.24, *size), whole)
+    draw_distance(sheet.axes(rooms[1] + 0.42, y + 0.24, *size), whole)
+    if whole.has_boxes:
+        draw_inside(sheet.axes(rooms[2] + 0.42, y + 0.24, *size), whole)
+
+
+def step_axis(axes: Axes, steps: np.ndarray) -> None:
+    axes.set_xticks(steps, ["glance" if step == 0 else str(step) for step in steps])
+    axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
+    axes.set_xlabel("after glimpse", labelpad=2)
+
+
+def share_axis(axes: Axes, low: float, high: float) -> None:
+    """Per cent, from a round number below to one above; the line's own range is what matters."""
+    low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
+    axes.set_ylim(low, high + 0.02 * (high - low))
+    axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
+    """Accuracy after each glimpse with its 95 % interval."""
+    right = whole.right_NT.mean(0)
+    steps = np.arange(1, whole.steps + 1)
+    if whole.glance_answers_N is not None:
+        right = np.concatenate([[(whole.glance_answers_N == whole.labels_N).mean()], right])
+        steps = np.arange(whole.steps + 1)
+    count = len(whole.labels_N)
+    bands = np.array([interval(round(share * count), count) for share in right])
+    axes.fill_between(steps, bands[:, 0], bands[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
+    dotted_line(axes, steps, right, whole.steps)
+    axes.set_title("Accuracy", fontweight="bold", loc="left", pad=6)
+    share_axis(axes, bands.min(), bands.max())
+    last = axes.annotate(
+        f"{right[-1]:.1%}", (steps[-1], right[-1]), xytext=(0, -12), textcoords="offset points",
+        ha="center", fontsize=7.5, fontweight="bold",
+    )  # fmt: skip
+    last.set_color(INK)
+    step_axis(axes, steps)
+
+
+def dotted_line(axes: Axes, steps: np.ndarray, values: np.ndarray, count: int) -> None:
+    colours = step_colours(count)
+    axes.plot(steps, values, color=INK, linewidth=1.3, zorder=3)
+    for step, value in zip(steps, values, strict=True):
+        axes.plot(
+            step, value, "o", markersize=5.5, markeredgecolor="white", markeredgewidth=0.8,
+            color=colours[step - 1] if step else QUIET, zorder=4, clip_on=False,
+        )  # fmt: skip
+
+
+def draw_distance(axes: Axes, whole: WholeSet) -> None:
+    """How far from the centre it looks, and how far the places of different photos lie apart."""
+    steps = np.arange(1, whole.steps + 1)
+    distance, spread = whole.distance_NT.mean(0), spread_T(whole)
+    dotted_line(axes, steps, distance, whole.steps)
+    axes.plot(steps, spread, color=INK, linewidth=1.0, linestyle=(0, (2, 1.5)))
+    axes.set_ylim(0, max(1.0, float(distance.max()) * 1.1))
+    axes.set_title("Distance from the centre", fontweight="bold", loc="left", pad=6)
+    axes.axhline(0.765, color=FAINT, linewidth=0.8, zorder=0)
+    axes.text(steps[-1] + 0.4, 0.775, "random places", fontsize=6.5, color=QUIET, ha="right",
+              va="bottom")  # fmt: skip
+    handles = [
+        mpl.lines.Line2D([], [], color=INK, linewidth=1.3, marker="o", markersize=3.5),
+        mpl.lines.Line2D([], [], color=INK, linewidth=1.0, linestyle=(0, (2, 1.5))),
+    ]
+    axes.legend(
+        handles, ["mean distance", "spread over photos"], fontsize=6.5, frameon=False,
+        loc="upper left", borderaxespad=0.1, handlelength=2.0, ncols=1,
+        bbox_to_anchor=(0, 1.0),
+    )  # fmt: skip
+    step_axis(axes, steps)
+
+
+def draw_inside(axes: Axes, whole: WholeSet) -> None:
+    """Share of glimpses whose centre lies in the object's box, beside blind ways of looking."""
+    steps = np.arange(1, whole.steps + 1)
+    boxed = np.isfinite(whole.inside_NT[:, 0])
+    inside = whole.inside_NT[boxed].mean(0)
+    blind = {
+        "always the centre": float(whole.centre_inside_N[boxed].mean()),
+        "random places": float(whole.box_share_N[boxed].mean()),
+    }
+    highest = max(float(inside.max()), *blind.values())
+    share_axis(axes, 0, min(1.0, highest * 1.15 + 0.02))
+    dotted_line(axes, steps, inside, whole.steps)
+    top = axes.get_ylim()[1]
+    values = sorted(blind.items(), key=lambda one: one[1])
+    for number, (name, value) in enumerate(values):
+        axes.axhline(value, color=FAINT, linewidth=0.9, zorder=0)
+        above = number == len(values) - 1 or values[-1][1] - value > 0.1 * top
+        axes.text(steps[-1] + 0.4, value + (0.01 if above else -0.01) * top, name, fontsize=6.5,
+                  color=QUIET, ha="right", va="bottom" if above else "top")  # fmt: skip
+    axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=6)
+    step_axis(axes, steps)

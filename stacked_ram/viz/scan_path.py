@@ -1,0 +1,94 @@
+"""Scan paths: where the model looked, in which order, as boxes on the photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from stacked_ram.trace import Trace
+from stacked_ram.viz.belief import verdict
+from stacked_ram.viz.boxes import draw_surface, view_of
+from stacked_ram.viz.looking import Photo, Seen, seen_in
+from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit, view_shape
+from stacked_ram.viz.style import INK, PAGE, Sheet, fitted
+
+
+def scan_path_figure(seen: Seen) -> Figure:
+    """The scan path of one photo; of a stack, one row a level or map, each as it sees the photo."""
+    width, many = PAGE * 0.62, len(seen.surfaces) > 1
+    rows = []
+    for surface in seen.surfaces:
+        view = view_of(surface.size, surface.boxes_TK4)
+        room = 3.0 if many else 4.4
+        rows.append((surface, view, *fit(view_shape(seen, surface, view), width - 2 * EDGE, room)))
+    head = 0.22 if many else 0
+    sheet = Sheet(width, TITLE + sum(row[3] + head + EDGE for row in rows))
+    draw_title(sheet, seen, EDGE, 0.2, width - 2 * EDGE)
+    y = TITLE
+    for surface, view, wide, tall in rows:
+        if many:
+            sheet.text(EDGE, y + 0.13, surface.title, fontsize=7.5, fontweight="bold", color=INK)
+        draw_surface(sheet.axes((width - wide) / 2, y + head, wide, tall), surface, view)
+        y += tall + head + EDGE
+    return sheet.figure
+
+
+def scan_path_grid(photos: Sequence[Seen], columns: int = 4, width: float = PAGE) -> Figure:
+    """Many scan paths, small, each with the answer below; of a stack, its last level."""
+    side = (width - EDGE) / columns - EDGE
+    tall = max(
+        fit(view_shape(one, one.surfaces[-1], view_of_seen(one)), side, side * 1.1)[1]
+        for one in photos
+    )
+    rows = -(-len(photos) // columns)
+    sheet = Sheet(width, rows * (tall + 0.36) + EDGE)
+    for number, one in enumerate(photos):
+        x = EDGE + number % columns * (side + EDGE)
+        y = EDGE + number // columns * (tall + 0.36)
+        draw_small(sheet, one, x, y, side, tall)
+    return sheet.figure
+
+
+def view_of_seen(seen: Seen) -> tuple:
+    surface = seen.surfaces[-1]
+    return view_of(surface.size, surface.boxes_TK4)
+
+
+def draw_small(
+    sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float
+) -> None:
+    """A small scan path in this room, and its verdict in one line or two below."""
+    surface, view = seen.surfaces[-1], view_of_seen(seen)
+    wide, tall = fit(view_shape(seen, surface, view), width, height)
+    axes = sheet.axes(x + (width - wide) / 2, y + (height - tall), wide, tall)
+    draw_surface(axes, surface, view, weight=0.7, numbers=True)
+    words, colour = verdict(seen)
+    lines = [words] if seen.right is not False else words.split(", is ")
+    sheet.text(x + width / 2, y + height + 0.13, fitted(lines[0], width, 6.8), fontsize=6.8,
+               color=colour, ha="center")  # fmt: skip
+    if len(lines) > 1:
+        sheet.text(x + width / 2, y + height + 0.245, fitted("is " + lines[1], width, 6.8),
+                   fontsize=6.8, color=INK, ha="center")  # fmt: skip
+
+
+def draw_scan_paths(
+    pixels_BCHW: Tensor,
+    trace: Trace,
+    classes: Sequence[str],
+    labels_B: Tensor | Sequence[int] | None = None,
+    sizes_B2: Tensor | None = None,
+) -> Figure:
+    """The scan paths of a batch (uint8 pixels, its trace) as a grid: TensorBoard's pictures.
+
+    sizes_B2: (height, width) of each photo inside the padding; None: all of it.
+    """
+    seen = []
+    for b, pixels_CHW in enumerate(pixels_BCHW.detach().cpu()):
+        height, width = pixels_CHW.shape[1:] if sizes_B2 is None else sizes_B2[b].tolist()
+        label = None if labels_B is None else int(torch.as_tensor(labels_B[b]))
+        photo = Photo("", pixels_CHW[:, :height, :width].numpy(), (height, width), label)
+        seen.append(seen_in(trace, b * trace.rollouts, photo, classes))
+    return scan_path_grid(seen)

@@ -1,0 +1,115 @@
+"""Which photos are drawn: files and folders named by the user, or a split of the run's data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.config import Config, replace_fields
+from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.order import Rows
+from stacked_ram.data.read import ORIENTATION, SIDEWAYS, read_photo
+from stacked_ram.errors import UserError
+from stacked_ram.viz.looking import Photo
+
+
+def photo_files(named: Iterable[str | Path]) -> list[Path]:
+    """Files as they are, and the images inside folders, sorted. Raises UserError for a name that
+    is neither, and for a folder without images."""
+    from PIL import Image
+
+    endings = set(Image.registered_extensions())
+    files: list[Path] = []
+    for one in map(Path, named):
+        if one.is_dir():
+            inside = sorted(
+                file for file in one.rglob("*") if file.suffix.lower() in endings and file.is_file()
+            )
+            if not inside:
+                raise UserError(f"{one}: no images in this folder")
+            files += inside
+        elif one.is_file():
+            files.append(one)
+        else:
+            raise UserError(f"{one}: no such photo or folder")
+    return files
+
+
+def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:
+    """Photos as the run's model wants them. A photo in a folder named as a class is of it."""
+    return [read_file(run, path) for path in files]
+
+
+def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
+    """One file. Raises UserError, naming it, when it cannot be read."""
+    data, classes = run.config.data, list(run.classes)
+    pixels = read_photo(path, data.short_side, data.photo_size, run.card.channels)
+    folder = Path(path).resolve().parent.name
+    label = classes.index(folder) if folder in classes else None
+    return Photo(name or Path(path).name, pixels, true_shape(path), label)
+
+
+def true_shape(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a photo as it stands upright."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        width, height = image.size
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
+class Split:
+    """A split of the run's data set, photo by photo or in batches.
+
+    folder: where the data set lies now, if not where it lay in training.
+    Raises UserError when there is none or its classes are others than the run's.
+    """
+
+    def __init__(
+        self, run: LoadedRun, split: str = "test", folder: Path | None = None, limit: int | None = None
+    ) -> None:
+        changes = {"limit_photos": limit, "cache": "none"}
+        if folder is not None:
+            changes["dataset"] = str(folder)
+        self.config: Config = replace_fields(run.config, changes, "viz")
+        self.dataset: Dataset = open_dataset(self.config.data, split)
+        if self.dataset.classes != run.classes:
+            raise UserError(
+                f"{self.dataset.folder}: its {len(self.dataset.classes)} classes are not the"
+                f" {len(run.classes)} that {run.path} was trained on"
+            )
+        self.loader: Loader = make_loader(self.dataset, self.config, train=False, device=run.device)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def photos(self, rows: Iterable[int]) -> list[Photo]:
+        """The photos of these rows of the split."""
+        return [self.photo(int(row)) for row in rows]
+
+    def photo(self, row: int) -> Photo:
+        import torch
+
+        dataset = self.dataset
+        if dataset.kind == "digits":
+            batch = self.loader.make(torch.tensor([row], device=self.loader.home), seed=0)
+        else:
+            index = np.array([row])
+            batch = self.loader.maker.make(0, Rows(index, np.zeros_like(index)))
+        box_4 = batch.boxes_B4[0].cpu().numpy()
+        height, width = (int(side) for side in dataset.sizes[row])
+        return Photo(
+            name=dataset.names[row],
+            pixels_CHW=batch.pixels_BCHW[0].cpu().numpy(),
+            shape=(height, width),
+            label=int(dataset.labels[row]),
+            box_4=None if np.isnan(box_4).any() else box_4,
+        )
+
+    def close(self) -> None:
+        self.loader.close()

@@ -1,0 +1,126 @@
+"""The patch strip: what the network got at each step, and what it knows of the photo so far."""
+
+from __future__ import annotations
+
+from stacked_ram.viz.belief import TOP, beliefs, draw_top
+from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.foveate import so_far
+from stacked_ram.viz.looking import Seen, Surface
+from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image, step_colours
+
+LABEL = 0.82  # inches for the names of the rows
+GAP = 0.06
+HEAD = 0.22  # inches for the numbers of the columns
+ROW = 0.145  # inches for one class of the top five
+
+
+def columns_of(seen: Seen) -> int:
+    """The steps, and one more for a glance."""
+    return len(beliefs(seen)[0])
+
+
+def cell_size(seen: Seen, width: float) -> float:
+    """Side of a patch in a strip of this width."""
+    count = columns_of(seen)
+    return min(1.15, (width - LABEL) / count - GAP)
+
+
+def column_x(seen: Seen, x: float, cell: float, step: int) -> float:
+    """Left edge of a step's column (step 0: the glance)."""
+    first = 0 if columns_of(seen) > seen.steps else 1
+    return x + LABEL + (step - first) * (cell + GAP)
+
+
+def draw_head(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+    """Numbers over the columns; returns the y below."""
+    colours = step_colours(seen.steps)
+    for step in range(columns_of(seen) - seen.steps and -1 or 0, seen.steps):
+        left = column_x(seen, x, cell, step + 1)
+        axes = sheet.bare(left, y, cell, HEAD)
+        if step < 0:
+            axes.text(cell / 2, HEAD / 2, "glance", ha="center", va="center", color=QUIET,
+                      fontsize=7)  # fmt: skip
+        else:
+            draw_tag(axes, (cell / 2, HEAD / 2 - 0.01), str(step + 1), colours[step])
+    return y + HEAD
+
+
+def draw_patches(
+    sheet: Sheet, seen: Seen, surface: Surface, x: float, y: float, cell: float
+) -> float:
+    """K rows of patches, the narrowest first; returns the y below."""
+    colours = step_colours(seen.steps)
+    for k in range(patch_rows(surface)):
+        row_label(sheet, x, y, cell, *patch_label(surface, k))
+        for step in range(seen.steps):
+            axes = sheet.axes(column_x(seen, x, cell, step + 1), y, cell, cell)
+            show_image(axes, surface.patches_TKPPC[step, k])
+            frame(axes, colours[step])
+        y += cell + GAP
+    return y
+
+
+def patch_rows(surface: Surface) -> int:
+    return 0 if surface.patches_TKPPC is None else surface.patches_TKPPC.shape[1]
+
+
+def patch_label(surface: Surface, k: int) -> tuple[str, str]:
+    """How wide the patch is on what it is cut from, and how many pixels the network gets."""
+    left, _, right, _ = surface.boxes_TK4[0, k]
+    wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
+    across = f"{wide:.0f} {surface.unit} wide"
+    return across, "" if abs(wide - pixels) < 0.5 else f"→ {pixels} × {pixels}"
+
+
+def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> None:
+    lines = [line for line in lines if line]
+    middle = y + tall / 2 + 0.035 - 0.06 * (len(lines) - 1)
+    for number, line in enumerate(lines):
+        sheet.text(
+            x + LABEL - 0.08, middle + 0.125 * number, fitted(line, LABEL - 0.08, 7), ha="right",
+            fontsize=7, color=QUIET if number else "#1c2430",
+        )  # fmt: skip
+
+
+def draw_so_far(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+    """The photo from all that was seen up to each step; returns the y below."""
+    if not seen.reads_photo:
+        return y
+    height, width = seen.photo.shape
+    tall = cell * height / width if height <= width else cell
+    wide = cell if height <= width else cell * width / height
+    row_label(sheet, x, y, tall, "known of", "the photo")
+    first = 1 if columns_of(seen) == seen.steps else 0
+    for step in range(first, seen.steps + 1):
+        left = column_x(seen, x, cell, step) + (cell - wide) / 2
+        axes = sheet.axes(left, y, wide, tall)
+        show_image(axes, so_far(seen, step))
+        frame(axes, FAINT, 0.6)
+    return y + tall + GAP
+
+
+def draw_top_row(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+    """The likeliest classes after each step; returns the y below."""
+    rows = min(TOP, len(seen.classes))
+    row_label(sheet, x, y, rows * ROW, "belief, %")
+    for column, step in enumerate(beliefs(seen)[0]):
+        axes = sheet.bare(column_x(seen, x, cell, int(step)), y, cell, rows * ROW)
+        draw_top(axes, seen, column, cell, ROW)
+    return y + rows * ROW + GAP
+
+
+def strip_height(seen: Seen, cell: float, surfaces: int = 1) -> float:
+    """Inches that `draw_head` and `draw_patches` take."""
+    rows = sum(patch_rows(one) for one in seen.surfaces[:surfaces])
+    return HEAD + rows * (cell + GAP)
+
+
+def so_far_height(seen: Seen, cell: float) -> float:
+    if not seen.reads_photo:
+        return 0.0
+    height, width = seen.photo.shape
+    return (cell * height / width if height <= width else cell) + GAP
+
+
+def top_height(seen: Seen) -> float:
+    return min(TOP, len(seen.classes)) * ROW + GAP

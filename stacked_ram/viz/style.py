@@ -1,0 +1,171 @@
+"""Colours, type sizes and paper: what all pictures share. Sizes in inches and points."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from stacked_ram.runs import write_atomically
+
+PAGE = 7.2  # width of a page's text
+DPI = 200
+FORMATS = ("png", "svg", "pdf")
+
+INK, QUIET, FAINT, OUTSIDE = "#1c2430", "#5b6675", "#c9cfd8", "#eceef2"
+# Okabe and Ito's bluish green and vermilion: told apart by the colour-blind, and never alone:
+# a tick or a cross stands beside them
+RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#56707f"
+RUNS = ("#0072B2", "#D55E00")  # of two runs that are compared
+
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.7,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "svg.hashsalt": "stacked_ram",
+    "pdf.fonttype": 42,
+    "figure.facecolor": "white",
+}
+
+
+def step_colours(steps: int) -> list[str]:
+    """One colour a step, from dark blue (first) to yellow (last): ordered in lightness, so that
+    it reads in grey and for every kind of colour vision."""
+    ramp = mpl.colormaps["plasma"]
+    places = [0.08 + 0.82 * step / max(steps - 1, 1) for step in range(steps)]
+    return [mpl.colors.to_hex(ramp(place)) for place in places]
+
+
+def is_dark(colour: str) -> bool:
+    red, green, blue = mpl.colors.to_rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+
+
+def halo_of(colour: str) -> str:
+    """What sets a colour off from any photo."""
+    return "#ffffff" if is_dark(colour) else "#14161a"
+
+
+class Sheet:
+    """A figure whose axes are placed in inches from its top left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        with mpl.rc_context(STYLE):
+            self.figure = Figure(figsize=(width, height))
+            FigureCanvasAgg(self.figure)
+        self.width, self.height = width, height
+
+    def axes(self, x: float, y: float, width: float, height: float, **options: Any) -> Axes:
+        place = (
+            x / self.width,
+            1 - (y + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
+        with mpl.rc_context(STYLE):
+            return self.figure.add_axes(place, **options)
+
+    def bare(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes that show nothing of their own, in inches of this sheet, top left (0, 0)."""
+        axes = self.axes(x, y, width, height)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.axis("off")
+        return axes
+
+    def text(self, x: float, y: float, words: str, **options: Any) -> None:
+        options = {"va": "baseline", "fontfamily": STYLE["font.family"], **options}
+        options.setdefault("color", INK)
+        options.setdefault("fontsize", 8)
+        self.figure.text(x / self.width, 1 - y / self.height, words, **options)
+
+
+def show_image(axes: Axes, image_HWC: Any, extent: Sequence[float] | None = None) -> None:
+    """An image over the whole axes: its pixels stay pixels where it is enlarged."""
+    axes.imshow(image_HWC, extent=extent, aspect="auto", interpolation="auto", zorder=1)
+
+
+def frame(axes: Axes, colour: str, width: float = 1.6) -> None:
+    """Axes without ticks, in a frame of this colour."""
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=colour, linewidth=width)
+
+
+@lru_cache(maxsize=8192)
+def text_width(words: str, size: float, weight: str = "normal") -> float:
+    """Width in inches."""
+    if not words.strip():
+        return 0.0
+    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
+    return TextPath((0, 0), words, prop=font).get_extents().x1 / 72
+
+
+def fitted(words: str, width: float, size: float, weight: str = "normal") -> str:
+    """The words, cut with an ellipsis to a width in inches."""
+    if text_width(words, size, weight) <= width:
+        return words
+    for count in range(len(words) - 1, 0, -1):
+        cut = words[:count].rstrip() + "…"
+        if text_width(cut, size, weight) <= width:
+            return cut
+    return ""
+
+
+def spread_apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
+    """The places moved as little as need be, so that neighbours are `least` apart, in order."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved = [min(max(places[i], low), high) for i in order]
+    for _ in range(200):
+        worst = 0.0
+        for a, b in itertools.pairwise(range(len(moved))):
+            lack = least - (moved[b] - moved[a])
+            if lack > 1e-9:
+                moved[a] -= lack / 2
+                moved[b] += lack / 2
+                worst = max(worst, lack)
+        shift = max(low - moved[0], 0) if moved else 0
+        moved = [min(max(one + shift, low), high) for one in moved]
+        if worst < 1e-6:
+            break
+    result = [0.0] * len(places)
+    for place, i in zip(moved, order, strict=True):
+        result[i] = place
+    return result
+
+
+def figure_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
+    """The figure as a file's content; the same bytes every time."""
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    content = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(content, format=kind, dpi=dpi, metadata=metadata[kind])
+    return content.getvalue()
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> Path:
+    """Write the figure, whole or not at all; the ending says the format."""
+    write_atomically(path, figure_bytes(figure, path.suffix[1:], dpi))
+    return path

@@ -1,0 +1,173 @@
+"""What a model saw of a whole split: the numbers behind the overview and the galleries.
+
+N photos   T steps   S levels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.viz.looking import numpy
+from stacked_ram.viz.sources import Split
+
+SAME_PLACE = 0.05  # spread of locations over photos (the photo is 2 wide) below which it is one
+STANDS_STILL = 0.05  # mean way from glimpse to glimpse
+AT_EDGE = 0.97
+
+
+@dataclass
+class WholeSet:
+    """Photos in the order of the split."""
+
+    classes: tuple[str, ...]
+    names: list[str]
+    labels_N: np.ndarray
+    answers_NT: np.ndarray
+    """Class predicted after each step."""
+    true_NT: np.ndarray
+    """Probability of the true class after each step."""
+    sure_NT: np.ndarray
+    """Probability of the predicted class after each step."""
+    locations_NTS2: np.ndarray
+    inside_NT: np.ndarray
+    """Whether the (last level's) location lies inside the object's box; nan without a box."""
+    box_share_N: np.ndarray
+    """Share of the photo that its box takes: how often a random place lies inside."""
+    centre_inside_N: np.ndarray
+    sizes_N2: np.ndarray
+    """True (height, width)."""
+    decided_T: tuple[bool, ...]
+    """Whether the attention decided on a step's location."""
+    glance_answers_N: np.ndarray | None = None
+
+    @property
+    def right_NT(self) -> np.ndarray:
+        return self.answers_NT == self.labels_N[:, None]
+
+    @property
+    def right_N(self) -> np.ndarray:
+        return self.right_NT[:, -1]
+
+    @property
+    def steps(self) -> int:
+        return self.answers_NT.shape[1]
+
+    @property
+    def changes_N(self) -> np.ndarray:
+        """How often each photo's answer changed from step to step."""
+        return (self.answers_NT[:, 1:] != self.answers_NT[:, :-1]).sum(1)
+
+    @property
+    def settled_N(self) -> np.ndarray:
+        """The step (from 1) from which on each answer stayed."""
+        other_NT = self.answers_NT != self.answers_NT[:, -1:]
+        return np.where(other_NT.any(1), self.steps - other_NT[:, ::-1].argmax(1) + 1, 1)
+
+    @property
+    def distance_NT(self) -> np.ndarray:
+        """Distance of the last level's locations from the photo's centre (1: an edge's middle)."""
+        return np.hypot(*np.moveaxis(self.locations_NTS2[:, :, -1], -1, 0))
+
+    @property
+    def has_boxes(self) -> bool:
+        return bool(np.isfinite(self.inside_NT).any())
+
+
+@torch.inference_mode()
+def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
+    """One deterministic pass over a split."""
+    model = run.model
+    decided: tuple[bool, ...] = ()
+    parts: list[dict[str, np.ndarray]] = []
+    split.loader.set_epoch(0)
+    for batch in split.loader:
+        trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+        belief_BTN = trace.logits_BTN.softmax(2)
+        labels_B11 = batch.labels_B[:, None, None].expand(-1, belief_BTN.shape[1], 1)
+        sure_BT, answers_BT = belief_BTN.max(2)
+        boxes_B4, sizes_B2 = numpy(batch.boxes_B4), numpy(batch.sizes_B2)
+        locations = numpy(trace.locations_BTS2)
+        middle_B12 = np.zeros((len(boxes_B4), 1, 2))
+        part = {
+            "index": numpy(batch.index_B).astype(int),
+            "labels_N": numpy(batch.labels_B).astype(int),
+            "answers_NT": numpy(answers_BT).astype(int),
+            "true_NT": numpy(belief_BTN.gather(2, labels_B11)[..., 0]),
+            "sure_NT": numpy(sure_BT),
+            "locations_NTS2": locations,
+            "inside_NT": inside(locations[:, :, -1], boxes_B4, sizes_B2),
+            "box_share_N": np.prod(boxes_B4[:, 2:] - boxes_B4[:, :2], 1) / np.prod(sizes_B2, 1),
+            "centre_inside_N": inside(middle_B12, boxes_B4, sizes_B2)[:, 0],
+        }
+        if trace.glance_logits_BN is not None:
+            part["glance_answers_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)
+        parts.append(part)
+        soft = model.config.attention == "soft"
+        decided = tuple(one or soft for one in trace.chosen_T)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = joined.pop("index").argsort()
+    dataset = split.dataset
+    return WholeSet(
+        classes=run.classes,
+        names=dataset.names,
+        sizes_N2=dataset.sizes,
+        decided_T=decided,
+        **{name: value[order] for name, value in joined.items()},
+    )
+
+
+def inside(locations_BT2: np.ndarray, boxes_B4: np.ndarray, sizes_B2: np.ndarray) -> np.ndarray:
+    """1 where a location lies in its photo's box, 0 where not, nan without a box: B x T."""
+    pixels_BT2 = (locations_BT2 + 1) / 2 * sizes_B2[:, None, ::-1]
+    low, high = boxes_B4[:, None, :2], boxes_B4[:, None, 2:]
+    hit_BT = ((pixels_BT2 >= low) & (pixels_BT2 < high)).all(2).astype(float)
+    hit_BT[np.isnan(boxes_B4).any(1)] = np.nan
+    return hit_BT
+
+
+def interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    from scipy.stats import binomtest
+
+    found = binomtest(int(hits), int(count)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def spread_T(whole: WholeSet) -> np.ndarray:
+    """How far the locations of one step lie apart over the photos: root mean square distance from
+    their mean, of the last level. 0: one place for all photos."""
+    places_NT2 = whole.locations_NTS2[:, :, -1]
+    return np.sqrt(((places_NT2 - places_NT2.mean(0)) ** 2).sum(2).mean(0))
+
+
+def warnings(whole: WholeSet) -> list[str]:
+    """What is wrong with where the model looks, in plain words; empty if nothing is."""
+    decided = np.flatnonzero(whole.decided_T)
+    if not len(decided) or len(whole.labels_N) < 10:
+        return []
+    found = []
+    spread = float(spread_T(whole)[decided].mean())
+    if spread < SAME_PLACE:
+        found.append(
+            f"It looks at the same place in every photo (spread {spread:.3f}): its locations do"
+            " not depend on what it sees."
+        )
+    places_NT2 = whole.locations_NTS2[:, :, -1]
+    if whole.steps > 1:
+        ways = np.hypot(*np.moveaxis(np.diff(places_NT2, axis=1), -1, 0))
+        if ways.mean() < STANDS_STILL:
+            found.append(
+                f"It hardly moves (mean way from glimpse to glimpse {ways.mean():.3f}): more"
+                " glimpses show it little that is new."
+            )
+    at_edge = float((np.abs(places_NT2[:, decided]) > AT_EDGE).any(2).mean())
+    if at_edge > 0.5:
+        found.append(
+            f"{at_edge:.0%} of the places it chose lie at the photo's edge: its policy ran into"
+            " the border."
+        )
+    return found
