@@ -5,6 +5,8 @@ Free of torch; nothing is decoded here.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +24,31 @@ LIMIT_SEED = 0  # which photos `limit_photos` keeps never changes
 
 @dataclass(frozen=True)
 class Digits:
-    """Raw digits of one size, and how their canvases are made (stacked_ram.data.canvas)."""
+    """Digits of one size, and how their canvases are made (stacked_ram.data.canvas)."""
 
     images_NHW: np.ndarray
-    """uint8, raw 0..255."""
+    """uint8, raw 0..255: finished canvases, or digits to be put on them."""
+    composed: bool
+    """Whether images_NHW are what the model is to see."""
     canvas: tuple[int, int]
     """(height, width) of the photos."""
     translate: bool = False
     clutter: int = 0
     clutter_size: int = 8
     seed: int = 0
-    """Of the canvases that are composed once: valid and test, and train with `clutter: fixed`."""
+    """Of the training canvases when they are composed once (`clutter: fixed`)."""
 
-    @property
-    def composed(self) -> bool:
-        """Whether images_NHW are canvases already."""
-        return self.images_NHW.shape[1:] == self.canvas and not self.clutter
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole manifest behind a split: what all splits of a data set share."""
+
+    sizes_M2: np.ndarray
+    """int64, (height, width) of every stored photo."""
+    rows: np.ndarray
+    """The row in it of each photo of the split."""
+    sha256: str
+    """Of the file."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,8 @@ class Dataset:
     """int64 (N, 2), (height, width) of the stored photo."""
     digits: Digits | None = None
     """kind digits only."""
-    rows: np.ndarray | None = None
-    """kind photos: each photo's row in the manifest."""
+    manifest: Manifest | None = None
+    """kind photos only."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -175,7 +186,11 @@ def _open_photos(
         labels=part["class"].map(index).to_numpy(np.int64),
         boxes=part[BOX].to_numpy(np.float32),
         sizes=part[["height", "width"]].to_numpy(np.int64),
-        rows=rows,
+        manifest=Manifest(
+            sizes_M2=manifest[["height", "width"]].to_numpy(np.int64),
+            rows=rows,
+            sha256=hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
+        ),
     )
 
 
@@ -217,16 +232,21 @@ def _open_digits(
 ) -> Dataset:
     if config.fold is not None:
         raise UserError(f"fold: {folder} holds digits, which have no folds")
-    loaded = [_read_arrays(folder, part) for part in SPLITS if part in parts]
-    images_NHW = np.concatenate([images for images, _ in loaded])
-    labels = np.concatenate([labels for _, labels in loaded])
+    canvas = tuple(facts.get("canvas") or ())
+    clutter = int(facts.get("clutter", 0))
+    training = split == "train"
+    loaded = {part: _read_arrays(folder, part, training) for part in SPLITS if part in parts}
+    images_NHW, labels, boxes = map(np.concatenate, zip(*loaded.values(), strict=True))
+    canvas = canvas or images_NHW.shape[1:]
+    if not training and images_NHW.shape[1:] != canvas:
+        raise UserError(
+            f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]} where dataset.yaml "
+            f"says {canvas}; prepare the data set again"
+        )
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(facts["classes"]):
         raise UserError(
             f"{folder}: labels.npy has a label that is not among the classes of dataset.yaml"
         )
-    digit_size = images_NHW.shape[1:]
-    canvas = tuple(facts.get("canvas") or digit_size)
-    count = len(labels)
     return Dataset(
         name=facts["name"],
         kind="digits",
@@ -236,37 +256,57 @@ def _open_digits(
         channels=facts["channels"],
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
-        names=[f"{part}/{i}" for part, (_, ys) in zip(SPLITS, loaded, strict=False)
-               for i in range(len(ys))],
+        names=[
+            f"{part}/images.npy:{i}" for part, (_, ys, _) in loaded.items() for i in range(len(ys))
+        ],
         labels=labels,
-        boxes=np.full((count, 4), np.nan, np.float32),
-        sizes=np.tile(np.array(canvas, np.int64), (count, 1)),
+        boxes=boxes,
+        sizes=np.tile(np.array(canvas, np.int64), (len(labels), 1)),
         digits=Digits(
             images_NHW=images_NHW,
+            composed=not training or (images_NHW.shape[1:] == canvas and not clutter),
             canvas=canvas,
             translate=bool(facts.get("translate", False)),
-            clutter=int(facts.get("clutter", 0)),
+            clutter=clutter,
             clutter_size=int(facts.get("clutter_size", 8)),
             seed=int(facts.get("seed", 0)),
         ),
-    )  # fmt: skip
+    )
 
 
-def _read_arrays(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """images_NHW (uint8) and labels_N (int64) of one split of digits."""
-    arrays = []
-    for name in ("images", "labels"):
-        path = folder / split / f"{name}.npy"
-        try:
-            arrays.append(np.load(path, allow_pickle=False))
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing; {folder} has no {split} split") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); prepare it again") from None
-    images, labels = arrays
-    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise UserError(f"{folder / split}: images.npy and labels.npy do not belong together")
-    return images, labels.astype(np.int64)
+def _read_arrays(
+    folder: Path, split: str, training: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """images_NHW (uint8), labels_N (int64) and boxes_N4 (float32) of one split of digits.
+
+    training: the digits themselves, where valid and test hold canvases made of them.
+    """
+    home = folder / split
+    raw = training and (home / "digits.npy").is_file()
+    images = _read_array(home / ("digits.npy" if raw else "images.npy"), split)
+    labels = _read_array(home / "labels.npy", split)
+    boxes = np.full((len(labels), 4), np.nan)
+    if not training and (home / "boxes.npy").is_file():
+        boxes = _read_array(home / "boxes.npy", split)
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 3
+        or labels.shape != images.shape[:1]
+        or boxes.shape != (len(labels), 4)
+    ):
+        raise UserError(f"{home}: its arrays do not belong together; prepare the data set again")
+    return images, labels.astype(np.int64), boxes.astype(np.float32)
+
+
+def _read_array(path: Path, split: str) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: missing; the data set has no {split} split, or is damaged"
+        ) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); prepare the data set again") from None
 
 
 def _check_classes(dataset: Dataset) -> None:
@@ -283,16 +323,14 @@ def _check_classes(dataset: Dataset) -> None:
 
 
 def _keep(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    import dataclasses
-
-    digits = dataset.digits
+    digits, manifest = dataset.digits, dataset.manifest
     return dataclasses.replace(
         dataset,
         names=[dataset.names[row] for row in rows],
         labels=dataset.labels[rows],
         boxes=dataset.boxes[rows],
         sizes=dataset.sizes[rows],
-        rows=None if dataset.rows is None else dataset.rows[rows],
+        manifest=manifest and dataclasses.replace(manifest, rows=manifest.rows[rows]),
         digits=digits and dataclasses.replace(digits, images_NHW=digits.images_NHW[rows]),
     )
 

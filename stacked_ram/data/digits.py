@@ -105,7 +105,7 @@ class DigitLoader(Loader):
 def compose_all(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """All canvases of a split, composed once by the data set's own seed: (N, H, W) and boxes.
 
-    On the CPU, whatever the device: the same canvases everywhere.
+    For `clutter: fixed`. On the CPU, whatever the device: the same canvases everywhere.
     """
     digits = dataset.digits
     images_NHW = torch.from_numpy(digits.images_NHW)

@@ -8,16 +8,18 @@ support grows with the reduction (the filter of torchvision's Resize).
 
 from __future__ import annotations
 
-import contextlib
-import io
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.colour import to_srgb
 
+# Only formats that Pillow decodes by itself: none that starts another program (EPS does).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # of one photo; larger ones are refused before their pixels are made
 ORIENTATION = 0x0112  # EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # its values that swap height and width
@@ -28,21 +30,23 @@ def read_photo(
     short_side: int | None = None,
     photo_size: tuple[int, int] | None = None,
     channels: int = 3,
+    stored_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """The photo's pixels_CHW, uint8.
 
     short_side: reduce so that the shorter side is this many pixels (never enlarge).
     photo_size: resize to this (height, width).
     channels: 3 (grayscale is repeated) or 1.
+    stored_size: the (height, width) that a manifest says it has, upright, before any reduction.
 
-    Raises UserError, naming the file, when it cannot be read, is no image, is damaged or is larger
-    than MAX_PIXELS.
+    Raises UserError, naming the file, when it cannot be read, is no image, is damaged, is larger
+    than MAX_PIXELS or not of its stored_size.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _pixels(image, path, short_side, photo_size, channels)
+            with Image.open(path, formats=_formats()) as image:
+                return _pixels(image, path, short_side, photo_size, channels, stored_size)
     except UserError:
         raise
     except FileNotFoundError:
@@ -51,7 +55,7 @@ def read_photo(
         raise UserError(f"{path}: not an image that can be read; leave it out") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except Exception as error:  # decoders raise anything at all on broken files
         raise UserError(f"{path}: cannot read this photo ({error}); leave it out") from None
 
 
@@ -68,27 +72,13 @@ def reduced_size(
     return max(1, round(height * share)), max(1, round(width * share))
 
 
-def upright_rgb(image: Image.Image, channels: int = 3) -> Image.Image:
-    """The image turned as its EXIF says, in sRGB, 8 bits a channel; transparency on white."""
-    ImageOps.exif_transpose(image, in_place=True)
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(ground, layer).convert("RGB")
-    elif "icc_profile" in image.info and image.mode in ("RGB", "CMYK"):
-        image = _to_srgb(image)
-    return image if image.mode == mode else image.convert(mode)
-
-
 def _pixels(
     image: Image.Image,
     path: str | Path,
     short_side: int | None,
     photo_size: tuple[int, int] | None,
     channels: int,
+    stored_size: tuple[int, int] | None,
 ) -> np.ndarray:
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -96,14 +86,22 @@ def _pixels(
     sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     if sideways:
         width, height = height, width
+    if stored_size is not None and (height, width) != tuple(stored_size):
+        raise UserError(
+            f"{path}: {width}x{height} pixels, where manifest.csv says {stored_size[1]}x"
+            f"{stored_size[0]}; prepare the data set again"
+        )
     new_height, new_width = reduced_size(height, width, short_side, photo_size)
     if image.format == "JPEG":
         smallest = (new_height, new_width) if sideways else (new_width, new_height)
         image.draft(None, smallest)
-    image = upright_rgb(image, channels)
-    if image.size != (new_width, new_height):
-        image = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
-    return to_CHW(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    upright, _ = to_srgb(image)
+    if channels == 1:
+        upright = upright.convert("L")
+    if upright.size != (new_width, new_height):
+        upright = upright.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return to_CHW(upright)
 
 
 def to_CHW(image: Image.Image) -> np.ndarray:
@@ -111,22 +109,8 @@ def to_CHW(image: Image.Image) -> np.ndarray:
     return np.stack([np.asarray(plane) for plane in image.split()])
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """16- and 32-bit grayscale: the top 8 of 16 bits; floats are taken as 0..1 or as 0..255."""
-    values_HW = np.asarray(image)
-    if values_HW.dtype.kind == "f":
-        values_HW = values_HW * (255 if values_HW.max(initial=0) <= 1 else 1)
-    elif values_HW.max(initial=0) > 255 or image.mode.startswith("I;16"):
-        values_HW = values_HW / 257
-    return Image.fromarray(np.rint(values_HW).clip(0, 255).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """By the embedded colour profile; a profile that cannot be used is left out."""
-    from PIL import ImageCms
-
-    with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or image
-    return image
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of our formats that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
