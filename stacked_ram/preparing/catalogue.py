@@ -21,7 +21,6 @@ from stacked_ram.preparing.boxes import scale_box, turn_box
 from stacked_ram.preparing.checks import Checked, CheckPlan
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.records import Box, CheckedRecord, EncodedPhoto, Record
-from stacked_ram.preparing.working import working_folder
 
 _BATCH = 1000
 
@@ -44,13 +43,12 @@ _USABLE = "FROM photos p JOIN checked c USING (file) WHERE c.problem = '' AND p.
 class Catalogue:
     """The photos of one run. Numbers (`id`) count from 1 in the order of the source."""
 
-    def __init__(self, dest: Path, plan: CheckPlan) -> None:
-        """Open the working folder of `dest`, keeping what was checked under the same plan.
+    def __init__(self, folder: Path, plan: CheckPlan) -> None:
+        """Open the catalogue of a working folder, keeping what was checked under the same plan.
 
         Raises:
             UserError: another run has it open.
         """
-        folder = working_folder(dest)
         folder.mkdir(parents=True, exist_ok=True)
         self.plan = plan
         self.root = Path()
@@ -64,7 +62,7 @@ class Catalogue:
             self._db.close()
             if "locked" not in str(error):
                 raise
-            raise UserError(f"another run is preparing {dest}: wait for it to end") from error
+            raise UserError(f"another run is at work in {folder}: wait for it to end") from error
         checked_as = f"{plan.short_side} {plan.quality} {plan.max_pixels}"
         known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()
         if known != (checked_as,):

@@ -26,7 +26,7 @@ Download = Literal[
 ]
 
 # These say how or where a run goes, not what it makes: DEST is the same whatever they are.
-RUN_ONLY = frozenset({"source", "dest", "dry_run", "overwrite", "workers", "strict"})
+RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,13 @@ class PrepareOptions:
                 "with --download there is no SOURCE: prepare_data.py --download NAME DEST"
             )
         for name, low, high in [
-            ("valid_ratio", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),
+            ("valid_share", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),
             ("short_side", 8, 100_000), ("near_duplicates", -1, 16), ("workers", 0, 1024),
             ("official_split", 1, 3), ("clutter_size", 1, 1000), ("max_megapixels", 0.0001, 4000),
         ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
+                name = name.replace("share", "ratio")
                 raise UserError(f"{flag(name)} {value}: must be between {low} and {high}")
         for name, low in [
             ("max_per_class", 1), ("folds", 2), ("clutter", 0), ("scenes_per_photo", 1),

@@ -66,7 +66,7 @@ def same_look(tiny_a: bytes, tiny_b: bytes) -> bool:
     shift = np.abs(a.mean() - b.mean())
     spread = min(a.std(), b.std())
     rest = np.sqrt(np.mean((a - a.mean() - b + b.mean()) ** 2))
-    return bool(spread >= 6 and shift <= 40 and rest <= max(4.0, 0.15 * spread))
+    return bool(spread >= 6 and shift <= 40 and rest <= max(4.0, 0.35 * spread))
 
 
 @cache

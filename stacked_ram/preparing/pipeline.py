@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sqlite3
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -35,6 +37,7 @@ from stacked_ram.preparing.working import (
 from stacked_ram.preparing.writing import FORMAT, DatasetWriter
 
 _PAIRS_SHOWN = 200
+_WORTH_KEEPING = ("source.done", "decoded")  # in the working folder, for the next run
 
 
 def prepare(options: PrepareOptions, command: str = "") -> None:
@@ -46,28 +49,51 @@ def prepare(options: PrepareOptions, command: str = "") -> None:
     """
     dest = options.dest
     check_place(options.source, dest)
+    existing(dest)
     if options.dry_run and options.download:
         _tell_download(options)
         return
-    there = existing(dest)
-    began_empty = not working_folder(dest).exists()
-    try:
+    with contextlib.ExitStack() as stack:
+        working = working_folder(dest)
+        began_empty = not working.exists()
+        if options.dry_run and began_empty:
+            working = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            _prepare_in(working, options, command)
+        except UserError:
+            # Nothing was fetched, unpacked or decoded that the next run could use.
+            if began_empty and not any((working / name).exists() for name in _WORTH_KEEPING):
+                remove_tree(working)
+            raise
+        except (OSError, sqlite3.OperationalError) as error:
+            raise PreparationFailed(_what_to_do(error, dest)) from error
+
+
+def _prepare_in(working: Path, options: PrepareOptions, command: str) -> None:
+    plan = CheckPlan(
+        folder=working / "decoded",
+        short_side=0 if options.keep_size else options.short_side,
+        quality=options.quality,
+        max_pixels=int(options.max_megapixels * 1e6),
+    )
+    # The catalogue is also the lock: from here on no other run works at this data set.
+    with contextlib.closing(Catalogue(working, plan)) as catalogue:
         if not options.dry_run:
-            restore(dest)
+            restore(options.dest)
+        there = existing(options.dest)
         root = options.source
         if options.download:
-            root = download(options.download, dest)
-        root = open_source(root, working_folder(dest)).resolve()
+            root = download(options.download, options.dest)
+        root = open_source(root, working).resolve()
         digits = find_digits(root, options)
         if digits is not None:
-            _prepare_digits(digits, options, there, command)
+            made = _prepare_digits(digits, options, there, command)
         else:
-            _prepare_photos(root, options, there, command)
-    except (OSError, sqlite3.OperationalError) as error:
-        raise PreparationFailed(_what_to_do(error, dest)) from error
-    finally:
-        if options.dry_run and began_empty:
-            remove_tree(working_folder(dest))
+            made = _prepare_photos(root, catalogue, options, there, command)
+    if not options.dry_run:
+        remove_tree(working)
+    if made:
+        print_summary(options.dest)
 
 
 def existing(dest: Path) -> dict[str, object] | None:
@@ -95,58 +121,58 @@ def existing(dest: Path) -> dict[str, object] | None:
 
 def _prepare_digits(
     folder: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
-) -> None:
-    files = [(file.name, file.stat().st_size) for file in entries(folder)[1]]
-    if _is_done(options, there, repr(files)):
-        return
+) -> bool:
+    """Returns whether a data set was made."""
+    files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
+    if _is_done(options, there, files):
+        return False
     if options.dry_run:
-        print(
-            f"{folder}: digits of the MNIST family, {len(files)} files; would write {options.dest}"
-        )
-        return
+        print(f"read as mnist: digits in {folder}")
+        print(f"would write {options.dest}; nothing was written")
+        return False
     from stacked_ram.preparing.digits import prepare_digits
 
-    _remember(options, command, repr(files))
+    _remember(options, command, files)
     prepare_digits(options, folder)
-    remove_tree(working_folder(options.dest))
-    print_summary(options.dest)
+    return True
 
 
 def _prepare_photos(
-    root: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
-) -> None:
-    plan = CheckPlan(
-        folder=working_folder(options.dest) / "decoded",
-        short_side=0 if options.keep_size else options.short_side,
-        quality=options.quality,
-        max_pixels=int(options.max_megapixels * 1e6),
-    )
-    catalogue = Catalogue(options.dest, plan)
-    try:
-        source = find_source(root, options)
-        fingerprint = catalogue.list_photos(root, source.records, options.seed)
-        _choose(catalogue, options, root)
-        if _is_done(options, there, fingerprint):
-            catalogue.close()
-            remove_tree(working_folder(options.dest))
-            return
-        if options.dry_run:
-            _tell_plan(catalogue, source, options)
-            return
-        _remember(options, command, fingerprint)
-        _check(catalogue, options)
-        found = find_duplicates(catalogue, options.near_duplicates)
-        left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
-        settled = settle_splits(catalogue, source, options, found)
-        notes = _notes(catalogue, source, found, left_out, settled)
-        if options.scene_size is not None:
-            _write_scenes(catalogue, source, options, settled, notes)
-        else:
-            _write(catalogue, source, options, settled, notes, found)
-    finally:
-        catalogue.close()
-    remove_tree(working_folder(options.dest))
-    print_summary(options.dest)
+    root: Path,
+    catalogue: Catalogue,
+    options: PrepareOptions,
+    there: dict[str, object] | None,
+    command: str,
+) -> bool:
+    """Returns whether a data set was made."""
+    source = find_source(root, options)
+    fingerprint = catalogue.list_photos(root, source.records, options.seed)
+    _choose(catalogue, options, root)
+    if _is_done(options, there, fingerprint):
+        return False
+    if options.dry_run:
+        _tell_plan(catalogue, source, options)
+        return False
+    _remember(options, command, fingerprint)
+    _check(catalogue, options)
+    found = find_duplicates(catalogue, options.near_duplicates)
+    left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
+    settled = settle_splits(catalogue, source, options, found)
+    notes = _notes(catalogue, source, found, left_out, settled)
+    if options.scene_size is None:
+        _write(catalogue, source, options, settled, notes, found)
+    else:
+        from stacked_ram.preparing.scenes import prepare_scenes
+
+        prepare_scenes(
+            options,
+            [record for record, _ in catalogue.dataset()],
+            rule=settled.rule,
+            layout=source.layout,
+            notes=notes,
+            tell_more=lambda writer: _tell_left_out(catalogue, writer),
+        )
+    return True
 
 
 def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
@@ -253,25 +279,6 @@ def _notes(
     return notes + settled.notes
 
 
-def _write_scenes(
-    catalogue: Catalogue,
-    source: Source,
-    options: PrepareOptions,
-    settled: Settled,
-    notes: list[str],
-) -> None:
-    from stacked_ram.preparing.scenes import prepare_scenes
-
-    prepare_scenes(
-        options,
-        [record for record, _ in catalogue.dataset()],
-        rule=settled.rule,
-        layout=source.layout,
-        notes=notes,
-        tell_more=lambda writer: _tell_left_out(catalogue, writer),
-    )
-
-
 def _write(
     catalogue: Catalogue,
     source: Source,
@@ -294,8 +301,10 @@ def _write(
                 repairs=record.repairs,
             )
         _tell_left_out(catalogue, writer)
-        for caption, first, second in _pairs_to_show(catalogue, found, settled):
-            writer.show_pair(caption, catalogue.stored_file(first), catalogue.stored_file(second))
+        for caption, first, second in _pairs_to_show(found, settled):
+            names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
+            files = (catalogue.stored_file(number) for number in (first, second))
+            writer.show_pair(caption, names, *files)
         writer.finish(rule=settled.rule, layout=source.layout, notes=notes)
 
 
@@ -309,7 +318,7 @@ def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
         )  # fmt: skip
 
 
-def _pairs_to_show(catalogue: Catalogue, found: Duplicates, settled: Settled):
+def _pairs_to_show(found: Duplicates, settled: Settled) -> Iterator[tuple[str, int, int]]:
     """Leaks and conflicts first: they are what a reader must see."""
     conflicts, leaks = set(found.conflicts), set(settled.leaks)
     near = {(first, second): bits for first, second, bits in found.near}
@@ -318,8 +327,7 @@ def _pairs_to_show(catalogue: Catalogue, found: Duplicates, settled: Settled):
         words = [f"near ({near[first, second]} bits)" if (first, second) in near else "exact"]
         words += ["two labels"] if (first, second) in conflicts else []
         words += ["in two splits"] if (first, second) in leaks else []
-        names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
-        yield f"{', '.join(words)}: {names}", first, second
+        yield ", ".join(words), first, second
 
 
 def _tell_download(options: PrepareOptions) -> None:

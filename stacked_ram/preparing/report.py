@@ -164,10 +164,10 @@ def _pairs(rows: sqlite3.Connection) -> Iterable[str]:
     yield f"<h2>The same photo twice ({total})</h2>"
     yield _told_limit(total)
     yield '<div class="pictures">'
-    query = "SELECT caption, first, second FROM pairs LIMIT ?"
-    for caption, first, second in rows.execute(query, [MOST_PICTURES]):
+    query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
+    for caption, names, first, second in rows.execute(query, [MOST_PICTURES]):
         pictures = [jpeg_bytes(thumbnail_of(Path(path))) for path in (first, second)]
-        yield _figure(pictures, caption, "")
+        yield _figure(pictures, caption, names)
     yield "</div>"
 
 

@@ -50,7 +50,7 @@ CREATE TABLE stored (path TEXT PRIMARY KEY, path_key TEXT UNIQUE, class TEXT, sp
     box_right REAL, box_bottom REAL, source TEXT, repairs TEXT, fold INTEGER);
 CREATE TABLE left_out (source TEXT, class TEXT, fate TEXT, problem TEXT, detail TEXT,
     preview BLOB);
-CREATE TABLE pairs (caption TEXT, first TEXT, second TEXT);
+CREATE TABLE pairs (caption TEXT, names TEXT, first TEXT, second TEXT);
 """
 
 
@@ -204,9 +204,10 @@ class DatasetWriter:
             [source, class_name, fate, problem, detail, preview],
         )
 
-    def show_pair(self, caption: str, first: Path, second: Path) -> None:
+    def show_pair(self, caption: str, names: str, first: Path, second: Path) -> None:
         """Show two photos (files of the working folder) side by side in the report."""
-        self._rows.execute("INSERT INTO pairs VALUES (?,?,?)", [caption, str(first), str(second)])
+        row = [caption, names, str(first), str(second)]
+        self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?)", row)
 
     def finish(
         self,
