@@ -107,11 +107,10 @@ def by_shape(sizes_N2: np.ndarray, batch_size: int) -> np.ndarray:
     return order[np.lexsort((width, strips))]
 
 
-def padding(batches: list[Rows], sizes_N2: np.ndarray) -> float:
-    """Share of all pixels of the batches that is padding; sizes_N2: by row of the split."""
+def padding(sizes: list[np.ndarray]) -> float:
+    """Share of all pixels of an epoch's batches that is padding; sizes_B2 of each batch."""
     own = whole = 0
-    for batch in batches:
-        sizes_B2 = sizes_N2[batch.index_B]
+    for sizes_B2 in sizes:
         own += int(sizes_B2.prod(axis=1).sum())
         whole += len(sizes_B2) * int(sizes_B2.max(axis=0).prod())
     return 1 - own / whole if whole else 0.0

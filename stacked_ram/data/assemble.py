@@ -1,0 +1,158 @@
+"""Whole batches of photos: read or taken from the cache, cut, augmented, put together.
+
+Runs in worker processes, or in the training process.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stacked_ram.config import DataConfig
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.cache import open_cache
+from stacked_ram.data.chance import mixed
+from stacked_ram.data.crop import Cuts, cut_boxes, no_cuts, random_cuts
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.order import Rows
+from stacked_ram.data.read import read_photo, reduced_size
+from stacked_ram.errors import UserError
+
+MARGIN = 2  # photos to be cropped and then resized are kept at most this much larger
+
+
+class BatchMaker(torch.utils.data.Dataset):
+    """Makes the batches of one split.
+
+    sizes_N2: (height, width) of each photo of the split as it is kept, before it is cut.
+    """
+
+    def __init__(self, dataset: Dataset, data: DataConfig, seed: int, train: bool):
+        self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
+        sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
+        self.sizes_N2 = sizes_M2[dataset.manifest.rows]
+        self.cache = open_cache(dataset, sizes_M2, data.cache, data.cache_limit, words)
+        self.augment = None
+        if train and augments(data):
+            from stacked_ram.data.augment import Augment
+
+            self.augment = Augment(data, dataset.channels)
+
+    def __getitem__(self, order: tuple[int, Rows]) -> Batch | UserError:
+        """One batch: (epoch, its photos). An error is handed over, not raised, so that it keeps
+        its own words on the way out of a worker."""
+        try:
+            return self.make(*order)
+        except UserError as error:
+            return error
+
+    def make(self, epoch: int, rows: Rows) -> Batch:
+        index_B = rows.index_B
+        kept_B2 = self.sizes_N2[index_B]
+        cuts = self.cuts(epoch, rows)
+        sizes_B2 = self.final_sizes(epoch, rows)
+        seeds_B = mixed(self.seed, epoch, *rows, 4)
+        pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
+        for place in range(len(index_B)):
+            height, width = sizes_B2[place]
+            left, top, right, bottom = cuts.windows_B4[place]
+            photo_CHW = self.photo(int(index_B[place]))[:, top:bottom, left:right]
+            if photo_CHW.shape[1:] != (height, width):
+                photo_CHW = resized(photo_CHW, int(height), int(width))
+            if cuts.flips_B[place]:
+                photo_CHW = photo_CHW.flip(2)
+            if self.augment is not None:
+                augmented = self.augment(photo_CHW.numpy(), int(seeds_B[place]))
+                photo_CHW = torch.from_numpy(augmented)
+            pixels_BCHW[place, :, :height, :width] = photo_CHW
+        scale_B2 = kept_B2 / self.dataset.sizes[index_B]
+        boxes_B4 = cut_boxes(self.dataset.boxes[index_B] * np.tile(scale_B2[:, ::-1], 2), cuts)
+        boxes_B4 *= np.tile((sizes_B2 / cuts.sizes_B2)[:, ::-1], 2)
+        if self.augment is not None and self.augment.moves:
+            boxes_B4[:] = np.nan
+        return Batch(
+            pixels_BCHW=pixels_BCHW,
+            sizes_B2=torch.from_numpy(np.ascontiguousarray(sizes_B2)),
+            labels_B=torch.from_numpy(self.dataset.labels[index_B]),
+            boxes_B4=torch.from_numpy(boxes_B4.astype(np.float32)),
+            index_B=torch.from_numpy(index_B),
+        )
+
+    def photo(self, row: int) -> Tensor:
+        """pixels_CHW of one photo of the split as it is kept; not to be written to."""
+        dataset = self.dataset
+        path = os.path.join(dataset.folder, dataset.names[row])
+        place = dataset.manifest.rows[row]
+        pixels_CHW = self.cache.get(place, path) if self.cache else None
+        if pixels_CHW is None:
+            pixels_CHW = read_photo(
+                path,
+                photo_size=tuple(self.sizes_N2[row].tolist()),
+                channels=dataset.channels,
+                stored_size=tuple(dataset.sizes[row].tolist()),
+            )
+            if self.cache:
+                self.cache.put(place, path, pixels_CHW)
+        return torch.from_numpy(pixels_CHW)
+
+    def cuts(self, epoch: int, rows: Rows) -> Cuts:
+        """What is cut out of each photo."""
+        sizes_B2 = self.sizes_N2[rows.index_B]
+        if not self.train:
+            return no_cuts(sizes_B2)
+        return random_cuts(self.data, self.seed, epoch, rows, sizes_B2)
+
+    def final_sizes(self, epoch: int, rows: Rows) -> np.ndarray:
+        """(height, width) of each photo in its batch."""
+        if self.data.photo_size is not None:
+            return np.tile(np.array(self.data.photo_size, np.int64), (len(rows.index_B), 1))
+        return self.cuts(epoch, rows).sizes_B2
+
+
+def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:
+    """(height, width) at which photos of these stored sizes are kept, and words for the rule.
+
+    As short_side and photo_size say, but where a crop is resized to photo_size afterwards photos
+    are kept larger, so that the crop is as sharp: up to MARGIN times, and no larger than stored.
+    """
+    if data.photo_size is None:
+        if data.short_side is None:
+            return stored_M2, "stored"
+        unique_U2, which_M = np.unique(stored_M2, axis=0, return_inverse=True)
+        reduced = [reduced_size(int(h), int(w), data.short_side, None) for h, w in unique_U2]
+        return np.array(reduced, np.int64)[which_M.reshape(-1)], f"short{data.short_side}"
+    size_2 = np.array(data.photo_size, np.int64)
+    words = f"size{size_2[0]}x{size_2[1]}"
+    share = min(MARGIN, data.crop_area[0] ** -0.5) if train else 1
+    if share == 1:
+        return np.tile(size_2, (len(stored_M2), 1)), words
+    return np.clip(stored_M2, size_2, np.rint(size_2 * share).astype(np.int64)), (
+        f"{words}-by{share:.3g}"
+    )
+
+
+def resized(photo_CHW: Tensor, height: int, width: int) -> Tensor:
+    """The photo at this size, antialiased, uint8."""
+    return F.interpolate(
+        photo_CHW[None], (height, width), mode="bilinear", antialias=True, align_corners=False
+    )[0]
+
+
+def empty_batch(count: int, channels: int, height: int, width: int) -> Tensor:
+    """Black pixels_BCHW; in a worker, in memory that it shares with the parent, so that the batch
+    is not copied on its way."""
+    shape = (count, channels, int(height), int(width))
+    if torch.utils.data.get_worker_info() is None:
+        return torch.zeros(shape, dtype=torch.uint8)
+    # as torch's default_collate does; new shared memory is zero
+    storage = torch.empty(0, dtype=torch.uint8).untyped_storage()._new_shared(int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+
+
+def augments(data: DataConfig) -> bool:
+    """Whether an option is on that albumentations does."""
+    return bool(data.rotate or data.rand_augment or data.colour_jitter or data.random_erasing)
