@@ -27,6 +27,8 @@ def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Ten
     (b * (H + rim) + y + rim) * (W + rim) + x + rim. uint8 pixels are summed exactly, in the
     smallest integers that can hold the widest cell.
     """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _sums_as_one(pixels_BCHW, list(cells))
     if pixels_BCHW.is_floating_point():
         return _SlidingSums.apply(pixels_BCHW, cells)
     return _sums(pixels_BCHW, cells)
@@ -77,6 +79,42 @@ class _SlidingSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grads_KNC):
         return _gradient(grads_KNC.flatten(1), ctx.cells, ctx.shape).to(ctx.dtype), None
+
+
+@torch.library.custom_op("stacked_ram::sliding_sums", mutates_args=())
+def _sums_as_one(pixels_BCHW: torch.Tensor, cells: list[int]) -> torch.Tensor:
+    """One step to torch.compile, which would take the additions apart and make them slower."""
+    return _sums(pixels_BCHW, tuple(cells))
+
+
+@torch.library.custom_op("stacked_ram::sliding_sums_gradient", mutates_args=())
+def _gradient_as_one(grads_KNC: torch.Tensor, cells: list[int], shape: list[int]) -> torch.Tensor:
+    return _gradient(grads_KNC.flatten(1), tuple(cells), tuple(shape)).contiguous()
+
+
+@_sums_as_one.register_fake
+def _(pixels_BCHW, cells):
+    rim, shape = max(cells), pixels_BCHW.shape
+    places = _length(shape, rim) // shape[1]
+    return pixels_BCHW.new_empty(
+        (len(cells), places, shape[1]), dtype=_dtype_of_sums(pixels_BCHW, rim)
+    )
+
+
+@_gradient_as_one.register_fake
+def _(grads_KNC, cells, shape):
+    return grads_KNC.new_empty(shape)
+
+
+def _keep(ctx, inputs, output):
+    ctx.cells, ctx.shape, ctx.dtype = inputs[1], list(inputs[0].shape), inputs[0].dtype
+
+
+def _pull_back(ctx, grads_KNC):
+    return _gradient_as_one(grads_KNC.contiguous(), ctx.cells, ctx.shape).to(ctx.dtype), None
+
+
+_sums_as_one.register_autograd(_pull_back, setup_context=_keep)
 
 
 class Recipe(NamedTuple):

@@ -237,3 +237,48 @@ def test_locations_that_are_not_numbers_do_not_read_out_of_bounds():
 def test_geometry_that_cannot_be_says_which_value(arguments, word):
     with pytest.raises(UserError, match=word):
         GlimpseGeometry(**arguments)
+
+
+@pytest.mark.parametrize("name", ["whole", "fractional scale"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=["uint8", "float32"])
+def test_a_compiled_step_is_one_graph_and_gives_the_same(name, dtype):
+    generator = torch.Generator().manual_seed(10)
+    pixels, sizes = padded(photos_of([(13, 17), (9, 6)], 3, dtype, generator))
+    locations = torch.tensor(LOCATIONS[:4])
+    pixels.requires_grad_(dtype == torch.float32)
+
+    def two_steps(pixels, sizes, locations):
+        photos = Photos(pixels, sizes)
+        first = photos.patches(locations, GEOMETRIES[name])
+        return first, photos.patches(-locations, GEOMETRIES[name])
+
+    expected = two_steps(pixels, sizes, locations)
+    compiled = torch.compile(two_steps, backend="aot_eager", fullgraph=True)
+    results = compiled(pixels, sizes, locations)
+    for result, wanted in zip(results, expected, strict=True):
+        assert torch.allclose(result, wanted, atol=1e-6, rtol=0)
+    if dtype == torch.float32:
+        weights = [torch.randn(one.shape, generator=generator) for one in expected]
+        gradients = [
+            torch.autograd.grad(
+                sum((one * w).sum() for one, w in zip(outputs, weights, strict=True)), pixels
+            )[0]
+            for outputs in (results, expected)
+        ]
+        assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_gradients_of_some_readings_only():
+    generator = torch.Generator().manual_seed(11)
+    pixels = torch.randn(2, 2, 9, 9, generator=generator, dtype=torch.float64)
+    geometry, locations = GEOMETRIES["whole"], torch.tensor(LOCATIONS[:2])
+
+    def gradient(used: list[int]) -> torch.Tensor:
+        leaf = pixels.clone().requires_grad_()
+        photos = Photos(leaf)
+        read = [photos.patches(locations * (0.5 + step), geometry) for step in range(3)]
+        sum(read[step].square().sum() for step in used).backward()
+        return leaf.grad
+
+    assert torch.allclose(gradient([0, 2]), gradient([0]) + gradient([2]))
+    assert torch.allclose(gradient([0, 1, 2]), gradient([1]) + gradient([2]) + gradient([0]))
