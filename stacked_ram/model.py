@@ -351,14 +351,14 @@ def computed_twice(look: Callable, location: Tensor, retina: Retina) -> tuple[Te
 
 @contextlib.contextmanager
 def same_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm computes as in training, but keeps its running statistics: what is computed again
-    for the backward pass was counted already."""
+    """Batch norm gets its running statistics back afterwards: what is computed again for the
+    backward pass was counted already."""
     norms = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    kept = [norm.track_running_stats for norm in norms]
-    for norm in norms:
-        norm.track_running_stats = norm.track_running_stats and not norm.training
+    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:
         yield
     finally:
-        for norm, tracks in zip(norms, kept, strict=True):
-            norm.track_running_stats = tracks
+        with torch.no_grad():
+            for norm, values in zip(norms, kept, strict=True):
+                for buffer, value in zip(norm.buffers(), values, strict=True):
+                    buffer.copy_(value)

@@ -50,6 +50,12 @@ def region_centres(regions: tuple[int, int]) -> Tensor:
     return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], dim=1)
 
 
+def expected_centre(weights_BR: Tensor, centres_R2: Tensor) -> Tensor:
+    """The regions' mean centre under the weights, B x 2: no matrix product, which autocast would
+    round to 8 bits."""
+    return (weights_BR.unsqueeze(2) * centres_R2).sum(1)
+
+
 class RegionScorer(nn.Module):
     """Additive attention: one score a region from its feature and the core's state.
 

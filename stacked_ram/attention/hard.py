@@ -12,7 +12,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.attention.choice import Choice, Context, RegionScorer, region_centres
+from stacked_ram.attention.choice import (
+    Choice,
+    Context,
+    RegionScorer,
+    expected_centre,
+    region_centres,
+)
 
 
 class GaussianPolicy(nn.Module):
@@ -57,7 +63,7 @@ class GaussianPolicy(nn.Module):
         weights_BR = None
         if self.reads_map:
             weights_BR = self.scorer(context.regions_BRD, state_BD).softmax(1)
-            mean_B2 = weights_BR @ self.centres_R2
+            mean_B2 = expected_centre(weights_BR, self.centres_R2)
         else:
             mean_B2 = self.layers(state_BD).float().tanh()
         if given_B2 is not None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stacked_ram.attention.choice import Choice, Context, RegionScorer, region_centres
+from stacked_ram.attention.choice import (
+    Choice,
+    Context,
+    RegionScorer,
+    expected_centre,
+    region_centres,
+)
 
 
 class SoftAttention(nn.Module):
@@ -17,7 +23,7 @@ class SoftAttention(nn.Module):
 
     def __init__(self, state_features: int, *, region_features: int, regions: tuple[int, int]):
         super().__init__()
-        self.first = nn.Conv1d(region_features, 1, 1)
+        self.first = nn.Conv1d(region_features, 1, 1, bias=False)  # a bias changes no weight
         self.scorer = RegionScorer(region_features, state_features)
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
 
@@ -27,7 +33,7 @@ class SoftAttention(nn.Module):
         else:
             scores_BR = self.scorer(context.regions_BRD, state_BD)
         weights_BR = scores_BR.softmax(1)
-        location_B2 = weights_BR @ self.centres_R2
+        location_B2 = expected_centre(weights_BR, self.centres_R2)
         nothing = location_B2.new_zeros(len(location_B2))
         attended = (weights_BR.unsqueeze(1) @ context.regions_BRD.float()).squeeze(1)
         return Choice(location_B2, location_B2, location_B2, nothing, nothing, weights_BR, attended)

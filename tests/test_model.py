@@ -1,0 +1,475 @@
+"""The model: what it computes, what its trace says, where its gradients go, for every variant."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from variants import HARD, VARIANTS, batch_of, look, make, photos_of, pixels, spread_the_policy
+
+from stacked_ram import losses
+from stacked_ram.config import TrainingConfig
+from stacked_ram.errors import UserError
+
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+every_hard_variant = pytest.mark.parametrize("name", sorted(HARD))
+SIZES = [(40, 52), (33, 41), (52, 38)]
+
+
+def same(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+
+
+# ------------------------------------------------------------------ the forward pass
+
+
+def sigmoid(x):
+    return 1 / (1 + (-x).exp())
+
+
+@pytest.mark.parametrize("core", ["rnn", "lstm"])
+def test_dense_model_equals_the_papers_equations(core):
+    """Written out photo by photo in float64 from Mnih et al. (2014), section 4."""
+    model = make("dense", core=core).eval()
+    images = pixels(2)
+    generator = torch.Generator().manual_seed(3)
+    locations = torch.rand(2, 3, 1, 2, generator=generator) * 1.6 - 0.8
+    trace = look(model, images, locations_BTS2=locations, keep_patches=True)
+
+    weights = {key: value.double() for key, value in model.state_dict().items()}
+
+    def linear(name, x):
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    for photo in range(2):
+        h = torch.zeros(16, dtype=torch.float64)
+        memory = torch.zeros(16, dtype=torch.float64)
+        for step in range(3):
+            location = locations[photo, step, 0].double()
+            patches = (
+                photos_of(model, images)
+                .patches(locations[:, step, 0], model.levels[0].retina.geometry)[photo]
+                .double()
+            )
+            same(trace.patches_BTSKCPP[photo, step, 0].double(), patches, 1e-6)
+            what = linear("levels.0.retina.whats.0.layer", patches.flatten()).clamp(min=0)
+            where = linear("levels.0.retina.where", location).clamp(min=0)
+            glimpse = linear("levels.0.retina.combine", torch.cat([what, where])).clamp(min=0)
+            if core == "rnn":
+                h = linear("levels.0.core.layer", torch.cat([glimpse, h])).clamp(min=0)
+            else:
+                gates = (
+                    weights["levels.0.core.cell.weight_ih"] @ glimpse
+                    + weights["levels.0.core.cell.bias_ih"]
+                    + weights["levels.0.core.cell.weight_hh"] @ h
+                    + weights["levels.0.core.cell.bias_hh"]
+                )
+                enter, forget, new, leave = gates.view(4, 16)
+                memory = sigmoid(forget) * memory + sigmoid(enter) * new.tanh()
+                h = sigmoid(leave) * memory.tanh()
+            same(trace.logits_BTN[photo, step].double(), linear("classifier", h), 1e-5)
+
+
+@every_variant
+def test_a_photo_alone_and_in_company_gives_the_same_answer(name):
+    model = make(name).eval()
+    spread_the_policy(model)
+    images, sizes = batch_of(SIZES)
+    together = look(model, images, sizes)
+    for index, (height, width) in enumerate(SIZES):
+        alone = look(model, images[index : index + 1, :, :height, :width])
+        same(together.locations_BTS2[index], alone.locations_BTS2[0])
+        same(together.logits_BTN[index], alone.logits_BTN[0], 1e-3)
+        same(together.boxes_BTSK4[index], alone.boxes_BTSK4[0], 1e-3)
+        same(together.read_B[index], alone.read_B[0])
+
+
+@every_variant
+def test_evaluation_is_one_deterministic_pass(name):
+    model = make(name).eval()
+    torch.manual_seed(1)
+    one = look(model, pixels())
+    torch.manual_seed(2)
+    other = look(model, pixels())
+    assert torch.equal(one.logits_BTN, other.logits_BTN)
+    assert torch.equal(one.locations_BTS2, other.locations_BTS2)
+    drawn = torch.tensor(one.chosen_T)
+    assert torch.equal(one.samples_BTS2[:, drawn], one.means_BTS2[:, drawn])
+
+
+@every_hard_variant
+def test_samples_are_fixed_by_the_generator_and_by_it_alone(name):
+    model = make(name).eval()
+
+    def scan_paths(seed, global_seed):
+        torch.manual_seed(global_seed)
+        model.generator = torch.Generator().manual_seed(seed)
+        return look(model, pixels(), rollouts=2, sample=True).samples_BTS2
+
+    assert torch.equal(scan_paths(1, 10), scan_paths(1, 11))
+    assert not torch.equal(scan_paths(1, 10), scan_paths(2, 10))
+    paths = scan_paths(1, 10)
+    assert not torch.equal(paths[0], paths[1]), "two rollouts of one photo are two scan paths"
+
+
+@every_variant
+def test_replay_gives_the_same_log_probabilities_and_logits(name):
+    model = make(name, std=0.8).eval()
+    spread_the_policy(model)
+    drawn = look(model, pixels(), rollouts=2, sample=True)
+    again = look(model, pixels(), rollouts=2, locations_BTS2=drawn.samples_BTS2)
+    for field in ("locations_BTS2", "samples_BTS2", "log_probs_BTS", "entropies_BTS", "logits_BTN"):
+        same(getattr(again, field), getattr(drawn, field), 1e-5)
+    assert again.chosen_T == drawn.chosen_T
+    if "categorical" not in name and name != "backbone_glance" and name in HARD:
+        assert (drawn.samples_BTS2.abs() > 1).any(), "the test should meet clamped samples"
+        assert drawn.locations_BTS2.abs().max() <= 1
+
+
+@every_variant
+def test_forced_places_are_looked_at(name):
+    model = make(name).eval()
+    generator = torch.Generator().manual_seed(5)
+    free = look(model, pixels())
+    wanted = torch.rand(free.locations_BTS2.shape, generator=generator) * 2 - 1
+    if "shared" in name:
+        wanted = wanted[:, :, -1:].expand_as(wanted)
+    if model.config.policy == "categorical":  # a policy over cells looks at their centres
+        height, width = model.config.regions
+        cell = (wanted + 1) / 2 * torch.tensor([width, height])
+        centre = (cell.floor() + 0.5) / torch.tensor([width, height]) * 2 - 1
+        chosen = torch.tensor(free.chosen_T).view(1, -1, 1, 1)
+        wanted = torch.where(chosen, centre, wanted)
+    trace = look(model, pixels(), locations_BTS2=wanted)
+    same(trace.locations_BTS2, wanted, 1e-6)
+    assert not torch.allclose(trace.logits_BTN, free.logits_BTN)
+
+
+@every_variant
+def test_boxes_are_those_that_patches_were_cut_from(name):
+    """In pixels of the photo, centred on the location, and each patch as its box says."""
+    model = make(name).eval()
+    images, sizes = batch_of(SIZES)
+    trace = look(model, images, sizes, keep_patches=True)
+    middle = (trace.boxes_BTSK4[..., :2] + trace.boxes_BTSK4[..., 2:]) / 2
+    side = sizes.flip(1)[:, None, None].float()
+    wanted = ((trace.locations_BTS2 + 1) / 2 * side).unsqueeze(3)
+    scale = 2 if name == "stack_conv_map_only" else 1  # a pixel of the map is two of the photo
+    assert (middle - wanted).abs().max() <= 0.5 * scale + 1.1
+    widths = trace.boxes_BTSK4[..., 2:] - trace.boxes_BTSK4[..., :2]
+    ratio = widths[..., 1, :] / widths[..., 0, :]
+    same(ratio, torch.full_like(ratio, model.config.glimpse_scale), 1e-4)
+    if name == "share":
+        wanted = 0.3 * sizes.min(1).values.float().view(-1, 1, 1, 1)
+        same(widths[..., 0, :], wanted.expand_as(widths[..., 0, :]))
+    assert trace.patches_BTSKCPP.shape[:4] == (*trace.locations_BTS2.shape[:3], 2)
+    assert ((trace.read_B > 0) & (trace.read_B <= 1)).all()
+
+
+def test_levels_of_an_rnn_stack_look_from_their_own_distance():
+    model = make("stack_rnn_own").eval()
+    trace = look(model, pixels())
+    widths = trace.boxes_BTSK4[..., 2] - trace.boxes_BTSK4[..., 0]
+    assert widths[0, 0].tolist() == [[4, 8], [8, 16], [16, 32]]
+    spread_the_policy(model)
+    trace = look(model, pixels())
+    assert not torch.allclose(trace.locations_BTS2[:, 1, 0], trace.locations_BTS2[:, 1, 1])
+    shared = make("stack_rnn_shared").eval()
+    trace = look(shared, pixels(), sample=True)
+    assert torch.equal(trace.locations_BTS2[:, :, 0], trace.locations_BTS2[:, :, 2])
+    assert (trace.log_probs_BTS[:, 1:, -1] != 0).all()
+    assert (trace.log_probs_BTS[:, :, :-1] == 0).all(), "one decision has one probability"
+
+
+def test_start_size_sets_the_resolution_of_soft_glimpses():
+    for start_size in (1, 2, 4):
+        trace = look(make("soft", start_size=start_size).eval(), pixels())
+        widths = trace.boxes_BTSK4[0, 0, 0, :, 2] - trace.boxes_BTSK4[0, 0, 0, :, 0]
+        same(widths, 4.0 * start_size * torch.tensor([1.0, 2.0]))
+
+
+def test_controls_look_where_they_say():
+    model = make("dense")
+    assert (look(model, pixels(), look="centre").locations_BTS2 == 0).all()
+    places = look(model, pixels(), rollouts=300, look="random").locations_BTS2
+    assert places.min() < -0.95 and places.max() > 0.95
+    assert places.mean().abs() < 0.05 and abs(places.std() - 1 / math.sqrt(3)) < 0.03
+    with pytest.raises(ValueError, match="look"):
+        look(model, pixels(), look="corner")
+
+
+def test_first_locations():
+    start = look(make("dense", first_location="random"), pixels(64)).locations_BTS2[:, 0]
+    assert start.std() > 0.4
+    assert (look(make("dense", first_location="centre"), pixels()).locations_BTS2[:, 0] == 0).all()
+    evaluated = look(make("dense", first_location="random").eval(), pixels())
+    assert (evaluated.locations_BTS2[:, 0] == 0).all()
+    learned = look(make("dense", first_location="learned"), pixels())
+    assert learned.chosen_T == (True, True, True)
+    assert (learned.log_probs_BTS[:, 0] != 0).all()
+
+
+def test_annealing_moves_the_std_on_a_line():
+    model = make("dense", std=0.4, std_end=0.1)
+    for progress, expected in ((0, 0.4), (0.5, 0.25), (1, 0.1), (2, 0.1)):
+        model.anneal(progress)
+        assert model.levels[0].attention.std.item() == pytest.approx(expected)
+    fixed = make("dense", std=0.4)
+    fixed.anneal(0.5)
+    assert fixed.levels[0].attention.std.item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", ["categorical", "stack_rnn_categorical", "backbone_glance"])
+def test_no_cell_is_visited_twice_while_others_are_left(name):
+    model = make(name, num_glimpses=4, first_location="learned")
+    trace = look(model, pixels(), rollouts=20, sample=True)
+    places = trace.locations_BTS2
+    for row, level in itertools.product(range(len(places)), range(places.shape[2])):
+        path = {tuple(place) for place in places[row, :, level].tolist()}
+        assert len(path) == places.shape[1]
+
+
+@every_variant
+def test_more_glimpses_than_trained_with(name):
+    trace = look(make(name).eval(), pixels(), num_glimpses=5)
+    assert trace.logits_BTN.shape == (3, 5, 3)
+    assert trace.logits_BTN.isfinite().all()
+
+
+@every_variant
+def test_one_photo_trains(name):
+    model = make(name)
+    trace = look(model, pixels(1))
+    trace.logits_BTN.sum().backward()
+    assert all(one.grad.isfinite().all() for one in model.parameters() if one.grad is not None)
+
+
+@every_variant
+def test_bf16_keeps_places_and_scores_in_float32(name):
+    model = make(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        trace = look(model, pixels(), rollouts=2)
+    for field in ("logits_BTN", "locations_BTS2", "means_BTS2", "log_probs_BTS", "boxes_BTSK4"):
+        assert getattr(trace, field).dtype == torch.float32, field
+        assert getattr(trace, field).isfinite().all(), field
+
+
+# ------------------------------------------------------------------ rollouts and rows
+
+
+@every_variant
+def test_rows_are_photo_major(name):
+    """Row b * M + m is photo b: the same places on each photo alone give the same rows."""
+    model = make(name).eval()
+    drawn = look(model, pixels(), rollouts=4, sample=True)
+    for rollout in range(4):
+        single = look(model, pixels(), locations_BTS2=drawn.samples_BTS2[rollout::4])
+        same(drawn.logits_BTN[rollout::4], single.logits_BTN)
+        same(drawn.boxes_BTSK4[rollout::4], single.boxes_BTSK4)
+
+
+@every_variant
+def test_rollouts_share_the_work_that_is_done_once_a_photo(name):
+    model = make(name)
+    seen: list[int] = []
+
+    def count(_, inputs, __):
+        seen.append(len(inputs[0].pixels_BCHW))
+
+    per_photo = [level.retina.maps for level in model.levels if level.retina.maps is not None]
+    per_photo += [model.glance] if model.glance is not None else []
+    for module in per_photo:
+        module.register_forward_hook(count)
+    look(model, pixels(), rollouts=4)
+    assert seen == [3] * len(per_photo), "each photo passes once, however many rollouts"
+
+
+def flops(model, rollouts: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        look(model, pixels(), rollouts=rollouts)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["stack_conv", "stack_backbone", "categorical"])
+def test_four_rollouts_cost_far_less_than_four_times_one(name):
+    model = make(name)
+    assert flops(model, 4) < 2 * flops(model, 1)
+
+
+@every_variant
+def test_some_rows_go_on_as_they_would_have_in_company(name):
+    """What an early exit does: after a step, go on with a part of the photos."""
+    model = make(name).eval()
+    spread_the_policy(model)
+    images, sizes = batch_of(SIZES)
+    whole = look(model, images, sizes)
+    keep = torch.tensor([2, 0])
+    with torch.no_grad():
+        looking, _ = model.start(photos_of(model, images, sizes))
+        for step in range(model.config.num_glimpses):
+            choices, _ = model.choose(looking)
+            logits, _, looking = model.glimpse(looking, choices)
+            wanted = whole.logits_BTN[:, step] if step == 0 else whole.logits_BTN[keep, step]
+            same(logits, wanted, 1e-3)
+            if step == 0:
+                looking = looking.select(keep)
+
+
+# ------------------------------------------------------------------ where gradients go
+
+
+def reached(model, loss: torch.Tensor) -> set[str]:
+    """Names of the parameters that this loss trains."""
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().max() > 0
+    }
+
+
+def awake(model) -> None:
+    """Networks often start with branches that are multiplied by 0: let every gradient through."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+
+
+def parts_of(model, *prefixes: str) -> set[str]:
+    names = {name for name, _ in model.named_parameters()}
+    return {name for name in names if name.startswith(prefixes)}
+
+
+@every_variant
+def test_each_loss_trains_what_it_should_and_nothing_else(name):
+    model = make(name, seed=2)
+    awake(model)
+    spread_the_policy(model)
+    torch.manual_seed(0)
+    trace = look(model, pixels(6), rollouts=2)
+    targets = torch.arange(12) % 3
+    settings = TrainingConfig()
+
+    everything = {key for key, _ in model.named_parameters()}
+    attention = {key for key in everything if ".attention." in key}
+    of_policy = set(attention)
+    if name == "glance_location":  # nothing else would train what starts the first location
+        of_policy |= parts_of(model, "glance.", "first_out.")
+    of_baseline, of_stop = parts_of(model, "baseline."), parts_of(model, "stop.")
+
+    by_class = reached(model, losses.classification_loss(trace, targets, settings))
+    if name not in HARD:
+        assert by_class == everything
+        assert not trace.log_probs_BTS.requires_grad
+        return
+    assert by_class == everything - of_policy - of_baseline - of_stop
+
+    trace = look(model, pixels(6), rollouts=2)
+    advantages = torch.randn(trace.baselines_BT.shape)
+    policy = losses.policy_loss(trace, advantages + trace.baselines_BT)
+    assert reached(model, policy) == of_policy
+
+    trace = look(model, pixels(6), rollouts=2)
+    baseline = losses.baseline_loss(trace, losses.returns(trace, targets, "drop"))
+    assert reached(model, baseline) == of_baseline
+
+    if of_stop:
+        trace = look(model, pixels(6))
+        assert reached(model, losses.stop_loss(trace, targets[:6])) == of_stop
+
+
+@every_hard_variant
+def test_the_sampled_location_is_detached_and_the_pathwise_one_is_not(name):
+    model = make(name)
+    trace = look(model, pixels(), rollouts=2)
+    assert not trace.samples_BTS2.requires_grad
+    assert not trace.locations_BTS2.requires_grad
+    assert trace.means_BTS2.requires_grad or model.config.policy == "categorical"
+    assert trace.log_probs_BTS.requires_grad
+
+
+@pytest.mark.parametrize("name", ["dense", "conv", "stack_rnn_own", "stack_conv", "gaussian_map",
+                                  "glance_location", "backbone"])  # fmt: skip
+def test_the_pathwise_gradient_reaches_the_policy_through_the_crops(name):
+    model = make(name, seed=2)
+    awake(model)
+    trace = look(model, pixels(6), sample=False, smooth=True)
+    loss = losses.classification_loss(trace, torch.arange(6) % 3, TrainingConfig())
+    everything = {key for key, _ in model.named_parameters()}
+    assert reached(model, loss) == everything - parts_of(model, "baseline.")
+
+
+@every_hard_variant
+def test_no_policy_term_for_places_that_the_policy_did_not_choose(name):
+    """Random or forced first places, the warm-up, the controls: log-probability 0, no gradient;
+    and the policy is never asked for a place after the last glimpse."""
+    model = make(name) if name == "glance_location" else make(name, first_location="random")
+    asked = []
+    for level in model.levels:
+        if level.attention is not None:
+            level.attention.register_forward_hook(lambda *_: asked.append(1))
+    trace = look(model, pixels(), rollouts=2)
+    policies = sum(level.attention is not None for level in model.levels)
+    model_steps = trace.chosen_T
+    assert len(asked) == policies * sum(model_steps)
+    assert len(trace.chosen_T) == model.config.num_glimpses == trace.log_probs_BTS.shape[1]
+    for step, chosen in enumerate(trace.chosen_T):
+        assert (trace.log_probs_BTS[:, step].abs().sum() > 0) == chosen
+    for control in ("random", "centre"):
+        trace = look(model, pixels(), look=control)
+        assert not any(trace.chosen_T)
+        assert (trace.log_probs_BTS == 0).all() and not trace.log_probs_BTS.requires_grad
+    assert len(asked) == policies * sum(model_steps), "a control does not ask the policy"
+
+
+def test_a_frozen_backbone_stays_as_it_was():
+    for name in ("backbone", "backbone_glance", "stack_backbone"):
+        model = make(name, freeze_backbone=True)
+        parts = [model.backbone] if name != "stack_backbone" else [model.levels[0].retina.maps]
+        before = {key: value.clone() for part in parts for key, value in part.state_dict().items()}
+        model.train()
+        trace = look(model, pixels())
+        trace.logits_BTN.sum().backward()
+        after = {key: value for part in parts for key, value in part.state_dict().items()}
+        assert any("running_mean" in key for key in before)
+        assert all(torch.equal(before[key], after[key]) for key in before), name
+        network = model.backbone or model.levels[0].retina.maps.network
+        assert all(one.grad is None for one in network.parameters())
+        assert model.classifier.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["conv", "stack_conv", "stack_rnn_own", "backbone"])
+def test_recomputed_steps_change_nothing(name):
+    """checkpoint_steps trades time for memory: the same gradients, the same statistics."""
+    after = []
+    for recompute in (False, True):
+        model = make(name, seed=4)
+        model.checkpoint_steps = recompute
+        torch.manual_seed(9)
+        trace = look(model, pixels(4), rollouts=2)
+        losses.classification_loss(trace, torch.arange(8) % 3, TrainingConfig()).backward()
+        gradients = [one.grad for one in model.parameters() if one.grad is not None]
+        after.append([*gradients, *model.buffers()])
+    for one, other in zip(*after, strict=True):
+        same(one, other, 1e-5)
+
+
+# ------------------------------------------------------------------ rooms that do not fit
+
+
+def test_regions_must_fit_the_map_of_the_glance():
+    with pytest.raises(UserError, match="regions"):
+        make("categorical", regions=(3, 3))
+    with pytest.raises(UserError, match="convolutional"):
+        make("backbone_glance", backbone="vit_tiny_patch16_224", regions=(1, 1))
+
+
+def test_photos_too_small_for_the_levels_are_named():
+    with pytest.raises(UserError, match="num_levels"):
+        look(make("stack_conv", num_levels=6), pixels(1, 20, 20))
