@@ -30,7 +30,7 @@ def window_averages(
     starts_RK2, sides_RK2: (x, y) of the left top corner and (width, height) of each box in pixels,
     any real numbers. most_K2: bounds of the sides, known without asking the device. Differentiable
     with respect to floating-point pixels, starts and sides. In float64 if anything given is,
-    else float32; exact unless torch is told to multiply float32 matrices less exactly.
+    else float32, exactly, whatever precision the matrix products of the model have.
     """
     rows = starts_RK2.shape[0]
     rollouts = rows // pixels_BCHW.shape[0]
@@ -94,11 +94,50 @@ def _averages(
         places = lines_RGTC * width + left_R[:, None, None, None]
         windows = runs.index_select(0, places.view(-1))
     windows = windows.view(*lines_RGTC.shape[:3], channels * wide).to(work)
-    averages = shares_y.to(work) @ windows  # (R, G, Q, C * wide)
+    averages = exact_product(shares_y.to(work), windows)  # (R, G, Q, C * wide)
     averages = averages.view(len(photos_R), bands * band * channels, wide)
-    averages = averages @ shares_x.to(work).transpose(1, 2)
+    averages = exact_product(averages, shares_x.to(work).transpose(1, 2))
     averages = averages.view(len(photos_R), bands * band, channels, columns)
     return averages[:, :rows].transpose(1, 2)
+
+
+def exact_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left @ right in full float32, though training may allow TF32: photos have 8 bits, and a
+    share rounded to 10 would be seen. (Its gradients may be rounded.)"""
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _exact_product_as_one(left, right)
+    allowed = torch.get_float32_matmul_precision()
+    if allowed == "highest":
+        return left @ right
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return left @ right
+    finally:
+        torch.set_float32_matmul_precision(allowed)
+
+
+@torch.library.custom_op("stacked_ram::exact_product", mutates_args=())
+def _exact_product_as_one(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return exact_product(left, right)
+
+
+@_exact_product_as_one.register_fake
+def _(left, right):
+    return left.new_empty((*left.shape[:-1], right.shape[-1]))
+
+
+def _pull_back(ctx, grad):
+    left, right = ctx.saved_tensors
+    wanted_left, wanted_right = ctx.needs_input_grad
+    return (
+        grad @ right.transpose(-1, -2) if wanted_left else None,
+        left.transpose(-1, -2) @ grad if wanted_right else None,
+    )
+
+
+_exact_product_as_one.register_autograd(
+    _pull_back, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+)
 
 
 def share_inside(

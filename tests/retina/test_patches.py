@@ -202,11 +202,17 @@ def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monk
 
 def test_reduced_precision_elsewhere_does_not_reach_the_averages():
     generator = torch.Generator().manual_seed(9)
-    photos = Photos(torch.rand(1, 3, 20, 30, generator=generator))
-    geometry = GlimpseGeometry(5, 2, 1.7)
+    photos = Photos(torch.rand(1, 3, 200, 300, generator=generator))
+    geometry = GlimpseGeometry(32, 2, 1.7)
     exact = photos.patches(torch.zeros(1, 2), geometry)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(photos.patches(torch.zeros(1, 2), geometry), exact)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(photos.patches(torch.zeros(1, 2), geometry), exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_bfloat16_is_the_exact_average_rounded_once():
