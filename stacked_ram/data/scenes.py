@@ -5,17 +5,26 @@ photo, square pieces of other photos, and the object on top, all pieces with the
 Nothing that is drawn here depends on the object's class, nor on its shape: the object stands in
 the middle of a square of random size at a random place, as wide as its longer side.
 
+The preparation writes each scene once. Training may have them anew in every epoch: `SceneMaker`.
+
 Free of torch; one scene at a time, for worker processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from stacked_ram.errors import UserError
+
+PIECES = "pieces"  # folder of a data set of scenes: what its training scenes are made of
 
 GROUND_SHARES = (0.7, 1.0)  # of the largest crop of the ground that has the canvas's shape
 PIECE_SHARES = (0.5, 1.0)  # side of the square cut for a piece, of its photo's shorter side
@@ -38,6 +47,77 @@ class SceneShape:
     """Pieces of other photos."""
     clutter_shares: tuple[float, float] = (0.08, 0.2)
     """A piece's side, of the canvas's width."""
+
+    def facts(self) -> dict[str, Any]:
+        """For dataset.yaml."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_facts(cls, facts: Any) -> SceneShape:
+        """Back from dataset.yaml. Raises UserError when it tells of no scenes."""
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        except (AttributeError, TypeError) as error:
+            raise UserError(
+                f"dataset.yaml: scene: {facts!r} is not valid; prepare the scenes again"
+            ) from error
+
+
+class SceneMaker:
+    """Makes the training scenes of a prepared data set anew, in the way of the written ones."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]):
+        """folder: of the data set; facts: its dataset.yaml. Raises UserError when it holds no
+        pieces to make scenes of."""
+        self.shape = SceneShape.from_facts(facts.get("scene"))
+        pieces = folder / PIECES
+        self.backgrounds = sorted((pieces / "background").glob("*"))
+        try:
+            with open(pieces / "photos.csv", encoding="utf-8", newline="") as file:
+                self.photo_of = {row["path"]: folder / row["piece"] for row in csv.DictReader(file)}
+        except (OSError, KeyError) as error:
+            raise UserError(
+                f"{pieces / 'photos.csv'}: cannot be read ({error}); prepare the scenes again"
+            ) from error
+        if len(self.backgrounds) <= self.shape.clutter:
+            raise UserError(f"{pieces}: background photos are missing; prepare the scenes again")
+
+    def make(self, path: str, entropy: Sequence[int]) -> tuple[Image.Image, Box]:
+        """Another scene of the photo that is in the scene `path` (as in the manifest), with its
+        box. entropy: whole numbers that decide what is drawn, (seed, epoch, photo) for example."""
+        others = choose_others(entropy, self.backgrounds, self.shape)
+        return draw_scene(entropy, self.shape, self.photo_of[path], others)
+
+
+def choose_others(
+    entropy: Sequence[int], backgrounds: Sequence[Path], shape: SceneShape
+) -> tuple[Path, ...]:
+    """The photos of one scene's ground and pieces, all different."""
+    rng = np.random.default_rng(entropy)
+    chosen = rng.choice(len(backgrounds), 1 + shape.clutter, replace=False)
+    return tuple(backgrounds[number] for number in chosen)
+
+
+def draw_scene(
+    entropy: Sequence[int], shape: SceneShape, photo: Path, others: Sequence[Path]
+) -> tuple[Image.Image, Box]:
+    """`compose_scene` of photos in files (RGB, 8 bit, upright)."""
+    rng = np.random.default_rng([*entropy, 1])  # other numbers than those that chose the photos
+    return compose_scene(rng, shape, opener(photo), [opener(file) for file in others])
+
+
+def opener(file: Path) -> OpenAtLeast:
+    """Opens a photo, a JPEG by its decoder's quick reduction to no less than is wanted."""
+
+    def open_at_least(width: int, height: int) -> Image.Image:
+        with Image.open(file) as image:
+            image.draft("RGB", (width, height))
+            return image.convert("RGB")
+
+    return open_at_least
 
 
 def compose_scene(

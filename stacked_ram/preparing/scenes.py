@@ -9,6 +9,7 @@ workers.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from stacked_ram.data.scenes import Box, OpenAtLeast, SceneShape, compose_scene
+from stacked_ram.data.scenes import PIECES, Box, SceneShape, choose_others, draw_scene
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.checks import SUFFIXES, CheckPlan
 from stacked_ram.preparing.options import PrepareOptions
@@ -42,11 +42,12 @@ class Backgrounds:
 
 @dataclass(frozen=True)
 class SceneTask:
-    """One scene to make: the photo's file, those of the photos behind and around it, a seed."""
+    """One scene to make: the photo's file, those of the photos behind and around it, and the
+    numbers that decide how it is drawn."""
 
     file: Path
     others: tuple[Path, ...]
-    seed: tuple[int, ...]
+    entropy: tuple[int, ...]
 
 
 def prepare_scenes(
@@ -97,8 +98,9 @@ def prepare_scenes(
         ) as writer,
         tqdm(total=sum(1 for _ in scenes()), desc="composing scenes", unit="scene") as progress,
     ):
+        photo_of = {}
         for (record, _), (photo, box) in zip(scenes(), made, strict=True):
-            writer.add(
+            path = writer.add(
                 photo,
                 class_name=record.class_name,
                 split=record.split,
@@ -108,7 +110,11 @@ def prepare_scenes(
                 fold=record.fold,
                 repairs=record.repairs,
             )
+            if record.split == "train":
+                photo_of[path] = record.file
             progress.update()
+        table = working_folder(options.dest) / "photos.csv"
+        store_pieces(writer, table, photo_of, backgrounds.files["train"])
         tell_more(writer)
         used = {split: len(files) for split, files in backgrounds.files.items()}
         return writer.finish(
@@ -119,8 +125,32 @@ def prepare_scenes(
                 f"scenes before {sum(used.values()):,} photos of {options.background}, each in "
                 f"one split only; {backgrounds.left_out:,} left out (broken, or twice there)",
             ],
-            details={"scene": [shape.width, shape.height], "background_photos": used},
+            details={"scene": shape.facts(), "background_photos": used},
         )
+
+
+def store_pieces(
+    writer: DatasetWriter,
+    table: Path,
+    photo_of: dict[str, Path],
+    backgrounds: Sequence[Path],
+) -> None:
+    """Store what the training scenes are made of, so that SceneMaker can make them anew.
+
+    table: a file to write on the way; photo_of: a scene's path -> the photo that is in it.
+    """
+    piece_of: dict[Path, str] = {}
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["path", "piece"])
+        for path, photo in photo_of.items():
+            if photo not in piece_of:
+                piece_of[photo] = f"{PIECES}/photos/{len(piece_of):06d}{photo.suffix}"
+                writer.add_piece(photo, piece_of[photo])
+            rows.writerow([path, piece_of[photo]])
+    writer.add_piece(table, f"{PIECES}/photos.csv")
+    for number, photo in enumerate(backgrounds):
+        writer.add_piece(photo, f"{PIECES}/background/{number:06d}{photo.suffix}")
 
 
 def scene_shape(options: PrepareOptions) -> SceneShape:
@@ -184,30 +214,11 @@ def scene_task(
 ) -> SceneTask:
     """Draw what stands in one scene, by the seed, the photo's name and the turn."""
     name = hashlib.sha256(record.source.encode()).digest()
-    entropy = (seed, turn, *np.frombuffer(name, np.uint32).tolist())
-    chosen = np.random.default_rng(entropy).choice(
-        len(backgrounds), 1 + shape.clutter, replace=False
-    )
-    return SceneTask(record.file, tuple(backgrounds[i] for i in chosen), (*entropy, 1))
+    entropy = (seed, turn, *np.frombuffer(name, "<u4").tolist())
+    return SceneTask(record.file, choose_others(entropy, backgrounds, shape), entropy)
 
 
 def make_scene(task: SceneTask, shape: SceneShape, quality: int) -> tuple[EncodedPhoto, Box]:
     """Draw and encode one scene; in a worker process."""
-    scene, box = compose_scene(
-        np.random.default_rng(task.seed),
-        shape,
-        opener(task.file),
-        [opener(file) for file in task.others],
-    )
+    scene, box = draw_scene(task.entropy, shape, task.file, task.others)
     return encode_photo(scene, ".jpg", quality), box
-
-
-def opener(file: Path) -> OpenAtLeast:
-    """Opens a checked photo, a JPEG by its own quick reduction to no less than is wanted."""
-
-    def open_at_least(width: int, height: int) -> Image.Image:
-        with Image.open(file) as image:
-            image.draft("RGB", (width, height))
-            return image.convert("RGB")
-
-    return open_at_least

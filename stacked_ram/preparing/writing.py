@@ -182,6 +182,12 @@ class DatasetWriter:
             self._squares += np.array(photo.channel_squares, dtype=object)
         return path
 
+    def add_piece(self, file: Path, path: str) -> None:
+        """Store a file that is no photo of the data set as `path` relative to DEST."""
+        target = self._tree / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place_file(file, target)
+
     def leave_out(
         self,
         *,
