@@ -17,7 +17,6 @@ from stacked_ram.viz.style import (
     RIGHT,
     WRONG,
     fitted,
-    is_dark,
     spread_apart,
     step_colours,
 )
@@ -64,7 +63,9 @@ def leading(seen: Seen, most: int = TOP) -> list[int]:
     return list(dict.fromkeys(int(one) for one in wanted))[: min(most, len(seen.classes))]
 
 
-def draw_lines(axes: Axes, seen: Seen, width: float, height: float, last: int | None = None) -> None:
+def draw_lines(
+    axes: Axes, seen: Seen, width: float, height: float, last: int | None = None
+) -> None:
     """Probabilities over the steps, the true class in its own colour, names at the right; above
     them a ribbon of the answers.
 
@@ -96,6 +97,7 @@ def draw_lines(axes: Axes, seen: Seen, width: float, height: float, last: int | 
             steps[shown], belief[shown, label], color=tint, zorder=4 if main else 3,
             linewidth=2.0 if main else 1.5 if second else 0.9, alpha=1 if main or second else 0.6,
             linestyle="-" if main else (0, (4, 1.5)) if second else "-",
+            marker="o" if len(steps) == 1 else None, markersize=3.5,
         )  # fmt: skip
         if main:
             for step, value in zip(steps[shown], belief[shown, label], strict=True):
@@ -184,7 +186,3 @@ def draw_top(axes: Axes, seen: Seen, column: int, width: float, row: float) -> N
         axes.text(
             width - 0.03, top + row / 2, number, fontsize=size, ha="right", va="center_baseline"
         )
-
-
-def text_on(colour: str) -> str:
-    return "white" if is_dark(colour) else "#14161a"

@@ -6,6 +6,7 @@ Everything is drawn in the units of the boxes, so that a box lies to the pixel w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,14 +45,14 @@ def draw_surface(
     *,
     first: int = 0,
     last: int | None = None,
-    dim: float = 1.0,
     weight: float = 1.0,
-    numbers: bool = True,
+    nested: bool = True,
     image: np.ndarray | None = None,
 ) -> None:
     """The photo with the boxes of steps first to last (from 0, last not included).
 
-    The axes must have the shape of the view. dim: brightness of the photo. weight: of the lines.
+    The axes must have the shape of the view. weight: of lines and numbers. nested: all boxes of a
+    glimpse, or (in small pictures) the narrowest alone. image: to be drawn instead of the surface.
     """
     height, width = surface.size
     left, top, right, bottom = view
@@ -59,23 +60,19 @@ def draw_surface(
     for spine in axes.spines.values():
         spine.set_visible(False)
     image = surface.image_HWC if image is None else image
-    if dim < 1:
-        image = (image * dim).astype(np.uint8)
-    axes.imshow(
-        image, extent=(0, width, height, 0), aspect="auto", interpolation="auto", zorder=1
-    )
+    axes.imshow(image, extent=(0, width, height, 0), aspect="auto", interpolation="auto", zorder=1)
     edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
     axes.add_patch(edge)
     steps = len(surface.boxes_TK4)
     colours = step_colours(steps)
     shown = range(first, steps if last is None else last)
     for step in shown:
-        draw_boxes(axes, surface.boxes_TK4[step], surface.size, colours[step], weight, 3 + step)
-    if numbers:
-        tags = place_tags(axes, surface, view, shown)
-        draw_path(axes, surface, view, shown, weight)
-        for step, place in zip(shown, tags, strict=True):
-            draw_tag(axes, place, str(step + 1), colours[step])
+        boxes_K4 = surface.boxes_TK4[step, : None if nested else 1]
+        draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step)
+    tags = place_tags(axes, surface, view, shown, TAG * weight)
+    draw_path(axes, surface, view, shown, weight)
+    for step, place in zip(shown, tags, strict=True):
+        draw_tag(axes, place, str(step + 1), colours[step], TAG * weight)
 
 
 def draw_boxes(
@@ -90,7 +87,8 @@ def draw_boxes(
     halo = halo_of(colour)
     for k in range(len(boxes_K4) - 1, -1, -1):
         line = weight * (1.7 if k == 0 else 1.0)
-        for pieces, style in zip(split_at_edges(boxes_K4[k], size), ("-", (0, (3, 2))), strict=True):
+        pieces_of = split_at_edges(boxes_K4[k], size)
+        for pieces, style in zip(pieces_of, ("-", (0, (3, 2))), strict=True):
             if not pieces:
                 continue
             for tint, thick, z in ((halo, line + 1.1 * weight, 0), (colour, line, 0.5)):
@@ -121,7 +119,7 @@ def split_at_edges(
         (right, top, bottom, width, height, False),
     ):
         cuts = [low, *(edge for edge in (0.0, float(span)) if low < edge < high), high]
-        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, end in itertools.pairwise(cuts):
             middle = (start + end) / 2
             line = [(start, fixed), (end, fixed)] if level else [(fixed, start), (fixed, end)]
             is_inside = 0 <= fixed <= limit and 0 <= middle <= span
@@ -141,11 +139,13 @@ def draw_path(
     """A dot at each glimpse's centre and an arrow from each to the next."""
     points_T2 = centres(surface)
     scale = points_a_unit(axes, view)
-    for one, other in zip(steps[:-1], steps[1:], strict=True):
-        if np.hypot(*((points_T2[other] - points_T2[one]) * scale)) < 7 * weight:
+    for one, other in itertools.pairwise(steps):
+        way = float(np.hypot(*((points_T2[other] - points_T2[one]) * scale)))
+        if way < 6 * weight:
             continue
+        head = min(7.0 * weight, 0.4 * way)
         arrow = FancyArrowPatch(
-            points_T2[one], points_T2[other], arrowstyle="-|>", mutation_scale=7 * weight,
+            points_T2[one], points_T2[other], arrowstyle="-|>", mutation_scale=head,
             connectionstyle="arc3,rad=0.12", shrinkA=2.2, shrinkB=2.2, linewidth=1.1 * weight,
             color="#ffffff", zorder=40,
         )  # fmt: skip
@@ -173,7 +173,7 @@ def points_a_unit(axes: Axes, view: Sequence[float]) -> np.ndarray:
 
 
 def place_tags(
-    axes: Axes, surface: Surface, view: Sequence[float], steps: Sequence[int]
+    axes: Axes, surface: Surface, view: Sequence[float], steps: Sequence[int], tag: float = TAG
 ) -> list[np.ndarray]:
     """Where each step's number goes: at its narrowest box, over as little as can be.
 
@@ -196,21 +196,21 @@ def place_tags(
         half = (box[2:] - box[:2]) / 2
         best, least = None, np.inf
         for rank, way in enumerate(ways):
-            for reach, cost in ((TAG * 0.8, 0.0), (-TAG * 1.15, 1.5), (TAG * 2.9, 4.0)):
+            for reach, cost in ((tag * 0.8, 0.0), (-tag * 1.15, 1.5), (tag * 2.9, 4.0)):
                 place = middles[step] + way * (half + reach)
                 cost = cost + rank * 0.15
-                if ((place < TAG) | (place > limits - TAG)).any():
+                if ((place < tag) | (place > limits - tag)).any():
                     cost += 60
                 for other in placed:
-                    cost += 40 * max(0.0, 1 - np.hypot(*(place - other)) / (2 * TAG + 1.5))
+                    cost += 40 * max(0.0, 1 - np.hypot(*(place - other)) / (2 * tag + 1.5))
                 for other in steps:
-                    near = np.hypot(*(place - middles[other])) / (TAG + 4)
+                    near = np.hypot(*(place - middles[other])) / (tag + 4)
                     cost += 25 * max(0.0, 1 - near)
                     inside = (place > boxes_T4[other, :2]) & (place < boxes_T4[other, 2:])
                     cost += 2.0 if other != step and inside.all() else 0.0
                     if other + 1 in steps:
                         distance = from_line(place, middles[other], middles[other + 1])
-                        cost += 3 * max(0.0, 1 - distance / (TAG + 1))
+                        cost += 3 * max(0.0, 1 - distance / (tag + 1))
                 if cost < least:
                     best, least = place, cost
         placed.append(best)

@@ -12,6 +12,8 @@ from tyro.conf import Positional
 
 from stacked_ram.errors import UserError, run_entry_point
 
+LIMIT, REPORT_LIMIT = 12, 100
+
 
 @dataclass(frozen=True)
 class Viz:
@@ -31,8 +33,8 @@ class Viz:
     """Folder for what is written. Default: RUN/pictures."""
     format: Literal["png", "svg", "pdf"] = "png"
     """Format of the pictures."""
-    limit: int = 12
-    """Photos drawn one by one (in the report: 100 unless given)."""
+    limit: int | None = None
+    """Photos drawn one by one. Default: 12; in the report: 100."""
     glimpses: int | None = None
     """Glimpses at each photo. Default: the run's."""
     separate: bool = False
@@ -48,7 +50,7 @@ class Viz:
     report: bool = False
     """Write report.html: one file with figures, galleries and a player for every photo."""
     app: bool = False
-    """Open a local page to try photos on the model (needs `pip install -r requirements-app.txt`)."""
+    """Open a local page to try photos on the model (pip install -r requirements-app.txt)."""
     host: str = "127.0.0.1"
     """Address of the app; the default is reachable from this machine alone."""
     port: int = 7860
@@ -63,6 +65,11 @@ class Viz:
     @property
     def named(self) -> tuple[Path, ...]:
         return (*self.files, *self.photos)
+
+    @property
+    def most(self) -> int:
+        """Photos drawn one by one."""
+        return self.limit or (REPORT_LIMIT if self.report else LIMIT)
 
 
 def main(argv: list[str] | None = None) -> int:

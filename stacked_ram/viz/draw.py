@@ -20,7 +20,6 @@ from stacked_ram.viz.story import belief_figure, story_figure, strip_figure
 from stacked_ram.viz.style import FORMATS, save_figure
 from stacked_ram.viz.whole_set import WholeSet, look_at_all, warnings
 
-LIMIT = 12
 PARTS: dict[str, Callable[[Seen], Figure]] = {
     "scan_path": scan_path_figure,
     "strip": strip_figure,
@@ -53,7 +52,7 @@ def draw_run(
     run: str | Path | LoadedRun,
     photos: Iterable[str | Path] | None = None,
     out: str | Path | None = None,
-    limit: int = LIMIT,
+    limit: int = 12,
     kind: str = "png",
     device: str = "auto",
 ) -> list[Path]:

@@ -23,12 +23,9 @@ def so_far(seen: Seen, steps: int) -> np.ndarray:
         across, along = cells(0, width, width, seen.glance_HWC.shape[1])
         glanced = seen.glance_HWC[columns][:, along] * GLANCED + UNSEEN * (1 - GLANCED)
         canvas_HWC[np.ix_(rows, across)] = glanced.astype(np.uint8)
-    surfaces = [
-        one for one in seen.surfaces if one.size == (height, width) and one.patches_TKPPC is not None
-    ]
     pieces = [
         (surface.boxes_TK4[step, k], surface.patches_TKPPC[step, k], step)
-        for surface in surfaces
+        for surface in seen.photo_surfaces
         for step in range(steps)
         for k in range(surface.boxes_TK4.shape[1])
     ]

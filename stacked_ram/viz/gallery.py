@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from stacked_ram.viz.looking import Seen
 from stacked_ram.viz.scan_path import draw_small, view_of_seen
 from stacked_ram.viz.story import EDGE, fit, view_shape
-from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, text_width
+from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, styled, text_width
 from stacked_ram.viz.whole_set import WholeSet
 
 COLUMNS = 4
 PHOTOS = 12
-PAIRS, EACH = 4, 3
+PAIRS, EACH = 4, 4
 
 
 def best(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
@@ -37,7 +37,9 @@ def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
     return order[whole.changes_N[order] > 0][:count]
 
 
-def confused(whole: WholeSet, pairs: int = PAIRS, each: int = EACH) -> list[tuple[int, int, np.ndarray]]:
+def confused(
+    whole: WholeSet, pairs: int = PAIRS, each: int = EACH
+) -> list[tuple[int, int, np.ndarray]]:
     """The pairs of classes confused most, as (true, answer, rows): surest mistakes first."""
     wrong = np.flatnonzero(~whole.right_N)
     true, answers = whole.labels_N[wrong], whole.answers_NT[wrong, -1]
@@ -46,8 +48,8 @@ def confused(whole: WholeSet, pairs: int = PAIRS, each: int = EACH) -> list[tupl
     for pair in np.argsort(-counts, kind="stable")[:pairs]:
         rows = wrong[(true == found[pair, 0]) & (answers == found[pair, 1])]
         rows = rows[np.argsort(-whole.sure_NT[rows, -1], kind="stable")]
-        result.append((int(found[pair, 0]), int(found[pair, 1]), rows))
-    return [(true, answer, rows if each is None else rows[:each]) for true, answer, rows in result]
+        result.append((int(found[pair, 0]), int(found[pair, 1]), rows[:each]))
+    return result
 
 
 def one_per_class(whole: WholeSet) -> np.ndarray:
@@ -81,9 +83,10 @@ def one_per_class_figure(photos: Sequence[Seen]) -> Figure:
 
 def confused_figure(pairs: Sequence[tuple[str, list[Seen]]]) -> Figure:
     """A row a pair of classes, each under its own heading."""
-    return rows_figure(pairs, "Confused most often", "surest mistakes first", EACH + 1)
+    return rows_figure(pairs, "Confused most often", "surest mistakes first", EACH)
 
 
+@styled
 def rows_figure(
     groups: Sequence[tuple[str, list[Seen]]], title: str, more: str, columns: int
 ) -> Figure:

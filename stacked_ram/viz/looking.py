@@ -5,7 +5,6 @@ B photos   T steps   S levels   K patches of P x P pixels   N classes   R region
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -75,10 +74,10 @@ class Seen:
     chosen_T: tuple[bool, ...] = ()
 
     @property
-    def reads_photo(self) -> bool:
-        """Whether any patch was cut from the photo itself, not from a map of it."""
+    def photo_surfaces(self) -> list[Surface]:
+        """Those whose patches were cut from the photo itself, not from a map of it."""
         size = self.photo.pixels_CHW.shape[1:]
-        return any(one.size == size and one.patches_TKPPC is not None for one in self.surfaces)
+        return [one for one in self.surfaces if one.size == size and one.patches_TKPPC is not None]
 
     @property
     def steps(self) -> int:
@@ -125,9 +124,7 @@ def look_at(
     while start < len(photos):
         shape = photos[start].pixels_CHW.shape
         stop = start + 1
-        while (
-            stop < min(start + BATCH, len(photos)) and photos[stop].pixels_CHW.shape == shape
-        ):
+        while stop < min(start + BATCH, len(photos)) and photos[stop].pixels_CHW.shape == shape:
             stop += 1
         yield from look_at_batch(model, photos[start:stop], classes, num_glimpses, first_location)
         start = stop
@@ -213,7 +210,7 @@ def surfaces_of(
 ) -> list[Surface]:
     """Everything that was looked at, with its boxes and patches."""
     pixels_HWC = as_rgb(photo.pixels_CHW)
-    height, width = size = pixels_HWC.shape[:2]
+    size = pixels_HWC.shape[:2]
     if maps is None:
         patches = shown(model, trace.patches_BTSKCPP[row])
         levels = range(patches.shape[1])
@@ -238,7 +235,8 @@ def surfaces_of(
         surfaces.append(Surface("the photo (not read)", pixels_HWC, size, boxes_TK4, None))
     for level, one, patches in zip(levels, maps, trace.map_patches_BTKCPP, strict=True):
         side_2 = one.sizes_B2[row]
-        boxes_TK4 = numpy(glimpse_boxes(locations_T2, side_2.expand(len(locations_T2), 2), geometry))
+        sides_T2 = side_2.expand(len(locations_T2), 2)
+        boxes_TK4 = numpy(glimpse_boxes(locations_T2, sides_T2, geometry))
         map_size = int(side_2[0]), int(side_2[1])
         if level == 0:
             read = as_rgb(shown(model, patches[row]))
@@ -253,20 +251,22 @@ def surfaces_of(
 
 
 def level_title(level: int) -> str:
-    return f"level {level + 1}: " + ("the photo" if level == 0 else f"pooled {2**level} × {2**level}")
+    times = 2**level
+    return f"level {level + 1}: " + ("the photo" if times == 1 else f"pooled {times} × {times}")
 
 
 @torch.inference_mode()
-def sampled_locations(model: RAM, photo: Photo, samples: int, seed: int = 0) -> np.ndarray | None:
-    """Locations of many sampled scan paths of one photo, M x T x S x 2; None for soft attention,
-    which samples nothing. The same every time."""
-    if model.config.attention == "soft":
-        return None
+def sampled_locations(
+    model: RAM, photo: Photo, samples: int, num_glimpses: int | None = None, seed: int = 0
+) -> np.ndarray:
+    """Locations of many sampled scan paths of one photo, M x T x S x 2. The same every time."""
     device = model.classifier.weight.device
     before, model.generator = model.generator, torch.Generator(device).manual_seed(seed)
     try:
         pixels = torch.from_numpy(photo.pixels_CHW[None]).to(device)
-        trace = model(model.photos(pixels), rollouts=samples, sample=True)
+        trace = model(
+            model.photos(pixels), rollouts=samples, sample=True, num_glimpses=num_glimpses
+        )
     finally:
         model.generator = before
     return numpy(trace.locations_BTS2)
@@ -288,9 +288,7 @@ def shown(model: RAM, values: Tensor) -> np.ndarray:
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """uint8 ... C x H x W (1 or 3 channels) -> ... H x W x 3."""
     moved = np.moveaxis(pixels, -3, -1)
-    return np.ascontiguousarray(
-        np.repeat(moved, 3, axis=-1) if moved.shape[-1] == 1 else moved
-    )
+    return np.ascontiguousarray(np.repeat(moved, 3, axis=-1) if moved.shape[-1] == 1 else moved)
 
 
 def pooled(pixels_HWC: np.ndarray, times: int) -> np.ndarray:

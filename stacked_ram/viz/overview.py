@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,15 +21,21 @@ from stacked_ram.viz.style import (
     fitted,
     frame,
     step_colours,
+    styled,
+    text_width,
 )
 from stacked_ram.viz.whole_set import WholeSet, interval, spread_T, warnings
 
 EDGE = 0.1
-BINS = 24
+BINS = 25  # odd, as are the rows: the centre lies in a cell, not between cells
 MOST_CLASSES = 12
-CHARTS = 2.0
+CHARTS = 2.1
+RANDOM_DISTANCE = 0.765  # mean distance of a random place in [-1, 1] x [-1, 1] from its centre
+RANDOM_LINE = {"color": QUIET, "linestyle": ":"}
+CENTRE_LINE = {"color": QUIET, "linestyle": (0, (5, 1.5, 1, 1.5))}
 
 
+@styled
 def overview_figure(whole: WholeSet, title: str) -> Figure:
     """Densities of locations by step and by class, and the figures of the whole split."""
     inner = PAGE - 2 * EDGE
@@ -40,7 +48,7 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     class_rows = -(-len(classes) // columns)
     notes = warnings(whole)
     height = (
-        0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + CHARTS + 0.45
+        0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + CHARTS + 0.3
         + class_rows * (class_tall + 0.24) + EDGE
     )  # fmt: skip
     sheet = Sheet(PAGE, height)
@@ -53,7 +61,7 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
     y += 0.26
     draw_charts(sheet, whole, y, inner)
-    y += CHARTS + 0.35
+    y += CHARTS + 0.2
     some = "" if len(classes) == len(class_order(whole)) else f", {len(classes)} of them"
     heading(sheet, y, f"Where it looks in each class{some}", "all steps that the model chose")
     y += 0.24
@@ -64,7 +72,7 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
         mine = whole.labels_N == label
         draw_density(axes, chosen_places(whole, mine), class_tall / class_cell)
         share = whole.right_N[mine].mean()
-        number_words = f"{share:.0%}"
+        number_words = f"{100 * share:.0f} %"
         name = fitted(whole.classes[label], class_cell - 0.35, 7)
         sheet.text(x, top + class_tall + 0.13, name, fontsize=7)
         sheet.text(x + class_cell, top + class_tall + 0.13, number_words, fontsize=7, ha="right",
@@ -73,8 +81,6 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
 
 
 def heading(sheet: Sheet, y: float, words: str, more: str) -> None:
-    from stacked_ram.viz.style import text_width
-
     sheet.text(EDGE, y + 0.14, words, fontsize=8.5, fontweight="bold")
     sheet.text(EDGE + text_width(words, 8.5, "bold") + 0.12, y + 0.14, more, fontsize=7.5,
                color=QUIET)  # fmt: skip
@@ -101,8 +107,8 @@ def chosen_places(whole: WholeSet, rows_N: np.ndarray | None = None) -> np.ndarr
 
 def density_of(places_X2: np.ndarray, shape: float) -> np.ndarray:
     """Share of the locations in each cell of a grid over the photo: rows x columns."""
-    columns = BINS if shape <= 1 else max(6, round(BINS / shape))
-    rows = max(6, round(columns * shape))
+    columns = BINS if shape <= 1 else odd(BINS / shape)
+    rows = odd(columns * shape)
     counts, _, _ = np.histogram2d(
         places_X2[:, 1].clip(-1, 1), places_X2[:, 0].clip(-1, 1), bins=(rows, columns),
         range=((-1, 1), (-1, 1)),
@@ -110,12 +116,17 @@ def density_of(places_X2: np.ndarray, shape: float) -> np.ndarray:
     return counts / max(len(places_X2), 1)
 
 
+def odd(count: float) -> int:
+    return max(5, 2 * int(count / 2) + 1)
+
+
 def draw_density(axes: Axes, places_X2: np.ndarray, shape: float) -> None:
     """Dark where locations are dense (by the root of it, so that rare places still show); a cross
     marks the photo's centre."""
     density = density_of(places_X2, shape)
     axes.imshow(
-        np.sqrt(density), cmap="magma_r", vmin=0, vmax=max(np.sqrt(density.max()), 1e-9),
+        np.ma.masked_equal(np.sqrt(density), 0), cmap="magma_r",
+        vmin=-0.1 * np.sqrt(density.max()), vmax=max(np.sqrt(density.max()), 1e-9),
         extent=(-1, 1, 1, -1), aspect="auto", interpolation="nearest",
     )  # fmt: skip
     axes.plot(0, 0, "+", color=QUIET, markersize=5, markeredgewidth=0.7, zorder=3)
@@ -159,7 +170,7 @@ def share_axis(axes: Axes, low: float, high: float) -> None:
     """Per cent, from a round number below to one above; the line's own range is what matters."""
     low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
     axes.set_ylim(low, high + 0.02 * (high - low))
-    axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, 0, " %"))
     axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
@@ -174,13 +185,12 @@ def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
     bands = np.array([interval(round(share * count), count) for share in right])
     axes.fill_between(steps, bands[:, 0], bands[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
     dotted_line(axes, steps, right, whole.steps)
-    axes.set_title("Accuracy", fontweight="bold", loc="left", pad=6)
+    axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
     share_axis(axes, bands.min(), bands.max())
-    last = axes.annotate(
-        f"{right[-1]:.1%}", (steps[-1], right[-1]), xytext=(0, -12), textcoords="offset points",
-        ha="center", fontsize=7.5, fontweight="bold",
+    axes.annotate(
+        f"{100 * right[-1]:.1f} %", (steps[-1], right[-1]), xytext=(4, -12), ha="right",
+        textcoords="offset points", fontsize=7.5, fontweight="bold",
     )  # fmt: skip
-    last.set_color(INK)
     step_axis(axes, steps)
 
 
@@ -201,20 +211,26 @@ def draw_distance(axes: Axes, whole: WholeSet) -> None:
     dotted_line(axes, steps, distance, whole.steps)
     axes.plot(steps, spread, color=INK, linewidth=1.0, linestyle=(0, (2, 1.5)))
     axes.set_ylim(0, max(1.0, float(distance.max()) * 1.1))
-    axes.set_title("Distance from the centre", fontweight="bold", loc="left", pad=6)
-    axes.axhline(0.765, color=FAINT, linewidth=0.8, zorder=0)
-    axes.text(steps[-1] + 0.4, 0.775, "random places", fontsize=6.5, color=QUIET, ha="right",
-              va="bottom")  # fmt: skip
-    handles = [
-        mpl.lines.Line2D([], [], color=INK, linewidth=1.3, marker="o", markersize=3.5),
-        mpl.lines.Line2D([], [], color=INK, linewidth=1.0, linestyle=(0, (2, 1.5))),
-    ]
-    axes.legend(
-        handles, ["mean distance", "spread over photos"], fontsize=6.5, frameon=False,
-        loc="upper left", borderaxespad=0.1, handlelength=2.0, ncols=1,
-        bbox_to_anchor=(0, 1.0),
-    )  # fmt: skip
+    axes.set_title("Distance from the centre", fontweight="bold", loc="left", pad=8)
+    axes.axhline(RANDOM_DISTANCE, linewidth=0.9, zorder=0, **RANDOM_LINE)
+    legend(
+        axes,
+        [{"marker": "o", "markersize": 3.5}, {"linestyle": (0, (2, 1.5))}, RANDOM_LINE],
+        ["mean distance", "spread over photos", "mean distance of random places"],
+    )
     step_axis(axes, steps)
+
+
+def legend(axes: Axes, lines: list[dict[str, Any]], names: list[str]) -> None:
+    """Above the curves, where room is made for it."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, low + (high - low) * 1.42)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high + 1e-9])
+    handles = [mpl.lines.Line2D([], [], **{"color": INK, "linewidth": 1.1, **one}) for one in lines]
+    axes.legend(
+        handles, names, fontsize=6.5, frameon=False, loc="upper left", borderaxespad=0.0,
+        bbox_to_anchor=(0.03, 1.0), handlelength=2.2, labelspacing=0.25, borderpad=0.1,
+    )  # fmt: skip
 
 
 def draw_inside(axes: Axes, whole: WholeSet) -> None:
@@ -229,12 +245,9 @@ def draw_inside(axes: Axes, whole: WholeSet) -> None:
     highest = max(float(inside.max()), *blind.values())
     share_axis(axes, 0, min(1.0, highest * 1.15 + 0.02))
     dotted_line(axes, steps, inside, whole.steps)
-    top = axes.get_ylim()[1]
-    values = sorted(blind.items(), key=lambda one: one[1])
-    for number, (name, value) in enumerate(values):
-        axes.axhline(value, color=FAINT, linewidth=0.9, zorder=0)
-        above = number == len(values) - 1 or values[-1][1] - value > 0.1 * top
-        axes.text(steps[-1] + 0.4, value + (0.01 if above else -0.01) * top, name, fontsize=6.5,
-                  color=QUIET, ha="right", va="bottom" if above else "top")  # fmt: skip
-    axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=6)
+    lines = [CENTRE_LINE, RANDOM_LINE]
+    for value, line in zip(blind.values(), lines, strict=True):
+        axes.axhline(value, linewidth=0.9, zorder=0, **line)
+    legend(axes, [{"marker": "o", "markersize": 3.5}, *lines], ["this model", *blind])
+    axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=8)
     step_axis(axes, steps)

@@ -13,9 +13,10 @@ from stacked_ram.viz.belief import verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.looking import Photo, Seen, seen_in
 from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit, view_shape
-from stacked_ram.viz.style import INK, PAGE, Sheet, fitted
+from stacked_ram.viz.style import INK, PAGE, Sheet, fitted, styled
 
 
+@styled
 def scan_path_figure(seen: Seen) -> Figure:
     """The scan path of one photo; of a stack, one row a level or map, each as it sees the photo."""
     width, many = PAGE * 0.62, len(seen.surfaces) > 1
@@ -36,6 +37,7 @@ def scan_path_figure(seen: Seen) -> Figure:
     return sheet.figure
 
 
+@styled
 def scan_path_grid(photos: Sequence[Seen], columns: int = 4, width: float = PAGE) -> Figure:
     """Many scan paths, small, each with the answer below; of a stack, its last level."""
     side = (width - EDGE) / columns - EDGE
@@ -57,14 +59,12 @@ def view_of_seen(seen: Seen) -> tuple:
     return view_of(surface.size, surface.boxes_TK4)
 
 
-def draw_small(
-    sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float
-) -> None:
+def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float) -> None:
     """A small scan path in this room, and its verdict in one line or two below."""
     surface, view = seen.surfaces[-1], view_of_seen(seen)
     wide, tall = fit(view_shape(seen, surface, view), width, height)
     axes = sheet.axes(x + (width - wide) / 2, y + (height - tall), wide, tall)
-    draw_surface(axes, surface, view, weight=0.7, numbers=True)
+    draw_surface(axes, surface, view, weight=0.8, nested=False)
     words, colour = verdict(seen)
     lines = [words] if seen.right is not False else words.split(", is ")
     sheet.text(x + width / 2, y + height + 0.13, fitted(lines[0], width, 6.8), fontsize=6.8,

@@ -71,7 +71,11 @@ class Split:
     """
 
     def __init__(
-        self, run: LoadedRun, split: str = "test", folder: Path | None = None, limit: int | None = None
+        self,
+        run: LoadedRun,
+        split: str = "test",
+        folder: Path | None = None,
+        limit: int | None = None,
     ) -> None:
         changes = {"limit_photos": limit, "cache": "none"}
         if folder is not None:

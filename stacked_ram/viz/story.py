@@ -12,7 +12,7 @@ from stacked_ram.viz import strip
 from stacked_ram.viz.belief import draw_lines, verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.looking import Seen, Surface
-from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, text_width
+from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, styled, text_width
 
 EDGE = 0.08
 TITLE = 0.3
@@ -44,6 +44,7 @@ def draw_title(sheet: Sheet, seen: Seen, x: float, y: float, width: float) -> No
     sheet.text(x + width, y, name, color=QUIET, fontsize=7, ha="right")
 
 
+@styled
 def story_figure(seen: Seen) -> Figure:
     """Scan path, patch strip, what was known, and belief of one photo."""
     return single_story(seen) if len(seen.surfaces) == 1 else stacked_story(seen)
@@ -132,9 +133,7 @@ def draw_glance(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> fl
     return y
 
 
-def draw_belief(
-    sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float
-) -> None:
+def draw_belief(sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float) -> None:
     """The belief's lines in this room, ribbon and numbers of the axes included."""
     inner_width = width - LINES_LEFT
     inner_height = height - LINES_TOP - LINES_BOTTOM
@@ -142,6 +141,7 @@ def draw_belief(
     draw_lines(axes, seen, inner_width, inner_height)
 
 
+@styled
 def strip_figure(seen: Seen) -> Figure:
     """The patch strip alone: every surface's patches, and what was known."""
     width = page_width(seen)
@@ -164,6 +164,7 @@ def strip_figure(seen: Seen) -> Figure:
     return sheet.figure
 
 
+@styled
 def belief_figure(seen: Seen) -> Figure:
     """The belief alone: lines, and the five likeliest classes after each step."""
     width = page_width(seen)

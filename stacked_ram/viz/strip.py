@@ -34,7 +34,7 @@ def column_x(seen: Seen, x: float, cell: float, step: int) -> float:
 def draw_head(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
     """Numbers over the columns; returns the y below."""
     colours = step_colours(seen.steps)
-    for step in range(columns_of(seen) - seen.steps and -1 or 0, seen.steps):
+    for step in range((columns_of(seen) - seen.steps and -1) or 0, seen.steps):
         left = column_x(seen, x, cell, step + 1)
         axes = sheet.bare(left, y, cell, HEAD)
         if step < 0:
@@ -84,7 +84,7 @@ def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> Non
 
 def draw_so_far(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
     """The photo from all that was seen up to each step; returns the y below."""
-    if not seen.reads_photo:
+    if not seen.photo_surfaces:
         return y
     height, width = seen.photo.shape
     tall = cell * height / width if height <= width else cell
@@ -116,7 +116,7 @@ def strip_height(seen: Seen, cell: float, surfaces: int = 1) -> float:
 
 
 def so_far_height(seen: Seen, cell: float) -> float:
-    if not seen.reads_photo:
+    if not seen.photo_surfaces:
         return 0.0
     height, width = seen.photo.shape
     return (cell * height / width if height <= width else cell) + GAP

@@ -51,6 +51,9 @@ STYLE = {
 }
 
 
+styled = mpl.rc_context(STYLE)  # decorates what makes a figure: artists take the style at birth
+
+
 def step_colours(steps: int) -> list[str]:
     """One colour a step, from dark blue (first) to yellow (last): ordered in lightness, so that
     it reads in grey and for every kind of colour vision."""
