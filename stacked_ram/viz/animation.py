@@ -1,0 +1,172 @@
+"""Animations: a scan path being made, of one photo or of a grid, as GIF and as MP4.
+
+GIF through Pillow. MP4 as H.264, which every browser and slide program plays, through the ffmpeg
+that the package imageio-ffmpeg brings along: matplotlib's own writer needs one installed, and
+OpenCV's wheel writes only codecs that browsers do not play.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from stacked_ram.errors import UserError
+from stacked_ram.runs import write_atomically
+from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, verdict
+from stacked_ram.viz.boxes import draw_surface, view_of
+from stacked_ram.viz.foveate import so_far
+from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.scan_path import view_of_seen
+from stacked_ram.viz.story import EDGE, LINES_LEFT, LINES_TOP, TITLE, fit, view_shape
+from stacked_ram.viz.strip import ROW
+from stacked_ram.viz.style import FAINT, PAGE, QUIET, Sheet, fitted, frame, show_image, styled
+
+DPI = 110
+STEP, LAST = 0.9, 2.6  # seconds that a step and the end are shown
+FPS = 10
+MOST = 12  # photos of a grid
+
+
+@styled
+def photo_frame(seen: Seen, steps: int) -> Figure:
+    """Everything about a photo after so many steps (0: before the first)."""
+    surface = seen.surfaces[-1]
+    view = view_of(surface.size, surface.boxes_TK4)
+    wide, tall = fit(view_shape(seen, surface, view), 3.75, 3.75)
+    right = EDGE + wide + 0.2
+    room = PAGE - EDGE - right
+    known_wide, known_tall = fit(seen.photo.shape[0] / seen.photo.shape[1], room, tall * 0.5)
+    bars = min(TOP, len(seen.classes)) * (ROW + 0.03)
+    lines = 1.55
+    sheet = Sheet(PAGE, TITLE + max(tall, known_tall + 0.3 + bars) + lines + 2 * EDGE)
+    if steps == seen.steps:
+        words, colour = verdict(seen)
+    else:
+        words = f"after {steps} of {seen.steps} glimpses" if steps else "before the first glimpse"
+        colour = QUIET
+    sheet.text(EDGE, 0.2, fitted(words, PAGE - 2 * EDGE, 10, "bold"), fontsize=10, color=colour,
+               fontweight="bold")  # fmt: skip
+    axes = sheet.axes(EDGE, TITLE, wide, tall)
+    draw_surface(axes, surface, view, last=steps)
+    known = sheet.axes(right, TITLE, known_wide, known_tall)
+    show_image(known, so_far(seen, steps))
+    frame(known, FAINT, 0.7)
+    sheet.text(
+        right, TITLE + known_tall + 0.13, "what it knows of the photo", fontsize=7, color=QUIET
+    )
+    column = steps - int(beliefs(seen)[0][0])
+    if column >= 0:
+        top = sheet.bare(right, below + 0.24, room, bars)
+        draw_top(top, seen, column, room, ROW + 0.03)
+        y = sheet.height - lines - EDGE
+        height, width = lines - LINES_TOP - 0.36, PAGE - 2 * EDGE - LINES_LEFT
+        draw_lines(sheet.axes(EDGE + LINES_LEFT, y + LINES_TOP, width, height), seen, width, height,
+                   steps)  # fmt: skip
+    return sheet.figure
+
+
+@styled
+def grid_frame(photos: Sequence[Seen], steps: int) -> Figure:
+    """Many photos after so many steps."""
+    columns = min(4, len(photos))
+    side = (PAGE - EDGE) / columns - EDGE
+    tall = max(
+        fit(view_shape(one, one.surfaces[-1], view_of_seen(one)), side, side)[1] for one in photos
+    )
+    rows = -(-len(photos) // columns)
+    sheet = Sheet(PAGE, EDGE + rows * (tall + 0.26))
+    for number, one in enumerate(photos):
+        surface, view = one.surfaces[-1], view_of_seen(one)
+        wide, high = fit(view_shape(one, surface, view), side, tall)
+        x = EDGE + number % columns * (side + EDGE) + (side - wide) / 2
+        y = EDGE + number // columns * (tall + 0.26) + (tall - high)
+        done = min(steps, one.steps)
+        draw_surface(
+            sheet.axes(x, y, wide, high), surface, view, last=done, weight=0.8, nested=False
+        )
+        words, colour = answer_after(one, done)
+        sheet.text(x + wide / 2, y + high + 0.14, fitted(words, side, 7.5, "bold"), fontsize=7.5,
+                   color=colour, ha="center", fontweight="bold")  # fmt: skip
+    return sheet.figure
+
+
+def answer_after(seen: Seen, steps: int) -> tuple[str, str]:
+    """The answer after so many steps, and its colour."""
+    import dataclasses
+
+    if steps == 0:
+        return "…", QUIET
+    words, colour = verdict(dataclasses.replace(seen, belief_TN=seen.belief_TN[:steps]))
+    return words.split(", is ")[0], colour
+
+
+def draw_frames(photos: Sequence[Seen]) -> list[np.ndarray]:
+    """The pictures of an animation, one a step, of one size with even sides."""
+    steps = max(one.steps for one in photos)
+    figures = [
+        photo_frame(photos[0], step) if len(photos) == 1 else grid_frame(photos[:MOST], step)
+        for step in range(steps + 1)
+    ]
+    return [pixels_of(figure) for figure in figures]
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    figure.set_dpi(DPI)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    height, width = (side - side % 2 for side in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[:height, :width])
+
+
+def seconds(count: int) -> list[float]:
+    """How long each frame is shown."""
+    return [STEP] * (count - 1) + [LAST]
+
+
+def write_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
+    """All frames with one palette of 256 colours, endlessly repeated."""
+    whole = Image.fromarray(np.concatenate(frames)).quantize(256, dither=Image.Dither.NONE)
+    images = [
+        Image.fromarray(one).quantize(palette=whole, dither=Image.Dither.NONE) for one in frames
+    ]
+    content = io.BytesIO()
+    durations = [int(1000 * one) for one in seconds(len(images))]
+    images[0].save(
+        content, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
+    )
+    write_atomically(path, content.getvalue())
+    return path
+
+
+def write_mp4(frames: Sequence[np.ndarray], path: Path) -> Path:
+    """H.264 in yuv420p. Raises UserError when imageio-ffmpeg is missing."""
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise UserError(
+            "MP4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg"
+        ) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    height, width = frames[0].shape[:2]
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary), (width, height), fps=FPS, codec="libx264", quality=8, macro_block_size=2,
+        output_params=["-movflags", "+faststart"],
+    )  # fmt: skip
+    try:
+        writer.send(None)
+        for one, time in zip(frames, seconds(len(frames)), strict=True):
+            for _ in range(round(time * FPS)):
+                writer.send(one)
+        writer.close()
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error})") from None
+    return path

@@ -1,0 +1,146 @@
+"""Attention maps: where the attention would look at each step, as light on the photo.
+
+Weights over regions (soft attention, policies that read a map): each region as bright as its
+weight. Gaussian policies: its mean and standard deviation, over the density of sampled paths.
+"""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from stacked_ram.model import RAM
+from stacked_ram.viz.belief import percent
+from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.looking import Seen, sampled_locations
+from stacked_ram.viz.overview import odd
+from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit
+from stacked_ram.viz.style import PAGE, QUIET, Sheet, is_dark, step_colours, styled
+
+SAMPLES = 400
+FINE = 33  # cells over the longer side for densities of sampled paths
+LIGHT = mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.12, 0.97, 256)))
+
+
+@styled
+def attention_figure(seen: Seen, model: RAM) -> Figure:
+    """One panel a step (and a row a level)."""
+    levels = seen.locations_TS2.shape[1]
+    columns = seen.steps if seen.steps <= 4 else min(5, math.ceil(seen.steps / 2))
+    columns = max(columns, 2)
+    side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
+    wide, tall = fit(seen.photo.shape[0] / seen.photo.shape[1], side, 2.6)
+    rows = -(-seen.steps // columns)
+    locations = (
+        None if seen.weights_TR is not None else sampled_locations(model, seen.photo, SAMPLES)
+    )
+    sheet = Sheet(PAGE, TITLE + 0.16 + levels * rows * (tall + 0.34))
+    draw_title(sheet, seen, EDGE, 0.2, PAGE - 2 * EDGE)
+    sheet.text(EDGE, TITLE + 0.06, explanation(seen, locations), fontsize=7, color=QUIET)
+    colours = step_colours(seen.steps)
+    for level in range(levels):
+        for step in range(seen.steps):
+            x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2
+            y = TITLE + 0.16 + (level * rows + step // columns) * (tall + 0.34)
+            head = sheet.bare(x, y, wide, 0.26)
+            draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
+            axes = sheet.axes(x, y + 0.26, wide, tall)
+            if seen.weights_TR is not None:
+                words = draw_weights(axes, seen, step)
+            else:
+                words = draw_policy(axes, seen, locations[:, step, level], step, level)
+            if levels > 1:
+                words = f"level {level + 1}: {words}"
+            head.text(0.22, 0.14, words, fontsize=7, color=QUIET, va="center_baseline")
+    return sheet.figure
+
+
+def explanation(seen: Seen, locations: np.ndarray | None) -> str:
+    if locations is None:
+        return "Light: weight of each region before the glimpse. Cross: where it then looked."
+    return (
+        f"Light: density of {len(locations)} sampled scan paths. Cross and ring: mean and standard"
+        " deviation of the policy in the deterministic pass."
+    )
+
+
+def draw_weights(axes: Axes, seen: Seen, step: int) -> str:
+    """The regions' weights as light; returns a few words about them."""
+    weights = seen.weights_TR[step].reshape(seen.regions)
+    chosen = bool(weights.sum() > 0)
+    if chosen:
+        draw_light(axes, seen, weights, seen.regions)
+        if weights.size <= 16:
+            write_weights(axes, seen, weights)
+    else:
+        draw_light(axes, seen, np.zeros(seen.regions), seen.regions)
+    draw_cross(axes, seen, seen.locations_TS2[step, -1], step)
+    return f"strongest region {percent(float(weights.max()))}" if chosen else "not chosen"
+
+
+def write_weights(axes: Axes, seen: Seen, weights: np.ndarray) -> None:
+    height, width = seen.photo.pixels_CHW.shape[1:]
+    rows, columns = weights.shape
+    for row in range(rows):
+        for column in range(columns):
+            share = weights[row, column] / max(weights.max(), 1e-9)
+            dark = share < 0.6 or is_dark(mpl.colors.to_hex(LIGHT(share)))
+            axes.text(
+                (column + 0.04) * width / columns, (row + 0.96) * height / rows,
+                f"{100 * weights[row, column]:.0f}", fontsize=6.5, ha="left", va="bottom",
+                color="white" if dark else "#14161a", zorder=6,
+            )  # fmt: skip
+
+
+def draw_policy(axes: Axes, seen: Seen, sampled_M2: np.ndarray, step: int, level: int) -> str:
+    """Density of sampled locations, and the policy's mean with its deviation."""
+    height, width = seen.photo.pixels_CHW.shape[1:]
+    shape = seen.photo.shape[0] / seen.photo.shape[1]
+    columns = FINE if shape <= 1 else odd(FINE / shape)
+    rows = odd(columns * shape)
+    counts, _, _ = np.histogram2d(
+        sampled_M2[:, 1], sampled_M2[:, 0], bins=(rows, columns), range=((-1, 1), (-1, 1))
+    )
+    draw_light(axes, seen, np.sqrt(counts), (rows, columns))
+    mean = seen.means_TS2[step, level]
+    chosen = bool(seen.chosen_T[step])
+    if chosen and seen.std is not None:
+        centre = (mean + 1) / 2 * (width, height)
+        for colour, line in (("#14161a", 2.4), ("#ffffff", 1.2)):
+            axes.add_patch(
+                Ellipse(centre, seen.std * width, seen.std * height, fill=False, linewidth=line,
+                        edgecolor=colour, zorder=7)
+            )  # fmt: skip
+    draw_cross(axes, seen, mean, step)
+    if not chosen:
+        return "not chosen"
+    return f"x {mean[0]:+.2f}, y {mean[1]:+.2f}"
+
+
+def draw_light(axes: Axes, seen: Seen, values: np.ndarray, regions: tuple[int, int]) -> None:
+    """The photo in grey, dark, lit where values are high."""
+    height, width = seen.photo.pixels_CHW.shape[1:]
+    grey = seen.photo.pixels_CHW.mean(0) / 255
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1.25, extent=(0, width, height, 0), aspect="auto",
+                zorder=1)  # fmt: skip
+    share = values / max(float(values.max()), 1e-9)
+    colours = LIGHT(share)
+    colours[..., 3] = np.where(share > 0, 0.25 + 0.5 * share, 0.0)
+    axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",
+                zorder=2)  # fmt: skip
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def draw_cross(axes: Axes, seen: Seen, location: np.ndarray, step: int) -> None:
+    height, width = seen.photo.pixels_CHW.shape[1:]
+    place = (location + 1) / 2 * (width, height)
+    for colour, line, size in (("#14161a", 3.4, 9), ("#ffffff", 1.6, 8)):
+        axes.plot(*place, "+", color=colour, markersize=size, markeredgewidth=line, zorder=8,
+                  clip_on=False)  # fmt: skip
