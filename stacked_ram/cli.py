@@ -132,6 +132,8 @@ class Export:
     """Folder for the program and its card. Default: RUN/export."""
     size: tuple[int, int] | None = None
     """Height and width of the photos it takes. Default: those that the model was trained on."""
+    batch_size: int = 1
+    """Photos that it takes at once."""
     onnx: bool = False
     """Also write ONNX (needs the packages onnx and onnxscript)."""
 

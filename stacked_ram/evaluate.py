@@ -118,7 +118,7 @@ def measure_run(
         if model.backbone is not None:
             from stacked_ram.plain_backbone import plain_backbone
 
-            report["plain backbone"] = plain_backbone(loaded, loader, options)
+            report["plain backbone"] = plain_backbone(loaded, loader)
     if options.mc_samples:
         sampled = look_at(model, loader, progress="samples", samples=options.mc_samples, **how)
         report["mc_samples"] = {

@@ -65,6 +65,22 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def lock_file(path: Path) -> IO[str]:
+    """Hold a lock until the file is closed or the process ends, however it ends. Raises
+    BlockingIOError where another process holds it."""
+    file = open(path, "w")  # noqa: SIM115 (kept open on purpose)
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows has no such lock
+        pass
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
 class RunFolder:
     """One run's folder. Open it with `create` or `reopen`; both keep other processes out."""
 
@@ -134,18 +150,11 @@ class RunFolder:
         """Hold the folder until `close` or the end of the process, however it ends."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (kept open on purpose)
+            self._lock = lock_file(self.path / ".lock")
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another process is training this run") from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
-        try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no such lock
-            pass
-        except OSError:
-            self.close()
-            raise UserError(f"{self.path}: another process is training this run") from None
 
     def _clear(self) -> None:
         """Remove an earlier run's files, and nothing that we did not write."""

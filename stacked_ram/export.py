@@ -1,0 +1,126 @@
+"""The export command: the deterministic pass as a program that needs none of this code.
+
+RUN/export/model.pt2     torch.export program: pixels -> beliefs, locations
+RUN/export/model.json    its card: input, outputs, classes, how to prepare a photo
+RUN/export/model.onnx    on request
+
+program = torch.export.load("model.pt2").module()
+beliefs_BTN, locations_BTS2 = program(pixels_BCHW)     # uint8, raw 0..255, of the card's size
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stacked_ram.checkpoint import LoadedRun, load_run
+from stacked_ram.cli import Export
+from stacked_ram.config import to_dict
+from stacked_ram.cost import photo_cost
+from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.info import stored_size
+from stacked_ram.runs import write_atomically
+
+TOLERANCE = 1e-4  # largest difference of a probability or a location that counts as equal
+
+
+class DeterministicPass(nn.Module):
+    """Raw pixels in; class probabilities after each step and locations out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        trace = self.model(self.model.photos(pixels_BCHW), sample=False)
+        return trace.logits_BTN.softmax(2), trace.locations_BTS2
+
+
+def export(options: Export) -> None:
+    loaded = load_run(options.run, "cpu")
+    out = options.out or loaded.folder / "export"
+    size = options.size or stored_size(loaded.config)
+    shape = (options.batch_size, loaded.card.channels, *size)
+    example = torch.randint(
+        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    whole = DeterministicPass(loaded.model).eval()
+    with torch.no_grad():
+        program = torch.export.export(whole, (example,))
+    check_equal(program.module(), whole, example)
+    working = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    torch.export.save(program, working / "model.pt2")
+    if options.onnx:
+        write_onnx(whole, example, working / "model.onnx")
+    card = json.dumps(describe(loaded, shape), indent=2)
+    write_atomically(working / "model.json", card.encode() + b"\n")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(working.iterdir()):
+        path.replace(out / path.name)
+        print(out / path.name)
+    working.rmdir()
+
+
+@torch.no_grad()
+def check_equal(program: nn.Module, model: nn.Module, example: Tensor) -> None:
+    """Raises RunFailed unless the program answers as the model does, also on other pixels."""
+    for pixels in (example, 255 - example):
+        for told, expected in zip(program(pixels), model(pixels), strict=True):
+            difference = (told - expected).abs().max().item()
+            if not difference <= TOLERANCE:
+                raise RunFailed(
+                    f"export: the exported program differs from the model by {difference:.2g};"
+                    " nothing was written"
+                )
+
+
+def write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Raises UserError if the packages are missing, and RunFailed if ONNX cannot say the model."""
+    try:
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError:
+        raise UserError("--onnx: pip install onnx onnxscript") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of its own insides
+            program = torch.onnx.export(
+                model, (example,), dynamo=True, verbose=False,
+                input_names=["pixels"], output_names=["beliefs", "locations"],
+            )  # fmt: skip
+    except Exception as error:  # the exporter's own errors are many, and long
+        first = str(error).strip().splitlines()[0]
+        raise RunFailed(f"--onnx: torch cannot write this model as ONNX ({first})") from None
+    program.save(path)
+
+
+def describe(loaded: LoadedRun, shape: tuple[int, ...]) -> dict:
+    """The card: what a program that uses the model must know."""
+    config = loaded.config
+    return {
+        "input": {
+            "name": "pixels",
+            "dtype": "uint8",
+            "shape": list(shape),
+            "is": "raw pixels, 0 to 255, RGB or grayscale; normalised inside",
+        },
+        "outputs": [
+            {"name": "beliefs", "is": "class probabilities after each glimpse (photo, T, class)"},
+            {"name": "locations", "is": "(x, y) in [-1, 1] of each glimpse (photo, T, level, 2)"},
+        ],
+        "prepare": {
+            "short_side": config.data.short_side,
+            "photo_size": config.data.photo_size,
+        },
+        "classes": list(loaded.classes),
+        "gmacs": photo_cost(loaded.model, *shape[2:]).total,
+        "weights": str(loaded.path),
+        "torch": torch.__version__,
+        "config": to_dict(config),
+    }

@@ -1,0 +1,101 @@
+"""The control without attention: the frozen backbone on whole photos, and a logistic regression.
+
+Photos are resized so that their shorter side is R / 0.875 and the central R x R is cut out, as
+ImageNet models are tested. Features are standardised; C is a constant. The backbone has the weights
+that the configuration names, or, where it names none, those that the run learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.retina.backbone import Backbone
+
+SIZES = (96, 128, 160, 224)
+MARGIN = 0.875
+C = 0.01
+
+
+def plain_backbone(loaded: LoadedRun, loader: Loader) -> dict[str, Any]:
+    """Accuracy and GMACs at each of SIZES on the loader's photos, trained on the training split
+    of the same data set."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    config = loaded.config
+    own = config.model.weights == "none"
+    backbone = (
+        loaded.model.backbone if own else Backbone(config.model.backbone, config.model.weights)
+    )
+    backbone = backbone.to(loaded.device).eval()
+    train = make_loader(
+        open_dataset(config.data, "train"), config, train=False, device=loaded.device
+    )
+    try:
+        given = features(backbone, train, loaded)
+        asked = features(backbone, loader, loaded)
+    finally:
+        train.close()
+    rows = []
+    for size in SIZES:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+        with threadpool_limits(torch.get_num_threads()):
+            classifier.fit(given[size], given["labels"])
+        accuracy = classifier.score(asked[size], asked["labels"])
+        gmacs = image_gmacs(backbone, size, loaded.device)
+        rows.append({"size": size, "accuracy": float(accuracy), "gmacs": gmacs})
+    return {
+        "is": "frozen backbone on the whole photo, standardised features, logistic regression"
+        f" (C={C}) trained on the training split",
+        "weights": "the run's own" if own else config.model.weights,
+        "sizes": rows,
+    }
+
+
+@torch.no_grad()
+def features(backbone: Backbone, loader: Loader, loaded: LoadedRun) -> dict[Any, np.ndarray]:
+    """Pooled features at each of SIZES, and the labels."""
+    from tqdm import tqdm
+
+    found: dict[Any, list[np.ndarray]] = {size: [] for size in (*SIZES, "labels")}
+    mean, std = (
+        value.to(loaded.device)[:, None, None] for value in (loaded.model.mean, loaded.model.std)
+    )
+    loader.set_epoch(0)
+    for batch in tqdm(loader, desc="plain backbone", unit=" batches", disable=None, leave=False):
+        found["labels"].append(batch.labels_B.cpu().numpy())
+        photos = [
+            pixels_CHW[:, :height, :width]
+            for pixels_CHW, (height, width) in zip(
+                batch.pixels_BCHW, batch.sizes_B2.tolist(), strict=True
+            )
+        ]
+        for size in SIZES:
+            images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
+            pooled = backbone((images_BCRR.float() / 255 - mean) / std)
+            found[size].append(pooled.float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def middle(photo_CHW: torch.Tensor, size: int) -> torch.Tensor:
+    """The central size x size of the reduced photo."""
+    from torchvision.transforms.v2 import functional
+
+    reduced = functional.resize(photo_CHW, [round(size / MARGIN)], antialias=True)
+    return functional.center_crop(reduced, [size, size])
+
+
+@torch.no_grad()
+def image_gmacs(backbone: Backbone, size: int, device: torch.device) -> float:
+    with FlopCounterMode(display=False) as counter:
+        backbone(torch.zeros(1, 3, size, size, device=device))
+    return counter.get_total_flops() / 2e9
