@@ -57,9 +57,8 @@ def photo_frame(seen: Seen, steps: int) -> Figure:
     known = sheet.axes(right, TITLE, known_wide, known_tall)
     show_image(known, so_far(seen, steps))
     frame(known, FAINT, 0.7)
-    sheet.text(
-        right, TITLE + known_tall + 0.13, "what it knows of the photo", fontsize=7, color=QUIET
-    )
+    below = TITLE + known_tall
+    sheet.text(right, below + 0.13, "what it knows of the photo", fontsize=7, color=QUIET)
     column = steps - int(beliefs(seen)[0][0])
     if column >= 0:
         top = sheet.bare(right, below + 0.24, room, bars)
