@@ -146,23 +146,25 @@ class Photos:
         )
         # Far outside is fully outside: the bound keeps the integers small.
         corners_RK2 = placing.left_top(locations_R2.detach()).clamp_(-index.bound, index.bound)
-        edges_RK2E = corners_RK2.to(torch.int32).unsqueeze(3) + index.offsets_K1E
-        kept_RK2P = torch.clamp(edges_RK2E[..., :-1], index.low_21, index.high_21)
-        lines_RKP = torch.add(index.bases_RK1, kept_RK2P[:, :, 1], alpha=index.stride)
-        places_RKPP = lines_RKP.unsqueeze(3) + kept_RK2P[:, :, None, 0]
-        sums_NC, self._prepared["sums", cells] = read(sums_NC, places_RKPP.view(-1))
-        # Rows of a patch as one dimension (P * C): long runs for the arithmetic.
-        patches = sums_NC.view(*places_RKPP.shape[:3], -1) * index.scales_K1Q
+        corners_2RK1 = corners_RK2.to(torch.int32).permute(2, 0, 1).unsqueeze(3)
+        # All cells of a patch as one dimension: long runs for the arithmetic.
+        x_RKA, y_RKA = (
+            (corners_2RK1 + index.cells_21KA).clamp_(min=-index.rim).clamp_max_(index.ends_2111)
+        )
+        places_RKA = torch.add(x_RKA, y_RKA, alpha=index.stride) + index.bases_RK1
+        sums_NC, self._prepared["sums", cells] = read(sums_NC, places_RKA.view(-1))
+        size = geometry.patch_size
+        patches = sums_NC.view(rows, len(cells), size, -1) * index.scales_K1Q
         if index.means_K1Q is not None:
-            kept_RK2E = torch.clamp(edges_RK2E, index.none_R121, index.limits_R121)
-            inside_RK2P = (kept_RK2E[..., 1:] - kept_RK2E[..., :-1]).to(patches.dtype)
-            inside_y_RKP1 = inside_RK2P[:, :, 1].unsqueeze(3)
-            inside_x_RK1P = inside_RK2P[:, :, 0:1]
+            edges_2RKE = (corners_2RK1 + index.edges_1KE).clamp_(min=0)
+            edges_2RKE = edges_2RKE.clamp_max_(index.limits_2R11).to(patches.dtype)
+            inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
+            inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
             if self.channels > 1:
                 inside_x_RK1P = inside_x_RK1P.repeat_interleave(self.channels, 3)
             taken_RK1Q = inside_x_RK1P * index.means_K1Q
             patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
-        return patches.view(*places_RKPP.shape, self.channels).movedim(4, 2)
+        return patches.view(rows, len(cells), size, size, self.channels).movedim(4, 2)
 
     def _index(self, geometry: GlimpseGeometry, rows: int, places: int) -> _Index:
         cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
@@ -190,18 +192,22 @@ class Photos:
             return (values_KC.repeat(1, size) if self.channels > 1 else values_KC).unsqueeze(1)
 
         scales_C, means_C = self._normalisation()
-        limits_R121 = self._sizes_R2(rows).flip(1).to(torch.int32)[:, None, :, None]
+        edges_KE = cells_K1 * count(size + 1, torch.int32)
+        across_KA, down_KA = (
+            edges_KE[:, :-1].repeat(1, size),
+            edges_KE[:, :-1].repeat_interleave(size, 1),
+        )
         return _Index(
             bound=float(max(height, width) + (size + 1) * rim),
-            offsets_K1E=(cells_K1 * count(size + 1, torch.int32)).unsqueeze(1),
-            low_21=torch.full((2, 1), -rim, dtype=torch.int32, device=pixels.device),
-            high_21=_vector((width, height), pixels, torch.int32).unsqueeze(1),
+            cells_21KA=torch.stack([across_KA, down_KA]).unsqueeze(1),
+            rim=rim,
+            ends_2111=_vector((width, height), pixels, torch.int32).view(2, 1, 1, 1),
             stride=stride,
             bases_RK1=bases_RK.unsqueeze(2),
             scales_K1Q=of_cells(scales_C),
             means_K1Q=None if means_C is None else of_cells(means_C),
-            none_R121=torch.zeros_like(limits_R121),
-            limits_R121=limits_R121,
+            edges_1KE=edges_KE.unsqueeze(0),
+            limits_2R11=self._sizes_R2(rows).flip(1).to(torch.int32).T[:, :, None, None],
         )
 
     # Any cells ------------------------------------------------------------------------------
@@ -253,15 +259,15 @@ class _Index(NamedTuple):
     """What turns corners into places in the sliding sums, for one geometry and number of rows."""
 
     bound: float
-    offsets_K1E: torch.Tensor
-    low_21: torch.Tensor
-    high_21: torch.Tensor
+    cells_21KA: torch.Tensor  # A: P * P, where each cell starts across and down from the corner
+    rim: int
+    ends_2111: torch.Tensor
     stride: int
     bases_RK1: torch.Tensor
     scales_K1Q: torch.Tensor  # Q: P * C, or 1 for one channel
     means_K1Q: torch.Tensor | None
-    none_R121: torch.Tensor
-    limits_R121: torch.Tensor
+    edges_1KE: torch.Tensor  # E: P + 1, the edges of the cells from the corner
+    limits_2R11: torch.Tensor
 
 
 def _vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
