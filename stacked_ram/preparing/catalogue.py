@@ -111,6 +111,15 @@ class Catalogue:
         source = _USABLE if usable else "FROM photos p"
         return dict(self._db.execute(f"SELECT class, count(*) {source} GROUP BY class ORDER BY 1"))
 
+    def told_why(self, name: str) -> str:
+        """Why photos of a class cannot be stored, with their numbers."""
+        query = (
+            "SELECT CASE c.problem WHEN '' THEN p.why ELSE c.problem END AS word, count(*)"
+            " FROM photos p JOIN checked c USING (file) WHERE p.class = ? AND word != ''"
+            " GROUP BY word ORDER BY word"
+        )
+        return ", ".join(f"{count} {word}" for word, count in self._db.execute(query, [name]))
+
     def given_counts(self) -> dict[str | None, int]:
         """The source's own split -> number of photos; None: those that it does not name."""
         return dict(self._db.execute("SELECT given, count(*) FROM photos GROUP BY given"))

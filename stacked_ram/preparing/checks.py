@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from stacked_ram.preparing.colour import to_srgb
 from stacked_ram.preparing.perceptual import look_at
@@ -55,6 +55,15 @@ SUFFIXES = {
 NO_FAULT = frozenset({"reduced", "reencoded"})
 MAX_FILE_BYTES = 512 * 2**20
 MIN_SIDE = 4
+_TURNS = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # In compressed data 0xff is followed by 0 or a restart marker; before a marker it may repeat.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 
@@ -64,7 +73,7 @@ class CheckPlan:
     """How to check: what decides the stored bytes, and where they go.
 
     Attributes:
-        folder: content-addressed store with the folders 00 to ff, in the working folder.
+        folder: content-addressed store, a folder of the working folder.
         short_side: pixels; 0 keeps the size.
         quality: of JPEG.
         max_pixels: more than this is refused.
@@ -207,6 +216,8 @@ def _decode(
         image.seek(0)
     if _is_16_bit(image, content):
         repairs.append("16_bit")
+    if image_format == "PNG":
+        image.load()  # its EXIF may come after the pixels, and reading it would hide their faults
     orientation = _orientation(image)
     if plan.short_side and image_format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
         # The decoder reduces by 2, 4 or 8 at next to no cost, never below what is asked for.
@@ -219,8 +230,8 @@ def _decode(
         raise Refused("truncated", "the end of the JPEG is missing")
     if orientation != 1:
         repairs.append("exif_rotation")
-        # TIFF comes upright already: what is left of the tag tells.
-        image = ImageOps.exif_transpose(image)
+        if image_format != "TIFF":  # its decoder turns it by itself
+            image = image.transpose(_TURNS[orientation])
     image, colour_repairs = to_srgb(image)
     repairs += colour_repairs
     return image, _Facts(image_format, width, height, orientation, tuple(repairs))
@@ -249,6 +260,7 @@ def _store(
         stored_digest = hashlib.sha256(content).hexdigest()
     look = look_at(image)
     file = Path(digest[:2]) / f"{digest}{suffix}"
+    (plan.folder / file).parent.mkdir(exist_ok=True)
     write_bytes(plan.folder / file, content)
     return Checked(
         source_sha256=digest,

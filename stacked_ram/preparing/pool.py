@@ -36,8 +36,7 @@ def check_all(
         PreparationFailed: a worker died.
         OSError: a photo could not be stored.
     """
-    for part in range(256):
-        (plan.folder / f"{part:02x}").mkdir(parents=True, exist_ok=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     photos = iter(photos)
     chunks = iter(lambda: list(itertools.islice(photos, CHUNK)), [])
     check = partial(_check_chunk, plan=plan)

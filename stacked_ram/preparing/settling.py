@@ -113,8 +113,9 @@ def _must_have_photos(catalogue: Catalogue) -> None:
     for name, count in catalogue.class_counts().items():
         if name not in usable:
             raise UserError(
-                f"class {name!r}: none of its {count} photos can be used (see --dry-run, and "
-                "report.csv of a run without it): add photos, or name the others with --classes"
+                f"class {name!r}: none of its {count} photos can be used "
+                f"({catalogue.told_why(name)}): add photos, or name the other classes with "
+                "--classes"
             )
 
 

@@ -61,10 +61,16 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
         for base in _bases(root):
             if fits(base):
                 return read(base, options)
-    for base in _single_chain(root):
-        for fits, read in _GENERAL.values():
+    chain = list(_single_chain(root))
+    for name in ("split_folders", "labels_csv"):
+        fits, read = _GENERAL[name]
+        for base in chain:
             if fits(base):
                 return read(base, options)
+    fits, read = _GENERAL["class_folders"]
+    for base in reversed(chain):  # what wraps the class folders is no class
+        if fits(base):
+            return read(base, options)
     raise UserError(
         f"{root}: no layout fits: neither class folders with photos in them, nor train/ valid/ "
         "test/, nor a CSV with the columns file and label, nor a known data set (see --layout)"

@@ -1,0 +1,391 @@
+"""Every layout is found by itself and read right: classes, splits, groups, boxes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making import (
+    check_sound,
+    class_folders,
+    facts,
+    picture,
+    problems,
+    rows,
+    run,
+    save,
+)
+from scipy.io import savemat
+
+from stacked_ram.errors import UserError
+
+
+def by_source(dest: Path) -> dict[str, dict[str, str]]:
+    return {row["source"]: row for row in rows(dest)}
+
+
+def box_of(row: dict[str, str]) -> tuple[float, ...]:
+    return tuple(float(row[f"box_{side}"]) for side in ("left", "top", "right", "bottom"))
+
+
+def test_class_folders_of_any_name(tmp_path: Path) -> None:
+    names = [
+        "lily of the valley",
+        "Tulpe",
+        "tulpe",
+        "百合",
+        "con",
+        "a.b.",
+        "x" * 120,
+        "-dash",
+        "q?*",
+    ]
+    source = class_folders(tmp_path / "in", dict.fromkeys(names, 5))
+    told = run(source, tmp_path / "out")
+    assert sorted(told["classes"]) == sorted(names)
+    assert told["layout"] == "class_folders"
+    check_sound(tmp_path / "out")
+    assert len({folder.casefold() for folder in told["folders"]}) == len(names)
+
+
+def test_folder_name_that_is_no_text(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"good": 5})
+    bad = os.fsdecode(bytes(source) + b"/caf\xe9")
+    class_folders(source, {"later": 5}, first=50)
+    os.rename(source / "later", bad)
+    os.rename(f"{bad}/photo 000.jpg", os.fsdecode(os.fsencode(bad) + b'/\xff\n,".jpg'))
+    told = run(source, tmp_path / "out")
+    assert len(told["classes"]) == 2
+    check_sound(tmp_path / "out")
+
+
+def test_class_folders_wrapped_and_nested(tmp_path: Path) -> None:
+    class_folders(tmp_path / "wrapped" / "archive-1.0" / "data", {"a": 5, "b": 5})
+    assert run(tmp_path / "wrapped", tmp_path / "o1")["classes"] == ["a", "b"]
+    class_folders(tmp_path / "nested" / "trees", {"oak": 5, "elm": 5})
+    class_folders(tmp_path / "nested" / "flowers", {"rose": 5}, first=90)
+    assert run(tmp_path / "nested", tmp_path / "o2")["classes"] == ["elm", "oak", "rose"]
+    class_folders(tmp_path / "sites" / "north", {"oak": 5, "elm": 5})
+    class_folders(tmp_path / "sites" / "south", {"oak": 5}, first=90)
+    assert run(tmp_path / "sites", tmp_path / "o3")["classes"] == [
+        "north/elm", "north/oak", "south/oak",
+    ]  # fmt: skip
+    class_folders(tmp_path / "deep", {"cat": 4, "dog": 5})
+    save(picture(77), tmp_path / "deep" / "cat" / "more" / "5.jpg")
+    assert split_sizes_total(run(tmp_path / "deep", tmp_path / "o4")) == {"cat": 5, "dog": 5}
+
+
+def split_sizes_total(told: dict) -> dict[str, int]:
+    return {name: sum(told["counts"][s][name] for s in told["counts"]) for name in told["classes"]}
+
+
+def test_litter_links_and_loops(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
+    for litter in (".DS_Store", "Thumbs.db", "a/._photo 000.jpg", "a/desktop.ini"):
+        (source / litter).write_bytes(b"litter")
+    (source / "a" / "around").symlink_to(source / "a", target_is_directory=True)
+    elsewhere = save(picture(99), tmp_path / "elsewhere.jpg")
+    (source / "b" / "linked.jpg").symlink_to(elsewhere)
+    told = run(source, tmp_path / "out")
+    assert split_sizes_total(told) == {"a": 5, "b": 6}
+    assert told["left_out"] == {}
+
+
+@pytest.mark.parametrize("valid", ["valid", "val", "Validation"])
+def test_split_folders(tmp_path: Path, valid: str) -> None:
+    for first, split, count in [(0, "train", 6), (100, valid, 3), (200, "test", 2)]:
+        class_folders(tmp_path / "in" / split, {"a": count, "b": count}, first)
+    told = run(tmp_path / "in", tmp_path / "out")
+    assert told["layout"] == "split_folders"
+    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+        "train": 12, "valid": 6, "test": 4,
+    }  # fmt: skip
+    for row in rows(tmp_path / "out"):
+        assert {"Validation": "valid", "val": "valid"}.get(
+            row["source"].split("/")[0], row["source"].split("/")[0]
+        ) == row["split"]
+
+
+def test_missing_validation_is_drawn_from_train_never_from_test(tmp_path: Path) -> None:
+    class_folders(tmp_path / "in" / "train", {"a": 20, "b": 10})
+    class_folders(tmp_path / "in" / "test", {"a": 7, "b": 7}, first=100)
+    told = run(tmp_path / "in", tmp_path / "out", valid_ratio=0.3)
+    assert told["counts"] == {
+        "train": {"a": 14, "b": 7}, "valid": {"a": 6, "b": 3}, "test": {"a": 7, "b": 7},
+    }  # fmt: skip
+    for row in rows(tmp_path / "out"):
+        assert (row["source"].startswith("test/")) == (row["split"] == "test")
+
+
+def test_unlabelled_test_folder_is_told_of(tmp_path: Path) -> None:
+    class_folders(tmp_path / "in" / "train", {"a": 10, "b": 10})
+    save(picture(500), tmp_path / "in" / "test" / "1.jpg")
+    told = run(tmp_path / "in", tmp_path / "out")
+    assert any("test/ has no class folders" in note for note in told["notes"])
+    assert told["counts"]["test"] == {"a": 2, "b": 2}
+
+
+def write_csv(folder: Path, header: str, lines: list[str], name: str = "labels.csv") -> Path:
+    (folder / name).write_text("\n".join([header, *lines]) + "\n", encoding="utf-8-sig")
+    return folder / name
+
+
+def flat(tmp_path: Path, count: int = 12) -> Path:
+    for number in range(count):
+        save(picture(number), tmp_path / "in" / f"{number} ü.jpg")
+    return tmp_path / "in"
+
+
+def test_labels_csv_with_split_and_group(tmp_path: Path) -> None:
+    source = flat(tmp_path)
+    splits = ["train"] * 6 + ["val"] * 3 + ["test"] * 2 + [""]
+    lines = [f"{n} ü.jpg;{'ab'[n % 2]};{splits[n]};g{n // 2}" for n in range(12)]
+    write_csv(source, "File;Label;Split;Group", lines)
+    told = run(source, tmp_path / "out")
+    assert told["layout"] == "labels_csv"
+    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+        "train": 6, "valid": 3, "test": 2,
+    }  # fmt: skip
+    assert problems(tmp_path / "out") == {"11 ü.jpg": "no_split"}
+    assert by_source(tmp_path / "out")["3 ü.jpg"]["group"] == "group g1"
+    assert any("1 groups stand in two splits" in note for note in told["notes"])
+
+
+def test_labels_csv_groups_stay_together(tmp_path: Path) -> None:
+    source = flat(tmp_path, 40)
+    lines = [f"{n} ü.jpg,{'ab'[n // 20]},plant {n // 4}" for n in range(40)]
+    labels = write_csv(tmp_path, "file,label,group", lines)
+    run(source, tmp_path / "out", labels=labels)
+    sides: dict[str, set[str]] = {}
+    for row in rows(tmp_path / "out"):
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert len(sides) == 10
+    assert all(len(side) == 1 for side in sides.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("../outside.jpg,a", "is not a file below"), ("/etc/passwd,a", "is not a file below"),
+        ("0 ü.jpg,", "line 14: label is empty"), (",a", "line 14: file is empty"),
+    ],
+)  # fmt: skip
+def test_labels_csv_mistakes_name_the_line(tmp_path: Path, line: str, message: str) -> None:
+    source = flat(tmp_path)
+    lines = [f"{n} ü.jpg,{'ab'[n % 2]}" for n in range(12)]
+    write_csv(source, "file,label", [*lines, line])
+    with pytest.raises(UserError, match=message):
+        run(source, tmp_path / "out")
+    assert not [*tmp_path.glob("*out*")]
+
+
+def test_labels_csv_missing_photo_is_quarantined(tmp_path: Path) -> None:
+    source = flat(tmp_path)
+    lines = [f"{n} ü.jpg,{'ab'[n % 2]}" for n in range(12)]
+    write_csv(source, "file,label", [*lines, "gone.jpg,a"])
+    run(source, tmp_path / "out")
+    assert problems(tmp_path / "out") == {"gone.jpg": "unreadable"}
+
+
+def flowers17(root: Path, splits: bool = True) -> Path:
+    """Ten photos of each of three classes, numbered as the official ones are."""
+    numbers = [80 * klass + n for klass in (0, 7, 16) for n in range(1, 11)]
+    for number in numbers:
+        save(picture(number), root / "jpg" / f"image_{number:04d}.jpg")
+    (root / "jpg/files.txt").write_text("".join(f"image_{n:04d}.jpg\n" for n in numbers))
+    if splits:
+        parts = {}
+        for index in (1, 2, 3):
+            order = np.random.default_rng(index).permutation(10)
+            of = {"trn": order[:5], "val": order[5:8], "tst": order[8:]}
+            for name, places in of.items():
+                found = [n for n in numbers if (n - 1) % 80 in places]
+                parts[f"{name}{index}"] = np.array([found], dtype=np.uint16)
+        savemat(root / "datasplits.mat", parts)
+    return root
+
+
+def test_flowers17(tmp_path: Path) -> None:
+    source = flowers17(tmp_path / "in")
+    told = run(source, tmp_path / "out")
+    assert told["classes"] == ["daffodil", "pansy", "tulip"]
+    assert "official split 1" in told["rule"]
+    assert set(told["counts"]["train"].values()) == {5}
+    places = np.random.default_rng(3).permutation(10)
+    told = run(source, tmp_path / "out3", official_split=3)
+    for source_name, row in by_source(tmp_path / "out3").items():
+        place = (int(source_name[-8:-4]) - 1) % 80
+        expected = "train" if place in places[:5] else "valid" if place in places[5:8] else "test"
+        assert row["split"] == expected
+        assert (
+            row["class"]
+            == {0: "daffodil", 7: "tulip", 16: "pansy"}[(int(source_name[-8:-4]) - 1) // 80]
+        )
+
+
+def test_flowers17_without_splits_and_by_ratio(tmp_path: Path) -> None:
+    told = run(flowers17(tmp_path / "in", splits=False), tmp_path / "out")
+    assert "drawn by seed" in told["rule"]
+    assert set(told["counts"]["test"].values()) == {2}
+    told = run(flowers17(tmp_path / "in2"), tmp_path / "o2", split="ratio", test_ratio=0.4)
+    assert set(told["counts"]["test"].values()) == {4}
+
+
+def test_flowers17_in_the_official_archive(tmp_path: Path) -> None:
+    folder = flowers17(tmp_path / "in")
+    with tarfile.open(tmp_path / "17flowers.tgz", "w:gz") as packed:
+        packed.add(folder / "jpg", "jpg")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    shutil.move(tmp_path / "17flowers.tgz", kept)
+    shutil.move(folder / "datasplits.mat", kept)
+    told = run(kept, tmp_path / "out")
+    assert told["layout"] == "flowers17"
+    assert "official split 1" in told["rule"]
+    check_sound(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no matlab file" * 30, b"MATLAB 7.3 MAT-file" + bytes(200)]
+)
+def test_broken_mat_file(tmp_path: Path, content: bytes) -> None:
+    source = flowers17(tmp_path / "in")
+    (source / "datasplits.mat").write_bytes(content)
+    with pytest.raises(UserError, match=r"datasplits\.mat"):
+        run(source, tmp_path / "out")
+
+
+def test_flowers102(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    labels = [1, 77, 102]
+    for number in range(1, 31):
+        save(picture(number), source / "jpg" / f"image_{number:05d}.jpg")
+    savemat(source / "imagelabels.mat", {"labels": [[labels[n % 3] for n in range(30)]]})
+    ids = np.arange(1, 31)
+    savemat(source / "setid.mat", {"trnid": ids[:15], "valid": ids[15:21], "tstid": ids[21:]})
+    told = run(source, tmp_path / "out")
+    assert told["classes"] == ["blackberry lily", "passion flower", "pink primrose"]
+    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+        "train": 15, "valid": 6, "test": 9,
+    }  # fmt: skip
+    assert by_source(tmp_path / "out")["jpg/image_00002.jpg"]["class"] == "passion flower"
+
+
+def dogs(root: Path, size: tuple[int, int] = (60, 40)) -> Path:
+    names = {"train": [], "test": []}
+    for folder in ("n02085620-Chihuahua", "n02088632-bluetick"):
+        for number in range(10):
+            name = f"{folder}/{folder[:9]}_{number}.jpg"
+            save(picture(hash_of(name), size), root / "Images" / name)
+            names["train" if number < 7 else "test"].append(name)
+    for split, listed in names.items():
+        cells = np.empty((len(listed), 1), dtype=object)
+        cells[:, 0] = listed
+        (root / "lists").mkdir(exist_ok=True)
+        savemat(root / "lists" / f"{split}_list.mat", {"file_list": cells})
+    return root
+
+
+def hash_of(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+def annotate(
+    root: Path, name: str, size: tuple[int, int], boxes: list[tuple], head: str = ""
+) -> None:
+    path = root / "Annotation" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    objects = "".join(
+        f"<object><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax>"
+        "</bndbox></object>"
+        for a, b, c, d in boxes
+    )
+    path.write_text(
+        f"{head}<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        f"{objects}</annotation>"
+    )
+
+
+def test_stanford_dogs(tmp_path: Path) -> None:
+    source = dogs(tmp_path / "in")
+    annotate(source, "n02088632-bluetick/n02088632_0", (60, 40), [(1, 1, 5, 5), (6, 8, 30, 28)])
+    annotate(source, "n02088632-bluetick/n02088632_1", (500, 400), [(6, 8, 30, 28)])
+    evil = '<!DOCTYPE a [<!ENTITY x "y">]>'
+    annotate(source, "n02088632-bluetick/n02088632_2", (60, 40), [(6, 8, 30, 28)], head=evil)
+    told = run(source, tmp_path / "out", short_side=20)
+    assert told["classes"] == ["Chihuahua", "bluetick"]
+    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+        "train": 12, "valid": 2, "test": 6,
+    }  # fmt: skip
+    found = by_source(tmp_path / "out")
+    assert box_of(found["Images/n02088632-bluetick/n02088632_0.jpg"]) == (3, 4, 15, 14)
+    assert found["Images/n02088632-bluetick/n02088632_1.jpg"]["box_left"] == ""
+    assert any("1 boxes belong to photos of another size" in note for note in told["notes"])
+    assert any("1 annotations could not be read" in note for note in told["notes"])
+
+
+def test_cub200(tmp_path: Path) -> None:
+    root = tmp_path / "in" / "CUB_200_2011"
+    names = [f"00{1 + n % 2}.{['Auk', 'Wren'][n % 2]}/bird_{n}.jpg" for n in range(16)]
+    for number, name in enumerate(names):
+        save(picture(number, (60, 40)), root / "images" / name)
+    write = {
+        "images.txt": [f"{n} {name}" for n, name in enumerate(names)],
+        "classes.txt": ["1 001.Auk", "2 002.Wren"],
+        "image_class_labels.txt": [f"{n} {1 + n % 2}" for n in range(16)],
+        "train_test_split.txt": [f"{n} {int(n < 10)}" for n in range(16)],
+        "bounding_boxes.txt": [f"{n} 6.0 8.0 24.0 20.0" for n in range(16)],
+    }
+    for name, lines in write.items():
+        (root / name).write_text("\n".join(lines) + "\n")
+    told = run(tmp_path / "in", tmp_path / "out")
+    assert told["classes"] == ["Auk", "Wren"]
+    assert sum(told["counts"]["test"].values()) == 6
+    assert {box_of(row) for row in rows(tmp_path / "out")} == {(6, 8, 30, 28)}
+
+
+def test_bach(tmp_path: Path) -> None:
+    photos = tmp_path / "in" / "ICIAR2018_BACH_Challenge" / "Photos"
+    for first, name in enumerate(("Benign", "InSitu", "Invasive", "Normal")):
+        for number in range(5):
+            save(picture(10 * first + number, (96, 72)), photos / name / f"b{number:03d}.tif")
+    (photos / "microscopy_ground_truth.csv").write_text("b001.tif,Benign\n")
+    (photos.parent / "WSI").mkdir()
+    told = run(tmp_path / "in", tmp_path / "out", short_side=36)
+    assert told["layout"] == "bach"
+    assert told["classes"] == ["Benign", "InSitu", "Invasive", "Normal"]
+    assert {(row["width"], row["height"]) for row in rows(tmp_path / "out")} == {("48", "36")}
+
+
+def test_group_pattern(tmp_path: Path) -> None:
+    for n in range(40):
+        save(picture(n), tmp_path / "in" / "ab"[n % 2] / f"plant{n % 10}_{n}.jpg")
+    run(tmp_path / "in", tmp_path / "out", group_pattern=r"(plant\d+)_")
+    for plant in range(10):
+        splits = {r["split"] for r in rows(tmp_path / "out") if f"plant{plant}_" in r["source"]}
+        assert len(splits) == 1
+
+
+def test_layout_by_name_says_what_is_missing(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
+    for layout, missing in [
+        ("flowers17", "image_0001"), ("flowers102", "imagelabels"), ("bach", "Benign"),
+        ("stanford_dogs", "Images"), ("cub200", r"images\.txt"), ("split_folders", "train/"),
+        ("labels_csv", "--labels"), ("mnist", "IDX"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=missing):
+            run(source, tmp_path / "out", layout=layout)
+    assert run(source, tmp_path / "out", layout="class_folders")["layout"] == "class_folders"
+    assert facts(tmp_path / "out")["options"]["layout"] == "class_folders"
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match="no layout fits"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not [*tmp_path.glob("*out*")]
