@@ -22,6 +22,7 @@ from stacked_ram.retina.geometry import GlimpseGeometry, Placing
 from stacked_ram.retina.sliding_sums import read, sliding_sums
 from stacked_ram.retina.windows import share_inside, window_averages
 
+CONTIGUOUS = torch.contiguous_format
 SLIDING_PIXELS = 2**18  # above this, work that grows with the photo is not worth its while
 
 
@@ -146,7 +147,8 @@ class Photos:
         )
         # Far outside is fully outside: the bound keeps the integers small.
         corners_RK2 = placing.left_top(locations_R2.detach()).clamp_(-index.bound, index.bound)
-        corners_2RK1 = corners_RK2.to(torch.int32).permute(2, 0, 1).unsqueeze(3)
+        corners_2RK = corners_RK2.permute(2, 0, 1).to(torch.int32, memory_format=CONTIGUOUS)
+        corners_2RK1 = corners_2RK.unsqueeze(3)
         # All cells of a patch as one dimension: long runs for the arithmetic.
         x_RKA, y_RKA = (
             (corners_2RK1 + index.cells_21KA).clamp_(min=-index.rim).clamp_max_(index.ends_2111)
