@@ -245,8 +245,14 @@ def test_geometry_that_cannot_be_says_which_value(arguments, word):
         GlimpseGeometry(**arguments)
 
 
-@pytest.mark.parametrize("name", ["whole", "fractional scale"])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=["uint8", "float32"])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        ("whole", torch.uint8),
+        ("whole", torch.float32),
+        ("fractional scale", torch.float32),
+    ],
+)
 def test_a_compiled_step_is_one_graph_and_gives_the_same(name, dtype):
     generator = torch.Generator().manual_seed(10)
     pixels, sizes = padded(photos_of([(13, 17), (9, 6)], 3, dtype, generator))
