@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -25,7 +26,20 @@ from stacked_ram.viz.looking import Seen
 from stacked_ram.viz.scan_path import view_of_seen
 from stacked_ram.viz.story import EDGE, LINES_LEFT, LINES_TOP, TITLE, fit, view_shape
 from stacked_ram.viz.strip import ROW
-from stacked_ram.viz.style import FAINT, PAGE, QUIET, Sheet, fitted, frame, show_image, styled
+from stacked_ram.viz.style import (
+    FAINT,
+    INK,
+    PAGE,
+    QUIET,
+    RIGHT,
+    WRONG,
+    Sheet,
+    fitted,
+    frame,
+    show_image,
+    step_colours,
+    styled,
+)
 
 DPI = 110
 STEP, LAST = 0.9, 2.6  # seconds that a step and the end are shown
@@ -129,11 +143,19 @@ def seconds(count: int) -> list[float]:
 
 
 def write_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
-    """All frames with one palette of 256 colours, endlessly repeated."""
-    whole = Image.fromarray(np.concatenate(frames)).quantize(256, dither=Image.Dither.NONE)
-    images = [
-        Image.fromarray(one).quantize(palette=whole, dither=Image.Dither.NONE) for one in frames
-    ]
+    """All frames with one palette of 256 colours, endlessly repeated.
+
+    The colours that mean something are in it as they are: left to the photo's pixels, of which
+    there are more, they would fade. No dither, which would flicker.
+    """
+    named = named_colours(len(frames) - 1)
+    kept = [[round(255 * part) for part in to_rgb(one)] for one in named]
+    free = Image.fromarray(np.concatenate(frames)).quantize(256 - len(kept))
+    colours = free.getpalette()[: 3 * (256 - len(kept))] + [part for one in kept for part in one]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    plain = Image.Dither.NONE
+    images = [Image.fromarray(one).quantize(palette=palette, dither=plain) for one in frames]
     content = io.BytesIO()
     durations = [int(1000 * one) for one in seconds(len(images))]
     images[0].save(
@@ -141,6 +163,10 @@ def write_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
     )
     write_atomically(path, content.getvalue())
     return path
+
+
+def named_colours(steps: int) -> list[str]:
+    return [*step_colours(steps), INK, QUIET, RIGHT, WRONG, "#ffffff", "#000000"]
 
 
 def write_mp4(frames: Sequence[np.ndarray], path: Path) -> Path:

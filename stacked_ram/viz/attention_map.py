@@ -74,11 +74,11 @@ def draw_weights(axes: Axes, seen: Seen, step: int) -> str:
     weights = seen.weights_TR[step].reshape(seen.regions)
     chosen = bool(weights.sum() > 0)
     if chosen:
-        draw_light(axes, seen, weights, seen.regions)
+        draw_light(axes, seen, weights, least=2 / weights.size)
         if weights.size <= 16:
             write_weights(axes, seen, weights)
     else:
-        draw_light(axes, seen, np.zeros(seen.regions), seen.regions)
+        draw_light(axes, seen, np.zeros(seen.regions))
     draw_cross(axes, seen, seen.locations_TS2[step, -1], step)
     return f"strongest region {percent(float(weights.max()))}" if chosen else "not chosen"
 
@@ -88,7 +88,7 @@ def write_weights(axes: Axes, seen: Seen, weights: np.ndarray) -> None:
     rows, columns = weights.shape
     for row in range(rows):
         for column in range(columns):
-            share = weights[row, column] / max(weights.max(), 1e-9)
+            share = weights[row, column] / max(weights.max(), 2 / weights.size)
             dark = share < 0.6 or is_dark(mpl.colors.to_hex(LIGHT(share)))
             axes.text(
                 (column + 0.04) * width / columns, (row + 0.96) * height / rows,
@@ -106,7 +106,7 @@ def draw_policy(axes: Axes, seen: Seen, sampled_M2: np.ndarray, step: int, level
     counts, _, _ = np.histogram2d(
         sampled_M2[:, 1], sampled_M2[:, 0], bins=(rows, columns), range=((-1, 1), (-1, 1))
     )
-    draw_light(axes, seen, np.sqrt(counts), (rows, columns))
+    draw_light(axes, seen, np.sqrt(counts))
     mean = seen.means_TS2[step, level]
     chosen = bool(seen.chosen_T[step])
     if chosen and seen.std is not None:
@@ -119,16 +119,19 @@ def draw_policy(axes: Axes, seen: Seen, sampled_M2: np.ndarray, step: int, level
     draw_cross(axes, seen, mean, step)
     if not chosen:
         return "not chosen"
-    return f"x {mean[0]:+.2f}, y {mean[1]:+.2f}"
+    return f"x {mean[0]:+.2f}, y {mean[1]:+.2f}".replace("-", "−")
 
 
-def draw_light(axes: Axes, seen: Seen, values: np.ndarray, regions: tuple[int, int]) -> None:
-    """The photo in grey, dark, lit where values are high."""
+def draw_light(axes: Axes, seen: Seen, values: np.ndarray, least: float = 1e-9) -> None:
+    """The photo in grey, dark, lit where values are high.
+
+    least: what counts as full light at least, so that regions that are all alike do not glare.
+    """
     height, width = seen.photo.pixels_CHW.shape[1:]
     grey = seen.photo.pixels_CHW.mean(0) / 255
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1.25, extent=(0, width, height, 0), aspect="auto",
                 zorder=1)  # fmt: skip
-    share = values / max(float(values.max()), 1e-9)
+    share = values / max(float(values.max()), least)
     colours = LIGHT(share)
     colours[..., 3] = np.where(share > 0, 0.25 + 0.5 * share, 0.0)
     axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",

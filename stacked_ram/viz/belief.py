@@ -109,17 +109,19 @@ def draw_lines(
     end = int(np.flatnonzero(shown)[-1])
     places = [float(belief[end, label]) for label in lines]
     least = 9.5 / 72 / height
+    # names stand at the right, or, while the lines are being made, beside their ends
+    names_at = right if end == len(steps) - 1 else steps[end] + 0.4
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):
         strong = label in (seen.photo.label, seen.says)
         axes.plot(
-            [steps[end] + 0.12, right + 0.06 / per_step], [value, place], color=FAINT,
+            [steps[end] + 0.12, names_at + 0.06 / per_step], [value, place], color=FAINT,
             linewidth=0.5, zorder=1, clip_on=False,
         )  # fmt: skip
         name = fitted(seen.classes[label], names - 0.12, 7, "bold" if strong else "normal")
         axes.text(
-            right + 0.09 / per_step, place, name, va="center", fontsize=7,
+            names_at + 0.09 / per_step, place, name, va="center", fontsize=7,
             color=colour_of(seen, label) if strong else QUIET,
             fontweight="bold" if strong else "normal",
         )  # fmt: skip

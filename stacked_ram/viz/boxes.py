@@ -47,6 +47,7 @@ def draw_surface(
     last: int | None = None,
     weight: float = 1.0,
     nested: bool = True,
+    numbers: bool = True,
     image: np.ndarray | None = None,
 ) -> None:
     """The photo with the boxes of steps first to last (from 0, last not included).
@@ -69,8 +70,10 @@ def draw_surface(
     for step in shown:
         boxes_K4 = surface.boxes_TK4[step, : None if nested else 1]
         draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step)
-    tags = place_tags(axes, surface, view, shown, TAG * weight)
     draw_path(axes, surface, view, shown, weight)
+    if not numbers:
+        return
+    tags = place_tags(axes, surface, view, shown, TAG * weight)
     for step, place in zip(shown, tags, strict=True):
         draw_tag(axes, place, str(step + 1), colours[step], TAG * weight)
 

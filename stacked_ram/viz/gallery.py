@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.looking import Seen
-from stacked_ram.viz.scan_path import draw_small, view_of_seen
+from stacked_ram.viz.scan_path import ROOMY, draw_small, view_of_seen
 from stacked_ram.viz.story import EDGE, fit, view_shape
-from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, styled, text_width
+from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, step_colours, styled, text_width
 from stacked_ram.viz.whole_set import WholeSet
 
 COLUMNS = 4
@@ -107,6 +108,8 @@ def rows_figure(
     sheet = Sheet(width, height)
     sheet.text(EDGE, 0.22, title, fontsize=10, fontweight="bold")
     sheet.text(EDGE + text_width(title, 10, "bold") + 0.14, 0.22, more, fontsize=7.5, color=QUIET)
+    if side < ROOMY:
+        draw_key(sheet, max(one.steps for _, part, _ in rows for one in part))
     y = 0.36
     for name, part, tall in rows:
         if name:
@@ -117,3 +120,11 @@ def rows_figure(
             draw_small(sheet, one, EDGE + number * (side + gap), y, side, tall)
         y += tall + 0.36
     return sheet.figure
+
+
+def draw_key(sheet: Sheet, steps: int) -> None:
+    """At the top right: which colour is which step, where the pictures have no room for numbers."""
+    wide = 0.19 * steps
+    axes = sheet.bare(sheet.width - EDGE - wide, 0.08, wide, 0.2)
+    for step, colour in enumerate(step_colours(steps)):
+        draw_tag(axes, (0.19 * step + 0.1, 0.1), str(step + 1), colour)

@@ -15,6 +15,8 @@ from stacked_ram.viz.looking import Photo, Seen, seen_in
 from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit, view_shape
 from stacked_ram.viz.style import INK, PAGE, Sheet, fitted, styled
 
+ROOMY = 1.2  # inches from which on a small picture has room for numbers
+
 
 @styled
 def scan_path_figure(seen: Seen) -> Figure:
@@ -64,7 +66,8 @@ def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, heigh
     surface, view = seen.surfaces[-1], view_of_seen(seen)
     wide, tall = fit(view_shape(seen, surface, view), width, height)
     axes = sheet.axes(x + (width - wide) / 2, y + (height - tall), wide, tall)
-    draw_surface(axes, surface, view, weight=0.8, nested=False)
+    roomy = width >= ROOMY
+    draw_surface(axes, surface, view, weight=0.8 if roomy else 0.6, nested=False, numbers=roomy)
     words, colour = verdict(seen)
     lines = [words] if seen.right is not False else words.split(", is ")
     sheet.text(x + width / 2, y + height + 0.13, fitted(lines[0], width, 6.8), fontsize=6.8,
