@@ -1,0 +1,78 @@
+"""A headless Chromium for the tests of pages: nothing of its own goes to the network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+
+def missing() -> str:
+    """Why no page can be driven here; empty where one can."""
+    try:
+        import selenium  # noqa: F401
+    except ImportError:
+        return "the package selenium is not installed"
+    for name in ("chromium", "chromedriver"):
+        if shutil.which(name) is None:
+            return f"{name} is not installed (Debian: apt-get install chromium chromium-driver)"
+    return ""
+
+
+@contextlib.contextmanager
+def chromium(width: int = 1280, height: int = 1000, dark: bool = False) -> Iterator[Any]:
+    """A driver with an empty profile of its own."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    profile = tempfile.mkdtemp(prefix="chromium-")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    try:
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        if width < 600:  # a window cannot be so narrow; a phone's screen can
+            driver.execute_cdp_cmd(
+                "Emulation.setDeviceMetricsOverride",
+                {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True},
+            )
+        yield driver
+    finally:
+        driver.quit()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def complaints(driver: Any) -> list[str]:
+    """Errors on the page's console."""
+    return [one["message"] for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+
+
+def requests(driver: Any) -> list[str]:
+    """Addresses that the page asked for, but for those that carry their own content."""
+    found = []
+    for entry in driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+            params = message["params"]
+            found.append(params.get("url") or params["request"]["url"])
+    own = ("data:", "blob:", "chrome:")  # chrome: is the empty tab that the browser starts with
+    return [url for url in found if not url.startswith(own)]
