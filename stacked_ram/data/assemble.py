@@ -10,7 +10,7 @@ import os
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import interpolate
 
 from stacked_ram.config import DataConfig
 from stacked_ram.data.batch import Batch
@@ -22,7 +22,9 @@ from stacked_ram.data.order import Rows
 from stacked_ram.data.read import read_photo, reduced_size
 from stacked_ram.errors import UserError
 
-MARGIN = 2  # photos to be cropped and then resized are kept at most this much larger
+# Photos to be cropped and then resized are kept so much larger than photo_size that
+MARGIN = 2  # the smallest crop need not be enlarged, but at most by this factor;
+ENOUGH = 0.75  # this share of it is enough where a JPEG gives it without resizing
 
 
 class BatchMaker(torch.utils.data.Dataset):
@@ -54,7 +56,7 @@ class BatchMaker(torch.utils.data.Dataset):
         index_B = rows.index_B
         kept_B2 = self.sizes_N2[index_B]
         cuts = self.cuts(epoch, rows)
-        sizes_B2 = self.final_sizes(epoch, rows)
+        sizes_B2 = self._sizes_of(cuts)
         seeds_B = mixed(self.seed, epoch, *rows, 4)
         pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
         for place in range(len(index_B)):
@@ -62,7 +64,9 @@ class BatchMaker(torch.utils.data.Dataset):
             left, top, right, bottom = cuts.windows_B4[place]
             photo_CHW = self.photo(int(index_B[place]))[:, top:bottom, left:right]
             if photo_CHW.shape[1:] != (height, width):
-                photo_CHW = resized(photo_CHW, int(height), int(width))
+                photo_CHW = interpolate(
+                    photo_CHW[None], (int(height), int(width)), mode="bilinear", antialias=True
+                )[0]
             if cuts.flips_B[place]:
                 photo_CHW = photo_CHW.flip(2)
             if self.augment is not None:
@@ -108,16 +112,19 @@ class BatchMaker(torch.utils.data.Dataset):
 
     def final_sizes(self, epoch: int, rows: Rows) -> np.ndarray:
         """(height, width) of each photo in its batch."""
-        if self.data.photo_size is not None:
-            return np.tile(np.array(self.data.photo_size, np.int64), (len(rows.index_B), 1))
-        return self.cuts(epoch, rows).sizes_B2
+        return self._sizes_of(self.cuts(epoch, rows))
+
+    def _sizes_of(self, cuts: Cuts) -> np.ndarray:
+        if self.data.photo_size is None:
+            return cuts.sizes_B2
+        return np.tile(np.array(self.data.photo_size, np.int64), (len(cuts.flips_B), 1))
 
 
 def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:
     """(height, width) at which photos of these stored sizes are kept, and words for the rule.
 
-    As short_side and photo_size say, but where a crop is resized to photo_size afterwards photos
-    are kept larger, so that the crop is as sharp: up to MARGIN times, and no larger than stored.
+    As short_side and photo_size say. Where a crop is resized to photo_size afterwards, photos are
+    kept larger (MARGIN, ENOUGH), never larger than they are.
     """
     if data.photo_size is None:
         if data.short_side is None:
@@ -127,19 +134,16 @@ def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np
         return np.array(reduced, np.int64)[which_M.reshape(-1)], f"short{data.short_side}"
     size_2 = np.array(data.photo_size, np.int64)
     words = f"size{size_2[0]}x{size_2[1]}"
-    share = min(MARGIN, data.crop_area[0] ** -0.5) if train else 1
-    if share == 1:
+    if not train or data.crop_area[0] == 1:
         return np.tile(size_2, (len(stored_M2), 1)), words
-    return np.clip(stored_M2, size_2, np.rint(size_2 * share).astype(np.int64)), (
-        f"{words}-by{share:.3g}"
-    )
-
-
-def resized(photo_CHW: Tensor, height: int, width: int) -> Tensor:
-    """The photo at this size, antialiased, uint8."""
-    return F.interpolate(
-        photo_CHW[None], (height, width), mode="bilinear", antialias=True, align_corners=False
-    )[0]
+    share = min(MARGIN, data.crop_area[0] ** -0.5)
+    enough_2 = np.maximum(size_2, ENOUGH * share * size_2)
+    kept_M2 = stored_M2
+    for scale in (2, 4, 8):  # a JPEG is decoded at these at next to no cost
+        smaller_M2 = -(-stored_M2 // scale)
+        kept_M2 = np.where((smaller_M2 >= enough_2).all(axis=1)[:, None], smaller_M2, kept_M2)
+    most_2 = np.ceil(share * size_2).astype(np.int64)
+    return np.minimum(kept_M2, most_2), f"{words}-by{share:.3g}"
 
 
 def empty_batch(count: int, channels: int, height: int, width: int) -> Tensor:

@@ -6,7 +6,10 @@ depends on nothing else.
 
 from __future__ import annotations
 
+import os
 import random
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look into the network on import
 
 import albumentations as A
 import cv2
