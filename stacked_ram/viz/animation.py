@@ -22,7 +22,7 @@ from stacked_ram.runs import write_atomically
 from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.foveate import so_far
-from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.looking import Seen, cut
 from stacked_ram.viz.scan_path import view_of_seen
 from stacked_ram.viz.story import EDGE, LINES_LEFT, LINES_TOP, TITLE, fit, view_shape
 from stacked_ram.viz.strip import ROW
@@ -111,11 +111,9 @@ def grid_frame(photos: Sequence[Seen], steps: int) -> Figure:
 
 def answer_after(seen: Seen, steps: int) -> tuple[str, str]:
     """The answer after so many steps, and its colour."""
-    import dataclasses
-
     if steps == 0:
         return "…", QUIET
-    words, colour = verdict(dataclasses.replace(seen, belief_TN=seen.belief_TN[:steps]))
+    words, colour = verdict(cut(seen, steps))
     return words.split(", is ")[0], colour
 
 

@@ -5,6 +5,7 @@ B photos   T steps   S levels   K patches of P x P pixels   N classes   R region
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -106,6 +107,27 @@ class Seen:
         """The step (from 1) from which on the answer stayed what it was in the end."""
         other = np.flatnonzero(self.answers_T != self.says)
         return int(other[-1]) + 2 if len(other) else 1
+
+
+def cut(seen: Seen, steps: int) -> Seen:
+    """As if the model had stopped looking after so many steps."""
+    surfaces = [
+        dataclasses.replace(
+            one,
+            boxes_TK4=one.boxes_TK4[:steps],
+            patches_TKPPC=None if one.patches_TKPPC is None else one.patches_TKPPC[:steps],
+        )
+        for one in seen.surfaces
+    ]
+    return dataclasses.replace(
+        seen,
+        belief_TN=seen.belief_TN[:steps],
+        locations_TS2=seen.locations_TS2[:steps],
+        surfaces=surfaces,
+        weights_TR=None if seen.weights_TR is None else seen.weights_TR[:steps],
+        means_TS2=None if seen.means_TS2 is None else seen.means_TS2[:steps],
+        chosen_T=seen.chosen_T[:steps],
+    )
 
 
 def look_at(

@@ -1,0 +1,91 @@
+"""The app's page: its parts, and what happens when they are touched. Needs Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio
+
+from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.errors import UserError
+from stacked_ram.viz.app import cached_run, location_of, watch
+
+MOST_GLIMPSES = 16
+KEPT = 300  # seconds that an uploaded photo is kept at most
+CSS = ".gradio-container { max-width: 1240px !important } footer { display: none !important }"
+
+
+def local_theme() -> gradio.themes.Base:
+    """Fonts that are on the machine: a theme's own would be fetched."""
+    return gradio.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+
+
+def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], device: str) -> Any:
+    """The page's parts, and what happens when they are touched."""
+    names = list(runs)
+    glimpses = first.config.model.num_glimpses
+    with gradio.Blocks(title="See what it saw", delete_cache=(60, KEPT)) as page:
+        gradio.Markdown("## See what it saw\nDrop a photo, or choose an example below. Click into "
+                        "the photo to say where it looks first.")  # fmt: skip
+        place = gradio.State(None)
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=300):
+                photo = gradio.Image(
+                    label="photo", type="filepath", sources=["upload", "webcam", "clipboard"],
+                    height=320, elem_id="photo",
+                )  # fmt: skip
+                model = gradio.Dropdown(names, value=names[0], label="model", elem_id="model")
+                count = gradio.Slider(
+                    1, max(MOST_GLIMPSES, glimpses), value=glimpses, step=1, label="glimpses",
+                    elem_id="glimpses",
+                )  # fmt: skip
+                sure = gradio.Slider(
+                    0.3, 1.0, value=1.0, step=0.01, elem_id="threshold",
+                    label="stop once it is this sure (1: never)",
+                )  # fmt: skip
+                with gradio.Row():
+                    again = gradio.Button("look again", variant="primary", elem_id="again")
+                    free = gradio.Button("first place: its own", elem_id="free")
+            with gradio.Column(scale=4, min_width=320):
+                words = gradio.Markdown("", elem_id="verdict")
+                picture = gradio.Image(
+                    label="scan path", interactive=False, elem_id="picture", show_label=False
+                )
+                belief = gradio.Label(num_top_classes=5, label="belief", elem_id="belief")
+        strip = gradio.Image(label="patches, as the network gets them", interactive=False,
+                             elem_id="strip")  # fmt: skip
+        if examples:
+            gradio.Examples(examples, inputs=photo, label="examples", elem_id="examples")
+
+        def look(path: str | None, name: str, steps: float, least: float, first: Any) -> Iterator:
+            if not path:
+                yield {words: "", picture: None, belief: None, strip: None}
+                return
+            try:
+                moments = watch(cached_run(runs[name], device), path, int(steps), least, first)
+                for said, frame, shares, patches in moments:
+                    yield {words: said, picture: frame, belief: shares, strip: patches}
+            except UserError as error:
+                raise gradio.Error(str(error).removeprefix(f"{path}: ")) from None
+
+        def forget() -> None:
+            return None
+
+        def clicked(path: str | None, event: gradio.SelectData) -> Any:
+            return None if not path else location_of(path, event.index)
+
+        shown = [words, picture, belief, strip]
+        asked = [photo, model, count, sure, place]
+        how: dict[str, Any] = {
+            "trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private",
+        }  # fmt: skip
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        photo.change(forget, None, place, **quiet).then(look, asked, shown, **how)
+        photo.select(clicked, photo, place, **quiet).then(look, asked, shown, **how)
+        free.click(forget, None, place, **quiet).then(look, asked, shown, **how)
+        for touched in (again.click, model.change, count.release, sure.release):
+            touched(look, asked, shown, **how)
+    return page
