@@ -46,5 +46,5 @@ class Averages:
         return {"sums": dict(self._sums), "weights": dict(self._weights)}
 
     def load_state_dict(self, state: dict[str, dict], device: torch.device) -> None:
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._sums = {name: value.to(device, copy=True) for name, value in state["sums"].items()}
         self._weights = dict(state["weights"])

@@ -57,7 +57,14 @@ def join_world() -> World:
     if not dist.is_initialized():
         # Flags and counts travel between CPUs (gloo), gradients between GPUs (NCCL).
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        store, rank, size = next(dist.rendezvous("env://"))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps one store over its restarts on a machine; without a prefix of its own
+            # a restarted process may find the address of one that has died.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt {attempt}", store)
+        limit = timedelta(minutes=30)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
 
 

@@ -82,41 +82,38 @@ def lock_file(path: Path) -> IO[str]:
 
 
 class RunFolder:
-    """One run's folder. Open it with `create` or `reopen`; both keep other processes out."""
+    """One run's folder. `start` and `go_on` keep other processes out until `close`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: IO[str] | None = None
         self._echo: Callable[[str], None] = print
 
-    @classmethod
-    def create(cls, path: str | Path, config: Config, *, overwrite: bool = False) -> RunFolder:
-        """A folder for a new run. Raises UserError if a run is there already."""
-        run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise UserError(f"{run.path}: is a file; choose another folder with --out")
-        taken = [name for name in OURS if (run.path / name).exists()]
+    def check_free(self, overwrite: bool = False) -> None:
+        """Raises UserError if a run is here already and is not to be overwritten."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; choose another folder with --out")
+        taken = self._taken()
         if taken and not overwrite:
             raise UserError(
-                f"{run.path}: holds a run already ({taken[0]}); go on with `main.py train --resume"
-                f" {run.path}`, start it anew with --overwrite, or choose another --out"
+                f"{self.path}: holds a run already ({taken[0]}); go on with `main.py train --resume"
+                f" {self.path}`, start it anew with --overwrite, or choose another --out"
             )
-        run._take()
-        if taken:
-            run._clear()
-        write_atomically(run.path / "run.json", b"{}\n")
-        run.save_config(config)
-        run._note_start(config.training.seed, "started")
-        return run
 
-    @classmethod
-    def reopen(cls, path: str | Path) -> tuple[RunFolder, Config]:
-        """The folder of a run to be continued, and its config. Raises UserError if it is none."""
-        run = cls(path)
-        config = run.config()
-        run._take()
-        run._note_start(config.training.seed, "resumed")
-        return run, config
+    def start(self, config: Config, overwrite: bool = False) -> None:
+        """Begin a new run here. Raises UserError as `check_free`."""
+        self.check_free(overwrite)
+        self._take()
+        if self._taken():
+            self._clear()
+        self.save_config(config)
+        self._note_start(config.training.seed, "started")
+
+    def go_on(self) -> None:
+        """Begin to write to the run that is here."""
+        config = self.config()
+        self._take()
+        self._note_start(config.training.seed, "resumed")
 
     def config(self) -> Config:
         if not (self.path / "config.yaml").is_file():
@@ -155,6 +152,9 @@ class RunFolder:
             raise UserError(f"{self.path}: another process is training this run") from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+    def _taken(self) -> list[str]:
+        return [name for name in OURS if (self.path / name).exists()]
 
     def _clear(self) -> None:
         """Remove an earlier run's files, and nothing that we did not write."""

@@ -56,8 +56,11 @@ def train_run(
         return resume_run(folder, config, world, **options)
     run = RunFolder(folder)
     if world.is_main:
-        run = RunFolder.create(folder, config, overwrite=overwrite)
-    return finish(Trainer(config, run, world, **options))
+        run.check_free(overwrite)
+    trainer = Trainer(config, run, world, **options)  # what cannot be trained leaves no folder
+    if world.is_main:
+        run.start(config, overwrite)
+    return finish(trainer)
 
 
 def resume_run(folder: Path, config: Config, world: World | None = None, **options) -> Row:
@@ -65,15 +68,14 @@ def resume_run(folder: Path, config: Config, world: World | None = None, **optio
     does not change what was trained so far."""
     world = world or World()
     run = RunFolder(folder)
-    old = run.config()
-    check_unchanged(old, config)
-    if world.is_main:
-        run, _ = RunFolder.reopen(folder)
+    check_unchanged(run.config(), config)
     trainer = Trainer(config, run, world, **options)
-    if trainer.resume():
-        trainer.log(f"going on from epoch {trainer.epoch + 1}, step {trainer.step}")
+    started = trainer.resume()
     if world.is_main:
+        run.go_on()
         run.save_config(config)
+    if started and not trainer.finished:
+        trainer.log(f"going on from epoch {trainer.epoch + 1}, step {trainer.step}")
     return finish(trainer)
 
 

@@ -1,0 +1,73 @@
+"""A run folder explains itself, and two runs never mix in one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from stacked_ram.config import load_config, replace_fields
+from stacked_ram.errors import UserError
+from stacked_ram.runs import RunFolder, write_rows
+from stacked_ram.train import resume_run, train_run
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_folder_explains_itself(digits, tmp_path):
+    config = tiny_config(digits, epochs=1)
+    train_run(config, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())
+    (start,) = notes["starts"]
+    assert notes["seed"] == 0
+    assert {"started", "command", "git", "versions", "machine"} <= start.keys()
+    assert start["versions"]["torch"].startswith("2.")
+    assert "epoch 1/1" in (tmp_path / "run" / "log.txt").read_text()
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    header, row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert {"epoch", "learning_rate", "train_total", "valid_accuracy"} <= set(header.split(","))
+    assert row.startswith("1,")
+
+
+def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
+    config = tiny_config(digits, epochs=1)
+    train_run(config, tmp_path / "run")
+    (tmp_path / "run" / "mine.txt").write_text("notes")
+    with pytest.raises(UserError, match=r"holds a run already.*--resume.*--overwrite"):
+        train_run(config, tmp_path / "run")
+    other = replace_fields(config, {"core_size": 8})
+    train_run(other, tmp_path / "run", overwrite=True)
+    assert RunFolder(tmp_path / "run").config() == other
+    assert (tmp_path / "run" / "mine.txt").exists()
+    assert len(list((tmp_path / "run").glob("state-*.pt"))) == 1
+
+
+def test_a_run_that_goes_on_keeps_its_fields_and_may_train_longer(digits, tmp_path):
+    config = tiny_config(digits, epochs=1)
+    train_run(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"--core-size: a run that goes on keeps its core_size"):
+        resume_run(tmp_path / "run", replace_fields(config, {"core_size": 8}))
+    resume_run(tmp_path / "run", replace_fields(config, {"epochs": 2}))
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
+    assert RunFolder(tmp_path / "run").config().training.epochs == 2
+
+
+def test_two_processes_cannot_train_one_run(digits, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(tiny_config(digits))
+    code = f"from stacked_ram.runs import RunFolder; RunFolder({str(run.path)!r}).go_on()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "another process is training this run" in done.stderr
+    run.close()
+    run.go_on()
+    run.close()
+
+
+def test_columns_that_come_later_are_kept(tmp_path):
+    write_rows(tmp_path / "a.csv", [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3, "b": 4}])
+    assert (tmp_path / "a.csv").read_text() == "epoch,a,b\n1,2,\n2,3,4\n"
