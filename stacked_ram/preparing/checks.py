@@ -252,10 +252,12 @@ def _store(
     if image.size != target:
         image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
     suffix = ".png" if facts.format == "PNG" and target == upright else ".jpg"
-    if facts.format not in ("JPEG", "PNG") and not repairs:
+    pixels_changed = bool(set(repairs) - {"wrong_suffix"})
+    if facts.format not in ("JPEG", "PNG") and not pixels_changed:
         repairs.append("reencoded")
+        pixels_changed = True
     stored_digest = digest
-    if set(repairs) - {"wrong_suffix"}:
+    if pixels_changed:
         content = encode_image(image, suffix, plan.quality)
         stored_digest = hashlib.sha256(content).hexdigest()
     look = look_at(image)

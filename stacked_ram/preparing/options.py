@@ -115,7 +115,7 @@ class PrepareOptions:
     dry_run: bool = False
     """Say what would be done; write nothing."""
     overwrite: bool = False
-    """Replace a data set that was made with other options or from another source."""
+    """Make DEST anew, also where it was made with other options or from another source."""
 
     def __post_init__(self) -> None:
         if self.download is not None and self.dest is None:

@@ -37,7 +37,7 @@ def look_at(image: Image.Image) -> Look:
     one bit each: above the median of all but the constant one (whose bit is 0). It survives a
     change of size, of JPEG quality and of brightness, not a crop or a mirror image.
     """
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("RGB")
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGB")
     luminance = np.asarray(small, dtype=np.float64) @ _LUMA
     # Rounded, so that the least bit of a sum does not decide what a flat picture's hash is.
     frequencies = np.round(_cosines() @ luminance @ _cosines().T, 6).ravel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import sqlite3
 import tempfile
@@ -197,12 +198,12 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
 
 
 def _is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerprint: str) -> bool:
-    """Whether DEST is what would be made.
+    """Whether DEST is what would be made, so that nothing is left to do.
 
     Raises:
         UserError: it was made in another way, and --overwrite is not given.
     """
-    if there is None:
+    if there is None or options.overwrite:
         return False
     recorded = options.recorded()
     before = there.get("options") or {}
@@ -214,12 +215,21 @@ def _is_done(options: PrepareOptions, there: Mapping[str, object] | None, finger
         reason = f"was made with other options ({names})"
     elif there.get("source_fingerprint") != fingerprint:
         reason = "was made from another source, or from this one before it changed"
+    elif (missing := _first_missing(options.dest)) is not None:
+        reason = f"has lost photos ({missing})"
     else:
         print(f"{options.dest}: already prepared, nothing to do")
         return True
-    if not options.overwrite:
-        raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite")
-    return False
+    raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite")
+
+
+def _first_missing(dest: Path) -> str | None:
+    """The first photo of the manifest that is not there, if any."""
+    if not (dest / "manifest.csv").exists():  # digits have none
+        return None
+    with open(dest / "manifest.csv", encoding="utf-8", newline="") as file:
+        paths = (row["path"] for row in csv.DictReader(file))
+        return next((path for path in paths if not (dest / path).exists()), None)
 
 
 def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:

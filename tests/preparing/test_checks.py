@@ -199,6 +199,11 @@ def test_other_formats_are_stored_as_jpeg_without_fault(tmp_path: Path, plan: Ch
         checked = check_photo(save(picture(10), tmp_path / name), plan)
         assert checked.repairs == ("reencoded",), name
         assert checked.file.endswith(".jpg")
+        assert stored(checked, plan).format == "JPEG"
+        disguised = (tmp_path / name).rename(tmp_path / "disguised.png")
+        checked = check_photo(disguised, plan)
+        assert checked.repairs == ("wrong_suffix", "reencoded"), name
+        assert stored(checked, plan).format == "JPEG"
 
 
 QUARANTINED = {
