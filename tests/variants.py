@@ -9,7 +9,7 @@ from stacked_ram.config import ModelConfig
 from stacked_ram.model import RAM
 from stacked_ram.retina.patches import Photos
 
-BACKBONE = "resnet10t"  # 4.7 million parameters, quick to build
+BACKBONE = "test_efficientnet"  # a hundred thousand parameters
 SMALL = dict(
     patch_size=4,
     num_patches=2,
