@@ -76,7 +76,7 @@ def rand_augment(magnitude: int, channels: int) -> list[A.BasicTransform]:
         A.NoOp(p=1),
         A.AutoContrast(p=1),
         A.Equalize(p=1),
-        A.Posterize(num_bits=8 - round(4 * share), p=1),
+        A.Posterize(num_bits=min(7, 8 - round(4 * share)), p=1),
         A.Solarize(threshold_range=(1 - share, 1 - share), p=1),
         A.Sharpen(alpha=(0, 0.9 * share), p=1),
         colour(brightness=strength),

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,19 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""
         return self._each(lambda value: value.pin_memory())
+
+    def __getstate__(self) -> dict[str, Tensor | np.ndarray | None]:
+        """What is small travels from worker to parent as plain bytes: each tensor that is handed
+        over by shared memory costs a connection."""
+        state = dict(vars(self))
+        for name, value in state.items():
+            if name != "pixels_BCHW" and value is not None:
+                state[name] = value.numpy()
+        return state
+
+    def __setstate__(self, state: dict[str, Tensor | np.ndarray | None]) -> None:
+        for name, value in state.items():
+            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}

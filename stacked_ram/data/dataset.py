@@ -162,7 +162,7 @@ def _open_photos(
     if config.fold is not None and split != "test":
         if "fold" not in manifest:
             raise UserError(f"fold: {folder} was prepared without --folds")
-        folds = sorted(manifest["fold"].dropna().astype(int).unique())
+        folds = sorted(manifest["fold"].dropna().astype(int).unique().tolist())
         if config.fold not in folds:
             raise UserError(f"fold: {config.fold} is not among {folder}'s folds {folds}")
         held_out = manifest["fold"] == config.fold

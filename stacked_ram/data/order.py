@@ -12,6 +12,7 @@ import numpy as np
 from stacked_ram.data.chance import one_seed
 
 POOL = 16  # batches whose photos are grouped by shape together; more pad less and shuffle less
+NOISE = 0.1  # in the sizes by which training photos are grouped: else the same meet every epoch
 
 
 class Rows(NamedTuple):
@@ -87,24 +88,34 @@ def evaluation_batches(
     """
     places = np.arange(len(sizes_N2))
     if (sizes_N2 != sizes_N2[:1]).any():
-        places = places[by_shape(sizes_N2, batch_size)]
+        places = by_shape(places, sizes_N2, batch_size)
     batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
     return [Rows(batch, np.zeros_like(batch)) for batch in batches[rank::world]]
 
 
-def by_shape(sizes_N2: np.ndarray, batch_size: int) -> np.ndarray:
-    """An order in which photos of like height and width follow each other.
+def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.ndarray:
+    """The places in an order in which each batch has photos of like height and width.
 
-    Sorted by height into strips of about as many batches as there are strips, and each strip by
-    width, every other one backwards.
+    places: of the photos in sizes_N2. They are cut in two between batches, by height, by width or
+    by proportions, wherever that leaves the least padding, and so on with both parts.
     """
-    count = len(sizes_N2)
-    batches = max(1, count / batch_size)
-    strip = batch_size * max(1, round(np.sqrt(batches)))
-    order = np.argsort(sizes_N2[:, 0], kind="stable")
-    strips = np.arange(count) // strip
-    width = sizes_N2[order, 1] * np.where(strips % 2, -1, 1)
-    return order[np.lexsort((width, strips))]
+    if len(places) <= batch_size:
+        return places
+    heights, widths = sizes_N2[places].T
+    batches = -(-len(places) // batch_size)
+    cuts = np.arange(1, batches) if batches <= POOL else np.array([batches // 2])
+    cuts = cuts * batch_size
+    best = np.inf
+    for key in (heights, widths, heights / widths):
+        order = np.argsort(key, kind="stable")
+        high, wide = heights[order], widths[order]
+        below = np.maximum.accumulate(high) * np.maximum.accumulate(wide)
+        above = (np.maximum.accumulate(high[::-1]) * np.maximum.accumulate(wide[::-1]))[::-1]
+        areas = cuts * below[cuts - 1] + (len(places) - cuts) * above[cuts]
+        if areas.min() < best:
+            best, split, cut = areas.min(), places[order], cuts[areas.argmin()]
+    parts = (by_shape(part, sizes_N2, batch_size) for part in (split[:cut], split[cut:]))
+    return np.concatenate([*parts])
 
 
 def padding(sizes: list[np.ndarray]) -> float:
@@ -124,7 +135,6 @@ def _grouped(
     parts = []
     for start in range(0, whole, pool):
         part = places[start : min(start + pool, whole)]
-        # a little noise, so that the same photos do not meet again in every epoch
-        noisy_X2 = sizes_N2[part] * rng.uniform(0.95, 1.05, (len(part), 2))
-        parts.append(part[by_shape(noisy_X2, together)])
+        noisy_X2 = sizes_N2[part] * rng.uniform(1 - NOISE, 1 + NOISE, (len(part), 2))
+        parts.append(part[by_shape(np.arange(len(part)), noisy_X2, together)])
     return np.concatenate([*parts, places[whole:]])

@@ -90,7 +90,7 @@ class PhotoLoader(Loader):
             sampler=_Left(self),
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=_leave_to_parent,
             generator=torch.Generator(),  # else it draws from torch's own, which training uses
             **more,
         )
@@ -144,7 +144,17 @@ def _close_all() -> None:
         loader.close()
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole group: the parent saves, and then ends its workers."""
+def _leave_to_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole group: the parent saves, and then ends its workers.
+
+    A parent that is gone in the middle of taking a batch is no news to print.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print_it = sys.excepthook
+
+    def hook(kind: type[BaseException], *more: Any) -> None:
+        if not issubclass(kind, ConnectionError):
+            print_it(kind, *more)
+
+    sys.excepthook = hook

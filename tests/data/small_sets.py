@@ -1,0 +1,102 @@
+"""Prepared data sets of a few photos, as prepare_data.py would write them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from stacked_ram.config import Config, DataConfig, TrainingConfig
+from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.loader import Loader, make_loader
+
+SIZES = ((30, 44), (48, 32), (36, 36), (40, 52))  # (height, width)
+COUNTS = {"train": 23, "valid": 7, "test": 5}
+
+
+def make_photos(
+    folder: Path,
+    counts: dict[str, int] | None = None,
+    *,
+    classes: tuple[str, ...] = ("a", "b", "c"),
+    sizes: tuple[tuple[int, int], ...] = SIZES,
+    suffix: str = "png",
+    folds: int = 0,
+    **facts: object,
+) -> Path:
+    """Photo i of a split is all noise but for a box of white at (5, 6, 20, 18); PNG keeps it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for split, count in (counts or COUNTS).items():
+        for number in range(count):
+            height, width = sizes[number % len(sizes)]
+            pixels = rng.integers(0, 200, (height, width, 3), dtype=np.uint8)
+            pixels[6:18, 5:20] = 255
+            name = classes[number % len(classes)]
+            path = f"{split}/{name}/{number}.{suffix}"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / path)
+            row = {
+                "path": path,
+                "class": name,
+                "split": split,
+                "width": width,
+                "height": height,
+                "sha256": "",
+                "box_left": 5,
+                "box_top": 6,
+                "box_right": 20,
+                "box_bottom": 18,
+            }
+            if folds:
+                row["fold"] = "" if split == "test" else number // 3 % folds
+            rows.append(row)  # fmt: skip
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    write_facts(folder, kind="photos", classes=list(classes), **facts)
+    return folder
+
+
+def make_digits(folder: Path, count: int = 40, **facts: object) -> Path:
+    """Digits of 8x8 that are not 0 anywhere; valid and test are canvases where there is one."""
+    rng = np.random.default_rng(0)
+    canvas = facts.get("canvas", [8, 8])
+    for split, number in {"train": count, "valid": 10, "test": 10}.items():
+        (folder / split).mkdir(parents=True)
+        size = (8, 8) if split == "train" else canvas
+        images = rng.integers(1, 256, (number, *size), dtype=np.uint8)
+        np.save(folder / split / "images.npy", images)
+        np.save(folder / split / "labels.npy", np.arange(number) % 10)
+        if split != "train":
+            np.save(folder / split / "digits.npy", images[:, :8, :8])
+            np.save(folder / split / "boxes.npy", np.tile([0, 0, 8, 8], (number, 1)))
+    write_facts(folder, kind="digits", classes=list("0123456789"), channels=1, **facts)
+    return folder
+
+
+def write_facts(folder: Path, **facts: object) -> None:
+    channels = facts.get("channels", 3)
+    base = {"format": 1, "name": "small", "channels": channels, "mean": [0.4] * channels,
+            "std": [0.2] * channels}  # fmt: skip
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(base | facts))
+
+
+def config_of(folder: Path, *, batch_size: int = 4, seed: int = 0, **data: object) -> Config:
+    data = {"workers": 0, "cache": "none"} | data
+    return Config(
+        data=DataConfig(dataset=str(folder), **data),
+        training=TrainingConfig(batch_size=batch_size, seed=seed),
+    )
+
+
+def loader_of(
+    folder: Path, split: str = "train", *, rank: int = 0, world: int = 1, **fields: object
+) -> Loader:
+    config = config_of(folder, **fields)
+    dataset = open_dataset(config.data, split)
+    return make_loader(dataset, config, train=split == "train", rank=rank, world=world)

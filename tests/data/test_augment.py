@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stacked_ram.config import DataConfig
+from stacked_ram.data.augment import Augment
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (3, 40, 60), dtype=np.uint8)
+OPTIONS = [
+    {"rotate": 30.0}, {"colour_jitter": 0.5}, {"rand_augment": 20}, {"random_erasing": 1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda one: next(iter(one)))
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_seed_alone_decides(options, channels):
+    photo = PHOTO[:channels]
+    one, other = (Augment(DataConfig(**options), channels) for _ in range(2))
+    results = [one(photo, seed) for seed in range(12)]
+    assert all(r.shape == photo.shape and r.dtype == np.uint8 for r in results)
+    for seed in reversed(range(12)):  # in another order, by another copy
+        assert (other(photo, seed) == results[seed]).all()
+    assert len({r.tobytes() for r in results}) > 6
+    assert (photo == PHOTO[:channels]).all()  # the cached photo was not written to
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_every_operation_of_rand_augment_works_at_every_magnitude(channels):
+    from stacked_ram.data.augment import rand_augment
+
+    for magnitude in (1, 15, 30):
+        for operation in rand_augment(magnitude, channels):
+            photo_HWC = np.ascontiguousarray(PHOTO[:channels].transpose(1, 2, 0))
+            changed = operation(image=photo_HWC)["image"]
+            assert changed.reshape(photo_HWC.shape).dtype == np.uint8
+
+
+def test_draws_of_different_transforms_are_not_tied():
+    """With one seed given to each transform, angle and brightness would rise together."""
+    augment = Augment(DataConfig(rotate=45.0, colour_jitter=1.0), 3)
+    grey = np.full((3, 41, 41), 100, np.uint8)
+    grey[:, :, :20] = 20  # its edge tells the angle, its level the brightness
+    angles, levels = [], []
+    for seed in range(120):
+        changed = augment(grey, seed)[0].astype(float)
+        levels.append(changed.mean())
+        angles.append(changed[:20].mean() - changed[21:].mean())
+    assert abs(np.corrcoef(angles, levels)[0, 1]) < 0.3
+
+
+def test_erasing_erases_as_often_as_asked():
+    augment = Augment(DataConfig(random_erasing=0.3), 3)
+    changed = [(augment(PHOTO, seed) != PHOTO).any() for seed in range(200)]
+    assert 0.2 < np.mean(changed) < 0.4
+
+
+def test_only_what_moves_loses_its_boxes():
+    assert Augment(DataConfig(rotate=5.0), 3).moves
+    assert Augment(DataConfig(rand_augment=5), 3).moves
+    assert not Augment(DataConfig(colour_jitter=0.5, random_erasing=0.5), 3).moves
