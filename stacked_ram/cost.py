@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from stacked_ram.config import DataConfig
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.read import reduced_size
 
 
 @dataclass(frozen=True)
@@ -16,29 +23,57 @@ class Cost:
 
     total: float
     per_glimpse: float
+    """Of one glimpse, the choice of its place included; the mean over the steps."""
     before: float
-    """What is done once, before the first glimpse."""
+    """What is done once, before the first glimpse: the glance and the feature maps."""
+    core: float = 0.0
+    """Share of per_glimpse that the core takes."""
 
 
 @torch.no_grad()
 def photo_cost(model: Any, height: int, width: int) -> Cost:
-    """The cost of one photo of this size, measured on a pass without and with a last glimpse."""
-    steps = model.config.num_glimpses
+    """The cost of one photo of this size, counted on one pass."""
     device = next(model.parameters()).device
-    channels = len(model.mean)
-    pixels = torch.zeros(1, channels, height, width, dtype=torch.uint8, device=device)
-
-    def gmacs(glimpses: int) -> float:
-        with FlopCounterMode(display=False) as counter:
-            model(model.photos(pixels), num_glimpses=glimpses)
-        return counter.get_total_flops() / 2e9
-
+    pixels = torch.zeros(1, len(model.mean), height, width, dtype=torch.uint8, device=device)
     was_training = model.training
     model.eval()
-    one, two = gmacs(1), gmacs(2)
-    total = gmacs(steps)
+    total, core = gmacs(lambda: model(model.photos(pixels)))
+    before, core_before = gmacs(lambda: model.start(model.photos(pixels)))
     model.train(was_training)
-    return Cost(total=total, per_glimpse=two - one, before=max(0.0, 2 * one - two))
+    steps = model.config.num_glimpses
+    return Cost(
+        total=total,
+        per_glimpse=(total - before) / steps,
+        before=before,
+        core=(core - core_before) / steps,
+    )
+
+
+def gmacs(work: Callable[[], Any]) -> tuple[float, float]:
+    """GMACs of all that is done, and of the cores in it.
+
+    Attention is done by plain matrix products meanwhile: torch's counter knows none of the fused
+    kernels that a processor would take instead, and would count them as free.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    cores = [
+        sum(counts.values())
+        for name, counts in counter.get_flop_counts().items()
+        if name.endswith(".core")
+    ]
+    return counter.get_total_flops() / 2e9, sum(cores) / 2e9
+
+
+def median_size(dataset: Dataset, data: DataConfig) -> tuple[int, int]:
+    """(height, width) of a typical photo of a split, as the model gets it."""
+    height, width = np.median(dataset.sizes, axis=0).astype(int).tolist()
+    return reduced_size(height, width, data.short_side, data.photo_size)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

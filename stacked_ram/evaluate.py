@@ -17,7 +17,7 @@ import numpy as np
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
-from stacked_ram.cost import photo_cost
+from stacked_ram.cost import median_size, photo_cost
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.devices import set_switches
@@ -97,7 +97,7 @@ def measure_run(
     how = {"precision": loaded.config.training.precision, "seed": loaded.config.training.seed}
     model, classes = loaded.model, loaded.classes
     looks = look_at(model, loader, progress="test", **how)
-    height, width = np.median(loader_sizes(loader), axis=0).astype(int).tolist()
+    height, width = median_size(dataset, loaded.config.data)
     report: dict[str, Any] = {
         "run": str(loaded.path),
         "epoch": loaded.card.epoch,
@@ -136,12 +136,6 @@ def measure_run(
         "_photos.csv": photo_table(looks, dataset).encode(),
     }
     return report, tables
-
-
-def loader_sizes(loader: Loader) -> np.ndarray:
-    """(height, width) of the photos as the model gets them."""
-    maker = getattr(loader, "maker", None)
-    return loader.dataset.sizes if maker is None else maker.sizes_N2
 
 
 def scores(looks: Looks) -> dict[str, Any]:
@@ -214,7 +208,7 @@ def summary(report: dict[str, Any]) -> str:
     for name, control in report.get("controls", {}).items():
         distance = 100 * (report["accuracy"] - control["accuracy"])
         label = f"control: {name}"
-        lines.append(f"  {label:26} {control['accuracy']:7.2%}   ({distance:+.1f} points ahead)")
+        lines.append(f"  {label:26} {control['accuracy']:7.2%}   (policy {distance:+.1f} points)")
     for row in report.get("plain backbone", {}).get("sizes", []):
         label = f"plain backbone at {row['size']}"
         lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")

@@ -11,8 +11,8 @@ from stacked_ram.build import build_model
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Info
 from stacked_ram.config import Config, load_config, to_dict
-from stacked_ram.cost import count_parameters, photo_cost
-from stacked_ram.data.dataset import read_facts
+from stacked_ram.cost import count_parameters, median_size, photo_cost
+from stacked_ram.data.dataset import open_dataset, read_facts
 from stacked_ram.errors import UserError
 
 DEPTH = 4  # of the tree of layers that is shown
@@ -67,14 +67,7 @@ def stored_size(config: Config) -> tuple[int, int]:
     folder = Path(config.data.dataset)
     if not (folder / "dataset.yaml").is_file():
         return GUESS["size"]
-    import numpy as np
-
-    from stacked_ram.data.dataset import open_dataset
-    from stacked_ram.data.read import reduced_size
-
-    sizes_N2 = open_dataset(config.data, "train").sizes
-    height, width = np.median(sizes_N2, axis=0).astype(int).tolist()
-    return reduced_size(height, width, config.data.short_side, None)
+    return median_size(open_dataset(config.data, "train"), config.data)
 
 
 def layers(model: nn.Module) -> list[str]:

@@ -47,19 +47,19 @@ def find_learning_rate(config: Config, folder: Path) -> float:
 
 def ramp(trainer: Trainer) -> tuple[list[float], list[float]]:
     """Train a step at each rate, until the loss runs away."""
-    highest = [group["lr"] / trainer.schedule.factor(0) for group in trainer.optimizer.param_groups]
+    learner, groups = trainer.learner, trainer.learner.optimizer.param_groups
+    highest = learner.schedule.highest
     rates: list[float] = []
     losses: list[float] = []
-    while len(rates) < STEPS:
-        trainer.loader.set_epoch(trainer.step // len(trainer.loader))
+    while True:
+        trainer.loader.set_epoch(learner.step // len(trainer.loader))
         for batch in trainer.loader:
             rate = LOWEST * (HIGHEST / LOWEST) ** (len(rates) / (STEPS - 1))
-            for group, own in zip(trainer.optimizer.param_groups, highest, strict=True):
+            for group, own in zip(groups, highest, strict=True):
                 group["lr"] = rate * own / highest[0]  # the backbone keeps its share
-            trainer.averages.clear()
-            trainer.learn(batch)
-            trainer.step += 1
-            loss = trainer.averages.read()["classification"]
+            learner.averages.clear()
+            learner.learn(batch)
+            loss = learner.averages.read()["classification"]
             if not math.isfinite(loss):
                 return rates, losses
             rates.append(rate)
@@ -67,7 +67,6 @@ def ramp(trainer: Trainer) -> tuple[list[float], list[float]]:
             smooth = smoothed(losses)
             if len(rates) == STEPS or (len(rates) > 10 and smooth[-1] > TOO_HIGH * min(smooth)):
                 return rates, losses
-    return rates, losses
 
 
 def smoothed(losses: list[float]) -> list[float]:

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stacked_ram.engine import Row, Trainer
+    import numpy as np
+    from matplotlib.figure import Figure
 
+    from stacked_ram.config import Config
+    from stacked_ram.data.batch import Batch
+    from stacked_ram.engine import Row, Trainer
+    from stacked_ram.model import RAM
+
+PICTURES = 8
 REFRESH = 0.5  # seconds between readings of the device
 
 
@@ -23,7 +30,7 @@ class Progress:
         self.trainer = trainer
         self.bar = tqdm(
             total=trainer.settings.epochs * per_epoch,
-            initial=trainer.step * per_epoch // len(trainer.loader),
+            initial=trainer.learner.step * per_epoch // len(trainer.loader),
             unit=" photos",
             unit_scale=True,
             mininterval=REFRESH,
@@ -47,9 +54,9 @@ class Progress:
         if now - self._read_at < REFRESH:
             return
         self._read_at = now
-        self.trainer.watch.check()
+        self.trainer.learner.watch.check()
         if not self.bar.disable:
-            values = self.trainer.averages.read()
+            values = self.trainer.learner.averages.read()
             self.say(
                 f"epoch {self.trainer.epoch + 1}, loss {values.get('total', float('nan')):.3f},"
                 f" accuracy {values.get('accuracy', float('nan')):.3f}"
@@ -68,6 +75,7 @@ class Board:
 
     def __init__(self, folder: Path | None, epoch: int) -> None:
         self.writer = None
+        self.photos: tuple[tuple[str, ...], Batch] | None = None
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -80,6 +88,48 @@ class Board:
                 if name != "epoch":
                     self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
 
+    def draw_scan_paths(self, model: RAM, config: Config, epoch: int) -> None:
+        """What the model looks at on the same few validation photos each time."""
+        if self.writer is None:
+            return
+        import torch
+
+        from stacked_ram.viz.scan_path import draw_scan_paths
+
+        self.photos = self.photos or a_few_photos(config)
+        classes, batch = self.photos
+        batch = batch.to(next(model.parameters()).device)
+        model.eval()
+        with torch.no_grad():
+            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+        figure = draw_scan_paths(
+            batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
+        )
+        self.writer.add_image("scan paths", pixels_of(figure), epoch, dataformats="HWC")
+
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
+
+
+def a_few_photos(config: Config) -> tuple[tuple[str, ...], Batch]:
+    """The classes, and PICTURES validation photos in one batch, as they are evaluated."""
+    from stacked_ram.config import replace_fields
+    from stacked_ram.data.dataset import open_dataset
+    from stacked_ram.data.loader import make_loader
+
+    few = min(PICTURES, config.data.limit_photos or PICTURES)
+    fields = {"limit_photos": few, "batch_size": few, "workers": 0, "cache": "none"}
+    config = replace_fields(config, fields)
+    dataset = open_dataset(config.data, "valid")
+    return dataset.classes, next(iter(make_loader(dataset, config, train=False)))
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    """A drawn figure as uint8 RGB, HWC."""
+    import numpy
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return numpy.asarray(canvas.buffer_rgba())[:, :, :3]

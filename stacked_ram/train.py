@@ -75,7 +75,7 @@ def resume_run(folder: Path, config: Config, world: World | None = None, **optio
         run.go_on()
         run.save_config(config)
     if started and not trainer.finished:
-        trainer.log(f"going on from epoch {trainer.epoch + 1}, step {trainer.step}")
+        trainer.log(f"going on from epoch {trainer.epoch + 1}, step {trainer.learner.step}")
     return finish(trainer)
 
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_digits
 
-from stacked_ram import engine
+from stacked_ram import engine, learner
 from stacked_ram.checkpoint import load_run, read_weights, state_files
-from stacked_ram.config import Config
+from stacked_ram.config import Config, replace_fields
 from stacked_ram.engine import Trainer
 from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.learner import Learner
 from stacked_ram.learning import learning_passes
 from stacked_ram.runs import RunFolder
 from stacked_ram.stopping import Stopped
@@ -59,13 +60,13 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole, tmp_path):
 def slow_run(config: Config, folder: Path) -> None:
     """Train or go on, slowly enough to be killed on the way (in a process of its own)."""
     torch.set_num_threads(1)
-    learn = Trainer.learn
+    learn = Learner.learn
 
     def slowly(*arguments, **options):
         time.sleep(0.03)
         return learn(*arguments, **options)
 
-    Trainer.learn = slowly
+    Learner.learn = slowly
     if (folder / "config.yaml").is_file():
         resume_run(folder, config)
     else:
@@ -106,20 +107,20 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys, number):
     config, expected = whole
-    learn = Trainer.learn
+    learn = Learner.learn
 
     def interrupted(self, *arguments, **options):
         if self.step == 8:
             os.kill(os.getpid(), number)
         return learn(self, *arguments, **options)
 
-    monkeypatch.setattr(Trainer, "learn", interrupted)
+    monkeypatch.setattr(Learner, "learn", interrupted)
     with pytest.raises(Stopped) as stopped:
         train_run(config, tmp_path / "run")
     assert stopped.value.code == 128 + number
     assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
-    monkeypatch.setattr(Trainer, "learn", learn)
+    monkeypatch.setattr(Learner, "learn", learn)
     resume_run(tmp_path / "run", config)
     assert outputs(tmp_path / "run") == expected
 
@@ -128,7 +129,7 @@ def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, monkeypatch, caps
 def stopped_run(whole, tmp_path, monkeypatch) -> Path:
     """A run that stopped inside its second epoch, with two training states."""
     config, _ = whole
-    learn = Trainer.learn
+    learn = Learner.learn
 
     def failing(self, *arguments, **options):
         if self.step == 9:
@@ -136,7 +137,7 @@ def stopped_run(whole, tmp_path, monkeypatch) -> Path:
         return learn(self, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "learn", failing)
+        patched.setattr(Learner, "learn", failing)
         with pytest.raises(RuntimeError):
             train_run(config, tmp_path / "run")
     assert len(state_files(tmp_path / "run")) == 2
@@ -218,12 +219,14 @@ def poison(monkeypatch, step: int) -> None:
             yield losses
 
     seen: list[int] = []
-    monkeypatch.setattr(engine, "learning_passes", poisoned)
+    monkeypatch.setattr(learner, "learning_passes", poisoned)
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(digits, tmp_path, monkeypatch):
     poison(monkeypatch, step=7)
-    with pytest.raises(RunFailed, match=r"step 7: baseline.*learning rate.*photos train.*and 4 more"):
+    with pytest.raises(
+        RunFailed, match=r"step 7: baseline.*learning rate.*photos train.*and 4 more"
+    ):
         train_run(tiny_config(digits), tmp_path / "run")
     # Nothing poisoned was saved: the run goes on from before.
     poison(monkeypatch, step=99)
@@ -246,14 +249,15 @@ def test_accumulated_gradients_are_those_of_the_batches_together(digits, tmp_pat
     config = tiny_config(digits, batch_size=16, first_location="centre", num_glimpses=1)
     trainer = Trainer(config, RunFolder(tmp_path))
     batch = next(iter(trainer.loader))
+    one = trainer.learner
     gradients = []
     for parts in (1, 2):
-        trainer.optimizer.zero_grad()
+        one.optimizer.zero_grad()
         for index in torch.arange(16).chunk(parts):
             part = batch._each(lambda value, index=index: value[index])
-            trainer.learn(part, together=parts, steps=False)
+            one.learn(part, together=parts, steps=False)
         gradients.append(
-            {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+            {n: p.grad.clone() for n, p in one.model.named_parameters() if p.grad is not None}
         )
     assert gradients[0].keys() == gradients[1].keys()
     for name, whole_batch in gradients[0].items():
@@ -281,6 +285,25 @@ def test_it_learns_and_what_is_saved_is_what_was_evaluated(digits, tmp_path):
     loaded = load_run(tmp_path / "run", "cpu")
     assert loaded.card.metrics["valid_accuracy"] == row["valid_accuracy"]
     assert loaded.classes == ("bar", "dot", "ring")
+
+
+def test_pictures_of_scan_paths_go_to_tensorboard_and_change_nothing(photos, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(photos, epochs=2)
+    train_run(config, tmp_path / "without")
+    train_run(replace_fields(config, {"pictures_every": 1}), tmp_path / "with")
+    tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("with", "without")]
+    assert tables[0] == tables[1]
+    events = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
+    assert [image.step for image in events.Images("scan paths")] == [1, 2]
+    assert [value.step for value in events.Scalars("valid/accuracy")] == [1, 2]
+
+
+def test_a_profile_of_the_first_batches(digits, tmp_path):
+    config = tiny_config(digits, batch_size=4, epochs=1)
+    train_run(config, tmp_path / "run", profile=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("*.pt.trace.json"))
 
 
 def test_without_a_validation_split_the_last_epoch_is_kept(digits, tmp_path):

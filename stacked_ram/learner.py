@@ -1,0 +1,204 @@
+"""How a batch changes the weights: losses, gradients, optimiser, average of the weights.
+
+What a step draws is a function of (seed, process, step): nothing of it has to be saved, and a run
+that is killed at any moment and resumed draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stacked_ram.averages import Averages
+from stacked_ram.config import TrainingConfig
+from stacked_ram.data.batch import Batch
+from stacked_ram.devices import autocast, seed_everything
+from stacked_ram.distributed import World
+from stacked_ram.learning import Losses, learning_passes
+from stacked_ram.model import RAM
+from stacked_ram.not_finite import NotFiniteWatch
+from stacked_ram.optimisation import Schedule, make_optimizer
+
+
+class Pass(nn.Module):
+    """One learning pass as a module, so that DDP sees the loss and what it leaves out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.losses: Losses | None = None
+
+    def forward(self, passes: Iterator[Losses]) -> Tensor:
+        self.losses = next(passes)
+        return self.losses.total
+
+    def take(self) -> Losses:
+        losses, self.losses = self.losses, None
+        return losses
+
+
+class Learner:
+    """A model and all that trains it, on one device of one process.
+
+    names: file of each training photo. class_weights_N: of the classification loss.
+    averages: of the epoch's losses, kept on the device until they are read.
+    step: batches since the start of the run. skipped: batches of this epoch left out.
+    """
+
+    def __init__(
+        self,
+        model: RAM,
+        settings: TrainingConfig,
+        world: World,
+        *,
+        batches_per_epoch: int,
+        names: list[str],
+        class_weights_N: Tensor | None = None,
+    ) -> None:
+        self.settings, self.world = settings, world
+        self.device = next(model.parameters()).device
+        model.checkpoint_steps = settings.checkpoint_steps
+        self.model = model
+        if world.size > 1 and self.device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.ema = None
+        if settings.ema_decay is not None:
+            from timm.utils import ModelEmaV3
+
+            # Buffers are copied, not averaged; a backbone that two rooms share counts once.
+            self.ema = ModelEmaV3(
+                self.model, settings.ema_decay, use_warmup=True, exclude_buffers=True
+            )
+        if settings.compile:
+            self.model.compile()
+        self.one_pass = Pass(self.model)
+        self.parallel = world.wrap(self.one_pass)
+        self.optimizer = make_optimizer(self.model, settings)
+        self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
+        self.batches_per_epoch = batches_per_epoch
+        self.schedule = Schedule(self.optimizer, settings, batches_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.class_weights_N = class_weights_N
+        if class_weights_N is not None:
+            self.class_weights_N = class_weights_N.to(self.device)
+        self.averages = Averages()
+        self.watch = NotFiniteWatch(names)
+        self.step = 0
+        self.skipped = 0
+        self.rate = 0.0  # that the last step used, of all but the backbone
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is evaluated and saved: the average of the weights where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return self.step / (self.settings.epochs * self.batches_per_epoch)
+
+    def learn(self, batch: Batch, together: int = 1, steps: bool = True) -> None:
+        """Differentiate the losses of a batch, and step if it is the last of its group.
+
+        together: batches in this group, whose gradients are averaged.
+        """
+        settings = self.settings
+        self.rate = self.optimizer.param_groups[0]["lr"]
+        self.model.train()
+        self.model.anneal(self.progress)
+        seed_everything(settings.seed, self.world.rank, self.step)
+        warming = self.step < settings.random_glimpses * self.batches_per_epoch
+        look = "random" if warming else "policy"
+        photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2)
+        targets = batch.labels_B if batch.targets_BN is None else batch.targets_BN
+        passes = learning_passes(
+            self.model, photos, targets, settings, look=look, class_weights_N=self.class_weights_N
+        )
+        for _ in range(self.passes_on_a_batch(look)):
+            waits = not steps and self.world.size > 1
+            with self.parallel.no_sync() if waits else contextlib.nullcontext():
+                with autocast(self.device, settings.precision):
+                    total = self.parallel(passes)
+                self.scaler.scale(total / together).backward()
+            losses = self.one_pass.take()
+            right = accuracy(losses, targets)
+            values = {**losses.parts, "accuracy": right, "total": total.detach()}
+            if steps:
+                norm = self.clip()
+                if not self.scaler.is_enabled():  # fp16's scaler expects overflows
+                    values["gradient_norm"] = norm
+            if settings.not_finite == "skip" and not self.all_finite(values):
+                self.optimizer.zero_grad(set_to_none=True)
+                self.skipped += 1
+                break
+            if settings.not_finite == "stop":
+                self.watch.note(self.step, self.rate, batch.index_B, values)
+            if steps:
+                self.update()
+            self.averages.add(values, len(batch))
+        self.step += 1
+        self.schedule.after_batch()
+
+    def clip(self) -> Tensor:
+        """Clip the gradient and return its norm before that."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self.settings.clip_norm or float("inf")
+        return nn.utils.clip_grad_norm_(self.parameters, limit)
+
+    def update(self) -> None:
+        """Step, and average the weights."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.step + 1)
+
+    def all_finite(self, values: dict[str, Tensor]) -> bool:
+        """Whether these values are, in every process. Waits for the device: only for `skip`."""
+        bad = ~torch.stack([value.float() for value in values.values()]).isfinite().all()
+        return self.world.sum(bad.cpu().int()).item() == 0
+
+    def passes_on_a_batch(self, look: str) -> int:
+        """As many as `learning_passes` yields."""
+        hard = self.model.config.attention == "hard" and look == "policy"
+        return self.settings.ppo_epochs if hard and self.settings.estimator == "ppo" else 1
+
+    def end_epoch(self) -> None:
+        self.averages.clear()
+        self.skipped = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "averages": self.averages.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "rate": self.rate,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.averages.load_state_dict(state["averages"], self.device)
+        self.step, self.skipped, self.rate = state["step"], state["skipped"], state["rate"]
+
+
+def accuracy(losses: Losses, targets: Tensor) -> Tensor:
+    """Share of right last predictions, over all rollouts."""
+    labels_B = targets if targets.ndim == 1 else targets.argmax(1)
+    labels_R = labels_B.repeat_interleave(losses.trace.rollouts)
+    return (losses.trace.logits_BTN[:, -1].argmax(1) == labels_R).float().mean()
