@@ -10,12 +10,12 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stacked_ram.attention.choice import Context
 from stacked_ram.errors import UserError
 from stacked_ram.retina.backbone import Backbone
 from stacked_ram.retina.patches import Photos
+from stacked_ram.retina.what import pooled_to
 
 
 class Glance(nn.Module):
@@ -47,8 +47,8 @@ class Glance(nn.Module):
         self.backbone = backbone
         self.detaches = backbone is not None and not starts_core
         if backbone is None:
-            self.network = small_network(channels)
-            self.region_features = pooled_features = 128
+            self.network = small_network(channels, size, regions)
+            self.region_features, pooled_features = 64, 128
         else:
             self.region_features, pooled_features = backbone.map_features, backbone.out_features
         self.project = nn.Linear(pooled_features, feature_size)
@@ -57,7 +57,7 @@ class Glance(nn.Module):
     def forward(self, photos: Photos) -> tuple[Tensor, Context]:
         """One pass over each photo: its vector (B x feature_size) and its regions."""
         maps, pooled = self.map_and_pooled(photos.resized(self.size))
-        regions_BRD = functional.adaptive_avg_pool2d(maps, self.regions).flatten(2).transpose(1, 2)
+        regions_BRD = pooled_to(maps, self.regions).flatten(2).transpose(1, 2)
         pooled = pooled.detach() if self.detaches else pooled
         return self.project(pooled).relu(), Context(regions_BRD)
 
@@ -65,7 +65,8 @@ class Glance(nn.Module):
         if self.backbone is not None:
             return self.backbone.map_and_pooled(images_BChw)
         maps = self.network(images_BChw)
-        return maps, maps.mean((2, 3))
+        # a small object shows in the maximum long before it shows in the mean
+        return maps, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
     @torch.no_grad()
     def check_regions(self, channels: int) -> None:
@@ -81,13 +82,18 @@ class Glance(nn.Module):
             )
 
 
-def small_network(channels: int) -> nn.Sequential:
-    """Four 3x3 convolutions with batch norm; the first three halve the image."""
+def small_network(channels: int, size: tuple[int, int], regions: tuple[int, int]) -> nn.Sequential:
+    """Four 3x3 convolutions with batch norm. The first three halve the image, but never below
+    the regions: a policy over many cells needs a map of as many."""
     layers: list[nn.Module] = []
-    widths = (channels, 32, 64, 128, 128)
+    widths = (channels, 32, 32, 64, 64)
+    height, width = size
     for stage, (before, after) in enumerate(itertools.pairwise(widths)):
+        half = (height + 1) // 2, (width + 1) // 2
+        halves = stage < 3 and half[0] >= regions[0] and half[1] >= regions[1]
+        height, width = half if halves else (height, width)
         layers += [
-            nn.Conv2d(before, after, 3, stride=2 if stage < 3 else 1, padding=1, bias=False),
+            nn.Conv2d(before, after, 3, stride=2 if halves else 1, padding=1, bias=False),
             nn.BatchNorm2d(after),
             nn.ReLU(),
         ]

@@ -5,7 +5,9 @@ R rows (photos times rollouts)   K patches   C channels   P patch size   D width
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class DenseWhat(nn.Module):
@@ -21,45 +23,51 @@ class DenseWhat(nn.Module):
 
 
 class ConvWhat(nn.Module):
-    """The patches as channels of one image through 3x3 convolutions with batch norm.
+    """Each patch through the same three 3x3 convolutions with batch norm, then one linear layer.
 
-    Two convolutions, then 2x2 max pooling and twice the channels, until 4 pixels or fewer are
-    left a side (three times at most); then one linear layer.
+    Weights are shared over the patches of a glimpse: an object is the same object at each of
+    their scales. A patch's last map goes on as it is (pooled to 4 x 4: what is where) and as the
+    maximum of each channel (what is anywhere): an object that a random glimpse shows off its
+    middle is recognised much earlier in training.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        num_patches: int,
-        patch_size: int,
-        out_features: int,
-        width: int = 32,
-    ):
+    WIDTHS = (32, 32, 64)
+
+    def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
         self.out_features = out_features
         layers: list[nn.Module] = []
-        before, size = num_patches * channels, patch_size
-        for stage in range(3):
-            for _ in range(2):
-                layers += [
-                    nn.Conv2d(before, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(),
-                ]
-                before = width
-            if size <= 4 or stage == 2:
-                break
-            layers.append(nn.MaxPool2d(2))
-            size //= 2
-            width *= 2
+        before, size = channels, patch_size
+        for index, width in enumerate(self.WIDTHS):
+            stride = 2 if index > 0 and size > 8 else 1
+            layers += [
+                nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+            before, size = width, -(-size // stride)
         self.convolutions = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(min(size, 4))
-        self.layer = nn.Linear(before * min(size, 4) ** 2, out_features)
+        self.side = min(size, 4)
+        # the last batch norm keeps the layer alive through the noise of random glimpses
+        self.layer = nn.Sequential(
+            nn.Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
+            nn.BatchNorm1d(out_features),
+            nn.ReLU(),
+        )
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
-        maps = self.pool(self.convolutions(patches_RKCPP.flatten(1, 2)))
-        return self.layer(maps.flatten(1)).relu()
+        maps = self.convolutions(patches_RKCPP.flatten(0, 1))
+        there = pooled_to(maps, (self.side, self.side)).flatten(1)
+        anywhere = maps.amax((2, 3))
+        features = torch.cat([there, anywhere], 1)
+        return self.layer(features.view(len(patches_RKCPP), -1))
+
+
+def pooled_to(maps_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average pooling to a given size, free where there is nothing to do."""
+    if maps_BCHW.shape[2:] == size:
+        return maps_BCHW
+    return functional.adaptive_avg_pool2d(maps_BCHW, size)
 
 
 class BackboneWhat(nn.Module):
