@@ -320,8 +320,13 @@ class TrainingConfig:
     """Weight of the policy's entropy."""
     normalise_advantages: bool = False
     """Scale the advantages of a batch to a standard deviation of 1."""
+    pretrain_epochs: int = 0
+    """Epochs at the very start in which the visual network alone learns, to tell the class from
+    every combination of high, medium and low resolution patches (needs retina backbone and a
+    glance that starts the core)."""
     random_glimpses: float = 0.0
-    """Epochs at the start in which all glimpses look at random places and no policy learns."""
+    """Epochs at the start (after pretrain_epochs) in which all glimpses look at random places and
+    no policy learns."""
     ppo_epochs: int = 3
     """PPO: passes over each batch's rollouts."""
     ppo_clip: float = 0.2
@@ -358,7 +363,7 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "accumulate", "rollouts", "ppo_epochs"):
             check(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
         for name in ("weight_decay", "baseline_weight", "policy_weight", "entropy_bonus",
-                     "warmup_epochs", "random_glimpses"):  # fmt: skip
+                     "warmup_epochs", "random_glimpses", "pretrain_epochs"):  # fmt: skip
             check(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is below 0")
         check(self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0")
         check(0 <= self.label_smoothing < 1, "label_smoothing: not in [0, 1)")
@@ -402,6 +407,17 @@ class Config:
         check(
             self.model.attention == "hard" or self.training.rollouts == 1,
             "attention soft samples nothing: rollouts would be copies; set rollouts to 1",
+        )
+        check(
+            self.training.pretrain_epochs == 0
+            or (
+                self.model.retina == "backbone"
+                and self.model.glance is not None
+                and self.model.glance_starts == "core"
+                and self.model.stack == "none"
+            ),
+            "pretrain_epochs: it trains the network that glance and patches share; it needs retina"
+            " backbone, and a glance that starts the core",
         )
         check(
             self.training.entropy_bonus == 0 or self.model.policy == "categorical",

@@ -113,8 +113,12 @@ class Learner:
         self.model.train()
         self.model.anneal(self.progress)
         seed_everything(settings.seed, self.world.rank, self.step)
-        warming = self.step < settings.random_glimpses * self.batches_per_epoch
-        look = "random" if warming else "policy"
+        epoch = self.step / self.batches_per_epoch
+        look = "policy"
+        if epoch < settings.pretrain_epochs:
+            look = "combinations"
+        elif epoch < settings.pretrain_epochs + settings.random_glimpses:
+            look = "random"
         photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2)
         targets = batch.labels_B if batch.targets_BN is None else batch.targets_BN
         passes = learning_passes(
@@ -200,5 +204,5 @@ class Learner:
 def accuracy(losses: Losses, targets: Tensor) -> Tensor:
     """Share of right last predictions, over all rollouts."""
     labels_B = targets if targets.ndim == 1 else targets.argmax(1)
-    labels_R = labels_B.repeat_interleave(losses.trace.rollouts)
-    return (losses.trace.logits_BTN[:, -1].argmax(1) == labels_R).float().mean()
+    labels_R = labels_B.repeat_interleave(len(losses.logits_RN) // len(labels_B))
+    return (losses.logits_RN.argmax(1) == labels_R).float().mean()

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stacked_ram import losses
 from stacked_ram.config import TrainingConfig
 from stacked_ram.model import RAM
+from stacked_ram.pretraining import combination_logits
 from stacked_ram.retina.patches import Photos
 from stacked_ram.trace import Trace
 
@@ -25,7 +27,10 @@ class Losses:
     """What is differentiated."""
     parts: dict[str, Tensor]
     """Detached scalars by name, for the log."""
-    trace: Trace
+    logits_RN: Tensor
+    """Last class scores of every row, photo-major."""
+    trace: Trace | None = None
+    """None where no glimpses were taken (pretraining)."""
 
 
 def learning_passes(
@@ -40,8 +45,12 @@ def learning_passes(
     """The losses of one batch, one for each step of the optimiser (several for PPO only).
 
     targets: classes (B) or soft targets (B x N), one row a photo. look: `random` for the warm-up,
-    in which no policy learns. The caller differentiates and steps before it asks for the next.
+    in which no policy learns; `combinations` for the visual network alone (pretraining.py).
+    The caller differentiates and steps before it asks for the next.
     """
+    if look == "combinations":
+        yield pretraining_pass(model, photos, targets, config, class_weights_N)
+        return
     rollouts = config.rollouts
     targets = targets.repeat_interleave(rollouts, 0)
     hard = model.config.attention == "hard" and look == "policy"
@@ -103,6 +112,24 @@ def ppo_passes(
         yield result
 
 
+def pretraining_pass(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+) -> Losses:
+    """The class from every combination of resolutions: the mean of their cross-entropies."""
+    logits_RUN = combination_logits(model, photos)
+    loss = functional.cross_entropy(
+        logits_RUN.flatten(0, 1),
+        targets.repeat_interleave(logits_RUN.shape[1], 0),
+        weight=class_weights_N,
+        label_smoothing=config.label_smoothing,
+    )
+    return Losses(loss, {"pretraining": loss.detach()}, logits_RUN[:, -1].detach())
+
+
 def total(
     trace: Trace,
     targets: Tensor,
@@ -134,4 +161,5 @@ def total(
     if trace.stop_logits_BT is not None:
         parts["stop"] = losses.stop_loss(trace, targets)
         whole = whole + parts["stop"]
-    return Losses(whole, {name: part.detach() for name, part in parts.items()}, trace)
+    parts = {name: part.detach() for name, part in parts.items()}
+    return Losses(whole, parts, trace.logits_BTN[:, -1].detach(), trace)
