@@ -6,7 +6,7 @@ python prepare_data.py --help
 
 import sys
 
-from stacked_ram.preparing.cli import main
+if __name__ == "__main__":  # worker processes load this file too, and need nothing of it
+    from stacked_ram.preparing.cli import main
 
-if __name__ == "__main__":
     sys.exit(main())

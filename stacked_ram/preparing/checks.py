@@ -32,10 +32,9 @@ from pathlib import Path
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from stacked_ram.preparing.colour import to_srgb
+from stacked_ram.preparing.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparing.perceptual import look_at
-from stacked_ram.preparing.report import jpeg_bytes, thumbnail
 from stacked_ram.preparing.working import write_bytes
-from stacked_ram.preparing.writing import encode_image
 
 # Only formats that Pillow decodes by itself: none that starts another program (EPS does).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
@@ -358,7 +357,7 @@ def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
             with Image.open(io.BytesIO(content), formats=_formats()) as image:
                 if image.width * image.height > plan.max_pixels:
                     return None
-                return jpeg_bytes(thumbnail(image))
+                return small_jpeg(thumbnail(image))
     except Exception:  # it is broken, after all
         return None
     finally:

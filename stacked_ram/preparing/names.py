@@ -10,6 +10,7 @@ from pathlib import Path
 
 # Control characters, what Windows forbids, and what cannot be written as UTF-8.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u2028\u2029\ud800-\udfff\ufffd]')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(10))}
 
 
@@ -48,4 +49,10 @@ def folder_names(classes: Iterable[str]) -> dict[str, str]:
 
 def path_text(path: str | Path) -> str:
     """A path as text that can be written as UTF-8, whatever bytes its name is made of."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/")
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/"))
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out (`\\x0d`): they would break a line of a table,
+    or command the terminal that shows them."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -19,11 +19,11 @@ from stacked_ram.preparing.catalogue import Catalogue
 from stacked_ram.preparing.checks import NO_FAULT, CheckPlan
 from stacked_ram.preparing.download import OFFICIAL, download, download_folder
 from stacked_ram.preparing.duplicates import Duplicates, find_duplicates, leave_out_conflicts
+from stacked_ram.preparing.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pool import check_all
 from stacked_ram.preparing.records import SPLITS
-from stacked_ram.preparing.report import jpeg_bytes, thumbnail_of
 from stacked_ram.preparing.settling import Settled, plan_splits, settle_splits
 from stacked_ram.preparing.sources import find_digits, find_source
 from stacked_ram.preparing.sources.common import Source, entries
@@ -321,7 +321,7 @@ def _write(
 def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
     for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
         if preview is None and stored is not None:
-            preview = jpeg_bytes(thumbnail_of(stored))
+            preview = small_jpeg(thumbnail_of(stored))
         writer.leave_out(
             source=source_path, class_name=name, fate=fate, problem=problem, detail=detail,
             preview=preview,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import base64
-import io
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from stacked_ram.preparing import plots
+from stacked_ram.preparing.encoding import TILE, small_jpeg, thumbnail_of
 from stacked_ram.preparing.records import SPLITS
 
 SHEET_TILES = 12
-TILE = 96
 MOST_PICTURES = 200  # of quarantined photos, and of pairs; report.csv lists all
 
 _STYLE = """
@@ -46,27 +46,6 @@ def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, objec
     with open(tree / "report.html", "w", encoding="utf-8") as file:
         for piece in _pieces(tree, rows, facts):
             file.write(piece)
-
-
-def thumbnail(image: Image.Image, side: int = TILE) -> Image.Image:
-    """A small RGB copy with a long side of at most `side` pixels."""
-    image = image.copy()
-    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return image.convert("RGB")
-
-
-def thumbnail_of(path: Path, side: int = TILE) -> Image.Image:
-    """As `thumbnail`, of a stored photo."""
-    with Image.open(path) as image:
-        image.draft("RGB", (side, side))
-        return thumbnail(image, side)
-
-
-def jpeg_bytes(image: Image.Image) -> bytes:
-    """A small picture as JPEG, for the report."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
 
 
 def _pieces(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> Iterable[str]:
@@ -133,11 +112,10 @@ def _contact_sheet(tree: Path, rows: sqlite3.Connection, class_name: str) -> Ite
     if not paths:
         return
     sheet = Image.new("RGB", (len(paths) * (TILE + 4) - 4, TILE), "white")
-    for number, (path,) in enumerate(paths):
-        tile = thumbnail_of(tree / path)
+    for number, tile in enumerate(_thumbnails([tree / path for (path,) in paths])):
         left = number * (TILE + 4) + (TILE - tile.width) // 2
         sheet.paste(tile, (left, (TILE - tile.height) // 2))
-    yield f'<img class="sheet" alt="{escape(class_name)}" src="{_data_uri(jpeg_bytes(sheet))}">'
+    yield f'<img class="sheet" alt="{escape(class_name)}" src="{_data_uri(small_jpeg(sheet))}">'
 
 
 def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
@@ -165,10 +143,18 @@ def _pairs(rows: sqlite3.Connection) -> Iterable[str]:
     yield _told_limit(total)
     yield '<div class="pictures">'
     query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
-    for caption, names, first, second in rows.execute(query, [MOST_PICTURES]):
-        pictures = [jpeg_bytes(thumbnail_of(Path(path))) for path in (first, second)]
-        yield _figure(pictures, caption, names)
+    shown = rows.execute(query, [MOST_PICTURES]).fetchall()
+    pictures = _thumbnails([Path(path) for row in shown for path in row[2:]])
+    for caption, names, _, _ in shown:
+        pair = [small_jpeg(next(pictures)) for _ in range(2)]
+        yield _figure(pair, caption, names)
     yield "</div>"
+
+
+def _thumbnails(paths: Sequence[Path]) -> Iterator[Image.Image]:
+    """Small pictures of stored photos, decoded by threads (decoding lets other threads run)."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(thumbnail_of, paths)
 
 
 def _told_limit(total: int) -> str:

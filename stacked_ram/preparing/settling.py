@@ -167,8 +167,9 @@ def _report_leaks(
     if settled.leaks:
         first, second = settled.leaks[0]
         settled.notes.append(
-            f"{len(settled.leaks)} photos stand in two splits of the source (not moved), such as "
-            f"{catalogue.source_of(first)} and {catalogue.source_of(second)}"
+            f"{len(settled.leaks)} pairs of one photo stand in two splits of the source (left "
+            "there), "
+            f"such as {catalogue.source_of(first)} and {catalogue.source_of(second)}"
         )
     grouped = photos["group"] > 0
     pairs = np.unique(np.stack([photos["group"][grouped], parts[grouped]], axis=1), axis=0)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
 import platform
 import sqlite3
@@ -29,6 +28,7 @@ from PIL import Image
 
 from stacked_ram import __version__
 from stacked_ram.preparing.boxes import clip_box
+from stacked_ram.preparing.encoding import encode_image
 from stacked_ram.preparing.names import folder_names, safe_name
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.perceptual import look_at
@@ -52,16 +52,6 @@ CREATE TABLE left_out (source TEXT, class TEXT, fate TEXT, problem TEXT, detail 
     preview BLOB);
 CREATE TABLE pairs (caption TEXT, names TEXT, first TEXT, second TEXT);
 """
-
-
-def encode_image(image: Image.Image, suffix: str, quality: int = 92) -> bytes:
-    """The bytes of a picture as ".jpg" or ".png"; the same picture gives the same bytes."""
-    buffer = io.BytesIO()
-    if suffix == ".jpg":
-        image.save(buffer, "JPEG", quality=quality)
-    else:
-        image.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 def encode_photo(image: Image.Image, suffix: str, quality: int = 92) -> EncodedPhoto:

@@ -101,7 +101,8 @@ def check_sound(dest: Path) -> None:
         for path in (dest / split).rglob("*")
         if path.is_file()
     }
-    assert {row["path"] for row in listed} == present
+    odd = {row["path"] for row in listed} ^ present
+    assert not odd, f"either listed or present, not both: {odd!r}"
     assert len(listed) == len(present)
     assert not [*dest.parent.glob(f".{dest.name}.*")], "a working folder was left"
     counts = {split: dict.fromkeys(told["classes"], 0) for split in ("train", "valid", "test")}

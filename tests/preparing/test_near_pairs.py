@@ -93,3 +93,11 @@ def test_sums_of_channels_are_exact() -> None:
     look = look_at(image)
     assert look.channel_sums == tuple(values.sum(axis=(0, 1)))
     assert look.channel_squares == tuple((values**2).sum(axis=(0, 1)))
+
+
+def test_sums_of_large_photos_are_near() -> None:
+    image = picture(3, (900, 700))
+    values = np.asarray(image, dtype=np.float64)
+    sums, squares = look_at(image).channel_sums, look_at(image).channel_squares
+    assert np.allclose(np.array(sums) / (900 * 700), values.mean(axis=(0, 1)), atol=0.5)
+    assert np.allclose(np.array(squares) / (900 * 700), (values**2).mean(axis=(0, 1)), rtol=0.01)

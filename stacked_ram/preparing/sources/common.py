@@ -50,12 +50,12 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
             for entry in found:
                 if is_litter(entry.name):
                     continue
-                (folders if entry.is_dir() else files).append(folder / entry.name)
+                (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be read ({error.strerror}): check its permissions"
         ) from error
-    return sorted(folders), sorted(files)
+    return [folder / name for name in sorted(folders)], [folder / name for name in sorted(files)]
 
 
 def walk(folder: Path, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

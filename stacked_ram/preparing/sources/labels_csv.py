@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.names import printable
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.records import Record
 from stacked_ram.preparing.sources.common import Source, entries, inside, read_table, split_of
@@ -53,7 +54,7 @@ def _records(root: Path, table: Path, columns: dict[str, str]) -> Iterator[Recor
             if split is None:
                 raise UserError(f"{where}: split {text!r} is none of train, valid, test")
         group = row.get(columns["group"], "") if "group" in columns else ""
-        yield Record(inside(root, name, where), label, split, group)
+        yield Record(inside(root, name, where), printable(label), split, printable(group))
 
 
 def _given_table(root: Path, labels: Path) -> Path:

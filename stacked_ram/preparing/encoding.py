@@ -1,0 +1,38 @@
+"""Pictures to bytes: as they are stored, and small ones for the report."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+TILE = 96  # long side of a small picture
+
+
+def encode_image(image: Image.Image, suffix: str, quality: int = 92) -> bytes:
+    """The bytes of a picture as ".jpg" or ".png"; the same picture gives the same bytes."""
+    buffer = io.BytesIO()
+    if suffix == ".jpg":
+        image.save(buffer, "JPEG", quality=quality)
+    else:
+        image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def thumbnail(image: Image.Image, side: int = TILE) -> Image.Image:
+    """The picture, made RGB with a long side of at most `side` pixels. Changes `image`."""
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image.convert("RGB")
+
+
+def thumbnail_of(path: Path, side: int = TILE) -> Image.Image:
+    """As `thumbnail`, of a stored photo."""
+    with Image.open(path) as image:
+        image.draft("RGB", (side, side))
+        return thumbnail(image, side)
+
+
+def small_jpeg(image: Image.Image) -> bytes:
+    """A small picture as JPEG, for the report."""
+    return encode_image(image, ".jpg", quality=80)
