@@ -132,8 +132,8 @@ def example_photos(run: LoadedRun, options: Viz, folder: Path) -> list[str]:
 
 
 def location_of(path: str, index: Any) -> tuple[float, float]:
-    """The location that a click on a photo's pixel means."""
-    height, width = true_shape(path)
+    """The location that a click on a photo's pixel (x, y) means. Raises UserError for no photo."""
+    height, width = check_upload(path)
     x, y = (float(one) for one in index)
     return (
         float(np.clip(2 * (x + 0.5) / width - 1, -1, 1)),
@@ -171,8 +171,9 @@ def watch(
             time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
 
 
-def check_upload(path: str) -> None:
-    """Refuse what is too large before its pixels are made. Raises UserError."""
+def check_upload(path: str) -> tuple[int, int]:
+    """(height, width). Raises UserError for what is too large, before its pixels are made, and
+    for what is no image."""
     if os.path.getsize(path) > MOST_BYTES:
         raise UserError(f"{path}: more than {MOST_BYTES // 1_000_000} MB; reduce it first")
     try:
@@ -181,3 +182,4 @@ def check_upload(path: str) -> None:
         raise UserError(f"{path}: not an image that can be read") from None
     if height * width > MOST_PIXELS:
         raise UserError(f"{path}: more than {MOST_PIXELS // 1_000_000} million pixels")
+    return height, width

@@ -15,6 +15,15 @@ MOST_GLIMPSES = 16
 KEPT = 300  # seconds that an uploaded photo is kept at most
 CSS = ".gradio-container { max-width: 1240px !important } footer { display: none !important }"
 
+# no button that would send a picture elsewhere
+SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscreen"]}
+
+
+def as_uploaded(payload: Any) -> str | None:
+    """The path of an uploaded file, unopened: what it is and how large is checked first, in one
+    place (`stacked_ram.viz.app.check_upload`)."""
+    return None if payload is None else payload.path
+
 
 def local_theme() -> gradio.themes.Base:
     """Fonts that are on the machine: a theme's own would be fetched."""
@@ -37,6 +46,7 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                     label="photo", type="filepath", sources=["upload", "webcam", "clipboard"],
                     height=320, elem_id="photo",
                 )  # fmt: skip
+                photo.preprocess = as_uploaded
                 model = gradio.Dropdown(names, value=names[0], label="model", elem_id="model")
                 count = gradio.Slider(
                     1, max(MOST_GLIMPSES, glimpses), value=glimpses, step=1, label="glimpses",
@@ -49,16 +59,15 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                 with gradio.Row():
                     again = gradio.Button("look again", variant="primary", elem_id="again")
                     free = gradio.Button("first place: its own", elem_id="free")
+                if examples:
+                    gradio.Examples(examples, inputs=photo, label="examples", elem_id="examples")
             with gradio.Column(scale=4, min_width=320):
                 words = gradio.Markdown("", elem_id="verdict")
                 picture = gradio.Image(
-                    label="scan path", interactive=False, elem_id="picture", show_label=False
+                    label="scan path", show_label=False, elem_id="picture", **SHOWN
                 )
                 belief = gradio.Label(num_top_classes=5, label="belief", elem_id="belief")
-        strip = gradio.Image(label="patches, as the network gets them", interactive=False,
-                             elem_id="strip")  # fmt: skip
-        if examples:
-            gradio.Examples(examples, inputs=photo, label="examples", elem_id="examples")
+        strip = gradio.Image(label="patches, as the network gets them", elem_id="strip", **SHOWN)
 
         def look(path: str | None, name: str, steps: float, least: float, first: Any) -> Iterator:
             if not path:
@@ -69,13 +78,17 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                 for said, frame, shares, patches in moments:
                     yield {words: said, picture: frame, belief: shares, strip: patches}
             except UserError as error:
-                raise gradio.Error(str(error).removeprefix(f"{path}: ")) from None
+                reason = str(error).removeprefix(f"{path}: ")
+                raise gradio.Error(reason, print_exception=False) from None
 
         def forget() -> None:
             return None
 
         def clicked(path: str | None, event: gradio.SelectData) -> Any:
-            return None if not path else location_of(path, event.index)
+            try:
+                return None if not path else location_of(path, event.index)
+            except UserError:  # what is wrong with the photo is said when it is looked at
+                return None
 
         shown = [words, picture, belief, strip]
         asked = [photo, model, count, sure, place]

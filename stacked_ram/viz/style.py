@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -55,11 +56,21 @@ styled = mpl.rc_context(STYLE)  # decorates what makes a figure: artists take th
 
 
 def step_colours(steps: int) -> list[str]:
-    """One colour a step, from dark blue (first) to yellow (last): ordered in lightness, so that
-    it reads in grey and for every kind of colour vision."""
-    ramp = mpl.colormaps["plasma"]
-    places = [0.08 + 0.82 * step / max(steps - 1, 1) for step in range(steps)]
-    return [mpl.colors.to_hex(ramp(place)) for place in places]
+    """One colour a step, from dark blue (first) to yellow (last), evenly spaced in lightness, so
+    that their order reads in grey and for every kind of colour vision."""
+    places = np.linspace(0.02, 0.92, 100)
+    ramp = mpl.colormaps["plasma"](places)
+    lightness = [lightness_of(mpl.colors.to_hex(one)) for one in ramp]
+    wanted = np.linspace(lightness[0], lightness[-1], max(steps, 2))[:steps]
+    chosen = np.interp(wanted, lightness, places)
+    return [mpl.colors.to_hex(mpl.colormaps["plasma"](place)) for place in chosen]
+
+
+def lightness_of(colour: str) -> float:
+    """CIE L*, 0 (black) to 100 (white)."""
+    parts = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
 
 
 def is_dark(colour: str) -> bool:

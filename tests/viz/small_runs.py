@@ -1,0 +1,58 @@
+"""Small untrained models and runs whose scan paths move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny import CLASSES, tiny_config
+
+from stacked_ram.build import build_model
+from stacked_ram.checkpoint import Card, save_weights
+from stacked_ram.config import ModelConfig
+from stacked_ram.model import RAM
+from stacked_ram.viz.looking import Photo
+
+
+def lively(model: RAM) -> RAM:
+    """Untrained policies look at the centre and believe nothing: make them move and be sure."""
+    torch.nn.init.normal_(model.classifier.weight, std=2.0)
+    for level in model.levels:
+        if hasattr(level.attention, "layers"):
+            torch.nn.init.normal_(level.attention.layers[-1].weight, std=1.5)
+    return model.eval()
+
+
+def tiny_model(channels: int = 3, **fields: object) -> RAM:
+    torch.manual_seed(0)
+    small = {"patch_size": 4, "num_glimpses": 3, "what_size": 16, "where_size": 8,
+             "feature_size": 16, "core_size": 16, "first_location": "learned"}  # fmt: skip
+    model = build_model(
+        ModelConfig(**{**small, **fields}), num_classes=len(CLASSES), channels=channels,
+        mean=(0.2,) * channels, std=(0.25,) * channels,
+    )  # fmt: skip
+    return lively(model)
+
+
+def noise_photo(height: int = 24, width: int = 32, channels: int = 3, label: int | None = 1):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (channels, height, width)).astype(np.uint8)
+    return Photo("noise.png", pixels, (height, width), label)
+
+
+def save_run(folder: Path, dataset: Path, channels: int, seed: int = 0, **fields: object) -> Path:
+    """A run's folder with weights, as training leaves it."""
+    config = tiny_config(dataset, **fields)
+    torch.manual_seed(seed)
+    mean, std = (0.2,) * channels, (0.25,) * channels
+    model = lively(
+        build_model(config.model, num_classes=len(CLASSES), channels=channels, mean=mean, std=std)
+    )
+    card = Card(config, tuple(CLASSES), channels, mean, std, epoch=3)
+    save_weights(folder / "best.safetensors", model.state_dict(), card)
+    (folder / "metrics.csv").write_text(
+        "epoch,train_loss,train_accuracy,valid_loss,valid_accuracy\n"
+        "1,1.1,0.3,1.2,0.3\n2,0.9,0.5,1.0,0.4\n3,0.7,0.7,,\n"
+    )
+    return folder

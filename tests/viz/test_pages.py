@@ -1,0 +1,262 @@
+"""The report and the app, driven in a real browser: nothing on the console, nothing leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import chromium, complaints, missing, requests
+from PIL import Image
+from small_runs import CLASSES
+
+from stacked_ram.viz.cli import main
+
+ROOT = Path(__file__).parents[2]
+no_browser = missing()
+no_gradio = "" if importlib.util.find_spec("gradio") else "the package gradio is not installed"
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(no_browser), reason=f"no browser: {no_browser}"),
+]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> object:
+    """What the condition gives, once it gives something."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if found := condition():
+                return found
+        except StaleElementReferenceException:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    assert main([str(run_folder), "--report", "--out", str(out)]) == 0
+    return out / "report.html"
+
+
+def test_report_plays_filters_and_asks_nothing_of_the_network(report):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.select import Select
+
+    with chromium() as driver:
+        driver.get(report.as_uri())
+
+        def boxes() -> int:
+            return len(driver.find_elements(By.CSS_SELECTOR, "#stage [data-step]"))
+
+        def shown() -> list:
+            found = driver.find_elements(By.CSS_SELECTOR, "#photos .thumb")
+            return [one for one in found if one.is_displayed()]
+
+        wait_for(lambda: boxes() == 3)
+        says = driver.find_element(By.ID, "verdict").get_attribute("data-says")
+        assert says in CLASSES and says in driver.find_element(By.ID, "verdict").text
+        # the slider and the keys
+        body = driver.find_element(By.TAG_NAME, "body")
+        body.send_keys(Keys.ARROW_LEFT)
+        assert boxes() == 2 and "glimpse 2 of 3" in driver.find_element(By.ID, "stepwords").text
+        body.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+        assert boxes() == 0
+        # playing
+        driver.find_element(By.ID, "play").click()
+        wait_for(lambda: boxes() == 3, 10)
+        name = driver.find_element(By.ID, "name").text
+        body.send_keys(Keys.ARROW_DOWN)
+        wait_for(lambda: driver.find_element(By.ID, "name").text != name, 10)
+        # filters
+        count = len(shown())
+        Select(driver.find_element(By.ID, "byclass")).select_by_visible_text(CLASSES[0])
+        ofone = len(shown())
+        assert 0 < ofone < count
+        Select(driver.find_element(By.ID, "byclass")).select_by_value("")
+        answer = Select(driver.find_element(By.ID, "byanswer"))
+        parts = []
+        for kind in ("right", "wrong"):
+            answer.select_by_value(kind)
+            parts.append(len(shown()))
+        assert sum(parts) == count
+        answer.select_by_value("")
+        settled = Select(driver.find_element(By.ID, "bysettled"))
+        parts = []
+        for step in ("1", "2", "3"):
+            settled.select_by_value(step)
+            parts.append(len(shown()))
+        assert sum(parts) == count
+        # what is known is dark where nothing was seen, and not elsewhere
+        driver.execute_script("go(0)")
+        assert share_seen(driver) == 0
+        driver.execute_script("go(3)")
+        assert 0 < share_seen(driver) < 1
+        assert complaints(driver) == []
+        assert [url for url in requests(driver) if not url.startswith("file:")] == []
+
+
+def share_seen(driver) -> float:
+    """Share of the canvas of what is known that is not dark."""
+    return driver.execute_script(
+        "const c = document.getElementById('known');"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i] !== 18 || d[i + 1] !== 18;"
+        "return n / (d.length / 4);"
+    )
+
+
+def test_report_fits_a_phone_and_follows_the_system_to_dark(report):
+    with chromium(390, 844, dark=True) as driver:
+        driver.get(report.as_uri())
+        wide, room = driver.execute_script(
+            "return [document.documentElement.scrollWidth, innerWidth]"
+        )
+        assert wide <= room == 390
+        paper = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert max(int(one) for one in re.findall(r"\d+", paper)[:3]) < 60
+        assert complaints(driver) == []
+
+
+def test_boxes_of_the_report_stand_where_the_retina_read(other_run_folder, tmp_path):
+    """The photo's pixels inside the drawn box are those of the patch: a marker is painted where
+    the first glimpse reads, and found in a screenshot inside the box's rectangle."""
+    from selenium.webdriver.common.by import By
+
+    from stacked_ram.checkpoint import load_run
+    from stacked_ram.viz.looking import look_at
+    from stacked_ram.viz.sources import read_file
+
+    path = tmp_path / "blank.png"
+    Image.fromarray(np.full((24, 32, 3), 40, np.uint8)).save(path)
+    run = load_run(other_run_folder, "cpu")
+    seen = next(look_at(run.model, [read_file(run, path)], run.classes))
+    left, top, right, bottom = seen.surfaces[0].boxes_TK4[0, 0].astype(int)
+    pixels = np.full((24, 32, 3), 40, np.uint8)
+    pixels[top:bottom, left:right] = (255, 0, 255)
+    Image.fromarray(pixels).save(path)
+    again = next(look_at(run.model, [read_file(run, path)], run.classes))
+    np.testing.assert_array_equal(again.surfaces[0].boxes_TK4[0], seen.surfaces[0].boxes_TK4[0])
+    assert main([str(other_run_folder), str(path), "--report", "--out", str(tmp_path)]) == 0
+    with chromium() as driver:
+        driver.get((tmp_path / "report.html").as_uri())
+        wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#stage [data-step='1']"))
+        driver.execute_script("go(1)")
+        place = driver.find_element(By.CSS_SELECTOR, "#stage [data-step='1']").rect
+        driver.execute_script("go(0)")
+        driver.save_screenshot(str(tmp_path / "page.png"))
+    page = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+    stage = np.abs(page - [255, 0, 255]).sum(2) < 90
+    rows, columns = np.flatnonzero(stage.any(1)), np.flatnonzero(stage.any(0))
+    marker = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    box = np.array([place["x"], place["y"], place["x"] + place["width"],
+                    place["y"] + place["height"]])  # fmt: skip
+    assert np.abs(marker - box).max() <= 3, (marker, box)  # the line is 3 pixels wide
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, run_folder: Path):
+    """The app's address and the folder of its uploads."""
+    if no_gradio:
+        pytest.skip(no_gradio)
+    home = tmp_path_factory.mktemp("app")
+    said = home / "said.txt"
+    command = [sys.executable, str(ROOT / "viz.py"), str(run_folder), "--app", "--port", "7869"]
+    with open(said, "w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "TMPDIR": str(home)}, cwd=ROOT
+        )
+    try:
+        wait_for(lambda: "open http" in said.read_text() or process.poll() is not None, 120)
+        assert process.poll() is None, said.read_text()
+        yield re.search(r"http://\S+", said.read_text())[0], home
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def photo_input(driver):
+    from selenium.webdriver.common.by import By
+
+    found = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#photo input[type=file]"), 60)
+    return found[0]
+
+
+def test_app_looks_at_a_dropped_photo_and_lets_the_first_place_be_forced(app, photos, tmp_path):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    address, _ = app
+    assert address.startswith("http://127.0.0.1:")
+    with chromium(1280, 1200) as driver:
+        driver.get(address)
+
+        def verdict() -> str:
+            said = driver.find_element(By.ID, "verdict").text
+            return said if said.startswith("says") else ""
+
+        photo = tmp_path / "ring.png"
+        with Image.open(next((photos / "test" / "ring").iterdir())) as image:
+            image.resize((280, 200)).save(photo)
+        photo_input(driver).send_keys(str(photo))
+        first = wait_for(verdict)
+        assert re.match(rf"says ({'|'.join(CLASSES)}) \(", first)
+        best = driver.find_element(By.CSS_SELECTOR, "#belief h2").text
+        assert best in first
+
+        def picture() -> str:
+            return driver.find_element(By.CSS_SELECTOR, "#picture img").get_attribute("src")
+
+        before = picture()
+        image = driver.find_element(By.CSS_SELECTOR, "#photo img")
+        ActionChains(driver).move_to_element_with_offset(image, 20, -20).click().perform()
+        wait_for(lambda: picture() != before and verdict())
+        assert complaints(driver) == []
+        outside = [url for url in requests(driver) if "127.0.0.1" not in url]
+        assert outside == []
+
+
+def test_app_says_what_is_wrong_with_an_upload(app, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    address, _ = app
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"this is no photo")
+    with chromium() as driver:
+        driver.get(address)
+        photo_input(driver).send_keys(str(broken))
+
+        def complaint() -> str:
+            found = driver.find_elements(By.CSS_SELECTOR, ".toast-body")
+            return " ".join(one.text for one in found)
+
+        words = wait_for(complaint)
+        assert "not an image" in words and "/" not in words  # and no path of this machine
+
+
+@pytest.mark.skipif(bool(no_gradio), reason=no_gradio or "-")
+def test_uploads_are_limited_in_bytes_and_pixels(tmp_path, monkeypatch):
+    from stacked_ram.errors import UserError
+    from stacked_ram.viz import app as module
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(photo)
+    assert module.check_upload(str(photo)) == (30, 40)
+    monkeypatch.setattr(module, "MOST_PIXELS", 1000)
+    with pytest.raises(UserError, match="million pixels"):
+        module.check_upload(str(photo))
+    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="MB"):
+        module.check_upload(str(photo))

@@ -1,0 +1,88 @@
+"""The numbers of the whole split, and the warning of a policy that looks nowhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stacked_ram.viz import gallery
+from stacked_ram.viz.compare import telling
+from stacked_ram.viz.whole_set import WholeSet, inside, warnings
+
+
+def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
+    """A model that looks about at random."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 4
+    values = {
+        "classes": ("a", "b", "c", "d"),
+        "names": [str(one) for one in range(count)],
+        "labels_N": labels,
+        "answers_NT": rng.integers(0, 4, (count, steps)),
+        "true_NT": rng.random((count, steps)),
+        "sure_NT": rng.random((count, steps)),
+        "locations_NTS2": rng.uniform(-0.9, 0.9, (count, steps, 1, 2)),
+        "inside_NT": np.full((count, steps), np.nan),
+        "box_share_N": np.full(count, np.nan),
+        "centre_inside_N": np.full(count, np.nan),
+        "sizes_N2": np.full((count, 2), 20),
+        "decided_T": (False, *[True] * (steps - 1)),
+    }
+    return WholeSet(**{**values, **changes})
+
+
+def test_no_warning_for_a_model_that_looks_about():
+    assert warnings(whole()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [((0.3, 0.2), "same place"), ((1.0, -1.0), "edge")],
+)
+def test_collapsed_policies_are_named(place, says):
+    places = np.broadcast_to(np.array(place), (40, 3, 1, 2)).copy()
+    assert any(says in note for note in warnings(whole(locations_NTS2=places)))
+    assert any("hardly moves" in note for note in warnings(whole(locations_NTS2=places)))
+
+
+def test_a_fixed_first_place_is_not_held_against_the_policy():
+    rng = np.random.default_rng(1)
+    places = rng.uniform(-0.9, 0.9, (40, 3, 1, 2))
+    places[:, 0] = 0
+    assert warnings(whole(locations_NTS2=places)) == []
+
+
+def test_inside_counts_centres_of_glimpses_in_boxes():
+    locations = np.array([[[-1.0, -1.0], [0.0, 0.0], [0.5, 0.5]]])
+    sizes = np.array([[10, 20]])
+    hit = inside(locations, np.array([[8.0, 4, 16, 8]]), sizes)
+    np.testing.assert_array_equal(hit, [[0, 1, 1]])
+    assert np.isnan(inside(locations, np.full((1, 4), np.nan), sizes)).all()
+
+
+def test_settled_and_changes():
+    answers = np.array([[1, 2, 2], [0, 0, 0], [3, 3, 1], [0, 1, 0]])
+    one = whole(4, answers_NT=answers)
+    np.testing.assert_array_equal(one.settled_N, [2, 1, 3, 3])
+    np.testing.assert_array_equal(one.changes_N, [1, 0, 1, 2])
+
+
+def test_galleries_choose_by_the_models_own_numbers():
+    one = whole()
+    assert one.true_NT[gallery.best(one)[0], -1] == one.true_NT[:, -1].max()
+    wrong = gallery.worst(one)
+    assert not one.right_N[wrong].any()
+    assert one.sure_NT[wrong[0], -1] == one.sure_NT[~one.right_N, -1].max()
+    assert one.changes_N[gallery.changed(one)[0]] == one.changes_N.max()
+    rows = gallery.one_per_class(one)
+    np.testing.assert_array_equal(np.sort(one.labels_N[rows]), np.arange(4))
+    for true, answer, members in gallery.confused(one):
+        assert (one.labels_N[members] == true).all() and true != answer
+        assert (one.answers_NT[members, -1] == answer).all()
+
+
+def test_telling_photos_are_those_that_only_one_model_gets_right():
+    one, other = whole(), whole(answers_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
+    rows = telling(one, other, 4)
+    assert (one.right_N[rows] != other.right_N[rows]).all()
+    np.testing.assert_array_equal(one.right_N[rows], [True, False, True, False])
