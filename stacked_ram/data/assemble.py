@@ -64,9 +64,9 @@ class BatchMaker(torch.utils.data.Dataset):
             left, top, right, bottom = cuts.windows_B4[place]
             photo_CHW = self.photo(int(index_B[place]))[:, top:bottom, left:right]
             if photo_CHW.shape[1:] != (height, width):
-                photo_CHW = interpolate(
-                    photo_CHW[None], (int(height), int(width)), mode="bilinear", antialias=True
-                )[0]
+                whole_1CHW = photo_CHW[None].contiguous()  # a third faster than from a window
+                size = (int(height), int(width))
+                photo_CHW = interpolate(whole_1CHW, size, mode="bilinear", antialias=True)[0]
             if cuts.flips_B[place]:
                 photo_CHW = photo_CHW.flip(2)
             if self.augment is not None:

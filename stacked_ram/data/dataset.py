@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from stacked_ram.config import DataConfig
+from stacked_ram.data.facts import read_facts
 from stacked_ram.errors import UserError
 
-FORMAT = 1  # of dataset.yaml
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
 LIMIT_SEED = 0  # which photos `limit_photos` keeps never changes
@@ -103,44 +103,6 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     return _keep(opened, stratified(opened.labels, config.limit_photos))
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """dataset.yaml, checked. Raises UserError saying what is wrong with it."""
-    import yaml
-
-    path = folder / "dataset.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"no prepared data set at {folder}; run prepare_data.py SOURCE {folder}"
-            + (" (the folder is there, dataset.yaml is not)" if folder.is_dir() else "")
-        )
-    again = f"run prepare_data.py SOURCE {folder} --overwrite"
-    try:
-        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path}: not valid YAML; {again}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if not isinstance(facts, dict) or "format" not in facts:
-        raise UserError(f"{path}: format: missing; {again}")
-    if facts["format"] != FORMAT:
-        raise UserError(f"{path}: format: {facts['format']!r}, not {FORMAT}; {again}")
-    facts.setdefault("name", folder.name)
-    channels = facts.setdefault("channels", 3)
-    good = {
-        "kind": facts.get("kind") in ("photos", "digits"),
-        "channels": channels in (1, 3),
-        "classes": _all_of(facts.get("classes"), str) and len(facts["classes"]) > 0,
-        "mean": _all_of(facts.get("mean"), (int, float)) and len(facts["mean"]) == channels,
-        "std": _all_of(facts.get("std"), (int, float)) and len(facts["std"]) == channels,
-    }
-    for key, right in good.items():
-        if not right:
-            raise UserError(f"{path}: {key}: {facts.get(key)!r} is not valid; {again}")
-    if len(set(facts["classes"])) < len(facts["classes"]):
-        raise UserError(f"{path}: classes: a class is named twice; {again}")
-    return facts
-
-
 def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.ndarray:
     """Sorted indices of `count` photos, every class with its share, drawn by the seed."""
     rng = np.random.default_rng(seed)
@@ -160,7 +122,7 @@ def _open_photos(
     manifest = _read_manifest(folder, facts)
     chosen = manifest["split"].isin(parts)
     if config.fold is not None and split != "test":
-        if "fold" not in manifest:
+        if "fold" not in manifest or manifest["fold"].isna().all():
             raise UserError(f"fold: {folder} was prepared without --folds")
         folds = sorted(manifest["fold"].dropna().astype(int).unique().tolist())
         if config.fold not in folds:
@@ -333,7 +295,3 @@ def _keep(dataset: Dataset, rows: np.ndarray) -> Dataset:
         manifest=manifest and dataclasses.replace(manifest, rows=manifest.rows[rows]),
         digits=digits and dataclasses.replace(digits, images_NHW=digits.images_NHW[rows]),
     )
-
-
-def _all_of(values: Any, kind: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(one, kind) for one in values)

@@ -1,0 +1,52 @@
+"""dataset.yaml: what a prepared data set says of itself. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stacked_ram.errors import UserError
+
+FORMAT = 1
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """dataset.yaml, checked. Raises UserError saying what is wrong with it."""
+    import yaml
+
+    path = folder / "dataset.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"no prepared data set at {folder}; run prepare_data.py SOURCE {folder}"
+            + (" (the folder is there, dataset.yaml is not)" if folder.is_dir() else "")
+        )
+    again = f"run prepare_data.py SOURCE {folder} --overwrite"
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: not valid YAML; {again}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(facts, dict) or "format" not in facts:
+        raise UserError(f"{path}: format: missing; {again}")
+    if facts["format"] != FORMAT:
+        raise UserError(f"{path}: format: {facts['format']!r}, not {FORMAT}; {again}")
+    facts.setdefault("name", folder.name)
+    channels = facts.setdefault("channels", 3)
+    good = {
+        "kind": facts.get("kind") in ("photos", "digits"),
+        "channels": channels in (1, 3),
+        "classes": _all_of(facts.get("classes"), str) and len(facts["classes"]) > 0,
+        "mean": _all_of(facts.get("mean"), (int, float)) and len(facts["mean"]) == channels,
+        "std": _all_of(facts.get("std"), (int, float)) and len(facts["std"]) == channels,
+    }
+    for key, right in good.items():
+        if not right:
+            raise UserError(f"{path}: {key}: {facts.get(key)!r} is not valid; {again}")
+    if len(set(facts["classes"])) < len(facts["classes"]):
+        raise UserError(f"{path}: classes: a class is named twice; {again}")
+    return facts
+
+
+def _all_of(values: Any, kind: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(one, kind) for one in values)
