@@ -35,7 +35,7 @@ def demo(options: Demo) -> None:
     folder = options.out or home / "results" / ("demo_quick" if options.quick else "demo")
     print(f"training {folder}")
     train_run(config, folder, overwrite=is_demo(folder, config))
-    limit = QUICK["limit_photos"] if options.quick else None
+    limit = config.data.limit_photos
     report = test_run(folder, Test(runs=(folder,), controls=True, limit_photos=limit))
     pictures = draw(folder)
     print(summary(report))

@@ -132,8 +132,7 @@ def plain(text: str) -> Any:
 def open_study(options: Tune, config: Config, out: Path) -> optuna.Study:
     """The study in this folder, or a new one. Raises UserError if its database cannot be had."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for kind in (optuna.exceptions.ExperimentalWarning, FutureWarning):
-        warnings.filterwarnings("ignore", category=kind, module="optuna")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     seed = config.training.seed
     url = options.storage or f"sqlite:///{(out / 'study.db').resolve()}"
     try:

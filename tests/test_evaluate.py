@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+from tiny import tiny_config, tiny_photos
+
+from stacked_ram.cli import Test as Options
+from stacked_ram.config import replace_fields
+from stacked_ram.data.loader import make_loader
+from stacked_ram.errors import UserError
+from stacked_ram.evaluate import test as run_test
+from stacked_ram.looks import look_at
+from stacked_ram.train import train_run
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train_run(tiny_config(photos, epochs=4), folder)
+    return folder
+
+
+def test_what_a_test_leaves_agrees_with_itself(run, photos, capsys):
+    run_test(Options(runs=(run,), controls=True, mc_samples=3))
+    report = json.loads((run / "test.json").read_text())
+    table = pandas.read_csv(run / "test_photos.csv")
+    assert len(table) == report["photos"] == 6
+    assert report["accuracy"] == pytest.approx((table["class"] == table["predicted"]).mean())
+    assert report["accuracy_after"][-1] == report["accuracy"]
+    low, high = report["interval_95"]
+    assert low <= report["accuracy"] <= high
+    counts = pandas.read_csv(run / "test_confusion.csv", index_col="class")
+    assert counts.to_numpy().sum() == 6
+    assert np.trace(counts.to_numpy()) == round(report["accuracy"] * 6)
+    per_class = pandas.read_csv(run / "test_per_class.csv", index_col="class")
+    assert per_class.loc["mean over classes", "f1"] == pytest.approx(report["mean_f1"], abs=1e-4)
+    assert (run / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert set(report["controls"]) == {"centre", "random", "first glimpse only"}
+    assert report["controls"]["first glimpse only"]["accuracy_after"] == [
+        report["accuracy_after"][0]
+    ]
+    assert report["controls"]["centre"]["last_location"]["spread"] == [0, 0]
+    assert "mean belief of 3 sampled scan paths" in report["mc_samples"]["pass"]
+    assert report["photos_with_box"] == 6
+    assert report["gmacs"]["total"] > report["gmacs"]["per_glimpse"] > 0
+    shown = capsys.readouterr().out
+    assert "one deterministic pass" in shown
+    assert "control: centre" in shown
+
+
+def test_twice_the_same_and_whatever_the_batches(run, tmp_path):
+    reports = []
+    for name, batch_size in (("a", 2), ("b", 6), ("c", 6)):
+        run_test(Options(runs=(run,), batch_size=batch_size, out=tmp_path / name, controls=True))
+        report = json.loads((tmp_path / name / "test.json").read_text())
+        reports.append({key: report[key] for key in ("accuracy", "loss", "hit_rate", "controls")})
+    assert reports[1] == reports[2]
+    assert reports[0]["accuracy"] == reports[1]["accuracy"]
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-5)
+
+
+def test_the_test_split_is_tested_whole_also_after_a_quick_training(photos, tmp_path):
+    train_run(tiny_config(photos, epochs=1, limit_photos=3), tmp_path / "run")
+    run_test(Options(runs=(tmp_path / "run",)))
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["photos"] == 6
+    run_test(Options(runs=(tmp_path / "run",), split="valid", limit_photos=3))
+    assert json.loads((tmp_path / "run" / "valid.json").read_text())["photos"] == 3
+
+
+def test_several_runs_are_compared(run, photos, tmp_path, capsys):
+    train_run(tiny_config(photos, epochs=1, seed=1), tmp_path / "other")
+    run_test(Options(runs=(run, tmp_path / "other")))
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[-2:]] == ["mean", "std"]
+
+
+def test_a_data_set_with_other_classes_is_refused(run, tmp_path):
+    other = tiny_photos(tmp_path / "other")
+    text = (other / "dataset.yaml").read_text()
+    (other / "dataset.yaml").write_text(text.replace("- ring", "- disc"))
+    manifest = (other / "manifest.csv").read_text()
+    (other / "manifest.csv").write_text(manifest.replace(",ring,", ",disc,"))
+    with pytest.raises(UserError, match="classes are not the"):
+        run_test(Options(runs=(run,), dataset=other))
+
+
+def test_averaged_samples_are_the_mean_of_beliefs(run):
+    from stacked_ram.checkpoint import load_run
+    from stacked_ram.data.dataset import open_dataset
+
+    loaded = load_run(run, "cpu")
+    config = replace_fields(loaded.config, {"batch_size": 6})
+    loader = make_loader(open_dataset(config.data, "test"), config, train=False)
+    many = look_at(loaded.model, loader, samples=64)
+    again = look_at(loaded.model, loader, samples=64)
+    assert np.array_equal(many.confidence_N, again.confidence_N)  # seeded
+    assert many.right_NT.shape == (6, 2)
+    # Of one class's probability, the mean over samples lies between the extremes of single ones.
+    singles = [look_at(loaded.model, loader, samples=1, seed=seed).loss_N for seed in range(8)]
+    assert (many.loss_N > np.min(singles, 0) - 0.2).all()
+    assert (many.loss_N < np.max(singles, 0) + 0.2).all()
+
+
+def test_the_plain_backbone_is_a_control_of_runs_that_have_one(photos, tmp_path, monkeypatch):
+    from stacked_ram import plain_backbone
+
+    monkeypatch.setattr(plain_backbone, "SIZES", (32, 48))
+    config = tiny_config(
+        photos, epochs=1, retina="backbone", backbone="test_vit", patch_size=160, num_patches=1
+    )
+    train_run(config, tmp_path / "run")
+    monkeypatch.setattr(plain_backbone, "SIZES", (160,))
+    run_test(Options(runs=(tmp_path / "run",), controls=True))
+    report = json.loads((tmp_path / "run" / "test.json").read_text())["plain backbone"]
+    (row,) = report["sizes"]
+    assert 0 <= row["accuracy"] <= 1
+    assert row["gmacs"] > 0
+    assert "logistic regression" in report["is"]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import CLASSES, tiny_config
+
+from stacked_ram import predict as room
+from stacked_ram.checkpoint import load_run
+from stacked_ram.cli import Predict
+from stacked_ram.early_exit import look_until
+from stacked_ram.errors import UserError
+from stacked_ram.predict import batches, photo_names, predict
+from stacked_ram.train import train_run
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train_run(tiny_config(photos, epochs=2, num_glimpses=3), folder)
+    return folder
+
+
+def test_a_row_for_each_photo_and_for_each_that_is_broken(run, photos, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG nothing")
+    given = (str(broken), str(photos / "test" / "bar"), str(tmp_path / "gone.jpg"))
+    predict(Predict(run=run, photos=given, top=2))
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [bool(row["error"]) for row in rows] == [True, False, False, True]
+    assert "not an image" in rows[0]["error"]
+    assert "no such photo" in rows[3]["error"]
+    good = rows[1]
+    assert good["class"] in CLASSES
+    assert 0 < float(good["probability"]) <= 1
+    assert good["glimpses"] == "3"
+    assert len(good["locations"].split(";")) == 3
+    assert len(good["top"].split(";")) == 2
+
+
+def test_json_lines_say_the_same_and_batches_do_not_matter(run, photos, tmp_path):
+    found = []
+    for batch_size in (1, 4):
+        out = tmp_path / f"{batch_size}.jsonl"
+        predict(Predict(run=run, photos=(str(photos / "test"),), out=out, batch_size=batch_size))
+        found.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert [row["path"] for row in found[0]] == [row["path"] for row in found[1]]
+    for one, many in zip(*found, strict=True):
+        assert one["class"] == many["class"]
+        assert one["probability"] == pytest.approx(many["probability"], abs=1e-5)
+        np.testing.assert_allclose(one["locations"], many["locations"], atol=1e-3)
+
+
+def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, monkeypatch):
+    one = next((photos / "test" / "bar").iterdir())
+    (tmp_path / "list.csv").write_text(f"id,path\n1,{one}\n2,beside.png\n")
+    (tmp_path / "beside.png").write_bytes(one.read_bytes())
+    (tmp_path / "notes.txt").write_text("no photo")
+    assert list(photo_names([str(tmp_path / "list.csv")])) == [
+        str(one), str(tmp_path / "beside.png"),
+    ]  # fmt: skip
+    assert list(photo_names([str(tmp_path)])) == [str(tmp_path / "beside.png")]
+    assert len(list(photo_names([str(photos / "test" / "*" / "*.png")]))) == 6
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.jpg\n\nb c.jpg\n"))
+    assert list(photo_names(["-"])) == ["a.jpg", "b c.jpg"]
+    (tmp_path / "bad.csv").write_text("name\nx\n")
+    with pytest.raises(UserError, match="no column `path`"):
+        list(photo_names([str(tmp_path / "bad.csv")]))
+
+
+def test_memory_does_not_grow_with_the_number_of_photos(run, tmp_path):
+    path = tmp_path / "large.png"
+    Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(path)
+    loaded = load_run(run, "cpu")
+    options = Predict(run=run, photos=(), batch_size=2)
+    peaks = []
+    for count in (4, 10, 60):  # the first one warms up
+        tracemalloc.start()
+        rows = room.predict_names(loaded, (str(path) for _ in range(count)), options)
+        assert sum(1 for _ in rows) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1] + 600_000  # one photo is 600,000 bytes
+
+
+def test_large_photos_come_in_smaller_batches(monkeypatch):
+    monkeypatch.setattr(room, "MAX_PADDED", 1000)
+    small, large = np.zeros((3, 10, 20)), np.zeros((3, 30, 30))
+    given = [("a", small), ("b", small), ("c", large), ("d", "broken"), ("e", small)]
+    names = [[name for name, _ in batch] for batch in batches(iter(given), 4)]
+    assert names == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_looking_stops_when_the_belief_is_sure_enough(run, photos):
+    model = load_run(run, "cpu").model
+    pixels = torch.randint(0, 256, (5, 3, 20, 28), dtype=torch.uint8)
+    seen = model.photos(pixels)
+    trace = model(seen)
+    whole = look_until(model, seen)
+    torch.testing.assert_close(whole.beliefs_BN, trace.logits_BTN[:, -1].softmax(1))
+    torch.testing.assert_close(whole.locations_BT2, trace.locations_BTS2[:, :, 0])
+    assert whole.glimpses_B.tolist() == [3] * 5
+    beliefs_BTN = trace.logits_BTN.softmax(2)
+    sure_BT = beliefs_BTN.amax(2)
+    threshold = sure_BT[:, :2].flatten().median().item()
+    early = look_until(model, seen, threshold)
+    for row in range(5):
+        enough = [step for step in range(3) if sure_BT[row, step] >= threshold]
+        used = min(enough, default=2) + 1
+        assert early.glimpses_B[row] == used
+        torch.testing.assert_close(
+            early.beliefs_BN[row], beliefs_BTN[row, used - 1], atol=1e-5, rtol=1e-4
+        )
+        assert early.locations_BT2[row, used:].isnan().all()
+    assert early.glimpses_B.min() < 3
+
+
+def test_nothing_heavy_is_imported_for_a_model_without_a_backbone(run):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = (
+        "import sys; from stacked_ram.cli import main\n"
+        f"main(['predict', {str(run)!r}, 'gone.png'])\n"
+        "print([n for n in ('timm', 'torchvision', 'pandas', 'sklearn', 'matplotlib')"
+        " if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
