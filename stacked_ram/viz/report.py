@@ -1,6 +1,6 @@
 """The report: one HTML file with everything in it, that opens by double click.
 
-Photos travel as JPEG (PNG where that is smaller), their patches as one picture a surface; the
+Photos travel as JPEG (small ones as PNG), their patches as one picture a surface; the
 page paints boxes, strips and what was known from them. Its own content policy forbids it to load
 anything.
 """
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
 SIDES = (640, 480, 360, 256)  # longest side of a photo, as large as that allows
 PATCH = 64  # largest side of a patch
+SMALL = 4096  # pixels up to which nothing is lost to JPEG
 MOST_CLASSES = 60
 
 
@@ -230,16 +231,11 @@ def as_shaped(image_HWC: np.ndarray, shape: tuple[int, int], side: int) -> np.nd
 
 
 def picture(pixels: np.ndarray) -> str:
-    """A data URL: JPEG, or PNG where that is smaller or the picture so small that it counts."""
-    image = Image.fromarray(pixels)
-    versions = []
-    for kind, options in (("JPEG", {"quality": 84, "subsampling": 0}), ("PNG", {"optimize": True})):
-        content = io.BytesIO()
-        image.save(content, kind, **options)
-        versions.append((kind.lower(), content.getvalue()))
-    (_, jpeg), (_, png) = versions
-    kind, content = versions[1] if len(png) < max(len(jpeg), 6000) else versions[0]
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    """A data URL: PNG for what is small, JPEG else."""
+    image, content = Image.fromarray(pixels), io.BytesIO()
+    kind = "png" if image.width * image.height <= SMALL else "jpeg"
+    image.save(content, kind, **({} if kind == "png" else {"quality": 84, "subsampling": 0}))
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
