@@ -59,6 +59,11 @@ class Test:
     what the policy must beat."""
     mc_samples: int = 0
     """Also average the beliefs of this many sampled scan paths a photo, reported apart."""
+    exit_accuracy: float | None = None
+    """Also look at each photo no longer than needed for this accuracy (0 to 1): the threshold of
+    belief is chosen on the validation split, and the whole curve written."""
+    exit_glimpses: float | None = None
+    """The same for a wanted mean number of glimpses."""
     out: Path | None = None
     """Folder for test.json and its tables. Default: the run's."""
     dataset: Path | None = None
@@ -90,7 +95,10 @@ class Predict:
     top: int = 5
     """Classes named for each photo."""
     stop_at: float | None = None
-    """Stop looking at a photo once its belief in one class is at least this."""
+    """Look at a photo no more once its belief in one class is at least this."""
+    stop_by: Literal["belief", "stop"] = "belief"
+    """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
+    with learned_stop)."""
     batch_size: int = 32
     """Photos in a batch."""
     device: str = "auto"

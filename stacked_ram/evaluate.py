@@ -3,6 +3,7 @@
 Writes into the run's folder (SPLIT is `test` unless said otherwise):
     SPLIT.json             everything below in one
     SPLIT_per_class.csv    SPLIT_confusion.csv    SPLIT_confusion.png    SPLIT_photos.csv
+    SPLIT_early_exit.csv   accuracy against mean GMACs over all thresholds, on request
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
-from stacked_ram.cost import median_size, photo_cost
+from stacked_ram.cost import Cost, median_size, photo_cost
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.devices import set_switches
+from stacked_ram.early_exit import choose_threshold, exit_curve
 from stacked_ram.errors import UserError
 from stacked_ram.looks import TOP, Looks, look_at
 from stacked_ram.metrics import (
@@ -96,8 +98,11 @@ def measure_run(
     """The report and the contents of its tables."""
     how = {"precision": loaded.config.training.precision, "seed": loaded.config.training.seed}
     model, classes = loaded.model, loaded.classes
-    looks = look_at(model, loader, progress="test", **how)
+    wanted = wanted_exit(options)
+    looks = look_at(model, loader, progress="test", keep_beliefs=bool(wanted), **how)
+    tables: dict[str, bytes] = {}
     height, width = median_size(dataset, loaded.config.data)
+    cost = photo_cost(model, height, width)
     report: dict[str, Any] = {
         "run": str(loaded.path),
         "epoch": loaded.card.epoch,
@@ -107,7 +112,7 @@ def measure_run(
         **scores(looks),
         "gmacs": {
             "photo": [height, width],
-            **dataclasses.asdict(photo_cost(model, height, width)),
+            **dataclasses.asdict(cost),
         },
     }
     if options.controls:
@@ -125,17 +130,64 @@ def measure_run(
             "pass": f"mean belief of {options.mc_samples} sampled scan paths a photo",
             **scores(sampled),
         }
+    if wanted:
+        how["progress"] = "validation split"
+        valid = look_at_valid(loaded, options, keep_beliefs=True, **how)
+        report["early_exit"], curve = early_exit(looks, valid, wanted, cost)
+        tables["_early_exit.csv"] = curve
     report |= {"command": command_line(), "when": now(), **surroundings()}
     table = confusion(looks.labels_N, looks.predicted_N, classes)
     per_class_table = per_class(looks.labels_N, looks.predicted_N, classes)
     report["mean_f1"] = float(per_class_table["f1"].iloc[-1])
-    tables = {
+    tables |= {
         "_per_class.csv": per_class_table.round(4).to_csv().encode(),
         "_confusion.csv": table.to_csv().encode(),
         "_confusion.png": confusion_png(table),
         "_photos.csv": photo_table(looks, dataset).encode(),
     }
     return report, tables
+
+
+def wanted_exit(options: Test) -> dict[str, float]:
+    """What an early exit is to reach, if one was asked for."""
+    if options.exit_accuracy is not None and options.exit_glimpses is not None:
+        raise UserError("--exit-accuracy, --exit-glimpses: give one of them")
+    wanted = {"accuracy": options.exit_accuracy, "mean_glimpses": options.exit_glimpses}
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def look_at_valid(loaded: LoadedRun, options: Test, **how: Any) -> Looks:
+    """The full pass over the validation split, by which a threshold is chosen."""
+    config = tested_config(loaded, options)
+    dataset = open_dataset(config.data, "valid")
+    loader = make_loader(dataset, config, train=False, device=loaded.device)
+    try:
+        return look_at(loaded.model, loader, **how)
+    finally:
+        loader.close()
+
+
+def early_exit(
+    looks: Looks, valid: Looks, wanted: dict[str, float], cost: Cost
+) -> tuple[dict[str, Any], bytes]:
+    """What looking no longer than needed gives, and the curve over all thresholds (CSV)."""
+    threshold = choose_threshold(
+        valid.beliefs_NTC, valid.labels_N, stops_BT=valid.stops_NT, **wanted
+    )
+    sure_NT = looks.beliefs_NTC.max(2) if looks.stops_NT is None else looks.stops_NT
+    sure_NT[:, -1] = np.inf  # there is no glimpse after the last
+    last_N = (sure_NT >= threshold).argmax(1)
+    mean_glimpses = float(last_N.mean() + 1)
+    curve = exit_curve(looks.beliefs_NTC, looks.labels_N, cost, looks.stops_NT)
+    return {
+        "by": "belief" if looks.stops_NT is None else "stopping head",
+        "wanted": wanted,
+        "threshold": None if np.isinf(threshold) else threshold,
+        "chosen on": "valid",
+        "accuracy": float(looks.right_NT[np.arange(len(last_N)), last_N].mean()),
+        "mean_glimpses": mean_glimpses,
+        "mean_gmacs": cost.before + mean_glimpses * cost.per_glimpse,
+    }, curve.round(6).to_csv(index=False).encode()
 
 
 def scores(looks: Looks) -> dict[str, Any]:
@@ -212,6 +264,12 @@ def summary(report: dict[str, Any]) -> str:
     for row in report.get("plain backbone", {}).get("sizes", []):
         label = f"plain backbone at {row['size']}"
         lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
+    if "early_exit" in report:
+        one = report["early_exit"]
+        lines.append(
+            f"  early exit         {one['accuracy']:7.2%}   ({one['mean_glimpses']:.2f} glimpses,"
+            f" {one['mean_gmacs']:.4f} GMACs on average; threshold chosen on valid)"
+        )
     if "mc_samples" in report:
         one = report["mc_samples"]
         lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}")

@@ -38,6 +38,10 @@ class Looks:
     """Whether each location lies in the object's box; nan where there is no box."""
     covered_NT: np.ndarray
     """Share of the object's box inside the finest patch of each glimpse; nan without a box."""
+    beliefs_NTC: np.ndarray | None = None
+    """On request: class probabilities after each step."""
+    stops_NT: np.ndarray | None = None
+    """On request, of a model with a stopping head: its probabilities."""
 
     @property
     def right_N(self) -> np.ndarray:
@@ -56,6 +60,7 @@ def look_at(
     precision: str = "float32",
     seed: int = 0,
     samples: int = 0,
+    keep_beliefs: bool = False,
     progress: str = "",
     **how: Any,
 ) -> Looks:
@@ -74,7 +79,12 @@ def look_at(
         with autocast(loader.device, precision):
             trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2), **how)
         order.append(batch.index_B.cpu())
-        parts.append({name: value.cpu() for name, value in measure(trace, batch).items()})
+        found = measure(trace, batch)
+        if keep_beliefs:
+            found["beliefs_NTC"] = trace.logits_BTN.float().softmax(2)
+            if trace.stop_logits_BT is not None:
+                found["stops_NT"] = trace.stop_logits_BT.sigmoid()
+        parts.append({name: value.cpu() for name, value in found.items()})
     place_N = torch.cat(order).argsort().numpy()
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     return Looks(**{name: value[place_N] for name, value in joined.items()})

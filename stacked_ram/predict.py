@@ -25,18 +25,22 @@ import torch
 
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Predict
-from stacked_ram.data.read import read_photo
+from stacked_ram.data.opening import SLIDES, open_photo
 from stacked_ram.devices import autocast, set_switches
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.early_exit import look_until
 from stacked_ram.errors import UserError
+from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm"}
+SUFFIXES = SLIDES | {
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
+}  # fmt: skip
 AHEAD = 2  # batches of photos decoded ahead
 MAX_PADDED = 48_000_000  # pixels of a padded batch: large photos come in smaller batches
 COLUMNS = ("path", "class", "probability", "glimpses", "top", "locations", "error")
 
 Row = dict[str, Any]
+Opened = np.ndarray | LazyPhoto | str  # pixels_CHW, a large photo's file, or what was wrong
 
 
 def predict(options: Predict) -> None:
@@ -115,13 +119,13 @@ def predict_names(loaded: LoadedRun, names: Iterable[str], options: Predict) -> 
 
 def read_ahead(
     loaded: LoadedRun, names: Iterable[str], batch_size: int
-) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Each name with its pixels_CHW, or with what was wrong; a bounded number is in memory."""
+) -> Iterator[tuple[str, Opened]]:
+    """Each name with its photo, or with what was wrong; a bounded number is in memory."""
     data, channels = loaded.config.data, loaded.card.channels
 
-    def read(name: str) -> np.ndarray | str:
+    def read(name: str) -> Opened:
         try:
-            return read_photo(name, data.short_side, data.photo_size, channels)
+            return open_photo(name, data, channels)
         except UserError as error:
             return str(error)
 
@@ -141,12 +145,19 @@ def read_ahead(
 
 
 def batches(
-    photos: Iterable[tuple[str, np.ndarray | str]], batch_size: int
-) -> Iterator[list[tuple[str, np.ndarray | str]]]:
-    """Photos in order, as many together as batch_size and MAX_PADDED allow."""
-    batch: list[tuple[str, np.ndarray | str]] = []
+    photos: Iterable[tuple[str, Opened]], batch_size: int
+) -> Iterator[list[tuple[str, Opened]]]:
+    """Photos in order, as many together as batch_size and MAX_PADDED allow; one that is read
+    piece by piece stands alone, since what is wrong with it may show only then."""
+    batch: list[tuple[str, Opened]] = []
     height = width = 0
     for name, photo in photos:
+        if isinstance(photo, LazyPhoto):
+            if batch:
+                yield batch
+            yield [(name, photo)]
+            batch, height, width = [], 0, 0
+            continue
         if not isinstance(photo, str):
             taller, wider = max(height, photo.shape[1]), max(width, photo.shape[2])
             if batch and (len(batch) + 1) * taller * wider > MAX_PADDED:
@@ -162,24 +173,47 @@ def batches(
 
 
 def predict_batch(
-    loaded: LoadedRun, batch: list[tuple[str, np.ndarray | str]], options: Predict
+    loaded: LoadedRun, batch: list[tuple[str, Opened]], options: Predict
 ) -> Iterator[Row]:
     good = [photo for _, photo in batch if not isinstance(photo, str)]
-    answers = iter(look(loaded, good, options) if good else [])
+    if good and isinstance(good[0], LazyPhoto):
+        yield {"path": batch[0][0], **look_at_large(loaded, good[0], options)}
+        return
+    answers = iter(look(loaded, pixels_and_sizes(good), options) if good else [])
     for name, photo in batch:
         yield {"path": name, **({"error": photo} if isinstance(photo, str) else next(answers))}
 
 
-def look(loaded: LoadedRun, photos: list[np.ndarray], options: Predict) -> Iterator[Row]:
-    """What the model says of these photos (pixels_CHW of any sizes)."""
+def look_at_large(loaded: LoadedRun, photo: LazyPhoto, options: Predict) -> Row:
+    """Its answer, or what was found wrong with its file on the way."""
+    try:
+        return next(look(loaded, (LazyPhotos([photo]), None), options))
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def pixels_and_sizes(photos: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photos (pixels_CHW of any sizes) as one batch, pixels_BCHW and sizes_B2."""
     sizes_B2 = torch.tensor([photo.shape[1:] for photo in photos])
     height, width = sizes_B2.amax(0).tolist()
     pixels_BCHW = torch.zeros(len(photos), len(photos[0]), height, width, dtype=torch.uint8)
     for pixels_CHW, photo in zip(pixels_BCHW, photos, strict=True):
         pixels_CHW[:, : photo.shape[1], : photo.shape[2]] = torch.from_numpy(photo.copy())
+    return pixels_BCHW, sizes_B2
+
+
+def look(
+    loaded: LoadedRun,
+    batch: tuple[torch.Tensor | LazyPhotos, torch.Tensor | None],
+    options: Predict,
+) -> Iterator[Row]:
+    """What the model says of these photos: pixels_BCHW with sizes_B2, or LazyPhotos."""
     model, device = loaded.model, loaded.device
+    pixels_BCHW, sizes_B2 = batch
     with autocast(device, loaded.config.training.precision):
-        seen = model.photos(pixels_BCHW.to(device), sizes_B2.to(device))
+        seen = model.photos(
+            pixels_BCHW.to(device), None if sizes_B2 is None else sizes_B2.to(device)
+        )
         answers = look_until(model, seen, options.stop_at)
     best = answers.beliefs_BN.topk(min(options.top, len(loaded.classes)))
     rows = zip(

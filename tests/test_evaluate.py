@@ -70,6 +70,26 @@ def test_the_test_split_is_tested_whole_also_after_a_quick_training(photos, tmp_
     assert json.loads((tmp_path / "run" / "valid.json").read_text())["photos"] == 3
 
 
+@pytest.mark.parametrize("learned_stop", [False, True])
+def test_early_exit_is_chosen_on_valid_and_reported_on_test(photos, tmp_path, learned_stop):
+    config = tiny_config(photos, epochs=2, num_glimpses=4, learned_stop=learned_stop)
+    train_run(config, tmp_path / "run")
+    run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2.5))
+    found = json.loads((tmp_path / "run" / "test.json").read_text())["early_exit"]
+    assert found["by"] == ("stopping head" if learned_stop else "belief")
+    assert 1 <= found["mean_glimpses"] <= 4
+    curve = pandas.read_csv(tmp_path / "run" / "test_early_exit.csv")
+    assert curve["mean_glimpses"].iloc[[0, -1]].tolist() == [1, 4]
+    assert curve["mean_gmacs"].is_monotonic_increasing
+    # The same threshold, on the split it was chosen on, keeps to what was wanted.
+    run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2.5, split="valid"))
+    same = json.loads((tmp_path / "run" / "valid.json").read_text())["early_exit"]
+    assert same["threshold"] == found["threshold"]
+    assert same["mean_glimpses"] <= 2.5
+    with pytest.raises(UserError, match="give one of them"):
+        run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2, exit_accuracy=0.5))
+
+
 def test_several_runs_are_compared(run, photos, tmp_path, capsys):
     train_run(tiny_config(photos, epochs=1, seed=1), tmp_path / "other")
     run_test(Options(runs=(run, tmp_path / "other")))
