@@ -21,7 +21,7 @@ from stacked_ram.preparing.records import SPLITS
 from stacked_ram.preparing.working import remember_run, remove_tree, working_folder
 from stacked_ram.preparing.writing import DatasetWriter, encode_photo
 
-HEIGHT, WIDTH = 96, 128
+HEIGHT, WIDTH = 72, 96
 DIGIT_SIZES = (24, 30)  # smallest and largest side of a digit's box, pixels
 # scans of each split, and how many canvases are made of each scan
 SCANS = {"train": 1000, "valid": 297, "test": 500}

@@ -50,12 +50,14 @@ def test_the_data_set_is_as_any_other(prepared):
     rows = rows_of(prepared)
     for row in rows[::50]:
         with Image.open(prepared / row["path"]) as image:
-            assert image.size == (128, 96) == (int(row["width"]), int(row["height"]))
+            assert (
+                image.size == (demo.WIDTH, demo.HEIGHT) == (int(row["width"]), int(row["height"]))
+            )
             assert image.mode == "RGB"
         left, top, right, bottom = (
             float(row[f"box_{side}"]) for side in ("left", "top", "right", "bottom")
         )
-        assert 0 <= left < right <= 128 and 0 <= top < bottom <= 96
+        assert 0 <= left < right <= demo.WIDTH and 0 <= top < bottom <= demo.HEIGHT
         assert right - left == bottom - top
         assert demo.DIGIT_SIZES[0] <= right - left <= demo.DIGIT_SIZES[1]
         label = load_digits().target[int(row["group"].removeprefix("scan "))]
@@ -114,7 +116,7 @@ def test_places_tell_nothing_of_the_digit():
     places = np.array([photo.box for photo in photos])
     digits = np.array([photo.digit for photo in photos])
     assert places.min(axis=0)[:2].tolist() == [0, 0]
-    assert places.max(axis=0)[2:].tolist() == [128, 96]
+    assert places.max(axis=0)[2:].tolist() == [demo.WIDTH, demo.HEIGHT]
     forest = RandomForestClassifier(50, min_samples_leaf=5, random_state=0, n_jobs=1)
     half = len(photos) // 2
     # canvases of one scan are told apart by their turn: halves share scans, not places
