@@ -31,8 +31,10 @@ from stacked_ram.attention.choice import Choice, Context
 from stacked_ram.attention.hard import GaussianPolicy
 from stacked_ram.config import ModelConfig
 from stacked_ram.core import State
+from stacked_ram.errors import UserError
 from stacked_ram.glance import Glance
 from stacked_ram.retina.backbone import Backbone
+from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.retina.maps import BackboneMaps
 from stacked_ram.retina.patches import Photos
 from stacked_ram.retina.retina import Retina, View
@@ -170,12 +172,22 @@ class RAM(nn.Module):
         boxes = self.boxes(looking, done, smooth)
         return assemble(done, boxes, photos.sizes_B2, rollouts, glance_logits)
 
-    def photos(self, pixels_BCHW: Tensor, sizes_B2: Tensor | None = None) -> Photos:
+    def photos(
+        self, pixels_BCHW: Tensor | LazyPhotos, sizes_B2: Tensor | None = None
+    ) -> Photos | LazyPhotos:
         """uint8 pixels as this model wants them. sizes_B2: (height, width) of each photo inside
-        the zero padding at the bottom and right; None: all of it."""
-        if not self.normalises:
-            return Photos(pixels_BCHW, sizes_B2)
-        return Photos(pixels_BCHW, sizes_B2, self.mean, self.std)
+        the zero padding at the bottom and right; None: all of it. Photos that are read piece by
+        piece (LazyPhotos) stay so; raises UserError where the model needs them whole."""
+        mean, std = (self.mean, self.std) if self.normalises else (None, None)
+        if not isinstance(pixels_BCHW, LazyPhotos):
+            return Photos(pixels_BCHW, sizes_B2, mean, std)
+        if self.config.stack in ("conv", "backbone"):
+            raise UserError(
+                f"{pixels_BCHW.photos[0].path}: too large to be held in memory, but stack"
+                f" {self.config.stack} makes maps of the whole photo; use a model of stack none or"
+                " rnn, or reduce the photo"
+            )
+        return pixels_BCHW.normalised(mean, std)
 
     def start(self, photos: Photos, rollouts: int = 1) -> tuple[Looking, Tensor | None]:
         """All per-photo work: views and the glance. Returns the class scores after the glance,

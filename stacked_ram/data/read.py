@@ -46,7 +46,7 @@ def read_photo(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large photos, and of torch reading Pillow's bytes
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(path, formats=formats()) as image:
                 return _pixels(image, path, short_side, photo_size, channels, stored_size)
     except UserError:
         raise
@@ -122,7 +122,7 @@ def resized(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """Those of our formats that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

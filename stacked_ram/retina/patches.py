@@ -107,7 +107,7 @@ class Photos:
         """
         sides_B12 = self.sizes_B2.flip(1).unsqueeze(1).double()
         most = [(self.pixels_BCHW.shape[3], self.pixels_BCHW.shape[2])]
-        averages = self._averages(torch.zeros_like(sides_B12), sides_B12, most, size)
+        averages = self.averages(torch.zeros_like(sides_B12), sides_B12, most, size)
         return averages.squeeze(1).to(self._default_dtype())
 
     def _default_dtype(self) -> torch.dtype:
@@ -217,20 +217,22 @@ class Photos:
     def _any_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         placing = self._placing(locations_R2, geometry)
         shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "share" else 1
-        return self._averages(
+        return self.averages(
             placing.left_top(locations_R2),
             placing.widths_RK1.expand(-1, -1, 2),
             [(width * shorter, width * shorter) for width in geometry.widths],
             (geometry.patch_size, geometry.patch_size),
         )
 
-    def _averages(
+    def averages(
         self,
         starts_RK2: torch.Tensor,
         sides_RK2: torch.Tensor,
         most_K2: list[tuple[float, float]],
         cells: tuple[int, int],
     ) -> torch.Tensor:
+        """Normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), in the dtype
+        of the arithmetic. The arguments are those of `window_averages`."""
         averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
         scales_C, means_C = self._normalisation()
         if scales_C is not None:

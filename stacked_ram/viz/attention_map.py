@@ -84,7 +84,7 @@ def draw_weights(axes: Axes, seen: Seen, step: int) -> str:
 
 
 def write_weights(axes: Axes, seen: Seen, weights: np.ndarray) -> None:
-    height, width = seen.photo.pixels_CHW.shape[1:]
+    height, width = seen.photo.size
     rows, columns = weights.shape
     for row in range(rows):
         for column in range(columns):
@@ -99,7 +99,7 @@ def write_weights(axes: Axes, seen: Seen, weights: np.ndarray) -> None:
 
 def draw_policy(axes: Axes, seen: Seen, sampled_M2: np.ndarray, step: int, level: int) -> str:
     """Density of sampled locations, and the policy's mean with its deviation."""
-    height, width = seen.photo.pixels_CHW.shape[1:]
+    height, width = seen.photo.size
     shape = seen.photo.shape[0] / seen.photo.shape[1]
     columns = FINE if shape <= 1 else odd(FINE / shape)
     rows = odd(columns * shape)
@@ -127,7 +127,7 @@ def draw_light(axes: Axes, seen: Seen, values: np.ndarray, least: float = 1e-9) 
 
     least: what counts as full light at least, so that regions that are all alike do not glare.
     """
-    height, width = seen.photo.pixels_CHW.shape[1:]
+    height, width = seen.photo.size
     grey = seen.photo.pixels_CHW.mean(0) / 255
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1.25, extent=(0, width, height, 0), aspect="auto",
                 zorder=1)  # fmt: skip
@@ -142,7 +142,7 @@ def draw_light(axes: Axes, seen: Seen, values: np.ndarray, least: float = 1e-9) 
 
 
 def draw_cross(axes: Axes, seen: Seen, location: np.ndarray, step: int) -> None:
-    height, width = seen.photo.pixels_CHW.shape[1:]
+    height, width = seen.photo.size
     place = (location + 1) / 2 * (width, height)
     for colour, line, size in (("#14161a", 3.4, 9), ("#ffffff", 1.6, 8)):
         axes.plot(*place, "+", color=colour, markersize=size, markeredgewidth=line, zorder=8,

@@ -29,10 +29,12 @@ def so_far(seen: Seen, steps: int) -> np.ndarray:
         for step in range(steps)
         for k in range(surface.boxes_TK4.shape[1])
     ]
+    # a large photo is drawn small
+    scale = height / seen.photo.size[0], width / seen.photo.size[1]
     pieces.sort(key=lambda piece: (-(piece[0][2] - piece[0][0]) / len(piece[1]), piece[2]))
     for (left, top, right, bottom), patch_PPC, _ in pieces:
-        rows, from_rows = cells(top, bottom, height, len(patch_PPC))
-        columns, from_columns = cells(left, right, width, len(patch_PPC))
+        rows, from_rows = cells(top * scale[0], bottom * scale[0], height, len(patch_PPC))
+        columns, from_columns = cells(left * scale[1], right * scale[1], width, len(patch_PPC))
         canvas_HWC[np.ix_(rows, columns)] = patch_PPC[np.ix_(from_rows, from_columns)]
     return canvas_HWC
 

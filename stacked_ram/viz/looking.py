@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stacked_ram.model import RAM
 from stacked_ram.retina.geometry import glimpse_boxes
+from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.retina.patches import Photos
 from stacked_ram.trace import Step, Trace, assemble
 from stacked_ram.viz.feature_colours import FeatureColours
@@ -34,6 +35,15 @@ class Photo:
     label: int | None = None
     box_4: np.ndarray | None = None
     """Object's (left, top, right, bottom) in these pixels."""
+    large: LazyPhoto | None = None
+    """What is looked at, where the photo is too large to be held: the pixels are then a small
+    picture of it, to draw on."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what is looked at, in pixels: the units of locations and boxes."""
+        height, width = self.pixels_CHW.shape[1:] if self.large is None else self.large.size
+        return height, width
 
 
 @dataclass
@@ -77,7 +87,7 @@ class Seen:
     @property
     def photo_surfaces(self) -> list[Surface]:
         """Those whose patches were cut from the photo itself, not from a map of it."""
-        size = self.photo.pixels_CHW.shape[1:]
+        size = self.photo.size
         return [one for one in self.surfaces if one.size == size and one.patches_TKPPC is not None]
 
     @property
@@ -140,16 +150,30 @@ def look_at(
 ) -> Iterator[Seen]:
     """Look at photos, deterministically, and keep everything; in the order of the photos.
 
-    Photos of one size share a batch. first_location: force the first glimpse there, (x, y).
+    Photos of one size share a batch, large ones stand alone. first_location: force the first
+    glimpse there, (x, y).
     """
     start = 0
     while start < len(photos):
-        shape = photos[start].pixels_CHW.shape
+        like = batch_key(photos[start])
         stop = start + 1
-        while stop < min(start + BATCH, len(photos)) and photos[stop].pixels_CHW.shape == shape:
+        while stop < min(start + BATCH, len(photos)) and like and batch_key(photos[stop]) == like:
             stop += 1
         yield from look_at_batch(model, photos[start:stop], classes, num_glimpses, first_location)
         start = stop
+
+
+def batch_key(photo: Photo) -> tuple[int, ...]:
+    """Photos with one key may share a batch; nothing: this one stands alone."""
+    return photo.pixels_CHW.shape if photo.large is None else ()
+
+
+def ready_for(model: RAM, photos: Sequence[Photo]) -> Photos | LazyPhotos:
+    """Photos of one size, or one large one, as the model takes them."""
+    device = model.classifier.weight.device
+    if photos[0].large is not None:
+        return model.photos(LazyPhotos([one.large for one in photos], device=device))
+    return model.photos(torch.from_numpy(np.stack([one.pixels_CHW for one in photos])).to(device))
 
 
 @torch.inference_mode()
@@ -161,9 +185,7 @@ def look_at_batch(
     first_location: tuple[float, float] | None = None,
 ) -> list[Seen]:
     """As `look_at`, for photos of one size."""
-    device = model.classifier.weight.device
-    pixels_BCHW = torch.from_numpy(np.stack([one.pixels_CHW for one in photos])).to(device)
-    ready = model.photos(pixels_BCHW)
+    ready = ready_for(model, photos)
     if first_location is None:
         trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
     else:
@@ -203,7 +225,6 @@ def look_from(
 
 def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> Seen:
     """One row of a trace, with the photo as its only surface and without the patches."""
-    height, width = photo.pixels_CHW.shape[1:]
     glance, weights = trace.glance_logits_BN, trace.region_weights_BTR
     return Seen(
         photo=photo,
@@ -214,7 +235,7 @@ def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> See
             Surface(
                 "the photo",
                 as_rgb(photo.pixels_CHW),
-                (height, width),
+                photo.size,
                 numpy(trace.boxes_BTSK4[row, :, level]),
                 None,
             )
@@ -232,7 +253,7 @@ def surfaces_of(
 ) -> list[Surface]:
     """Everything that was looked at, with its boxes and patches."""
     pixels_HWC = as_rgb(photo.pixels_CHW)
-    size = pixels_HWC.shape[:2]
+    size = photo.size
     if maps is None:
         patches = shown(model, trace.patches_BTSKCPP[row])
         levels = range(patches.shape[1])
@@ -285,9 +306,8 @@ def sampled_locations(
     device = model.classifier.weight.device
     before, model.generator = model.generator, torch.Generator(device).manual_seed(seed)
     try:
-        pixels = torch.from_numpy(photo.pixels_CHW[None]).to(device)
         trace = model(
-            model.photos(pixels), rollouts=samples, sample=True, num_glimpses=num_glimpses
+            ready_for(model, [photo]), rollouts=samples, sample=True, num_glimpses=num_glimpses
         )
     finally:
         model.generator = before

@@ -11,10 +11,13 @@ from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.config import Config, replace_fields
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.opening import SLIDES, open_photo, reduced
 from stacked_ram.data.order import Rows
-from stacked_ram.data.read import ORIENTATION, SIDEWAYS, read_photo
+from stacked_ram.data.read import ORIENTATION, SIDEWAYS
 from stacked_ram.errors import UserError
 from stacked_ram.viz.looking import Photo
+
+DRAWN = 1024  # longest side of the picture that a large photo is drawn on, pixels
 
 
 def photo_files(named: Iterable[str | Path]) -> list[Path]:
@@ -22,7 +25,7 @@ def photo_files(named: Iterable[str | Path]) -> list[Path]:
     is neither, and for a folder without images."""
     from PIL import Image
 
-    endings = set(Image.registered_extensions())
+    endings = set(Image.registered_extensions()) | SLIDES
     files: list[Path] = []
     for one in map(Path, named):
         if one.is_dir():
@@ -46,11 +49,16 @@ def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:
 
 def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
     """One file. Raises UserError, naming it, when it cannot be read."""
-    data, classes = run.config.data, list(run.classes)
-    pixels = read_photo(path, data.short_side, data.photo_size, run.card.channels)
+    classes = list(run.classes)
+    opened = open_photo(path, run.config.data, run.card.channels)
     folder = Path(path).resolve().parent.name
     label = classes.index(folder) if folder in classes else None
-    return Photo(name or Path(path).name, pixels, true_shape(path), label)
+    name = name or Path(path).name
+    if isinstance(opened, np.ndarray):
+        return Photo(name, opened, true_shape(path), label)
+    share = min(1.0, DRAWN / max(opened.size))
+    height, width = (max(1, round(side * share)) for side in opened.size)
+    return Photo(name, reduced(opened, (height, width)), opened.size, label, large=opened)
 
 
 def true_shape(path: str | Path) -> tuple[int, int]:
