@@ -55,8 +55,8 @@ def look_until(
     locations_BT2 = torch.full((looking.rows, steps, 2), float("nan"), device=photos.device)
     for step in range(steps):
         choices, _ = model.choose(looking)
-        logits, _, looking = model.glimpse(looking, choices)
-        beliefs = logits.float().softmax(1)
+        _, looking = model.glimpse(looking, choices)
+        beliefs = model.scores(looking.outs[-1]).softmax(1)
         beliefs_BN[rows] = beliefs
         glimpses_B[rows] = step + 1
         locations_BT2[rows, step] = choices[-1].location_B2.float()

@@ -155,7 +155,7 @@ def total(
             "baseline": baseline,
             "policy": policy,
             "entropy": policy_entropy,
-            "reward": returns_BT[:, losses.chosen_mask(trace).bool()].mean(),
+            "reward": returns_BT[:, trace.chosen].mean(),
             "explained_variance": losses.explained_variance(trace, returns_BT),
         }
     if trace.stop_logits_BT is not None:

@@ -2,7 +2,8 @@
 
     B rows = photos x M rollouts, photo-major   T steps   S levels   N classes
 
-All means are over rows; sums over the steps and levels that the policy chose.
+All means are over rows; sums over the steps and levels that the policy chose. No loss waits for
+the device.
 """
 
 from __future__ import annotations
@@ -66,16 +67,10 @@ def cross_entropies(logits_BTN: Tensor, targets: Tensor) -> Tensor:
     return each.view(rows, steps)
 
 
-def chosen_mask(trace: Trace) -> Tensor:
-    """1 at the steps whose location the policy chose, T."""
-    return torch.tensor(trace.chosen_T, dtype=torch.float32, device=trace.logits_BTN.device)
-
-
 def baseline_loss(trace: Trace, returns_BT: Tensor) -> Tensor:
     """Squared error of the baseline at the steps that the policy chose. Trains nothing else."""
-    mask_T = chosen_mask(trace)
-    errors_BT = (trace.baselines_BT - returns_BT).square() * mask_T
-    return errors_BT.mean(0).sum() / mask_T.sum().clamp(min=1)
+    errors_BT = trace.baselines_BT[:, trace.chosen] - returns_BT[:, trace.chosen]
+    return errors_BT.square().sum() / max(errors_BT.numel(), 1)
 
 
 def policy_loss(trace: Trace, advantages_BT: Tensor) -> Tensor:
@@ -83,24 +78,25 @@ def policy_loss(trace: Trace, advantages_BT: Tensor) -> Tensor:
 
     Steps that the policy did not choose have no term.
     """
-    weighted_BTS = trace.log_probs_BTS * advantages_BT.detach().unsqueeze(2)
-    return -(weighted_BTS.sum(2) * chosen_mask(trace)).sum(1).mean()
+    advantages = advantages_BT[:, trace.chosen].detach().unsqueeze(2)
+    return -(trace.log_probs_BTS[:, trace.chosen] * advantages).sum() / len(advantages_BT)
 
 
 def ppo_loss(trace: Trace, old_log_probs_BTS: Tensor, advantages_BT: Tensor, clip: float) -> Tensor:
     """The clipped surrogate (Schulman et al., 2017, equation 7), summed over steps."""
-    ratio_BTS = (trace.log_probs_BTS - old_log_probs_BTS).exp()
-    advantages = advantages_BT.detach().unsqueeze(2)
+    chosen = trace.chosen
+    ratio_BTS = (trace.log_probs_BTS[:, chosen] - old_log_probs_BTS[:, chosen]).exp()
+    advantages = advantages_BT[:, chosen].detach().unsqueeze(2)
     surrogate = torch.minimum(
         ratio_BTS * advantages, ratio_BTS.clamp(1 - clip, 1 + clip) * advantages
     )
-    return -(surrogate.sum(2) * chosen_mask(trace)).sum(1).mean()
+    return -surrogate.sum() / len(advantages_BT)
 
 
 def entropy(trace: Trace) -> Tensor:
     """Entropy of what the policy chose at a step (of all levels together), mean over steps."""
-    mask_T = chosen_mask(trace)
-    return (trace.entropies_BTS.sum(2) * mask_T).mean(0).sum() / mask_T.sum().clamp(min=1)
+    entropies_BTS = trace.entropies_BTS[:, trace.chosen]
+    return entropies_BTS.sum() / max(entropies_BTS[..., 0].numel(), 1)
 
 
 def stop_loss(trace: Trace, targets: Tensor) -> Tensor:
@@ -136,7 +132,7 @@ def generalised_advantages(trace: Trace, returns_BT: Tensor, lam: float) -> Tens
 
 def normalised(advantages_BT: Tensor, trace: Trace) -> Tensor:
     """Shifted and scaled so that those of chosen steps have mean 0 and standard deviation 1."""
-    chosen = advantages_BT[:, chosen_mask(trace).bool()]
+    chosen = advantages_BT[:, trace.chosen]
     if chosen.numel() < 2:
         return advantages_BT
     return (advantages_BT - chosen.mean()) / (chosen.std() + 1e-6)
@@ -144,8 +140,8 @@ def normalised(advantages_BT: Tensor, trace: Trace) -> Tensor:
 
 def explained_variance(trace: Trace, returns_BT: Tensor) -> Tensor:
     """1 - Var(return - baseline) / Var(return) over the chosen steps; 0 tells nothing, 1 all."""
-    mask = chosen_mask(trace).bool()
-    wanted, told = returns_BT[:, mask], trace.baselines_BT.detach()[:, mask]
+    wanted = returns_BT[:, trace.chosen]
+    told = trace.baselines_BT.detach()[:, trace.chosen]
     if wanted.numel() < 2:
         return torch.zeros((), device=returns_BT.device)
     return 1 - (wanted - told).var() / wanted.var().clamp(min=1e-8)

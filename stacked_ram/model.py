@@ -9,6 +9,8 @@ Notable features
 - a glance (optional): a low-resolution look at the whole photo before the first glimpse
 - levels (stack rnn): each has its own retina, core and location; levels feed upward
 - rollouts: M scan paths of a photo share all per-photo work
+- what nothing of the loop waits for (class scores, baseline, stopping) is computed for all steps at
+  once
 - the attention and the baseline read a detached state: the policy gradient trains the policy, the
   baseline's regression trains the baseline, the classification loss trains everything else
   (soft attention and the pathwise estimator send their gradient through the crops instead)
@@ -38,7 +40,7 @@ from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.retina.maps import BackboneMaps
 from stacked_ram.retina.patches import Photos
 from stacked_ram.retina.retina import Retina, View
-from stacked_ram.trace import Step, Trace, assemble
+from stacked_ram.trace import Heads, Step, Trace, assemble
 
 LOOKS = ("policy", "centre", "random")
 
@@ -59,8 +61,8 @@ class Looking:
 
     views: list[View]
     """One a level; per photo."""
-    context: Context | None
-    """Of the glance; per row."""
+    contexts: list[Context] | None
+    """What the glance left for each level's attention; per row."""
     states: list[State]
     """One a level."""
     outs: list[Tensor]
@@ -77,7 +79,9 @@ class Looking:
         """Some rows only (one row a photo): what an early exit goes on with."""
         return Looking(
             views=[view.select(rows_r) for view in self.views],
-            context=None if self.context is None else self.context.select(rows_r),
+            contexts=None
+            if self.contexts is None
+            else [context.select(rows_r) for context in self.contexts],
             states=[tuple(part[rows_r] for part in state) for state in self.states],
             outs=[out[rows_r] for out in self.outs],
             visited_RSR=None if self.visited_RSR is None else self.visited_RSR[rows_r],
@@ -159,18 +163,17 @@ class RAM(nn.Module):
         """
         sample = self.training if sample is None else sample
         steps = num_glimpses or self.config.num_glimpses
-        looking, glance_logits = self.start(photos, rollouts)
-        done: list[Step] = []
+        looking, glance_logits = self.start(photos, rollouts, smooth)
+        outs, done = [looking.outs[-1]], []
         for step in range(steps):
             given = None if locations_BTS2 is None else locations_BTS2[:, step]
-            baseline_R = self.expected_return(looking)
             choices, chosen = self.choose(looking, look, sample, given, smooth)
-            logits, patches, looking = self.glimpse(looking, choices, smooth)
-            stop = None if self.stop is None else self.stop(looking.outs[-1].detach()).float()
-            seen = patches if keep_patches else None
-            done.append(Step(logits, choices, chosen, baseline_R, stop, seen))
+            patches, looking = self.glimpse(looking, choices, smooth)
+            outs.append(looking.outs[-1])
+            done.append(Step(choices, chosen, patches if keep_patches else None))
+        heads = self.heads(torch.stack(outs, 1))
         boxes = self.boxes(looking, done, smooth)
-        return assemble(done, boxes, photos.sizes_B2, rollouts, glance_logits)
+        return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits)
 
     def photos(
         self, pixels_BCHW: Tensor | LazyPhotos, sizes_B2: Tensor | None = None
@@ -189,9 +192,11 @@ class RAM(nn.Module):
             )
         return pixels_BCHW.normalised(mean, std)
 
-    def start(self, photos: Photos, rollouts: int = 1) -> tuple[Looking, Tensor | None]:
-        """All per-photo work: views and the glance. Returns the class scores after the glance,
-        R x N, where it starts the core."""
+    def start(
+        self, photos: Photos, rollouts: int = 1, smooth: bool = False
+    ) -> tuple[Looking, Tensor | None]:
+        """All per-photo work: views, the glance, and what the attentions read in its map. Returns
+        the class scores after the glance, R x N, where it starts the core."""
         rows = photos.batch_size * rollouts
         views = [level.retina.view(photos) for level in self.levels]
         states = [level.core.start(rows, self.classifier.weight) for level in self.levels]
@@ -200,8 +205,10 @@ class RAM(nn.Module):
             return Looking(views, None, states, outs), None
         vector, context = self.glance(photos)
         vector = vector.repeat_interleave(rollouts, 0)
-        context = context.repeat(rollouts)
-        looking = Looking(views, context, states, outs)
+        if self.config.attention == "hard" and not smooth:  # no policy gradient trains the glance
+            context = context.detach()
+        contexts = [context.read_by(level.attention).repeat(rollouts) for level in self.levels]
+        looking = Looking(views, contexts, states, outs)
         if self.config.attention == "hard" and self.config.policy == "categorical":
             shape = rows, len(self.levels), context.regions_BRD.shape[1]
             looking.visited_RSR = torch.zeros(shape, dtype=torch.bool, device=photos.device)
@@ -212,7 +219,7 @@ class RAM(nn.Module):
             looking.outs[index], looking.states[index] = self.integrate(
                 level, vector, looking, index, None
             )
-        return looking, self.classifier(self.dropout(looking.outs[-1])).float()
+        return looking, self.scores(looking.outs[-1])
 
     def choose(
         self,
@@ -228,7 +235,9 @@ class RAM(nn.Module):
         config = self.config
         first = looking.step == 0 and config.first_location != "learned"
         if config.attention == "soft":
-            weighed = self.levels[0].attention(looking.outs[-1], looking.context, looking.step == 0)
+            weighed = self.levels[0].attention(
+                looking.outs[-1], looking.contexts[0], looking.step == 0
+            )
             if look != "policy" or given_RS2 is not None:  # moves the glimpse, and nothing else
                 given = None if given_RS2 is None else given_RS2[:, 0]
                 place = self.place(looking, look == "random", given)
@@ -252,9 +261,7 @@ class RAM(nn.Module):
             # own, and nothing but the policy gradient trains it
             own = looking.step == 0 and self.first_out is not None
             state = looking.outs[index] if smooth or own else looking.outs[index].detach()
-            context = looking.context
-            if context is not None and not smooth:
-                context = Context(context.regions_BRD.detach())
+            context = None if looking.contexts is None else looking.contexts[index]
             given = None if given_RS2 is None else given_RS2[:, index]
             visited = looking.visited_RSR
             extra = {} if visited is None else {"visited_BR": visited[:, index]}
@@ -265,8 +272,8 @@ class RAM(nn.Module):
 
     def glimpse(
         self, looking: Looking, choices: list[Choice], smooth: bool = False
-    ) -> tuple[Tensor, list[list[Tensor]], Looking]:
-        """Look where the choices say: class scores (R x N), and each level's patches."""
+    ) -> tuple[list[list[Tensor]], Looking]:
+        """Look where the choices say: each level's patches, and where the rows stand then."""
         smooth = smooth or self.config.attention == "soft"
         outs, states, patches = [], [], []
         below = None
@@ -287,7 +294,6 @@ class RAM(nn.Module):
             states.append(state)
             patches.append(seen)
             below = out
-        logits = self.classifier(self.dropout(outs[-1])).float()
         visited = looking.visited_RSR
         if visited is not None:
             cell_of = self.levels[-1].attention.cell_of
@@ -296,7 +302,7 @@ class RAM(nn.Module):
         later = dataclasses.replace(
             looking, states=states, outs=outs, visited_RSR=visited, step=looking.step + 1
         )
-        return logits, patches, later
+        return patches, later
 
     def integrate(
         self, level: Level, feature: Tensor, looking: Looking, index: int, below: Tensor | None
@@ -321,10 +327,18 @@ class RAM(nn.Module):
         inside = location.clamp(-1, 1)
         return Choice(inside, location, inside, nothing, nothing)
 
-    def expected_return(self, looking: Looking) -> Tensor:
-        """The baseline, from a detached state: its regression trains it alone."""
-        out_RD = looking.outs[-1].detach()
-        return (out_RD[:, 0] * 0 if self.baseline is None else self.baseline(out_RD)[:, 0]).float()
+    def scores(self, out: Tensor) -> Tensor:
+        """Class scores from the top core's output, of one step or of several."""
+        return self.classifier(self.dropout(out)).float()
+
+    def heads(self, outs_RUD: Tensor) -> Heads:
+        """What is said of all steps at once. outs_RUD: the top core's outputs, U = T + 1, from
+        what it was before the first step on."""
+        detached = outs_RUD.detach()  # its regression trains the baseline alone, so for stopping
+        before, after = detached[:, :-1], detached[:, 1:]
+        baselines = before[..., 0] * 0 if self.baseline is None else self.baseline(before)[..., 0]
+        stops = None if self.stop is None else self.stop(after)[..., 0].float()
+        return Heads(self.scores(outs_RUD[:, 1:]), baselines.float(), stops)
 
     def boxes(self, looking: Looking, steps: list[Step], smooth: bool = False) -> Tensor:
         """The boxes that these steps read, R x T x S x K x 4, in pixels of the photo."""

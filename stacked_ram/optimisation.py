@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -38,7 +39,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     """timm's optimiser of that name over the model's groups. Raises UserError for another name."""
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 
     known = list_optimizers()
     if config.optimizer.lower() not in known:
@@ -48,8 +49,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     groups = parameter_groups(model, config)
     if not groups:
         raise UserError("freeze_backbone: nothing is left to train")
+    options = inspect.signature(get_optimizer_class(config.optimizer, bind_defaults=False))
+    one_kernel = {"fused": True} if "fused" in options.parameters else {}
     return create_optimizer_v2(
-        groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0
+        groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0, **one_kernel
     )
 
 

@@ -54,6 +54,11 @@ class Trace:
     """On request: the patches cut from each surface, the photo or (stack conv, backbone) the
     feature maps that are looked at; one tensor a surface."""
 
+    @property
+    def chosen(self) -> slice:
+        """The steps whose location the policy chose: where it chooses, it does so to the end."""
+        return slice(len(self.chosen_T) - sum(self.chosen_T), None)
+
     def detach(self) -> Trace:
         """The same trace without its graph."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
@@ -70,18 +75,25 @@ class Trace:
 class Step:
     """One step, while the trace is being made."""
 
-    logits_BN: Tensor
     choices: list[Choice]
     """One a level."""
     chosen: bool
-    baseline_B: Tensor
-    stop_B1: Tensor | None
     patches: list[list[Tensor]] | None
     """A list a level of its surfaces' patches, B x K x C x P x P."""
 
 
+@dataclass
+class Heads:
+    """What is said from the core's outputs, for all steps at once."""
+
+    logits_BTN: Tensor
+    baselines_BT: Tensor
+    stop_logits_BT: Tensor | None
+
+
 def assemble(
     steps: list[Step],
+    heads: Heads,
     boxes_BTSK4: Tensor,
     sizes_B2: Tensor,
     rollouts: int,
@@ -102,22 +114,20 @@ def assemble(
         log_probs = log_probs.masked_fill(below, 0.0)
         entropies = entropies.masked_fill(below, 0.0)
     return Trace(
-        logits_BTN=torch.stack([step.logits_BN for step in steps], 1),
+        logits_BTN=heads.logits_BTN,
         locations_BTS2=stacked("location_B2"),
         samples_BTS2=stacked("sample_B2"),
         means_BTS2=stacked("mean_B2"),
         log_probs_BTS=log_probs,
         entropies_BTS=entropies,
-        baselines_BT=torch.stack([step.baseline_B for step in steps], 1),
+        baselines_BT=heads.baselines_BT,
         chosen_T=tuple(step.chosen for step in steps),
         boxes_BTSK4=boxes_BTSK4,
         read_B=share_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
         rollouts=rollouts,
         glance_logits_BN=glance_logits_BN,
         region_weights_BTR=region_weights(steps),
-        stop_logits_BT=None
-        if steps[0].stop_B1 is None
-        else torch.cat([step.stop_B1 for step in steps], 1),
+        stop_logits_BT=heads.stop_logits_BT,
         patches_BTSKCPP=None
         if steps[0].patches is None
         else torch.stack(

@@ -49,7 +49,7 @@ def problem():
         return model(photos_of(model, images), rollouts=12, locations_BTS2=paths.unsqueeze(2))
 
     with torch.no_grad():  # and what they earn differs
-        model.classifier.weight.mul_(10)
+        model.classifier.weight.mul_(30)
         model.classifier.bias.sub_(look().logits_BTN[:, -1].mean(0))
     trace = look()
     label = trace.logits_BTN[:, -1].argmax(1)[:1]

@@ -5,6 +5,7 @@ B rows   R regions or cells, row by row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,27 @@ class Context:
     """What the glance left for the attention to read: its map, pooled into regions."""
 
     regions_BRD: Tensor
+    keys_BRH: Tensor | None = None
+    """What an attention's scorer makes of the regions, whatever the state: once a photo."""
+
+    def read_by(self, attention: nn.Module | None) -> Context:
+        """With the keys for this attention, if it scores regions."""
+        scorer = getattr(attention, "scorer", None)
+        keys = None if scorer is None else scorer.region(self.regions_BRD)
+        return Context(self.regions_BRD, keys)
+
+    def detach(self) -> Context:
+        return self._each(Tensor.detach)
 
     def repeat(self, rollouts: int) -> Context:
-        return Context(self.regions_BRD.repeat_interleave(rollouts, 0))
+        return self._each(lambda values: values.repeat_interleave(rollouts, 0))
 
     def select(self, rows: Tensor) -> Context:
-        return Context(self.regions_BRD[rows])
+        return self._each(lambda values: values[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Context:
+        keys = self.keys_BRH
+        return Context(change(self.regions_BRD), None if keys is None else change(keys))
 
 
 @dataclass
@@ -69,6 +85,9 @@ class RegionScorer(nn.Module):
         self.state = nn.Linear(state_features, hidden, bias=False)
         self.score = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, regions_BRD: Tensor, state_BD: Tensor) -> Tensor:
-        hidden_BRH = (self.region(regions_BRD) + self.state(state_BD).unsqueeze(1)).tanh()
+    def forward(self, context: Context, state_BD: Tensor) -> Tensor:
+        keys_BRH = context.keys_BRH
+        if keys_BRH is None:
+            keys_BRH = self.region(context.regions_BRD)
+        hidden_BRH = (keys_BRH + self.state(state_BD).unsqueeze(1)).tanh()
         return self.score(hidden_BRH).squeeze(-1).float()

@@ -62,7 +62,7 @@ class GaussianPolicy(nn.Module):
     ) -> Choice:
         weights_BR = None
         if self.reads_map:
-            weights_BR = self.scorer(context.regions_BRD, state_BD).softmax(1)
+            weights_BR = self.scorer(context, state_BD).softmax(1)
             mean_B2 = expected_centre(weights_BR, self.centres_R2)
         else:
             mean_B2 = self.layers(state_BD).float().tanh()
@@ -121,7 +121,7 @@ class CategoricalPolicy(nn.Module):
         generator: torch.Generator | None = None,
         visited_BR: Tensor | None = None,
     ) -> Choice:
-        scores_BR = self.scorer(context.regions_BRD, state_BD)
+        scores_BR = self.scorer(context, state_BD)
         if visited_BR is not None:
             blocked = visited_BR & ~visited_BR.all(1, keepdim=True)
             scores_BR = scores_BR.masked_fill(blocked, float("-inf"))
@@ -130,7 +130,10 @@ class CategoricalPolicy(nn.Module):
         if given_B2 is not None:
             cell_B = self.cell_of(given_B2)
         elif sample:
-            cell_B = torch.multinomial(p_BR, 1, generator=generator).squeeze(1)
+            # the first of exponential clocks that run at rates p rings in cell r with probability
+            # p_r; torch.multinomial would make the host wait for its check of p
+            clocks_BR = torch.empty_like(p_BR).exponential_(generator=generator) / p_BR
+            cell_B = clocks_BR.argmin(1)
         else:
             cell_B = log_p_BR.argmax(1)
         location_B2 = self.centres_R2[cell_B]

@@ -31,7 +31,7 @@ class SoftAttention(nn.Module):
         if first:
             scores_BR = self.first(context.regions_BRD.transpose(1, 2)).squeeze(1).float()
         else:
-            scores_BR = self.scorer(context.regions_BRD, state_BD)
+            scores_BR = self.scorer(context, state_BD)
         weights_BR = scores_BR.softmax(1)
         location_B2 = expected_centre(weights_BR, self.centres_R2)
         nothing = location_B2.new_zeros(len(location_B2))

@@ -214,13 +214,14 @@ def look_from(
     first_BS2 = torch.tensor(first, device=photos.device).expand(
         photos.batch_size, len(model.levels), 2
     )
-    done = []
+    outs, done = [looking.outs[-1]], []
     for step in range(num_glimpses or model.config.num_glimpses):
-        baseline = model.expected_return(looking)
         choices, chosen = model.choose(looking, given_RS2=first_BS2 if step == 0 else None)
-        logits, patches, looking = model.glimpse(looking, choices)
-        done.append(Step(logits, choices, chosen and step > 0, baseline, None, patches))
-    return assemble(done, model.boxes(looking, done), photos.sizes_B2, 1, glance_logits)
+        patches, looking = model.glimpse(looking, choices)
+        outs.append(looking.outs[-1])
+        done.append(Step(choices, chosen and step > 0, patches))
+    heads, boxes = model.heads(torch.stack(outs, 1)), model.boxes(looking, done)
+    return assemble(done, heads, boxes, photos.sizes_B2, 1, glance_logits)
 
 
 def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> Seen:
