@@ -47,7 +47,7 @@ class PeerRAM(nn.Module):
 
     def forward(self, pixels_B1HW: Tensor, labels_B: Tensor, given: Tensor | None = None) -> Tensor:
         state = pixels_B1HW.new_zeros(len(pixels_B1HW), 256)
-        location = torch.empty(len(pixels_B1HW), 2).uniform_(-1, 1)
+        location = pixels_B1HW.new_empty(len(pixels_B1HW), 2).uniform_(-1, 1)
         log_probs, baselines = [], []
         for _ in range(self.steps):
             patches = given
