@@ -137,11 +137,14 @@ def load_in_order(network: nn.Module, state: dict[str, Tensor], name: str, sourc
     `conv_stem.weight`), so names are not matched whole. The classifier's two entries at the end,
     which the network does not have, are left out.
     """
+    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
+        raise UserError(f"weights: {source} is no plain dictionary of tensors (a state dict)")
     own = network.state_dict()
     if set(own) <= set(state):
-        network.load_state_dict({key: state[key] for key in own})
-        return
-    given = list(state.items())[: len(own)]
+        given = [(key, state[key]) for key in own]
+        state = dict(given)
+    else:
+        given = list(state.items())[: len(own)]
     for (own_key, own_value), (key, value) in zip(own.items(), given, strict=False):
         if own_value.shape != value.shape or own_key.split(".")[-1] != key.split(".")[-1]:
             raise UserError(

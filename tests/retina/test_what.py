@@ -1,0 +1,48 @@
+"""The "what" networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stacked_ram.retina.backbone import Backbone
+from stacked_ram.retina.what import BackboneWhat, ConvWhat, DenseWhat
+
+
+def test_dense_is_one_layer_over_all_patches():
+    what = DenseWhat(channels=2, num_patches=3, patch_size=4, out_features=5)
+    patches = torch.randn(6, 3, 2, 4, 4)
+    weight, bias = what.layer.weight.double(), what.layer.bias.double()
+    for row in range(6):
+        values = [
+            patches[row, k, c, y, x].double()
+            for k in range(3) for c in range(2) for y in range(4) for x in range(4)
+        ]  # fmt: skip
+        wanted = (weight @ torch.stack(values) + bias).clamp(min=0)
+        torch.testing.assert_close(what(patches)[row].double(), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 3, 5, 8, 12, 13, 20, 40])
+@pytest.mark.parametrize(("patches", "channels"), [(1, 1), (3, 3)])
+def test_conv_takes_any_patch_size(patch_size, patches, channels):
+    what = ConvWhat(
+        channels=channels, num_patches=patches, patch_size=patch_size, out_features=7
+    ).eval()
+    given = torch.randn(2, patches, channels, patch_size, patch_size, requires_grad=True)
+    found = what(given)
+    assert found.shape == (2, 7)
+    found.sum().backward()
+    assert (given.grad.abs().sum((3, 4)) > 0).all(), "every patch and channel counts"
+    assert sum(isinstance(one, torch.nn.BatchNorm2d) for one in what.modules()) >= 1
+
+
+@pytest.mark.parametrize("combine", ["concat", "mean"])
+def test_backbone_sees_each_patch_with_the_same_weights(combine):
+    backbone = Backbone("test_efficientnet").eval()
+    what = BackboneWhat(backbone, num_patches=3, combine=combine)
+    patches = torch.randn(2, 3, 3, 32, 32)
+    found = what(patches)
+    each = [[backbone(patches[row, k][None])[0] for k in range(3)] for row in range(2)]
+    joined = [torch.cat(row) if combine == "concat" else torch.stack(row).mean(0) for row in each]
+    torch.testing.assert_close(found, torch.stack(joined), atol=1e-5, rtol=1e-4)
+    assert found.shape[1] == what.out_features
