@@ -60,7 +60,7 @@ def in_two_processes(work, *arguments) -> None:
     for one in both:
         one.start()
     for one in both:
-        one.join(120)
+        one.join(300)
     assert [one.exitcode for one in both] == [0, 0]
 
 
@@ -122,7 +122,7 @@ def test_torchrun_starts_again_from_the_last_checkpoint_when_a_worker_is_killed(
         wait_for(lambda: step_of(run) > reached + 20, launched)
     finally:
         launched.send_signal(signal.SIGTERM)
-        launched.wait(60)
+        launched.wait(120)
     log = (run / "log.txt").read_text()
     assert "going on from epoch" in log
     assert "stopped in epoch" in log  # SIGTERM reaches the workers, which save
@@ -130,7 +130,7 @@ def test_torchrun_starts_again_from_the_last_checkpoint_when_a_worker_is_killed(
     assert step >= reached - 1
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "torchrun has ended"
