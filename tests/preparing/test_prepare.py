@@ -32,6 +32,7 @@ from PIL import Image
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.cli import main
+from stacked_ram.preparing.sources.common import is_litter, split_of
 from stacked_ram.preparing.working import PreparationFailed
 
 ROOT = Path(__file__).parents[2]
@@ -245,12 +246,7 @@ def test_any_tree_gives_a_sound_data_set(tmp_path_factory, data: st.DataObject) 
     place = tmp_path_factory.mktemp("tree")
     name = st.text(
         st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12
-    ).filter(
-        lambda text: (
-            not text.startswith(".")
-            and text.lower() not in ("thumbs.db", "desktop.ini", "train", "test", "valid")
-        )
-    )
+    ).filter(lambda text: not is_litter(text) and split_of(text) is None)
     classes = data.draw(st.lists(name, min_size=1, max_size=3, unique=True))
     seed, made = 0, []
     for class_name in classes:
