@@ -26,6 +26,7 @@ MAX_LEVELS = 64
 LONGEST = 512  # pixels of a side that are averaged in memory; of more, averages are read,
 ENOUGH = 4  # of at least so many a cell
 CONVERTED = {"uchar": 1, "ushort": 257}  # formats of pixels, and what 8 bits are in them
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the file begins
 HOW = "make a pyramid of it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 
 
@@ -63,6 +64,13 @@ class Pyramid:
         self.path = Path(path)
         self.vips = import_vips(self.path)
         self.state = self._state()
+        try:
+            with open(self.path, "rb") as file:
+                is_tiff = file.read(4) in TIFF
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
+        # Of a TIFF, a tile that is not there is a mere warning, and black; of a JPEG, an error.
+        self.fail_on = "warning" if is_tiff else "error"
         self.opened: dict[tuple[tuple[str, int], ...], Any] = {}
         stored = self._open()
         if not _tiled(stored) and stored.width * stored.height > MAX_DECODED:
@@ -134,7 +142,7 @@ class Pyramid:
         try:
             source = self.vips.Source.new_from_file(str(self.path))
             return self.vips.Image.new_from_source(
-                source, "", access="random", fail_on="error", **dict(options)
+                source, "", access="random", fail_on=self.fail_on, **dict(options)
             )
         except self.vips.Error as error:
             raise self._unreadable(error) from None

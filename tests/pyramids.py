@@ -1,0 +1,70 @@
+"""Small tiled pyramidal TIFFs for tests, and ways to damage them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TAGS = {"width": 256, "height": 257, "tile_offsets": 324}
+
+
+def vips():
+    """pyvips, or the test is left out."""
+    return pytest.importorskip("pyvips", reason="pip install 'pyvips[binary]' for large photos")
+
+
+def smooth_pixels(height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
+    """A texture without edges, H x W x C, uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    planes = [
+        sum(np.sin(rng.uniform(-0.04, 0.04) * x + rng.uniform(-0.04, 0.04) * y) for _ in range(6))
+        for _ in range(channels)
+    ]
+    pixels_HWC = np.stack(planes, 2)
+    return np.clip(128 + 30 * pixels_HWC, 0, 255).astype(np.uint8)
+
+
+def write_pyramid(path: Path, pixels_HWC: np.ndarray, **options) -> Path:
+    """A TIFF with tiles of 64 x 64 and levels that are halves of each other."""
+    how = {"tile": True, "pyramid": True, "tile_width": 64, "tile_height": 64} | options
+    vips().Image.new_from_array(pixels_HWC).tiffsave(str(path), **how)
+    return path
+
+
+def entries(content: bytes) -> list[dict[int, tuple[int, int, int]]]:
+    """The directories of a classic little-endian TIFF: tag -> (place of its value, type, count)."""
+    found = []
+    place = struct.unpack_from("<I", content, 4)[0]
+    while place:
+        count = struct.unpack_from("<H", content, place)[0]
+        directory = {}
+        for number in range(count):
+            at = place + 2 + 12 * number
+            tag, kind, values = struct.unpack_from("<HHI", content, at)
+            directory[tag] = (at + 8, kind, values)
+        found.append(directory)
+        place = struct.unpack_from("<I", content, place + 2 + 12 * count)[0]
+    return found
+
+
+def lose_tiles(path: Path, level: int = 0) -> None:
+    """All tiles of a level lie behind the end of the file, as in one that was cut off."""
+    content = bytearray(path.read_bytes())
+    place, _, count = entries(bytes(content))[level][TAGS["tile_offsets"]]
+    table = struct.unpack_from("<I", content, place)[0] if count > 1 else place
+    for number in range(count):
+        struct.pack_into("<I", content, table + 4 * number, len(content) + 1000)
+    path.write_bytes(content)
+
+
+def claim_size(path: Path, side: int) -> None:
+    """The header of the first picture says that it is side x side."""
+    content = bytearray(path.read_bytes())
+    for name in ("width", "height"):
+        place = entries(bytes(content))[0][TAGS[name]][0]
+        struct.pack_into("<HHII", content, place - 8, TAGS[name], 4, 1, side)
+    path.write_bytes(content)
