@@ -8,6 +8,7 @@ lies in a folder of this process, is deleted there after a few minutes, and goes
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,6 +41,10 @@ def serve(options: Viz) -> None:
     """Open the page and stay until stopped. Raises UserError when Gradio is missing."""
     from stacked_ram.runs import now
 
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)  # uploads go however the page is ended
     with tempfile.TemporaryDirectory(prefix="stacked_ram_app_") as folder:
         page, launch = open_page(options, Path(folder))
         try:

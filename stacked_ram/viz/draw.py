@@ -85,8 +85,12 @@ def sample(split: Split, count: int) -> list[Photo]:
 
 
 def stem(photo: Photo) -> str:
-    """What a photo's pictures are called: its path inside the data set, or its name."""
-    return Path(photo.name).with_suffix("").as_posix().replace("/", "_")
+    """What a photo's pictures are called: its path inside the data set, or its name; of digits,
+    split and row."""
+    path, _, row = photo.name.partition("/images.npy:")
+    if row:
+        return f"{path}_{row}"
+    return Path(path).with_suffix("").as_posix().replace("/", "_")
 
 
 def draw_photos(

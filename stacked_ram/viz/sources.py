@@ -13,7 +13,7 @@ from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.opening import SLIDES, open_photo, reduced
 from stacked_ram.data.order import Rows
-from stacked_ram.data.read import ORIENTATION, SIDEWAYS
+from stacked_ram.data.read import ORIENTATION, SIDEWAYS, formats
 from stacked_ram.errors import UserError
 from stacked_ram.viz.looking import Photo
 
@@ -25,7 +25,8 @@ def photo_files(named: Iterable[str | Path]) -> list[Path]:
     is neither, and for a folder without images."""
     from PIL import Image
 
-    endings = set(Image.registered_extensions()) | SLIDES
+    known = Image.registered_extensions()
+    endings = {ending for ending, kind in known.items() if kind in formats()} | SLIDES
     files: list[Path] = []
     for one in map(Path, named):
         if one.is_dir():

@@ -184,7 +184,8 @@ def app(tmp_path_factory: pytest.TempPathFactory, run_folder: Path):
         yield re.search(r"http://\S+", said.read_text())[0], home
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
+    assert not list(home.glob("stacked_ram_app_*")), "uploads outlast the app"
 
 
 def photo_input(driver):
