@@ -112,7 +112,7 @@ def test_wide_patches_and_the_glance_of_a_smooth_photo_are_close(tmp_path):
         assert off_by(seen, true) < 20  # the last columns of a level that was rounded down
         assert ((seen - true) * torch.tensor(STD).view(-1, 1, 1)).abs().mean() < GREY
         seen, true = (one.patches(places(24) * 0.08, geometry) for one in (lazy, whole))
-        assert off_by(seen, true) < 5
+        assert off_by(seen, true) < 8  # pixels of a level differ by up to 50 here
     for size in ((64, 64), (50, 130), (7, 5), (1, 1)):
         assert off_by(lazy.resized(size), whole.resized(size)) < 8
 
