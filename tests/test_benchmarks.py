@@ -1,0 +1,89 @@
+"""Every benchmark runs to its end in its quick mode, and prints its table."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stacked_ram.graphs import StepGraph
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def quick(monkeypatch, capsys):
+    """Runs a benchmark's main in this process and returns what it printed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))  # for the processes that some start
+    threads = torch.get_num_threads()
+
+    def run(name: str, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick", *words])
+        importlib.import_module(name).main()
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_gpu(quick, tmp_path):
+    out = tmp_path / "gpu.json"
+    printed = quick("gpu", "--device", "cpu", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["part"] for row in rows} == {
+        "check", "digits28", "digits60", "digits100", "backbone"
+    }  # fmt: skip
+    assert not [row for row in rows if "error" in row]
+    assert all(row["what"] in printed for row in rows)
+    rates = [row["photos/s"] for row in rows if "photos/s" in row]
+    assert len(rates) >= 18 and min(rates) > 0
+
+
+def test_gpu_notices_what_is_wrong(quick, monkeypatch, capsys):
+    quick("gpu", "--device", "cpu", "--parts")
+    right = sys.modules["gpu"].given_loss
+
+    def wrong(model, photos, labels, locations):
+        return right(model, photos, labels, locations) * (1 + (locations.dtype == torch.float32))
+
+    monkeypatch.setattr("gpu.given_loss", wrong)
+    with pytest.raises(SystemExit):
+        quick("gpu", "--device", "cpu", "--parts", "check")
+    assert "loss 28: off by" in capsys.readouterr().out
+
+
+def test_backbone_work(quick):
+    printed = quick("backbone_work")
+    assert "ours, bf16, channels last" in printed and "one batch for all" in printed
+
+
+@pytest.mark.parametrize("name", ["glimpses", "loader"])
+def test_others(quick, name):
+    assert quick(name)
+
+
+@pytest.mark.slow
+def test_memory(quick):
+    assert "checkpoint_steps" in quick("memory")
+
+
+@pytest.mark.slow
+def test_startup(quick):
+    assert "main.py predict" in quick("startup")
+
+
+def test_a_graph_off_cuda_is_the_function_itself():
+    weight = torch.zeros(2)
+
+    def step(values: torch.Tensor) -> torch.Tensor:
+        weight.add_(values)
+        return weight
+
+    graph = StepGraph(step, (torch.ones(2),), warmups=2)
+    assert graph(torch.tensor([1.0, 2.0])).tolist() == [3.0, 4.0]
