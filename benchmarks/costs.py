@@ -19,7 +19,15 @@ from stacked_ram.config import Config, load_config
 from stacked_ram.cost import count_parameters, photo_cost
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-CLASSES = {"stanford_dogs": 120, "flowers17": 17, "flowers5": 5, "bach": 4}  # others: 10
+CLASSES = {
+    "stanford_dogs": 120,
+    "flowers17": 17,
+    "flowers5": 5,
+    "bach": 4,
+    "needle": 4,
+}  # others: 10
+
+SHAPES = {"needle": (3, 1536, 2048)}  # of data sets whose photos are kept as they are stored
 
 
 def photo_shape(config: Config) -> tuple[int, int, int]:
@@ -29,6 +37,8 @@ def photo_shape(config: Config) -> tuple[int, int, int]:
         return 3, *config.data.photo_size
     if config.data.short_side is not None:
         return 3, config.data.short_side, config.data.short_side * 4 // 3
+    if name in SHAPES:
+        return SHAPES[name]
     side = int((re.search(r"\d+$", name) or ["28"])[0])
     return 1, side, side
 

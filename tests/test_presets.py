@@ -55,6 +55,6 @@ def test_the_header_says_how_to_run_it_and_what_to_expect(path):
     header = text.split("data:\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     assert f"configs/{path.name}" in header
-    assert "python prepare_data.py" in header
+    assert "python prepare_data.py" in header or "python -m stacked_ram.preparing." in header
     assert "Expected" in header
     assert max(map(len, text.splitlines())) <= 100

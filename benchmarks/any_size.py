@@ -1,0 +1,236 @@
+"""Photos of 1 to 1,024 megapixels: time from file to prediction, peak memory, and what is left of
+a small object once the whole is resized.
+
+    python benchmarks/any_size.py [--quick] [--folder /tmp/any_size]
+
+For each size a tiled pyramidal TIFF is drawn (textured ground with discs of 64 pixels, whose
+stripes are 12 pixels apart and decide the class) and measured in a process of its own:
+
+    glimpses   hard attention (a glance of 64 x 64, six glimpses of 2 x 32 x 32), dense retina
+    resized    the whole by libvips' thumbnail to 224 x 224, and a backbone of the same size always
+
+Time: median of the runs after the first, in processor and in clock milliseconds; weights are not
+trained, which no time depends on. Memory: the most that the process held, and how much more that
+is than after one photo of 64 x 64 pixels. Seen: share of discs whose stripes' direction an ideal
+observer, told the place and the spacing, reads from a 64-pixel patch, and from the resized whole:
+what no classifier of the same pixels can better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stacked_ram.preparing.needle import ANGLES, OBJECT, PERIOD, ground, put_disc
+
+MEGAPIXELS = (1, 4, 16, 64, 256, 1024)
+QUICK = (1, 4, 16, 64)
+DISCS = 40
+TEXTURE = 1024  # side of the ground that is repeated, pixels
+RESIZED = 224
+RUNS = 7
+
+
+def draw(path: Path, megapixels: int, kind: str) -> None:
+    """A photo file of this size with DISCS discs; their places and classes beside it."""
+    import pyvips
+
+    rng = np.random.default_rng([0, megapixels])
+    side = round(math.sqrt(megapixels * 2**20))
+    texture_HWC = ground(rng, TEXTURE, TEXTURE)
+    times = -(-side // TEXTURE)
+    bytes_HWC = texture_HWC.clip(0, 255).astype(np.uint8)
+    image = pyvips.Image.new_from_array(bytes_HWC).replicate(times, times).crop(0, 0, side, side)
+    cells = side // (2 * OBJECT)
+    discs = []
+    for cell in rng.choice(cells * cells, DISCS, replace=False):
+        row, column = divmod(int(cell), cells)
+        left, top = (2 * OBJECT * place + OBJECT // 2 for place in (column, row))
+        label = int(rng.integers(len(ANGLES)))
+        # the ground that is there, with a disc on it
+        y, x = top % TEXTURE, left % TEXTURE
+        part_HWC = np.roll(texture_HWC, (-y, -x), (0, 1))[:OBJECT, :OBJECT].copy()
+        put_disc(rng, part_HWC, OBJECT // 2, OBJECT // 2, ANGLES[label])
+        drawn = pyvips.Image.new_from_array(part_HWC.clip(0, 255).astype(np.uint8))
+        image = image.insert(drawn, left, top)
+        discs.append((left, top, label))
+    if kind == "jpeg":
+        image.jpegsave(str(path), Q=90)
+    else:
+        image.tiffsave(
+            str(path), tile=True, pyramid=True, tile_width=256, tile_height=256, Q=90,
+            compression="jpeg", bigtiff=True,
+        )  # fmt: skip
+    path.with_suffix(".json").write_text(json.dumps(discs))
+
+
+# ---------------------------------------------------------------------- measured, one process each
+
+
+def measure(path: Path, way: str) -> dict[str, float]:
+    """Milliseconds and megabytes of one way on one file."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    work = glimpses() if way == "glimpses" else resized_whole()
+    small = path.parent / "small.tif"
+    work(small)
+    before = peak_megabytes()
+    cpu, clock = [], []
+    for _ in range(RUNS if path.suffix == ".tif" else 2):
+        start = time.process_time(), time.perf_counter()
+        work(path)
+        cpu.append(1e3 * (time.process_time() - start[0]))
+        clock.append(1e3 * (time.perf_counter() - start[1]))
+    after = peak_megabytes()
+    return {
+        "first": clock[0],
+        "cpu": statistics.median(cpu[1:]),
+        "clock": statistics.median(clock[1:]),
+        "peak": after,
+        "more": after - before,
+    }
+
+
+def glimpses():
+    import torch
+
+    from stacked_ram.build import build_model
+    from stacked_ram.config import DataConfig, ModelConfig
+    from stacked_ram.data.opening import open_photo
+    from stacked_ram.early_exit import look_until
+    from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+
+    config = ModelConfig(
+        patch_size=32, num_patches=2, num_glimpses=6, glance=(64, 64), first_location="learned"
+    )
+    numbers = {"num_classes": 4, "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
+    model = build_model(config, **numbers).eval()
+
+    def work(path: Path) -> None:
+        opened = open_photo(path, DataConfig(), 3)
+        assert isinstance(opened, LazyPhoto)
+        with torch.no_grad():
+            look_until(model, model.photos(LazyPhotos([opened])))
+
+    return work
+
+
+def resized_whole():
+    import pyvips
+    import torch
+
+    from stacked_ram.retina.backbone import Backbone
+
+    pyvips.cache_set_max(0)
+    backbone = Backbone("tf_efficientnet_lite0", "none").eval()
+
+    def work(path: Path) -> None:
+        whole = pyvips.Image.thumbnail(str(path), RESIZED, height=RESIZED, size="force").numpy()
+        pixels = torch.from_numpy(np.ascontiguousarray(whole)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            backbone(pixels.float() / 255)
+
+    return work
+
+
+def peak_megabytes() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+# ---------------------------------------------------------------------- what can be seen
+
+
+def seen(path: Path) -> tuple[float, float]:
+    """Share of discs read right from the patch, and from the whole resized."""
+    from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+
+    photo = LazyPhoto(path)
+    side = photo.size[0]
+    whole_HW = LazyPhotos([photo]).resized((RESIZED, RESIZED))[0].mean(0).numpy()
+    right = [0, 0]
+    discs = json.loads(path.with_suffix(".json").read_text())
+    for left, top, label in discs:
+        window = photo.window((left, top), (OBJECT, OBJECT), (OBJECT, OBJECT))
+        right[0] += observed(window.pixels_CHW.mean(0), 0.5, 0.5, 1.0) == label
+        scale = RESIZED / side  # of a pixel; the disc lies somewhere on the coarse grid
+        first = [math.floor(place * scale) for place in (left, top)]
+        last = [math.ceil((place + OBJECT) * scale) for place in (left, top)]
+        part_HW = whole_HW[first[1] : last[1], first[0] : last[0]]
+        right[1] += observed(part_HW, 0.5, 0.5, scale) == label
+    return right[0] / len(discs), right[1] / len(discs)
+
+
+def observed(part_HW: np.ndarray, x: float, y: float, scale: float) -> int:
+    """The direction whose stripes, at their known spacing, explain most of these pixels.
+
+    x, y: centre of the first pixel; scale: pixels that one pixel of the photo takes.
+    """
+    part_HW = part_HW - part_HW.mean()
+    down, across = np.mgrid[: part_HW.shape[0], : part_HW.shape[1]]
+    explained = []
+    for angle in ANGLES:
+        turned = math.radians(angle + 90)
+        along = ((across + x) * math.cos(turned) + (down + y) * math.sin(turned)) / scale
+        wave = np.exp(2j * math.pi * along / PERIOD)
+        explained.append(abs((part_HW * wave).sum()))
+    return int(np.argmax(explained))
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="1 to 64 megapixels only")
+    parser.add_argument("--folder", type=Path, help="where files are drawn, and kept")
+    parser.add_argument("--sizes", type=int, nargs="+", help="megapixels (2^20 pixels each)")
+    parser.add_argument("--kind", choices=["tiff", "jpeg"], default="tiff")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # FILE WAY, in a process
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(Path(options.measure[0]), options.measure[1])))
+        return
+    sizes = options.sizes or (QUICK if options.quick else MEGAPIXELS)
+    with tempfile.TemporaryDirectory(prefix="any_size_") as made:
+        table(options.folder or Path(made), sizes, options.kind)
+
+
+def table(folder: Path, sizes: tuple[int, ...], kind: str) -> None:
+    import pyvips
+
+    folder.mkdir(parents=True, exist_ok=True)
+    small = np.zeros((64, 64, 3), np.uint8)
+    how = {"tile": True, "tile_width": 16, "tile_height": 16, "pyramid": True}
+    pyvips.Image.new_from_array(small).tiffsave(str(folder / "small.tif"), **how)
+    heads = "".join(f"{name:>10}" for name in ("cpu ms", "clock ms", "first ms", "peak MB", "more"))
+    print(f"{'MP':>5} {'file MB':>8} {'way':>9}{heads}{'seen':>8}", flush=True)
+    for megapixels in sizes:
+        path = folder / f"{megapixels}.{'jpg' if kind == 'jpeg' else 'tif'}"
+        if not path.exists():
+            draw(path, megapixels, kind)
+        shares = seen(path)
+        for way, share in zip(("glimpses", "resized"), shares, strict=True):
+            command = [sys.executable, __file__, "--measure", str(path), way]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            times = "".join(f"{found[name]:10.1f}" for name in ("cpu", "clock", "first"))
+            memory = "".join(f"{found[name]:10.1f}" for name in ("peak", "more"))
+            size = path.stat().st_size / 1e6
+            print(f"{megapixels:5d} {size:8.1f} {way:>9}{times}{memory}{share:8.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
