@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,7 @@ from stacked_ram.retina.retina import Retina, View
 from stacked_ram.trace import Heads, Step, Trace, assemble
 
 LOOKS = ("policy", "centre", "random")
+Seen = tuple[Tensor, list[Tensor]]  # by one level: the glimpse feature, each surface's patches
 
 
 class Level(nn.Module):
@@ -164,11 +165,16 @@ class RAM(nn.Module):
         sample = self.training if sample is None else sample
         steps = num_glimpses or self.config.num_glimpses
         looking, glance_logits = self.start(photos, rollouts, smooth)
+        given = [None] * steps if locations_BTS2 is None else locations_BTS2.unbind(1)
+        ahead = self.look_ahead(looking, look, sample, given[:steps], smooth)
         outs, done = [looking.outs[-1]], []
         for step in range(steps):
-            given = None if locations_BTS2 is None else locations_BTS2[:, step]
-            choices, chosen = self.choose(looking, look, sample, given, smooth)
-            patches, looking = self.glimpse(looking, choices, smooth)
+            if ahead is None:
+                choices, chosen = self.choose(looking, look, sample, given[step], smooth)
+                patches, looking = self.glimpse(looking, choices, smooth)
+            else:
+                choices, chosen, seen = ahead[step]
+                patches, looking = self.glimpse(looking, choices, smooth, seen)
             outs.append(looking.outs[-1])
             done.append(Step(choices, chosen, patches if keep_patches else None))
         heads = self.heads(torch.stack(outs, 1))
@@ -270,29 +276,70 @@ class RAM(nn.Module):
             )
         return (choices * len(self.levels) if self.one_location else choices), True
 
-    def glimpse(
-        self, looking: Looking, choices: list[Choice], smooth: bool = False
-    ) -> tuple[list[list[Tensor]], Looking]:
-        """Look where the choices say: each level's patches, and where the rows stand then."""
+    def look_ahead(
+        self,
+        looking: Looking,
+        look: str,
+        sample: bool,
+        given: Sequence[Tensor | None],
+        smooth: bool,
+    ) -> list[tuple[list[Choice], bool, list[Seen]]] | None:
+        """Choices of all steps, and what is seen there, where no place waits for an earlier
+        glimpse (random places, the centre): all their patches go through the retina in one batch.
+        None where they wait, or where memory is to be saved."""
+        waits = look == "policy" or self.config.attention == "soft"
+        if waits or (self.checkpoint_steps and self.training):
+            return None
+        choices_T = [self.choose(looking, look, sample, one, smooth)[0] for one in given]
+        levels = []
+        for index, level in enumerate(self.levels):
+            locations_RT2 = torch.stack([one[index].location_B2 for one in choices_T], 1)
+            feature, patches = level.retina(
+                looking.views[index], locations_RT2.flatten(0, 1), smooth
+            )
+            steps = [
+                one.unflatten(0, locations_RT2.shape[:2]).unbind(1) for one in (feature, *patches)
+            ]
+            levels.append([(one, seen) for one, *seen in zip(*steps, strict=True)])
+        seen_T = zip(*levels, strict=True)
+        return [(choices, False, [*seen]) for choices, seen in zip(choices_T, seen_T, strict=True)]
+
+    def look(self, looking: Looking, choices: list[Choice], smooth: bool = False) -> list[Seen]:
+        """What each level sees where the choices say."""
         smooth = smooth or self.config.attention == "soft"
+        seen = []
+        for level, view, choice in zip(self.levels, looking.views, choices, strict=True):
+            location = choice.location_B2 if smooth else choice.location_B2.detach()
+
+            def look(location: Tensor, level=level, view=view):
+                return level.retina(view, location, smooth)
+
+            if self.checkpoint_steps and self.training:
+                seen.append(computed_twice(look, location, level.retina))
+            else:
+                seen.append(look(location))
+        return seen
+
+    def glimpse(
+        self,
+        looking: Looking,
+        choices: list[Choice],
+        smooth: bool = False,
+        seen: list[Seen] | None = None,
+    ) -> tuple[list[list[Tensor]], Looking]:
+        """Look where the choices say (or take what was seen there already): each level's patches,
+        and where the rows stand then."""
+        seen = self.look(looking, choices, smooth) if seen is None else seen
         outs, states, patches = [], [], []
         below = None
         for index, (level, choice) in enumerate(zip(self.levels, choices, strict=True)):
-            location = choice.location_B2 if smooth else choice.location_B2.detach()
-
-            def look(location: Tensor, level=level, index=index):
-                return level.retina(looking.views[index], location, smooth)
-
-            if self.checkpoint_steps and self.training:
-                feature, seen = computed_twice(look, location, level.retina)
-            else:
-                feature, seen = look(location)
+            feature, read = seen[index]
             if choice.attended_BD is not None:
                 feature = feature + self.attend(choice.attended_BD).relu()
             out, state = self.integrate(level, feature, looking, index, below)
             outs.append(out)
             states.append(state)
-            patches.append(seen)
+            patches.append(read)
             below = out
         visited = looking.visited_RSR
         if visited is not None:

@@ -474,3 +474,25 @@ def test_regions_must_fit_the_map_of_the_glance():
 def test_photos_too_small_for_the_levels_are_named():
     with pytest.raises(UserError, match="num_levels"):
         look(make("stack_conv", num_levels=6), pixels(1, 20, 20))
+
+
+@pytest.mark.parametrize("name", ["dense", "stack_rnn_own", "stack_conv", "categorical"])
+@pytest.mark.parametrize("where", ["random", "centre"])
+def test_places_known_beforehand_are_seen_as_one_by_one(name, where):
+    """All steps' patches in one batch, or (to save memory, and in training) step by step."""
+    model = make(name)
+    for one in model.modules():
+        if isinstance(one, nn.modules.batchnorm._BatchNorm):
+            one.eval()  # the statistics of a batch are those of all that is in it
+    images, sizes = batch_of(SIZES)
+    found = []
+    for model.checkpoint_steps in (False, True):
+        model.generator = torch.Generator().manual_seed(5)
+        trace = look(model, images, sizes, look=where, rollouts=2, keep_patches=True)
+        model.zero_grad()
+        trace.logits_BTN.square().sum().backward()
+        gradients = [one.grad.clone() for one in model.parameters() if one.grad is not None]
+        seen = [trace.logits_BTN, trace.locations_BTS2, trace.patches_BTSKCPP, *gradients]
+        found.append([*seen, *trace.map_patches_BTKCPP])
+    for one, other in zip(*found, strict=True):
+        same(one, other, 1e-3)
