@@ -178,7 +178,7 @@ def draw_top(axes: Axes, seen: Seen, column: int, width: float, row: float) -> N
                 facecolor=tint if known else "#8d99a8",
             )
         )  # fmt: skip
-        number = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+        number = percent(share).removesuffix(" %").replace(" ", "")
         true = label == seen.photo.label
         weight = "bold" if true else "normal"
         axes.text(

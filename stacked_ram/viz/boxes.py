@@ -19,6 +19,8 @@ from stacked_ram.viz.looking import Surface
 from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, step_colours
 
 BEYOND = 0.3  # at most this share of a side is shown beyond each edge of the photo
+SAME = 0.006  # of the photo's longer side: boxes this close are drawn as one
+GAP = 7.0  # points
 TAG = 5.2  # radius of a number's disk, points
 
 
@@ -69,7 +71,8 @@ def draw_surface(
     shown = range(first, steps if last is None else last)
     for step in shown:
         boxes_K4 = surface.boxes_TK4[step, : None if nested else 1]
-        draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step)
+        below = coinciding(surface.boxes_TK4, step, first, surface.size)
+        draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step, below)
     draw_path(axes, surface, view, shown, weight)
     if not numbers:
         return
@@ -85,8 +88,12 @@ def draw_boxes(
     colour: str,
     weight: float = 1.0,
     zorder: float = 3,
+    below: int = 0,
 ) -> None:
-    """The boxes of one glimpse, the narrowest with the thickest line."""
+    """The boxes of one glimpse, the narrowest with the thickest line.
+
+    below: how many earlier glimpses lie in the same place: the line gets gaps that show them.
+    """
     halo = halo_of(colour)
     for k in range(len(boxes_K4) - 1, -1, -1):
         line = weight * (1.7 if k == 0 else 1.0)
@@ -95,8 +102,10 @@ def draw_boxes(
             if not pieces:
                 continue
             for tint, thick, z in ((halo, line + 1.1 * weight, 0), (colour, line, 0.5)):
-                if tint == halo and style != "-":
+                if tint == halo and (style != "-" or below):
                     continue  # outside there is nothing to stand out from
+                if below and style == "-":
+                    style = (0, (GAP / line, below * GAP / line))
                 axes.add_collection(
                     LineCollection(
                         pieces, colors=tint, linewidths=thick, linestyles=[style],
@@ -105,6 +114,13 @@ def draw_boxes(
                     ),
                     autolim=False,
                 )  # fmt: skip
+
+
+def coinciding(boxes_TK4: np.ndarray, step: int, first: int, size: tuple[float, float]) -> int:
+    """How many of the steps from `first` on read the same boxes as this later step, as far as an
+    eye can tell."""
+    moved_T = np.abs(boxes_TK4[first:step] - boxes_TK4[step]).max(axis=(1, 2))
+    return int((moved_T < SAME * max(size)).sum())
 
 
 def split_at_edges(

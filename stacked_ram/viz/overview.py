@@ -27,7 +27,7 @@ from stacked_ram.viz.style import (
 from stacked_ram.viz.whole_set import WholeSet, interval, spread_T, warnings
 
 EDGE = 0.1
-BINS = 25  # odd, as are the rows: the centre lies in a cell, not between cells
+BINS = 25  # at most; odd, as are the rows: the centre lies in a cell, not between cells
 MOST_CLASSES = 12
 CHARTS = 2.1
 RANDOM_DISTANCE = 0.765  # mean distance of a random place in [-1, 1] x [-1, 1] from its centre
@@ -106,8 +106,10 @@ def chosen_places(whole: WholeSet, rows_N: np.ndarray | None = None) -> np.ndarr
 
 
 def density_of(places_X2: np.ndarray, shape: float) -> np.ndarray:
-    """Share of the locations in each cell of a grid over the photo: rows x columns."""
-    columns = BINS if shape <= 1 else odd(BINS / shape)
+    """Share of the locations in each cell of a grid over the photo: rows x columns. Fewer
+    locations get a coarser grid."""
+    finest = float(np.clip(np.sqrt(len(places_X2)) * 0.8, 9, BINS))
+    columns = odd(finest) if shape <= 1 else odd(finest / shape)
     rows = odd(columns * shape)
     counts, _, _ = np.histogram2d(
         places_X2[:, 1].clip(-1, 1), places_X2[:, 0].clip(-1, 1), bins=(rows, columns),

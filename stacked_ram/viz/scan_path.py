@@ -8,10 +8,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.trace import Trace
 from stacked_ram.viz.belief import verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.looking import Photo, Seen, seen_in
+from stacked_ram.viz.sources import large_photo
 from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit, view_shape
 from stacked_ram.viz.style import INK, PAGE, Sheet, fitted, styled
 
@@ -78,7 +80,7 @@ def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, heigh
 
 
 def draw_scan_paths(
-    pixels_BCHW: Tensor,
+    pixels_BCHW: Tensor | LazyPhotos,
     trace: Trace,
     classes: Sequence[str],
     labels_B: Tensor | Sequence[int] | None = None,
@@ -89,9 +91,13 @@ def draw_scan_paths(
     sizes_B2: (height, width) of each photo inside the padding; None: all of it.
     """
     seen = []
-    for b, pixels_CHW in enumerate(pixels_BCHW.detach().cpu()):
-        height, width = pixels_CHW.shape[1:] if sizes_B2 is None else sizes_B2[b].tolist()
+    for b in range(len(trace.logits_BTN) // trace.rollouts):
         label = None if labels_B is None else int(torch.as_tensor(labels_B[b]))
-        photo = Photo("", pixels_CHW[:, :height, :width].numpy(), (height, width), label)
+        if isinstance(pixels_BCHW, LazyPhotos):
+            photo = large_photo("", pixels_BCHW.photos[b], label)
+        else:
+            pixels_CHW = pixels_BCHW[b].detach().cpu()
+            height, width = pixels_CHW.shape[1:] if sizes_B2 is None else sizes_B2[b].tolist()
+            photo = Photo("", pixels_CHW[:, :height, :width].numpy(), (height, width), label)
         seen.append(seen_in(trace, b * trace.rollouts, photo, classes))
     return scan_path_grid(seen)

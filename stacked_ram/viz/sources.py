@@ -15,6 +15,7 @@ from stacked_ram.data.opening import SLIDES, open_photo, reduced
 from stacked_ram.data.order import Rows
 from stacked_ram.data.read import ORIENTATION, SIDEWAYS, formats
 from stacked_ram.errors import UserError
+from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.viz.looking import Photo
 
 DRAWN = 1024  # longest side of the picture that a large photo is drawn on, pixels
@@ -57,9 +58,16 @@ def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
     name = name or Path(path).name
     if isinstance(opened, np.ndarray):
         return Photo(name, opened, true_shape(path), label)
+    return large_photo(name, opened, label)
+
+
+def large_photo(
+    name: str, opened: LazyPhoto, label: int | None, box_4: np.ndarray | None = None
+) -> Photo:
+    """A photo that is read in pieces, with a small picture of it to draw on."""
     share = min(1.0, DRAWN / max(opened.size))
     height, width = (max(1, round(side * share)) for side in opened.size)
-    return Photo(name, reduced(opened, (height, width)), opened.size, label, large=opened)
+    return Photo(name, reduced(opened, (height, width)), opened.size, label, box_4, opened)
 
 
 def true_shape(path: str | Path) -> tuple[int, int]:
@@ -115,14 +123,13 @@ class Split:
             index = np.array([row])
             batch = self.loader.maker.make(0, Rows(index, np.zeros_like(index)))
         box_4 = batch.boxes_B4[0].cpu().numpy()
+        box_4 = None if np.isnan(box_4).any() else box_4
+        name, label = dataset.names[row], int(dataset.labels[row])
+        if isinstance(batch.pixels_BCHW, LazyPhotos):
+            return large_photo(name, batch.pixels_BCHW.photos[0], label, box_4)
         height, width = (int(side) for side in dataset.sizes[row])
-        return Photo(
-            name=dataset.names[row],
-            pixels_CHW=batch.pixels_BCHW[0].cpu().numpy(),
-            shape=(height, width),
-            label=int(dataset.labels[row]),
-            box_4=None if np.isnan(box_4).any() else box_4,
-        )
+        pixels_CHW = batch.pixels_BCHW[0].cpu().numpy()
+        return Photo(name, pixels_CHW, (height, width), label, box_4)
 
     def close(self) -> None:
         self.loader.close()

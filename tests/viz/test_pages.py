@@ -179,7 +179,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, run_folder: Path):
             command, stdout=out, stderr=out, env={**os.environ, "TMPDIR": str(home)}, cwd=ROOT
         )
     try:
-        wait_for(lambda: "open http" in said.read_text() or process.poll() is not None, 120)
+        wait_for(lambda: "open http" in said.read_text() or process.poll() is not None, 400)
         assert process.poll() is None, said.read_text()
         yield re.search(r"http://\S+", said.read_text())[0], home
     finally:
