@@ -117,7 +117,7 @@ def test_policy_loss_sums_over_what_the_policy_chose():
     advantages = torch.randn(B, T, dtype=torch.float64).requires_grad_()
     expected = (
         -sum(
-            float(trace.log_probs_BTS[b, t, s]) * float(advantages[b, t])
+            trace.log_probs_BTS[b, t, s].item() * advantages[b, t].item()
             for b in range(B)
             for t in (1, 2, 3)
             for s in range(S)

@@ -466,7 +466,7 @@ def test_recomputed_steps_change_nothing(name):
 
 def test_regions_must_fit_the_map_of_the_glance():
     with pytest.raises(UserError, match="regions"):
-        make("categorical", regions=(3, 3))
+        make("categorical", regions=(17, 3))
     with pytest.raises(UserError, match="convolutional"):
         make("backbone_glance", backbone="vit_tiny_patch16_224", regions=(1, 1))
 

@@ -51,7 +51,7 @@ class ConvWhat(nn.Module):
         # the last batch norm keeps the layer alive through the noise of random glimpses
         self.layer = nn.Sequential(
             nn.Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
-            nn.BatchNorm1d(out_features),
+            RowNorm(out_features),
             nn.ReLU(),
         )
 
@@ -61,6 +61,18 @@ class ConvWhat(nn.Module):
         anywhere = maps.amax((2, 3))
         features = torch.cat([there, anywhere], 1)
         return self.layer(features.view(len(patches_RKCPP), -1))
+
+
+class RowNorm(nn.BatchNorm1d):
+    """Batch norm over rows; a single row, which has no statistics of its own, takes the running
+    ones."""
+
+    def forward(self, rows_RD: Tensor) -> Tensor:
+        if len(rows_RD) > 1:
+            return super().forward(rows_RD)
+        return functional.batch_norm(
+            rows_RD, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 def pooled_to(maps_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
