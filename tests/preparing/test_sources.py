@@ -53,6 +53,17 @@ def test_class_folders_of_any_name(tmp_path: Path) -> None:
     assert len({folder.casefold() for folder in told["folders"]}) == len(names)
 
 
+def test_an_empty_class_is_named(tmp_path: Path) -> None:
+    source, dest = tmp_path / "source", tmp_path / "dest"
+    class_folders(source, {"cat": 6, "dog": 6})
+    (source / "emu").mkdir()
+    with pytest.raises(UserError, match="class 'emu' has no photos"):
+        run(source, dest)
+    assert not dest.exists()
+    run(source, dest, classes="cat,dog")
+    assert facts(dest)["classes"] == ["cat", "dog"]
+
+
 def test_folder_name_that_is_no_text(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"good": 5})
     bad = os.fsdecode(bytes(source) + b"/caf\xe9")

@@ -25,6 +25,12 @@ def read_class_folders(root: Path, options: PrepareOptions) -> Source:
             f"{root}: no class folders found: each class needs a folder with its photos in it, or "
             "give --labels labels.csv"
         )
+    for folder in _siblings(root, classes):
+        name = path_text(folder.name)
+        if not any(walk(folder)) and (not options.classes or name in options.class_list):
+            raise UserError(
+                f"{folder}: class {name!r} has no photos: put some there, or remove the folder"
+            )
     source = Source("class_folders", _records(classes, None))
     source.notes += _stray_note(root)
     return source
@@ -89,6 +95,12 @@ def _class_folders(root: Path) -> dict[str, Path]:
     if len(own) == len(inner):
         return own
     return {path_text(folder.relative_to(root)): folder for folder in inner}
+
+
+def _siblings(root: Path, classes: dict[str, Path]) -> list[Path]:
+    """All folders that stand where the class folders stand, empty ones too."""
+    parents = {folder.parent for folder in classes.values()}
+    return [folder for parent in sorted(parents) for folder in entries(parent)[0]]
 
 
 def _stray_note(root: Path) -> list[str]:
