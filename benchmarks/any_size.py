@@ -21,12 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,14 @@ def draw(path: Path, megapixels: int, kind: str) -> None:
     path.with_suffix(".json").write_text(json.dumps(discs))
 
 
+def draw_small(path: Path) -> None:
+    """64 x 64 pixels of black."""
+    import pyvips
+
+    how = {"tile": True, "tile_width": 16, "tile_height": 16, "pyramid": True}
+    pyvips.Image.new_from_array(np.zeros((64, 64, 3), np.uint8)).tiffsave(str(path), **how)
+
+
 # ---------------------------------------------------------------------- measured, one process each
 
 
@@ -119,10 +129,11 @@ def glimpses():
     model = build_model(config, **numbers).eval()
 
     def work(path: Path) -> None:
-        opened = open_photo(path, DataConfig(), 3)
-        assert isinstance(opened, LazyPhoto)
+        opened = open_photo(path, DataConfig(), 3)  # a JPEG below its limit is decoded whole
+        lazy = isinstance(opened, LazyPhoto)
         with torch.no_grad():
-            look_until(model, model.photos(LazyPhotos([opened])))
+            given = LazyPhotos([opened]) if lazy else torch.from_numpy(opened)[None]
+            look_until(model, model.photos(given))
 
     return work
 
@@ -198,34 +209,30 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where files are drawn, and kept")
     parser.add_argument("--sizes", type=int, nargs="+", help="megapixels (2^20 pixels each)")
     parser.add_argument("--kind", choices=["tiff", "jpeg"], default="tiff")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # FILE WAY, in a process
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(Path(options.measure[0]), options.measure[1])))
-        return
     sizes = options.sizes or (QUICK if options.quick else MEGAPIXELS)
-    with tempfile.TemporaryDirectory(prefix="any_size_") as made:
-        table(options.folder or Path(made), sizes, options.kind)
+    import timm  # noqa: F401  here, once: every process has it from this one
+    import torch  # noqa: F401
+
+    with (
+        tempfile.TemporaryDirectory(prefix="any_size_") as made,
+        multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as processes,
+    ):
+        table(options.folder or Path(made), sizes, options.kind, processes)
 
 
-def table(folder: Path, sizes: tuple[int, ...], kind: str) -> None:
-    import pyvips
-
+def table(folder: Path, sizes: Sequence[int], kind: str, processes: Pool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    small = np.zeros((64, 64, 3), np.uint8)
-    how = {"tile": True, "tile_width": 16, "tile_height": 16, "pyramid": True}
-    pyvips.Image.new_from_array(small).tiffsave(str(folder / "small.tif"), **how)
+    processes.apply(draw_small, (folder / "small.tif",))
     heads = "".join(f"{name:>10}" for name in ("cpu ms", "clock ms", "first ms", "peak MB", "more"))
     print(f"{'MP':>5} {'file MB':>8} {'way':>9}{heads}{'seen':>8}", flush=True)
     for megapixels in sizes:
         path = folder / f"{megapixels}.{'jpg' if kind == 'jpeg' else 'tif'}"
         if not path.exists():
-            draw(path, megapixels, kind)
-        shares = seen(path)
+            processes.apply(draw, (path, megapixels, kind))
+        shares = processes.apply(seen, (path,))
         for way, share in zip(("glimpses", "resized"), shares, strict=True):
-            command = [sys.executable, __file__, "--measure", str(path), way]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = processes.apply(measure, (path, way))
             times = "".join(f"{found[name]:10.1f}" for name in ("cpu", "clock", "first"))
             memory = "".join(f"{found[name]:10.1f}" for name in ("peak", "more"))
             size = path.stat().st_size / 1e6

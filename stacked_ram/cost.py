@@ -15,6 +15,8 @@ from stacked_ram.config import DataConfig
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.read import reduced_size
 
+LARGEST = 4096  # side of the photo that stands for any larger one
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -34,6 +36,8 @@ class Cost:
 def photo_cost(model: Any, height: int, width: int) -> Cost:
     """The cost of one photo of this size, counted on one pass."""
     device = next(model.parameters()).device
+    if model.config.stack in ("none", "rnn"):  # nothing but patches and the glance is computed
+        height, width = min(height, LARGEST), min(width, LARGEST)
     pixels = torch.zeros(1, len(model.mean), height, width, dtype=torch.uint8, device=device)
     was_training = model.training
     model.eval()

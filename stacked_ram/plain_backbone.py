@@ -14,9 +14,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.opening import reduced
+from stacked_ram.data.read import reduced_size
 from stacked_ram.retina.backbone import Backbone
+from stacked_ram.retina.lazy import LazyPhotos
 
 SIZES = (96, 128, 160, 224)
 MARGIN = 0.875
@@ -73,17 +77,33 @@ def features(backbone: Backbone, loader: Loader, loaded: LoadedRun) -> dict[Any,
     loader.set_epoch(0)
     for batch in tqdm(loader, desc="plain backbone", unit=" batches", disable=None, leave=False):
         found["labels"].append(batch.labels_B.cpu().numpy())
-        photos = [
-            pixels_CHW[:, :height, :width]
-            for pixels_CHW, (height, width) in zip(
-                batch.pixels_BCHW, batch.sizes_B2.tolist(), strict=True
-            )
-        ]
+        photos = whole_photos(batch)
         for size in SIZES:
             images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
             pooled = backbone((images_BCRR.float() / 255 - mean) / std)
             found[size].append(pooled.float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def whole_photos(batch: Batch) -> list[torch.Tensor]:
+    """pixels_CHW of each photo, without padding; of one that is read in pieces, reduced to twice
+    what the largest of SIZES needs."""
+    if isinstance(batch.pixels_BCHW, LazyPhotos):
+        photos = batch.pixels_BCHW.photos
+        sizes = [
+            reduced_size(*photo.size, round(2 * max(SIZES) / MARGIN), None) for photo in photos
+        ]
+        device = batch.labels_B.device
+        return [
+            torch.from_numpy(reduced(photo, size)).to(device)
+            for photo, size in zip(photos, sizes, strict=True)
+        ]
+    return [
+        pixels_CHW[:, :height, :width]
+        for pixels_CHW, (height, width) in zip(
+            batch.pixels_BCHW, batch.sizes_B2.tolist(), strict=True
+        )
+    ]
 
 
 def middle(photo_CHW: torch.Tensor, size: int) -> torch.Tensor:

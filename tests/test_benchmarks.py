@@ -69,6 +69,14 @@ def test_others(quick, name):
 
 
 @pytest.mark.slow
+def test_any_size(quick):
+    pytest.importorskip("pyvips", reason="pip install 'pyvips[binary]' for large photos")
+    rows = [line.split() for line in quick("any_size", "--sizes", "1").splitlines()[1:]]
+    assert [row[2] for row in rows] == ["glimpses", "resized"]
+    assert rows[0][-1] == "100%"  # what a patch at full resolution shows
+
+
+@pytest.mark.slow
 def test_memory(quick):
     assert "checkpoint_steps" in quick("memory")
 

@@ -134,3 +134,54 @@ def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypa
     widths = surface.boxes_TK4[..., 2] - surface.boxes_TK4[..., 0]
     np.testing.assert_allclose(widths, [[4, 8]] * 2)  # in pixels of the photo itself
     assert so_far(seen, 2).shape == (38, 50, 3)
+
+
+def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monkeypatch):
+    """Every photo is opened as a pyramid, and none is held: a run, its test, its drawings."""
+    from stacked_ram.cli import Test
+    from stacked_ram.data import assemble
+    from stacked_ram.data.batch import Batch
+    from stacked_ram.data.dataset import open_dataset
+    from stacked_ram.data.loader import make_loader
+    from stacked_ram.evaluate import test_run
+    from stacked_ram.viz.sources import Split
+
+    folder = large_data_set(tmp_path / "data")
+    monkeypatch.setattr(assemble, "LARGE", 1000)
+    how = dict(epochs=1, batch_size=4, glance=(8, 8), first_location="learned", pictures_every=1)
+    config = tiny_config(folder, **how)
+    for workers in (0, 1):
+        changed = tiny_config(folder, **how, workers=workers)
+        loader = make_loader(open_dataset(changed.data, "train"), changed, train=True)
+        batch = next(iter(loader))
+        loader.close()
+        assert isinstance(batch, Batch) and isinstance(batch.pixels_BCHW, LazyPhotos)
+        assert batch.sizes_B2.tolist() == batch.pixels_BCHW.sizes_B2.tolist()
+    train_run(config, tmp_path / "run")
+    report = test_run(tmp_path / "run", Test(runs=(tmp_path / "run",), device="cpu"))
+    assert report["photos"] == 3 and 0 < report["read"] < 0.05
+    split = Split(load_run(tmp_path / "run", "cpu"))
+    assert split.photo(0).size == (150, 200) and split.photo(0).large is not None
+    with pytest.raises(UserError, match="leave out flip"):
+        train_run(tiny_config(folder, **how, flip=True), tmp_path / "other")
+
+
+def large_data_set(folder):
+    """Pyramids of 150 x 200 pixels, with a manifest."""
+    import yaml
+
+    rows = ["path,class,split,width,height"]
+    for split, count in (("train", 6), ("valid", 3), ("test", 3)):
+        for number in range(count):
+            name = "abc"[number % 3]
+            path = folder / split / name / f"{number}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_pyramid(path, smooth_pixels(150, 200, seed=number))
+            rows.append(f"{path.relative_to(folder).as_posix()},{name},{split},200,150")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    facts = {
+        "format": 1, "kind": "photos", "name": "large", "classes": list("abc"), "channels": 3,
+        "mean": [0.5] * 3, "std": [0.2] * 3,
+    }  # fmt: skip
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    return folder

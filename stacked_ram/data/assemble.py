@@ -18,9 +18,11 @@ from stacked_ram.data.cache import open_cache
 from stacked_ram.data.chance import mixed
 from stacked_ram.data.crop import Cuts, cut_boxes, no_cuts, random_cuts
 from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.opening import LARGE, SLIDES
 from stacked_ram.data.order import Rows
-from stacked_ram.data.read import read_photo, reduced_size
+from stacked_ram.data.read import check_stored_size, read_photo, reduced_size
 from stacked_ram.errors import UserError
+from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 
 # Photos to be cropped and then resized are kept so much larger than photo_size that
 MARGIN = 2  # the smallest crop need not be enlarged, but at most by this factor;
@@ -37,7 +39,9 @@ class BatchMaker(torch.utils.data.Dataset):
         self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
         sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
-        self.cache = open_cache(dataset, sizes_M2, data.cache, data.cache_limit, words)
+        self.in_pieces = in_pieces(dataset, data)
+        kept = "none" if self.in_pieces else data.cache
+        self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, words)
         self.augment = None
         if train and augments(data):
             from stacked_ram.data.augment import Augment
@@ -54,6 +58,8 @@ class BatchMaker(torch.utils.data.Dataset):
 
     def make(self, epoch: int, rows: Rows) -> Batch:
         index_B = rows.index_B
+        if self.in_pieces:
+            return self.make_in_pieces(index_B)
         kept_B2 = self.sizes_N2[index_B]
         cuts = self.cuts(epoch, rows)
         sizes_B2 = self._sizes_of(cuts)
@@ -83,6 +89,22 @@ class BatchMaker(torch.utils.data.Dataset):
             sizes_B2=torch.from_numpy(np.ascontiguousarray(sizes_B2)),
             labels_B=torch.from_numpy(self.dataset.labels[index_B]),
             boxes_B4=torch.from_numpy(boxes_B4.astype(np.float32)),
+            index_B=torch.from_numpy(index_B),
+        )
+
+    def make_in_pieces(self, index_B: np.ndarray) -> Batch:
+        """Photos that are opened here, and read where they are looked at."""
+        dataset = self.dataset
+        photos = []
+        for row in index_B:
+            photo = LazyPhoto(os.path.join(dataset.folder, dataset.names[row]), dataset.channels)
+            check_stored_size(photo.path, photo.size, dataset.sizes[row].tolist())
+            photos.append(photo)
+        return Batch(
+            pixels_BCHW=LazyPhotos(photos),
+            sizes_B2=torch.from_numpy(dataset.sizes[index_B]),
+            labels_B=torch.from_numpy(dataset.labels[index_B]),
+            boxes_B4=torch.from_numpy(dataset.boxes[index_B]),
             index_B=torch.from_numpy(index_B),
         )
 
@@ -118,6 +140,25 @@ class BatchMaker(torch.utils.data.Dataset):
         if self.data.photo_size is None:
             return cuts.sizes_B2
         return np.tile(np.array(self.data.photo_size, np.int64), (len(cuts.flips_B), 1))
+
+
+def in_pieces(dataset: Dataset, data: DataConfig) -> bool:
+    """Whether a split's photos are read where they are looked at: those of a data set with slides,
+    or with photos too large to be decoded whole, which nothing reduces.
+
+    Raises UserError where the training photos are to be changed, which needs them whole.
+    """
+    if data.short_side is not None or data.photo_size is not None:
+        return False
+    endings = {os.path.splitext(name)[1].lower() for name in dataset.names}
+    if dataset.manifest.sizes_M2.prod(axis=1).max() <= LARGE and not endings & SLIDES:
+        return False
+    if data.flip or data.crop_area[0] < 1 or augments(data):
+        raise UserError(
+            f"{dataset.folder}: holds photos of more than {LARGE:,} pixels, which are read in"
+            " pieces as they are; leave out flip, crop_area and the like, or set short_side"
+        )
+    return True
 
 
 def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:

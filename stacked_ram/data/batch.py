@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stacked_ram.retina.lazy import LazyPhotos
+
 
 @dataclass
 class Batch:
-    pixels_BCHW: Tensor
-    """uint8, raw 0..255; photos of different sizes are padded below and right with zeros."""
+    pixels_BCHW: Tensor | LazyPhotos
+    """uint8, raw 0..255; photos of different sizes are padded below and right with zeros. Photos
+    too large to be held: what reads them in pieces."""
     sizes_B2: Tensor
     """int64 (height, width) of each photo inside pixels_BCHW."""
     labels_B: Tensor

@@ -99,7 +99,7 @@ class PhotoLoader(Loader):
         """As many as configured, or none where the shared memory is too small for their batches
         (containers have 64 MB of it unless told otherwise)."""
         workers = self.data.workers
-        if not workers or not SHARED.is_dir():
+        if not workers or not SHARED.is_dir() or self.maker.in_pieces:
             return workers
         height, width = self.maker.sizes_N2.max(axis=0)
         batch = self.batch_size * self.dataset.channels * int(height * width)

@@ -60,6 +60,17 @@ def read_photo(
         raise UserError(f"{path}: cannot read this photo ({error}); leave it out") from None
 
 
+def check_stored_size(
+    path: str | Path, size: tuple[int, int], stored_size: tuple[int, int]
+) -> None:
+    """Raises UserError where a photo's (height, width) is not what the manifest says."""
+    if tuple(size) != tuple(stored_size):
+        raise UserError(
+            f"{path}: {size[1]}x{size[0]} pixels, where manifest.csv says {stored_size[1]}x"
+            f"{stored_size[0]}; prepare the data set again"
+        )
+
+
 def reduced_size(
     height: int, width: int, short_side: int | None, photo_size: tuple[int, int] | None
 ) -> tuple[int, int]:
@@ -87,11 +98,8 @@ def _pixels(
     sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     if sideways:
         width, height = height, width
-    if stored_size is not None and (height, width) != tuple(stored_size):
-        raise UserError(
-            f"{path}: {width}x{height} pixels, where manifest.csv says {stored_size[1]}x"
-            f"{stored_size[0]}; prepare the data set again"
-        )
+    if stored_size is not None:
+        check_stored_size(path, (height, width), stored_size)
     new_height, new_width = reduced_size(height, width, short_side, photo_size)
     if image.format == "JPEG":
         smallest = (new_height, new_width) if sideways else (new_width, new_height)

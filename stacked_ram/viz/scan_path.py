@@ -59,8 +59,9 @@ def scan_path_grid(photos: Sequence[Seen], columns: int = 4, width: float = PAGE
 
 
 def view_of_seen(seen: Seen) -> tuple:
+    """What a small picture shows: it has the narrowest boxes alone."""
     surface = seen.surfaces[-1]
-    return view_of(surface.size, surface.boxes_TK4)
+    return view_of(surface.size, surface.boxes_TK4[:, :1])
 
 
 def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float) -> None:
