@@ -175,26 +175,26 @@ def seen(path: Path) -> tuple[float, float]:
     discs = json.loads(path.with_suffix(".json").read_text())
     for left, top, label in discs:
         window = photo.window((left, top), (OBJECT, OBJECT), (OBJECT, OBJECT))
-        right[0] += observed(window.pixels_CHW.mean(0), 0.5, 0.5, 1.0) == label
+        right[0] += observed(window.pixels_CHW.mean(0), 1.0) == label
         scale = RESIZED / side  # of a pixel; the disc lies somewhere on the coarse grid
         first = [math.floor(place * scale) for place in (left, top)]
         last = [math.ceil((place + OBJECT) * scale) for place in (left, top)]
         part_HW = whole_HW[first[1] : last[1], first[0] : last[0]]
-        right[1] += observed(part_HW, 0.5, 0.5, scale) == label
+        right[1] += observed(part_HW, scale) == label
     return right[0] / len(discs), right[1] / len(discs)
 
 
-def observed(part_HW: np.ndarray, x: float, y: float, scale: float) -> int:
+def observed(part_HW: np.ndarray, scale: float) -> int:
     """The direction whose stripes, at their known spacing, explain most of these pixels.
 
-    x, y: centre of the first pixel; scale: pixels that one pixel of the photo takes.
+    scale: pixels that one pixel of the photo takes.
     """
     part_HW = part_HW - part_HW.mean()
     down, across = np.mgrid[: part_HW.shape[0], : part_HW.shape[1]]
     explained = []
     for angle in ANGLES:
         turned = math.radians(angle + 90)
-        along = ((across + x) * math.cos(turned) + (down + y) * math.sin(turned)) / scale
+        along = (across * math.cos(turned) + down * math.sin(turned)) / scale
         wave = np.exp(2j * math.pi * along / PERIOD)
         explained.append(abs((part_HW * wave).sum()))
     return int(np.argmax(explained))

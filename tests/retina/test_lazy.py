@@ -167,12 +167,12 @@ def test_grayscale_16_bits_transparency_and_rotation_are_as_in_memory(tmp_path):
     write_pyramid(tmp_path / "grey.tif", grey_HW1)
     write_pyramid(tmp_path / "deep.tif", grey_HW1.astype(np.uint16) * 257)
     geometry = GlimpseGeometry(8)
-    three = [
+    found = [
         LazyPhotos([LazyPhoto(tmp_path / f"{name}.tif")], MEAN, STD).patches(places(), geometry)
         for name in ("grey", "deep")
     ]
     true = in_memory(grey_HW1.repeat(3, 2)).patches(places(), geometry)
-    for seen in three:
+    for seen in found:
         assert off_by(seen, true) < 0.01
     one = LazyPhotos([LazyPhoto(tmp_path / "grey.tif", channels=1)])
     assert one.patches(places(), geometry).shape[2] == 1
