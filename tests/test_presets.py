@@ -54,7 +54,10 @@ def test_the_header_says_how_to_run_it_and_what_to_expect(path):
     text = path.read_text()
     header = text.split("data:\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())
-    assert f"configs/{path.name}" in header
-    assert "python prepare_data.py" in header or "python -m stacked_ram.preparing." in header
+    if path.stem == "demo":  # prepares its own data
+        assert "python main.py demo" in header
+    else:
+        assert f"configs/{path.name}" in header
+        assert "python prepare_data.py" in header or "python -m stacked_ram.preparing." in header
     assert "Expected" in header
     assert max(map(len, text.splitlines())) <= 100
