@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from tiny import tiny_digits, tiny_photos
+
+# A job that a shell starts in the background ignores Ctrl-C; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
