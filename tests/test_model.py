@@ -74,6 +74,23 @@ def test_dense_model_equals_the_papers_equations(core):
             same(trace.logits_BTN[photo, step].double(), linear("classifier", h), 1e-5)
 
 
+def test_levels_of_an_rnn_stack_feed_upward():
+    """Each level's recurrent layer takes its glimpse feature, the new state of the level below and
+    its own last state; the top state classifies."""
+    model = make("stack_rnn_own", core="rnn").eval()
+    locations = torch.rand(3, 3, 3, 2, generator=torch.Generator().manual_seed(3)) - 0.5
+    trace = look(model, pixels(), locations_BTS2=locations)
+    views = [level.retina.view(photos_of(model, pixels())) for level in model.levels]
+    states = [torch.zeros(3, 16) for _ in model.levels]
+    for step in range(3):
+        below = None
+        for index, level in enumerate(model.levels):
+            feature, _ = level.retina(views[index], locations[:, step, index])
+            parts = [feature, *([] if below is None else [below]), states[index]]
+            below = states[index] = level.core.layer(torch.cat(parts, 1)).relu()
+        same(trace.logits_BTN[:, step], model.classifier(below), 1e-5)
+
+
 @every_variant
 def test_a_photo_alone_and_in_company_gives_the_same_answer(name):
     model = make(name).eval()
