@@ -260,7 +260,7 @@ def _store(
         content = encode_image(image, suffix, plan.quality)
         stored_digest = hashlib.sha256(content).hexdigest()
     look = look_at(image)
-    file = Path(digest[:2]) / f"{digest}{suffix}"
+    file = Path(digest[:1]) / f"{digest}{suffix}"
     (plan.folder / file).parent.mkdir(exist_ok=True)
     write_bytes(plan.folder / file, content)
     return Checked(
