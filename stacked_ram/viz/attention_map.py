@@ -133,7 +133,7 @@ def draw_light(axes: Axes, seen: Seen, values: np.ndarray, least: float = 1e-9) 
                 zorder=1)  # fmt: skip
     share = values / max(float(values.max()), least)
     colours = LIGHT(share)
-    colours[..., 3] = np.where(share > 0, 0.25 + 0.5 * share, 0.0)
+    colours[..., 3] = np.where(share > 0.02, 0.25 + 0.5 * share, 0.0)
     axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",
                 zorder=2)  # fmt: skip
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])

@@ -89,9 +89,10 @@ def draw_lines(
     axes.hlines([0.5, 1], steps[0] - 0.5, right, color=FAINT, linewidth=0.5, zorder=0)
     colours = step_colours(seen.steps)
     lines = leading(seen)
+    answers = set(belief[shown].argmax(1).tolist())
     for rank, label in reversed(list(enumerate(lines))):
         main = label == seen.photo.label or (rank == 0)
-        second = label == seen.says
+        second = label in answers
         tint = colour_of(seen, label) if main or second else QUIET
         axes.plot(
             steps[shown], belief[shown, label], color=tint, zorder=4 if main else 3,
@@ -114,7 +115,7 @@ def draw_lines(
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):
-        strong = label in (seen.photo.label, seen.says)
+        strong = label == seen.photo.label or label in answers
         axes.plot(
             [steps[end] + 0.12, names_at + 0.06 / per_step], [value, place], color=FAINT,
             linewidth=0.5, zorder=1, clip_on=False,

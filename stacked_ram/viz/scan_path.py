@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.trace import Trace
-from stacked_ram.viz.belief import verdict
+from stacked_ram.viz.belief import percent, verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.looking import Photo, Seen, seen_in
 from stacked_ram.viz.sources import large_photo
@@ -71,13 +71,23 @@ def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, heigh
     axes = sheet.axes(x + (width - wide) / 2, y + (height - tall), wide, tall)
     roomy = width >= ROOMY
     draw_surface(axes, surface, view, weight=0.8 if roomy else 0.6, nested=False, numbers=roomy)
+    lines, colour = caption(seen, roomy)
+    for number, words in enumerate(lines):
+        sheet.text(x + width / 2, y + height + 0.13 + 0.115 * number, fitted(words, width, 6.8),
+                   fontsize=6.8, color=INK if number else colour, ha="center")  # fmt: skip
+
+
+def caption(seen: Seen, roomy: bool) -> tuple[list[str], str]:
+    """A line or two about the answer, and the colour of the first."""
     words, colour = verdict(seen)
-    lines = [words] if seen.right is not False else words.split(", is ")
-    sheet.text(x + width / 2, y + height + 0.13, fitted(lines[0], width, 6.8), fontsize=6.8,
-               color=colour, ha="center")  # fmt: skip
-    if len(lines) > 1:
-        sheet.text(x + width / 2, y + height + 0.245, fitted("is " + lines[1], width, 6.8),
-                   fontsize=6.8, color=INK, ha="center")  # fmt: skip
+    if roomy:
+        said, _, true = words.partition(", is ")
+        return ([said, f"is {true}"] if true else [said]), colour
+    tick = "" if seen.right is None else "✓ " if seen.right else "✗ "
+    below = (
+        percent(seen.sure) if seen.right is not False else f"is {seen.classes[seen.photo.label]}"
+    )
+    return [tick + seen.classes[seen.says], below], colour
 
 
 def draw_scan_paths(

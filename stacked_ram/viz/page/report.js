@@ -363,8 +363,9 @@ function chart(title, series, options) {
   const y = (value) => low - (value - least) / (most - least) * (low - top);
   const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": title });
   const write = (value) => options.share ? `${Math.round(100 * value)} %` : value >= 100 ? value.toFixed(0) : value.toFixed(2);
-  for (let tick = 0; tick <= 4; tick++) {
-    const value = least + tick * (most - least) / 4;
+  const scale = 10 ** Math.floor(Math.log10((most - least) / 4));
+  const gap = [1, 2, 2.5, 5, 10].map((one) => one * scale).find((one) => (most - least) / one <= 5.01);
+  for (let value = Math.ceil(least / gap - 1e-9) * gap; value <= most + 1e-9; value += gap) {
     svg.append(draw("line", { x1: left, x2: wide - right, y1: y(value), y2: y(value), stroke: "var(--line)", "stroke-width": 0.7 }),
       draw("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, write(value)));
   }
