@@ -136,12 +136,12 @@ def test_baseline_loss_and_entropy_count_chosen_steps():
     trace = trace_of()
     wanted = torch.randn(B, T, dtype=torch.float64)
     expected = sum(
-        (float(trace.baselines_BT[b, t]) - float(wanted[b, t])) ** 2
+        (trace.baselines_BT[b, t].item() - wanted[b, t].item()) ** 2
         for b in range(B)
         for t in (1, 2, 3)
     ) / (B * 3)
     assert losses.baseline_loss(trace, wanted).item() == pytest.approx(expected)
-    expected = sum(float(trace.entropies_BTS[b, t].sum()) for b in range(B) for t in (1, 2, 3)) / (
+    expected = sum(trace.entropies_BTS[b, t].sum().item() for b in range(B) for t in (1, 2, 3)) / (
         B * 3
     )
     assert losses.entropy(trace).item() == pytest.approx(expected)

@@ -152,3 +152,40 @@ def test_what_cannot_be_is_named():
                      channels=3)  # fmt: skip
     with pytest.raises(UserError, match="num_levels"):
         conv_maps()(Photos(torch.zeros(1, 3, 3, 9, dtype=torch.uint8)))
+
+
+def norm_of_a_share(rank: int, folder: str) -> None:
+    """One of two processes: its half of the batch through the norm, forward and backward."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    try:
+        maps, inside, target = torch.load(f"{folder}/batch.pt")
+        share = slice(0, 1) if rank == 0 else slice(1, 4)
+        own = maps[share].requires_grad_()
+        norm = MaskedBatchNorm2d(2)
+        found = norm(own, inside[share])
+        (found * target[share]).sum().backward()
+        torch.save((found.detach(), own.grad, norm.running_var), f"{folder}/{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_statistics_are_those_of_all_processes(tmp_path):
+    """Two processes with one photo and three give what one process gives with all four."""
+    sizes = torch.tensor([[6, 5], [3, 4], [6, 2], [5, 5]])
+    inside, maps = inside_mask(sizes, (6, 5)), torch.randn(4, 2, 6, 5) + 2
+    target = torch.randn(4, 2, 6, 5) * inside
+    torch.save((maps, inside, target), tmp_path / "batch.pt")
+    torch.multiprocessing.spawn(norm_of_a_share, (str(tmp_path),), nprocs=2)
+    whole = maps.clone().requires_grad_()
+    norm = MaskedBatchNorm2d(2)
+    wanted = norm(whole, inside)
+    (wanted * target).sum().backward()
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    same = dict(atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([part[0] for part in parts]), wanted.detach(), **same)
+    torch.testing.assert_close(torch.cat([part[1] for part in parts]), whole.grad, **same)
+    for part in parts:
+        torch.testing.assert_close(part[2], norm.running_var, **same)
