@@ -368,6 +368,10 @@ class TrainingConfig:
         check(self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0")
         check(0 <= self.label_smoothing < 1, "label_smoothing: not in [0, 1)")
         check(0 <= self.gae_lambda <= 1, f"gae_lambda: {self.gae_lambda} is not in [0, 1]")
+        check(
+            self.estimator != "ppo" or self.accumulate == 1,
+            "accumulate: estimator ppo steps several times on one batch; leave accumulate at 1",
+        )
         check(self.ppo_clip > 0, f"ppo_clip: {self.ppo_clip} is not above 0")
         check(
             self.clip_norm is None or self.clip_norm > 0,

@@ -58,6 +58,7 @@ WRONG_TRAINING = {
     "epochs": [dict(epochs=0)],
     "gae_lambda": [dict(gae_lambda=1.5)],
     "ppo_clip": [dict(ppo_clip=0.0)],
+    "accumulate": [dict(accumulate=0), dict(estimator="ppo", accumulate=2)],
     "clip_norm": [dict(clip_norm=0.0)],
     "patience": [dict(patience=0)],
     "random_glimpses": [dict(random_glimpses=-1.0)],
