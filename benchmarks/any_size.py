@@ -32,6 +32,7 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401
 
 from stacked_ram.preparing.needle import ANGLES, OBJECT, PERIOD, ground, put_disc
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401
 import timm
 import torch
 from PIL import Image

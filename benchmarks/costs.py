@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import pandas
+import repository  # noqa: F401
 
 from stacked_ram.build import build_model
 from stacked_ram.config import Config, load_config

@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import repository  # noqa: F401
 import torch
 from peers import PeerRAM
 

@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--out gpu.json]         on a CUDA GPU
     python benchmarks/gpu.py --device cpu --quick     the same code, a few steps of each
 
-Nothing beyond torch and this package (from the repository: PYTHONPATH=.), and timm for the last
+Nothing beyond torch and this package, and timm for the last
 part, which is left out without it. Digits are made here. Each part runs in its own process with
 its own share of the time, so that one that fails or takes too long costs the others nothing.
 
@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import repository  # noqa: F401
 import torch
 from peers import PeerRAM
 from torch import Tensor, nn

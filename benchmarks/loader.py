@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401
 import torch
 import yaml
 from PIL import Image

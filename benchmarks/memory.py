@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import repository  # noqa: F401
+
 PATCH, PATCHES, GLIMPSES, PHOTO = 96, 2, 6, 224
 
 

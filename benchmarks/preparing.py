@@ -22,7 +22,6 @@ import multiprocessing
 import os
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,9 +29,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stacked_ram.preparing import writing
 from stacked_ram.preparing.catalogue import Catalogue

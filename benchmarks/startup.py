@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import repository  # noqa: F401
+
 ROOT = Path(__file__).resolve().parent.parent
 HELP, PREDICT = 1.0, 4.0  # seconds, by the clock on two cores
 

@@ -19,7 +19,6 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 def quick(monkeypatch, capsys):
     """Runs a benchmark's main in this process and returns what it printed."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))  # for the processes that some start
     threads = torch.get_num_threads()
 
     def run(name: str, *words: str) -> str:

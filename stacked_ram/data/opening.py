@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from stacked_ram.config import DataConfig
-from stacked_ram.data.read import MAX_PIXELS, formats, read_photo, reduced_size
+from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
+from stacked_ram.preparing.formats import formats
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.retina.pyramid import level_factors
 

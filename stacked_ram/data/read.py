@@ -10,7 +10,6 @@ long. Torch is imported only where a photo is resized.
 from __future__ import annotations
 
 import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.colour import to_srgb
+from stacked_ram.preparing.formats import formats
 
-# Only formats that Pillow decodes by itself: none that starts another program (EPS does).
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # of one photo; larger ones are refused before their pixels are made
 ORIENTATION = 0x0112  # EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # its values that swap height and width
@@ -127,10 +125,3 @@ def resized(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     size = (height, width)
     pixels_1CHW = interpolate(pixels_CHW[None], size, mode="bilinear", antialias=True)
     return pixels_1CHW[0].contiguous().numpy()
-
-
-@cache
-def formats() -> tuple[str, ...]:
-    """Those of our formats that this Pillow was built with."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -26,18 +26,16 @@ import re
 import stat
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from stacked_ram.preparing.colour import to_srgb
 from stacked_ram.preparing.encoding import encode_image, small_jpeg, thumbnail
+from stacked_ram.preparing.formats import formats
 from stacked_ram.preparing.perceptual import look_at
 from stacked_ram.preparing.working import write_bytes
 
-# Only formats that Pillow decodes by itself: none that starts another program (EPS does).
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".mpo"},
@@ -185,7 +183,7 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
                 return _decode(image, source, content, plan)
     except Refused:
         raise
@@ -281,13 +279,6 @@ def _store(
     )
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of our formats that this Pillow was built with."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, or none that makes sense."""
     try:
@@ -354,7 +345,7 @@ def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
                 if image.width * image.height > plan.max_pixels:
                     return None
                 return small_jpeg(thumbnail(image))

@@ -13,8 +13,9 @@ from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.opening import SLIDES, open_photo, reduced
 from stacked_ram.data.order import Rows
-from stacked_ram.data.read import ORIENTATION, SIDEWAYS, formats
+from stacked_ram.data.read import ORIENTATION, SIDEWAYS
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.formats import formats
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.viz.looking import Photo
 
