@@ -367,7 +367,8 @@ class RAM(nn.Module):
             location = given_R2
         elif draw:
             shape = (looking.rows, 2)
-            location = torch.rand(shape, device=device, generator=self.generator) * 2 - 1
+            # in place: torch.compile cannot trace torch.rand with a generator and a free shape
+            location = torch.empty(shape, device=device).uniform_(-1, 1, generator=self.generator)
         else:
             location = torch.zeros(looking.rows, 2, device=device)
         nothing = torch.zeros(looking.rows, device=device)

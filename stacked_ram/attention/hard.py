@@ -69,7 +69,7 @@ class GaussianPolicy(nn.Module):
         if given_B2 is not None:
             sample_B2 = given_B2
         elif sample:
-            noise = torch.randn(mean_B2.shape, device=mean_B2.device, generator=generator)
+            noise = torch.empty_like(mean_B2).normal_(generator=generator)
             sample_B2 = (mean_B2 + self.std * noise).detach()
         else:
             sample_B2 = mean_B2
