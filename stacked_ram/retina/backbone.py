@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stacked_ram.config import nearest
 from stacked_ram.errors import UserError
+from stacked_ram.retina.depthwise import fast_depthwise
 
 
 class Backbone(nn.Module):
@@ -68,7 +69,9 @@ def create(name: str) -> nn.Module:
     try:
         return timm.create_model(name, num_classes=0, dynamic_img_size=True)
     except TypeError:  # convolutional networks know no such option, and need none
-        return timm.create_model(name, num_classes=0)
+        network = timm.create_model(name, num_classes=0)
+    fast_depthwise(network)
+    return network
 
 
 def as_rgb(images_BCHW: Tensor) -> Tensor:
