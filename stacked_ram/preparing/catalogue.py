@@ -12,6 +12,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -91,10 +92,11 @@ class Catalogue:
                 except OSError:
                     size, changed = -1, 0
                 row = (file, size, changed, record.class_name, record.split, record.group)
-                fingerprint.update(repr(row).encode("utf-8", "backslashreplace"))
                 box = None
                 if record.box is not None:
                     box = " ".join(str(x) for x in (*record.box, *(record.box_of or ())))
+                told = row if box is None else (*row, box)
+                fingerprint.update(repr(told).encode("utf-8", "backslashreplace"))
                 yield (*row, box, _lot(seed, file))
 
         self._db.executemany(
@@ -289,6 +291,10 @@ class Catalogue:
                 _numbers(sums), _numbers(squares),
             )  # fmt: skip
 
+    def records(self) -> Iterable[CheckedRecord]:
+        """The records of `dataset`, to be gone through as often as is wanted."""
+        return _Records(self)
+
     def not_in_dataset(self) -> Iterator[tuple[str, str, str, str, str, bytes | None, Path | None]]:
         """(source, class, fate, problem, detail, preview, stored file) of all other photos."""
         for file, name, why, detail, problem, about, preview, stored in self._db.execute(
@@ -322,6 +328,14 @@ class Catalogue:
             return (self.plan.folder / stored).stat().st_size == size
         except OSError:
             return False
+
+
+@dataclass(frozen=True)
+class _Records:
+    catalogue: Catalogue
+
+    def __iter__(self) -> Iterator[CheckedRecord]:
+        return (record for record, _ in self.catalogue.dataset())
 
 
 def _lot(seed: int, file: bytes) -> int:

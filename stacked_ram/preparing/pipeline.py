@@ -22,7 +22,7 @@ from stacked_ram.preparing.duplicates import Duplicates, find_duplicates, leave_
 from stacked_ram.preparing.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.options import PrepareOptions
-from stacked_ram.preparing.pool import check_all
+from stacked_ram.preparing.pool import Workers, check_all
 from stacked_ram.preparing.records import SPLITS
 from stacked_ram.preparing.settling import Settled, plan_splits, settle_splits
 from stacked_ram.preparing.sources import find_digits, find_source
@@ -90,7 +90,8 @@ def _prepare_in(working: Path, options: PrepareOptions, command: str) -> None:
         if digits is not None:
             made = _prepare_digits(digits, options, there, command)
         else:
-            made = _prepare_photos(root, catalogue, options, there, command)
+            with Workers(options.worker_count) as workers:
+                made = _prepare_photos(root, catalogue, options, there, command, workers)
     if not options.dry_run:
         remove_tree(working)
     if made:
@@ -144,10 +145,17 @@ def _prepare_photos(
     options: PrepareOptions,
     there: dict[str, object] | None,
     command: str,
+    workers: Workers,
 ) -> bool:
     """Returns whether a data set was made."""
+    if not options.dry_run and (there is None or options.overwrite):
+        workers.start()
     source = find_source(root, options)
     fingerprint = catalogue.list_photos(root, source.records, options.seed)
+    if options.scene_size is not None:
+        from stacked_ram.preparing.scenes import background_fingerprint, prepare_scenes
+
+        fingerprint += background_fingerprint(options)
     _choose(catalogue, options, root)
     if _is_done(options, there, fingerprint):
         return False
@@ -155,7 +163,8 @@ def _prepare_photos(
         _tell_plan(catalogue, source, options)
         return False
     _remember(options, command, fingerprint)
-    _check(catalogue, options)
+    _check(catalogue, options, workers)
+    workers.dismiss()
     found = find_duplicates(catalogue, options.near_duplicates)
     left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
     settled = settle_splits(catalogue, source, options, found)
@@ -163,11 +172,9 @@ def _prepare_photos(
     if options.scene_size is None:
         _write(catalogue, source, options, settled, notes, found)
     else:
-        from stacked_ram.preparing.scenes import prepare_scenes
-
         prepare_scenes(
             options,
-            [record for record, _ in catalogue.dataset()],
+            catalogue.records(),
             rule=settled.rule,
             layout=source.layout,
             notes=notes,
@@ -237,7 +244,7 @@ def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
     remember_run(options.dest, command=command, source=source, fingerprint=fingerprint)
 
 
-def _check(catalogue: Catalogue, options: PrepareOptions) -> None:
+def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> None:
     """Check every photo that was not checked before, with a progress bar."""
     from tqdm import tqdm
 
@@ -246,7 +253,7 @@ def _check(catalogue: Catalogue, options: PrepareOptions) -> None:
     bar = tqdm(total=todo, unit="photo", desc="checking", disable=not todo, smoothing=0.05)
     try:
         with bar:
-            for results in check_all(catalogue.tasks(), catalogue.plan, options.worker_count):
+            for results in check_all(catalogue.tasks(), catalogue.plan, workers):
                 catalogue.take(results)
                 bar.update(len(results))
                 if options.strict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 
@@ -43,12 +43,18 @@ def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, objec
         rows: the writer's tables `stored`, `left_out` and `pairs`.
         facts: what dataset.yaml will hold.
     """
-    with open(tree / "report.html", "w", encoding="utf-8") as file:
-        for piece in _pieces(tree, rows, facts):
+    # Decoding lets other threads run.
+    with (
+        open(tree / "report.html", "w", encoding="utf-8") as file,
+        ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads,
+    ):
+        for piece in _pieces(tree, rows, facts, threads):
             file.write(piece)
 
 
-def _pieces(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> Iterable[str]:
+def _pieces(
+    tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object], threads: Executor
+) -> Iterable[str]:
     name = escape(str(facts["name"]))
     yield (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
@@ -62,9 +68,9 @@ def _pieces(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -
     yield plots.sizes_and_ratios(sizes)
     yield "<h2>Contact sheets</h2>"
     for class_name in facts["classes"]:
-        yield from _contact_sheet(tree, rows, class_name)
+        yield _contact_sheet(tree, rows, class_name, threads)
     yield from _left_out(rows)
-    yield from _pairs(rows)
+    yield from _pairs(rows, threads)
     yield "</body></html>\n"
 
 
@@ -96,7 +102,7 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {word}" for word, count in counts.items()) or "none"
 
 
-def _contact_sheet(tree: Path, rows: sqlite3.Connection, class_name: str) -> Iterable[str]:
+def _contact_sheet(tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor) -> str:
     """A dozen photos of a class in one strip: the first by hash, which is as good as by lot."""
     counts = dict(
         rows.execute(
@@ -106,16 +112,23 @@ def _contact_sheet(tree: Path, rows: sqlite3.Connection, class_name: str) -> Ite
     paths = rows.execute(
         "SELECT path FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
-    ).fetchall()
+    )
+    tiles = list(threads.map(thumbnail_of, [tree / path for (path,) in paths]))
+    return contact_sheet(class_name, counts, tiles)
+
+
+def contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
+    """A class's name, its numbers (`counts`: split -> photos) and small pictures in one strip."""
     told = ", ".join(f"{counts.get(split, 0)} {split}" for split in SPLITS)
-    yield f'<h3>{escape(class_name)} <span class="quiet">{told}</span></h3>'
-    if not paths:
-        return
-    sheet = Image.new("RGB", (len(paths) * (TILE + 4) - 4, TILE), "white")
-    for number, tile in enumerate(_thumbnails([tree / path for (path,) in paths])):
+    head = f'<h3>{escape(class_name)} <span class="quiet">{told}</span></h3>'
+    if not tiles:
+        return head
+    sheet = Image.new("RGB", (len(tiles) * (TILE + 4) - 4, TILE), "white")
+    for number, tile in enumerate(tiles):
         left = number * (TILE + 4) + (TILE - tile.width) // 2
         sheet.paste(tile, (left, (TILE - tile.height) // 2))
-    yield f'<img class="sheet" alt="{escape(class_name)}" src="{_data_uri(small_jpeg(sheet))}">'
+    source = _data_uri(small_jpeg(sheet))
+    return f'{head}<img class="sheet" alt="{escape(class_name)}" src="{source}">'
 
 
 def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
@@ -135,7 +148,7 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
     yield "</div>"
 
 
-def _pairs(rows: sqlite3.Connection) -> Iterable[str]:
+def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
     total = rows.execute("SELECT count(*) FROM pairs").fetchone()[0]
     if not total:
         return
@@ -144,17 +157,14 @@ def _pairs(rows: sqlite3.Connection) -> Iterable[str]:
     yield '<div class="pictures">'
     query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
     shown = rows.execute(query, [MOST_PICTURES]).fetchall()
-    pictures = _thumbnails([Path(path) for row in shown for path in row[2:]])
+    pictures = threads.map(_small_jpeg_of, [Path(path) for row in shown for path in row[2:]])
     for caption, names, _, _ in shown:
-        pair = [small_jpeg(next(pictures)) for _ in range(2)]
-        yield _figure(pair, caption, names)
+        yield _figure([next(pictures), next(pictures)], caption, names)
     yield "</div>"
 
 
-def _thumbnails(paths: Sequence[Path]) -> Iterator[Image.Image]:
-    """Small pictures of stored photos, decoded by threads (decoding lets other threads run)."""
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(thumbnail_of, paths)
+def _small_jpeg_of(path: Path) -> bytes:
+    return small_jpeg(thumbnail_of(path))
 
 
 def _told_limit(total: int) -> str:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from stacked_ram.data.scenes import PIECES, Box, SceneShape, choose_others, draw
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.checks import SUFFIXES, CheckPlan
 from stacked_ram.preparing.options import PrepareOptions
-from stacked_ram.preparing.pool import check_all, in_order
+from stacked_ram.preparing.pool import Workers, check_all
 from stacked_ram.preparing.records import SPLITS, CheckedRecord, EncodedPhoto
 from stacked_ram.preparing.sources.common import walk
 from stacked_ram.preparing.working import working_folder
@@ -52,7 +54,7 @@ class SceneTask:
 
 def prepare_scenes(
     options: PrepareOptions,
-    records: Sequence[CheckedRecord],
+    records: Iterable[CheckedRecord],
     *,
     rule: str = "",
     layout: str = "",
@@ -62,7 +64,7 @@ def prepare_scenes(
     """Make DEST: a scene of every record, `--scenes-per-photo` of one for training.
 
     Args:
-        records: checked photos with their splits.
+        records: checked photos with their splits; gone through several times, never held at once.
         rule, layout, notes: of the records' split and source, for dataset.yaml and the report.
         tell_more: tells the writer what was left out before.
 
@@ -77,28 +79,30 @@ def prepare_scenes(
     shape = scene_shape(options)
     counts = Counter(record.split for record in records)
     backgrounds = find_backgrounds(options, counts, 1 + shape.clutter)
+    turns = Counter(dict.fromkeys(SPLITS, 1), train=options.scenes_per_photo)
+    classes = {record.class_name for record in records}
 
     def scenes() -> Iterator[tuple[CheckedRecord, int]]:
-        for record in records:
-            for turn in range(options.scenes_per_photo if record.split == "train" else 1):
-                yield record, turn
+        return ((record, turn) for record in records for turn in range(turns[record.split]))
 
-    made = in_order(
-        partial(make_scene, shape=shape, quality=options.quality),
-        (
-            scene_task(options.seed, record, turn, backgrounds.files[record.split], shape)
-            for record, turn in scenes()
-        ),
-        options.worker_count,
-        name=lambda task: task.file.name,
+    tasks = (
+        scene_task(options.seed, record, turn, backgrounds.files[record.split], shape)
+        for record, turn in scenes()
     )
+    work = partial(make_scene, shape=shape, quality=options.quality)
     with (
-        DatasetWriter(
-            options, kind="photos", channels=3, classes={record.class_name for record in records}
-        ) as writer,
-        tqdm(total=sum(1 for _ in scenes()), desc="composing scenes", unit="scene") as progress,
-    ):
-        photo_of = {}
+        Workers(options.worker_count) as workers,
+        DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer,
+        open(
+            working_folder(options.dest) / "photos.csv", "w", encoding="utf-8", newline=""
+        ) as table,
+        tqdm(
+            total=sum(turns[split] * count for split, count in counts.items()),
+            desc="composing scenes", unit="scene",
+        ) as progress,
+    ):  # fmt: skip
+        pieces = PiecesWriter(writer, table)
+        made = workers.in_order(work, tasks, name=lambda task: task.file.name)
         for (record, _), (photo, box) in zip(scenes(), made, strict=True):
             path = writer.add(
                 photo,
@@ -111,10 +115,9 @@ def prepare_scenes(
                 repairs=record.repairs,
             )
             if record.split == "train":
-                photo_of[path] = record.file
+                pieces.add(path, record.file)
             progress.update()
-        table = working_folder(options.dest) / "photos.csv"
-        store_pieces(writer, table, photo_of, backgrounds.files["train"])
+        pieces.finish(backgrounds.files["train"])
         tell_more(writer)
         used = {split: len(files) for split, files in backgrounds.files.items()}
         return writer.finish(
@@ -129,28 +132,53 @@ def prepare_scenes(
         )
 
 
-def store_pieces(
-    writer: DatasetWriter,
-    table: Path,
-    photo_of: dict[str, Path],
-    backgrounds: Sequence[Path],
-) -> None:
-    """Store what the training scenes are made of, so that SceneMaker can make them anew.
+class PiecesWriter:
+    """Stores what the training scenes are made of, so that they can be made anew.
 
-    table: a file to write on the way; photo_of: a scene's path -> the photo that is in it.
+    table: a file to write on the way, a scene's path and its photo's in each row.
     """
-    piece_of: dict[Path, str] = {}
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "piece"])
-        for path, photo in photo_of.items():
-            if photo not in piece_of:
-                piece_of[photo] = f"{PIECES}/photos/{len(piece_of):06d}{photo.suffix}"
-                writer.add_piece(photo, piece_of[photo])
-            rows.writerow([path, piece_of[photo]])
-    writer.add_piece(table, f"{PIECES}/photos.csv")
-    for number, photo in enumerate(backgrounds):
-        writer.add_piece(photo, f"{PIECES}/background/{number:06d}{photo.suffix}")
+
+    def __init__(self, writer: DatasetWriter, table: TextIO) -> None:
+        self._writer = writer
+        self._table = table
+        self._rows = csv.writer(table, lineterminator="\n")
+        self._rows.writerow(["path", "piece"])
+
+    def add(self, path: str, photo: Path) -> None:
+        """The photo (a checked one: its name is that of its content) in a training scene."""
+        piece = f"{PIECES}/photos/{photo.name}"
+        self._writer.add_piece(photo, piece)
+        self._rows.writerow([path, piece])
+
+    def finish(self, backgrounds: Sequence[Path]) -> None:
+        """All scenes were told of; store the photos behind and around them."""
+        self._table.flush()
+        self._writer.add_piece(Path(self._table.name), f"{PIECES}/photos.csv")
+        for number, photo in enumerate(backgrounds):
+            self._writer.add_piece(photo, f"{PIECES}/background/{number:06d}{photo.suffix}")
+
+
+def background_files(options: PrepareOptions) -> list[Path]:
+    """The files of --background that are called as photos are.
+
+    Raises:
+        UserError: the folder is not there.
+    """
+    if not options.background.is_dir():
+        raise UserError(f"--background {options.background}: no such folder")
+    suffixes = set().union(*SUFFIXES.values())
+    return [path for path in walk(options.background) if path.suffix.lower() in suffixes]
+
+
+def background_fingerprint(options: PrepareOptions) -> str:
+    """Of the paths, sizes and times of the photos of --background."""
+    fingerprint = hashlib.sha256()
+    for path in background_files(options):
+        status = path.stat() if path.exists() else None  # a link may lead nowhere
+        facts = (status.st_size, status.st_mtime_ns) if status else None
+        name = os.fsencode(path.relative_to(options.background))
+        fingerprint.update(repr((name, facts)).encode())
+    return fingerprint.hexdigest()
 
 
 def scene_shape(options: PrepareOptions) -> SceneShape:
@@ -173,11 +201,7 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
     """
     from tqdm import tqdm
 
-    folder = options.background
-    if not folder.is_dir():
-        raise UserError(f"--background {folder}: no such folder")
-    suffixes = set().union(*SUFFIXES.values())
-    paths = [path for path in walk(folder) if path.suffix.lower() in suffixes]
+    paths = background_files(options)
     plan = CheckPlan(
         folder=working_folder(options.dest) / "background",
         short_side=max(options.scene_size),
@@ -185,8 +209,11 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
         max_pixels=int(options.max_megapixels * 1e6),
     )
     found: dict[str, Path] = {}
-    with tqdm(total=len(paths), desc="checking backgrounds", unit="photo") as progress:
-        for chunk in check_all(enumerate(paths), plan, options.worker_count):
+    with (
+        Workers(options.worker_count) as workers,
+        tqdm(total=len(paths), desc="checking backgrounds", unit="photo") as progress,
+    ):
+        for chunk in check_all(enumerate(paths), plan, workers):
             for _, checked in chunk:
                 if not checked.problem:
                     found[checked.source_sha256] = plan.folder / checked.file
@@ -194,8 +221,8 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
     splits = [split for split in SPLITS if counts[split]]
     if len(found) < needed * len(splits):
         raise UserError(
-            f"--background {folder}: {len(found)} different photos that can be used; scenes of "
-            f"{len(splits)} splits, {needed} photos each, need {needed * len(splits)}"
+            f"--background {options.background}: {len(found)} different photos that can be used; "
+            f"scenes of {len(splits)} splits, {needed} photos each, need {needed * len(splits)}"
         )
     files = [found[digest] for digest in sorted(found)]
     order = np.random.default_rng(options.seed).permutation(len(files))

@@ -173,8 +173,10 @@ class DatasetWriter:
         return path
 
     def add_piece(self, file: Path, path: str) -> None:
-        """Store a file that is no photo of the data set as `path` relative to DEST."""
+        """Store a file that is no photo of the data set as `path` relative to DEST, once."""
         target = self._tree / path
+        if target.exists():
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         place_file(file, target)
 

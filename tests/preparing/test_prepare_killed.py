@@ -232,5 +232,8 @@ def test_half_written_file_has_a_temporary_name(tmp_path: Path, monkeypatch) -> 
 
 
 def test_dying_worker_fails_the_run() -> None:
-    with pytest.raises(PreparationFailed, match="a worker process died"):
-        list(pool.in_order(os._exit, [3, 3], workers=2, name=str))
+    with (
+        pool.Workers(2) as workers,
+        pytest.raises(PreparationFailed, match="a worker process died"),
+    ):
+        list(workers.in_order(os._exit, [3, 3], name=str))
