@@ -51,12 +51,15 @@ class ConvMaps(nn.Module):
                 f"num_levels: photos of {maps.shape[2]}x{maps.shape[3]} pixels are too small for"
                 f" {len(self.norms) + 1} levels; each halves the one before"
             )
+        # a look at the sizes would make the host wait for a GPU
+        padded = maps.is_cuda or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            inside = inside_mask(sizes_B2, maps.shape[2:])
+            inside = inside_mask(sizes_B2, maps.shape[2:]) if padded else None
             maps = norm(convolution(maps), inside).relu()
             sizes_B2 = sizes_B2 // 2
             maps = functional.max_pool2d(maps, 2)
-            maps = maps * inside_mask(sizes_B2, maps.shape[2:])
+            if padded:
+                maps = maps * inside_mask(sizes_B2, maps.shape[2:])
             surfaces.append(Photos(maps.float(), sizes_B2))
         return [surfaces[level] for level in self.levels]
 
@@ -173,8 +176,16 @@ class MaskedBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, maps_BCHW: Tensor, inside_B1HW: Tensor) -> Tensor:
+    def forward(self, maps_BCHW: Tensor, inside_B1HW: Tensor | None) -> Tensor:
+        """inside_B1HW: None where the photos fill the batch and torch's own norm will do."""
+        if inside_B1HW is None and processes() == 1:
+            return functional.batch_norm(
+                maps_BCHW, self.running_mean, self.running_var, self.weight, self.bias,
+                self.training, self.momentum, self.eps,
+            )  # fmt: skip
         maps = maps_BCHW.float()
+        if inside_B1HW is None:
+            inside_B1HW = maps.new_ones(len(maps), 1, *maps.shape[2:])
         if self.training:
             mean_C, variance_C = self.statistics(maps, inside_B1HW)
         else:
@@ -195,11 +206,14 @@ class MaskedBatchNorm2d(nn.Module):
         return mean_C, variance_C
 
 
+def processes() -> int:
+    started = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if started else 1
+
+
 def over_processes(part: Tensor) -> Tensor:
     """The sum of a tensor over all training processes, differentiable."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return part
-    if distributed.get_world_size() == 1:
+    if processes() == 1:
         return part
     from torch.distributed.nn.functional import all_reduce
 
