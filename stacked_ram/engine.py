@@ -25,6 +25,7 @@ from stacked_ram.data.loader import make_loader
 from stacked_ram.devices import pick_device, seed_everything, set_switches
 from stacked_ram.distributed import World
 from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.kept_glances import keep_glances
 from stacked_ram.learner import Learner
 from stacked_ram.progress import Board, Progress
 from stacked_ram.runs import RunFolder, write_rows
@@ -112,6 +113,7 @@ class Trainer:
             Progress(self, shown=main) as self.progress,
         ):
             self.saved_at = time.monotonic()
+            self.keep_glances()
             while not self.finished:
                 self.loader.set_epoch(self.epoch)
                 started = time.monotonic()
@@ -175,6 +177,12 @@ class Trainer:
             self.after_epoch(self.epoch, row)
         if self.anywhere(self.signals.caught > 0)[0] and not self.finished:
             self.stop()
+
+    def keep_glances(self) -> None:
+        """Of a frozen backbone, where that is possible: with the weights of a resumed run."""
+        for loader in (self.loader, self.valid_loader):
+            if loader is not None:
+                keep_glances(loader, self.learner.model, self.config)
 
     # ------------------------------------------------------------------ what is told
 

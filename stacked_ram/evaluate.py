@@ -24,6 +24,7 @@ from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.devices import set_switches
 from stacked_ram.early_exit import choose_threshold, exit_curve
 from stacked_ram.errors import UserError
+from stacked_ram.kept_glances import keep_glances
 from stacked_ram.looks import TOP, Looks, look_at
 from stacked_ram.metrics import (
     bootstrap_interval,
@@ -66,6 +67,7 @@ def test_run(run: Path, options: Test) -> dict[str, Any]:
             f" {len(loaded.classes)} that {run} was trained on"
         )
     loader = make_loader(dataset, config, train=False, device=loaded.device)
+    keep_glances(loader, loaded.model, config)
     try:
         report, tables = measure_run(loaded, loader, dataset, options)
     finally:
@@ -161,6 +163,7 @@ def look_at_valid(loaded: LoadedRun, options: Test, **how: Any) -> Looks:
     config = tested_config(loaded, options)
     dataset = open_dataset(config.data, "valid")
     loader = make_loader(dataset, config, train=False, device=loaded.device)
+    keep_glances(loader, loaded.model, config)
     try:
         return look_at(loaded.model, loader, **how)
     finally:

@@ -56,10 +56,15 @@ class Glance(nn.Module):
 
     def forward(self, photos: Photos) -> tuple[Tensor, Context]:
         """One pass over each photo: its vector (B x feature_size) and its regions."""
-        maps, pooled = self.map_and_pooled(photos.resized(self.size))
-        regions_BRD = pooled_to(maps, self.regions).flatten(2).transpose(1, 2)
+        regions_BRD, pooled = photos.glance or self.find(photos)
         pooled = pooled.detach() if self.detaches else pooled
         return self.project(pooled).relu(), Context(regions_BRD)
+
+    def find(self, photos: Photos) -> tuple[Tensor, Tensor]:
+        """Each photo's regions (B x R x region_features) and pooled features: all that a frozen
+        backbone has to say of it, whatever the rest of the model learns."""
+        maps, pooled = self.map_and_pooled(photos.resized(self.size))
+        return pooled_to(maps, self.regions).flatten(2).transpose(1, 2), pooled
 
     def map_and_pooled(self, images_BChw: Tensor) -> tuple[Tensor, Tensor]:
         if self.backbone is not None:

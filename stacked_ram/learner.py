@@ -119,7 +119,7 @@ class Learner:
             look = "combinations"
         elif epoch < settings.pretrain_epochs + settings.random_glimpses:
             look = "random"
-        photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2)
+        photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance)
         targets = batch.labels_B if batch.targets_BN is None else batch.targets_BN
         passes = learning_passes(
             self.model, photos, targets, settings, look=look, class_weights_N=self.class_weights_N

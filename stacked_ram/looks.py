@@ -77,7 +77,7 @@ def look_at(
         how |= {"rollouts": samples, "sample": True}
     for batch in tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False):
         with autocast(loader.device, precision):
-            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2), **how)
+            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance), **how)
         order.append(batch.index_B.cpu())
         found = measure(trace, batch)
         if keep_beliefs:

@@ -182,21 +182,32 @@ class RAM(nn.Module):
         return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits)
 
     def photos(
-        self, pixels_BCHW: Tensor | LazyPhotos, sizes_B2: Tensor | None = None
+        self,
+        pixels_BCHW: Tensor | LazyPhotos,
+        sizes_B2: Tensor | None = None,
+        glance: tuple[Tensor, Tensor] | None = None,
     ) -> Photos | LazyPhotos:
         """uint8 pixels as this model wants them. sizes_B2: (height, width) of each photo inside
-        the zero padding at the bottom and right; None: all of it. Photos that are read piece by
-        piece (LazyPhotos) stay so; raises UserError where the model needs them whole."""
+        the zero padding at the bottom and right; None: all of it. glance: what `Glance.find` said
+        of them before. Photos that are read piece by piece (LazyPhotos) stay so; raises UserError
+        where the model needs them whole."""
         mean, std = (self.mean, self.std) if self.normalises else (None, None)
-        if not isinstance(pixels_BCHW, LazyPhotos):
-            return Photos(pixels_BCHW, sizes_B2, mean, std)
+        if isinstance(pixels_BCHW, LazyPhotos):
+            self.check_pieces(pixels_BCHW)
+            photos = pixels_BCHW.normalised(mean, std)
+        else:
+            photos = Photos(pixels_BCHW, sizes_B2, mean, std)
+        photos.glance = glance
+        return photos
+
+    def check_pieces(self, photos: LazyPhotos) -> None:
+        """Raises UserError where this model needs whole photos."""
         if self.config.stack in ("conv", "backbone"):
             raise UserError(
-                f"{pixels_BCHW.photos[0].path}: too large to be held in memory, but stack"
+                f"{photos.photos[0].path}: too large to be held in memory, but stack"
                 f" {self.config.stack} makes maps of the whole photo; use a model of stack none or"
                 " rnn, or reduce the photo"
             )
-        return pixels_BCHW.normalised(mean, std)
 
     def start(
         self, photos: Photos, rollouts: int = 1, smooth: bool = False

@@ -28,7 +28,7 @@ def validate(
     loader.set_epoch(0)
     for batch in loader:
         with autocast(device, settings.precision):
-            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance))
         right_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
         logits_BN = trace.logits_BTN[:, -1].float()
         values = {

@@ -32,6 +32,9 @@ class Batch:
     """int64, row of the photo in its split: dataset.names[i] is its file."""
     targets_BN: Tensor | None = None
     """float32 soft targets, where MixUp or CutMix blended two photos."""
+    glance: tuple[Tensor, Tensor] | None = None
+    """What a frozen backbone finds in the glance at each photo, where that is kept; on the device
+    already."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
@@ -58,5 +61,10 @@ class Batch:
             setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        return Batch(**{k: None if v is None else change(v) for k, v in values.items()})
+        def changed(value):
+            if isinstance(value, tuple):
+                return tuple(change(part) for part in value)
+            return None if value is None else change(value)
+
+        names = [one.name for one in dataclasses.fields(self)]
+        return Batch(**{name: changed(getattr(self, name)) for name in names})

@@ -72,7 +72,7 @@ class PhotoCache:
             _write(self.marks_file, memoryview(mark).cast("B"), 8 * row)
         except OSError as error:
             self.full = True
-            log.warning("cache %s: %s; the rest is decoded every epoch", self.name, error.strerror)
+            log.warning("cache %s: %s; the rest is not kept", self.name, error.strerror)
 
     def flush(self) -> None:
         """Bring what was written to the disk, in the background, and then trust it for good."""
@@ -111,19 +111,28 @@ class PhotoCache:
 
 
 def open_cache(
-    dataset: Dataset, sizes_M2: np.ndarray, kind: str, limit: float, size_words: str
+    dataset: Dataset,
+    sizes_M2: np.ndarray,
+    kind: str,
+    limit: float,
+    size_words: str,
+    *,
+    channels: int | None = None,
+    plainly: str = "photos are decoded every epoch",
 ) -> PhotoCache | None:
     """The cache of a data set whose photos are kept at these sizes.
 
-    kind: disk, memory or none. limit: in GB. size_words: how the sizes were come by.
+    kind: disk, memory or none. limit: in GB. size_words: how the sizes were come by, or what else
+    is kept of each photo. channels: the data set's, unless said otherwise. plainly: what is done
+    without a cache.
     None, with a warning that says why, where it is too large or cannot be written.
     """
     if kind == "none":
         return None
-    name = f"v{FORMAT}-{size_words}-{dataset.channels}"
-    total = int(sizes_M2.prod(axis=1).sum()) * dataset.channels
+    channels = channels or dataset.channels
+    name = f"v{FORMAT}-{size_words}-{channels}"
+    total = int(sizes_M2.prod(axis=1).sum()) * channels
     here = f"cache of {dataset.folder}"
-    plainly = "photos are decoded every epoch"
     if total > limit * 1e9:
         log.warning(
             "%s: %.1f GB would be more than cache_limit: %g; %s", here, total / 1e9, limit, plainly
@@ -135,7 +144,7 @@ def open_cache(
     if kind == "memory":
         if not hasattr(os, "memfd_create"):
             raise UserError("cache: memory is for Linux; use cache: disk")
-        return PhotoCache(sizes_M2, dataset.channels, None, name)
+        return PhotoCache(sizes_M2, channels, None, name)
     folder = dataset.folder / ".cache"
     whole = f"{name}-{dataset.manifest.sha256[:16]}"
     try:
@@ -152,10 +161,26 @@ def open_cache(
                 here, total / 1e9, free / 1e9, plainly,
             )  # fmt: skip
             return None
-        return PhotoCache(sizes_M2, dataset.channels, folder, whole)
+        return PhotoCache(sizes_M2, channels, folder, whole)
     except OSError as error:
         log.warning("%s: cannot be written (%s); %s", here, error.strerror, plainly)
         return None
+
+
+def make_room(dataset: Dataset, kind: str, kept: str, limit: float) -> None:
+    """Remove files of one kind (how size_words begin), but for those of `kept`, the longest
+    unwritten first, until the rest is within `limit` GB."""
+    files = [
+        (file.stat().st_mtime, file.stat().st_blocks * 512, file)
+        for file in (dataset.folder / ".cache").glob(f"v{FORMAT}-{kind}*")
+        if not file.name.startswith(f"v{FORMAT}-{kept}")
+    ]
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total <= limit * 1e9:
+            break
+        file.unlink(missing_ok=True)
+        total -= size
 
 
 def _state(path: str | Path) -> int:

@@ -106,6 +106,7 @@ class LazyPhotos:
         self.photos = list(photos)
         self.mean, self.std, self.device = mean, std, torch.device(device)
         self.sizes_B2 = torch.tensor([photo.size for photo in self.photos], device=self.device)
+        self.glance = None  # as in Photos; nothing is kept of what is read in pieces
 
     @property
     def batch_size(self) -> int:

@@ -55,6 +55,8 @@ class Photos:
         self.mean, self.std = (
             None if values is None else _per_channel(values, pixels_BCHW) for values in (mean, std)
         )
+        self.glance: tuple[torch.Tensor, torch.Tensor] | None = None
+        """What the model's glance finds in them (`Glance.find`), where that is known already."""
         self._prepared: dict = {}
 
     @property
