@@ -43,7 +43,7 @@ class DataConfig:
     limit_photos: int | None = None
     """Use at most this many photos of each split (a quick try)."""
     clutter: Literal["fresh", "fixed"] = "fresh"
-    """Digits: compose the training canvases anew every epoch, or once."""
+    """Digits and scenes: compose the training canvases anew every epoch, or once."""
     shift: int = 0
     """Digits: move each training canvas by up to this many pixels."""
     flip: bool = False

@@ -18,6 +18,7 @@ from stacked_ram.data.cache import open_cache
 from stacked_ram.data.chance import mixed
 from stacked_ram.data.crop import Cuts, cut_boxes, no_cuts, random_cuts
 from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.fresh_scenes import SceneMaker
 from stacked_ram.data.opening import LARGE, SLIDES
 from stacked_ram.data.order import Rows
 from stacked_ram.data.read import check_stored_size, read_photo, reduced_size
@@ -41,6 +42,10 @@ class BatchMaker(torch.utils.data.Dataset):
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
         self.in_pieces = in_pieces(dataset, data)
         kept = "none" if self.in_pieces else data.cache
+        self.scenes = None
+        if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
+            size = tuple(self.sizes_N2[0].tolist())
+            self.scenes = SceneMaker(dataset, size, data.cache, data.cache_limit)
         self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, words)
         self.augment = None
         if train and augments(data):
@@ -64,11 +69,20 @@ class BatchMaker(torch.utils.data.Dataset):
         cuts = self.cuts(epoch, rows)
         sizes_B2 = self._sizes_of(cuts)
         seeds_B = mixed(self.seed, epoch, *rows, 4)
+        scenes_B = mixed(self.seed, epoch, *rows, 5)
+        boxes_B4 = self.dataset.boxes[index_B].astype(np.float64)
+        boxes_B4 *= np.tile((kept_B2 / self.dataset.sizes[index_B])[:, ::-1], 2)
         pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
         for place in range(len(index_B)):
             height, width = sizes_B2[place]
             left, top, right, bottom = cuts.windows_B4[place]
-            photo_CHW = self.photo(int(index_B[place]))[:, top:bottom, left:right]
+            name = self.dataset.names[index_B[place]]
+            if self.scenes is not None and name in self.scenes.photo_of:
+                scene_CHW, boxes_B4[place] = self.scenes.make(name, (int(scenes_B[place]),))
+                photo_CHW = torch.from_numpy(scene_CHW)
+            else:
+                photo_CHW = self.photo(int(index_B[place]))
+            photo_CHW = photo_CHW[:, top:bottom, left:right]
             if photo_CHW.shape[1:] != (height, width):
                 whole_1CHW = photo_CHW[None].contiguous()  # a third faster than from a window
                 size = (int(height), int(width))
@@ -79,8 +93,7 @@ class BatchMaker(torch.utils.data.Dataset):
                 augmented = self.augment(photo_CHW.numpy(), int(seeds_B[place]))
                 photo_CHW = torch.from_numpy(augmented)
             pixels_BCHW[place, :, :height, :width] = photo_CHW
-        scale_B2 = kept_B2 / self.dataset.sizes[index_B]
-        boxes_B4 = cut_boxes(self.dataset.boxes[index_B] * np.tile(scale_B2[:, ::-1], 2), cuts)
+        boxes_B4 = cut_boxes(boxes_B4, cuts)
         boxes_B4 *= np.tile((sizes_B2 / cuts.sizes_B2)[:, ::-1], 2)
         if self.augment is not None and self.augment.moves:
             boxes_B4[:] = np.nan
@@ -124,6 +137,12 @@ class BatchMaker(torch.utils.data.Dataset):
             if self.cache:
                 self.cache.put(place, path, pixels_CHW)
         return torch.from_numpy(pixels_CHW)
+
+    def flush(self) -> None:
+        """Bring what was decoded to the disk."""
+        for cache in (self.cache, self.scenes and self.scenes.cache):
+            if cache is not None:
+                cache.flush()
 
     def cuts(self, epoch: int, rows: Rows) -> Cuts:
         """What is cut out of each photo."""

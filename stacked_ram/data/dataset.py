@@ -15,6 +15,7 @@ import numpy as np
 
 from stacked_ram.config import DataConfig
 from stacked_ram.data.facts import read_facts
+from stacked_ram.data.scenes import SceneShape
 from stacked_ram.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -77,6 +78,8 @@ class Dataset:
     """kind digits only."""
     manifest: Manifest | None = None
     """kind photos only."""
+    scene: SceneShape | None = None
+    """What the photos look like where they are scenes."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -153,6 +156,7 @@ def _open_photos(
             rows=rows,
             sha256=hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
         ),
+        scene=SceneShape.from_facts(facts["scene"]) if facts.get("scene") else None,
     )
 
 

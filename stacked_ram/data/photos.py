@@ -38,8 +38,12 @@ class PhotoLoader(Loader):
     def __init__(self, dataset: Dataset, config: Config, **where: Any):
         super().__init__(dataset, config, **where)
         data = self.data
-        if data.shift or data.clutter != "fresh":
-            raise UserError(f"shift, clutter: {dataset.folder} holds photos; these are for digits")
+        if data.shift:
+            raise UserError(f"shift: {dataset.folder} holds photos; it is for digits")
+        if data.clutter == "fixed" and dataset.scene is None:
+            raise UserError(
+                f"clutter: {dataset.folder} holds photos as they are; it is for digits and scenes"
+            )
         self.maker = BatchMaker(dataset, data, self.seed, self.train)
         blends = self.train and (data.mixup or data.cutmix)
         self.blend = Blend(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
@@ -73,8 +77,7 @@ class PhotoLoader(Loader):
             if self.blend is not None:
                 batch = self.blend(batch, self.seed, self.epoch, number, self.rank)
             yield batch
-        if self.maker.cache is not None:
-            self.maker.cache.flush()
+        self.maker.flush()
 
     def _start(self) -> DataLoader:
         workers = self._workers_that_fit()

@@ -5,19 +5,19 @@ photo, square pieces of other photos, and the object on top, all pieces with the
 Nothing that is drawn here depends on the object's class, nor on its shape: the object stands in
 the middle of a square of random size at a random place, as wide as its longer side.
 
-The preparation writes each scene once. Training may have them anew in every epoch: `SceneMaker`.
+The preparation writes each scene once. Training has them anew in every epoch:
+stacked_ram.data.fresh_scenes.
 
 Free of torch; one scene at a time, for worker processes.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -30,9 +30,25 @@ GROUND_SHARES = (0.7, 1.0)  # of the largest crop of the ground that has the can
 PIECE_SHARES = (0.5, 1.0)  # side of the square cut for a piece, of its photo's shorter side
 EDGE_SHARE = 0.12  # of a piece's shorter side: how far its soft edge reaches in
 
-OpenAtLeast = Callable[[int, int], Image.Image]
-"""(width, height) -> the photo, RGB: of its own size, or reduced to no less than this."""
 Box = tuple[int, int, int, int]
+
+
+class Photo(Protocol):
+    """What a scene is made of: an RGB image of Pillow's, or something that resizes as it does."""
+
+    size: tuple[int, int]
+    """(width, height)."""
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resample: Image.Resampling,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Image.Image: ...
+
+
+OpenAtLeast = Callable[[int, int], Photo]
+"""(width, height) -> the photo: of its own size, or reduced to no less than this."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +80,6 @@ class SceneShape:
             raise UserError(
                 f"dataset.yaml: scene: {facts!r} is not valid; prepare the scenes again"
             ) from error
-
-
-class SceneMaker:
-    """Makes the training scenes of a prepared data set anew, in the way of the written ones."""
-
-    def __init__(self, folder: Path, facts: dict[str, Any]):
-        """folder: of the data set; facts: its dataset.yaml. Raises UserError when it holds no
-        pieces to make scenes of."""
-        self.shape = SceneShape.from_facts(facts.get("scene"))
-        pieces = folder / PIECES
-        self.backgrounds = sorted((pieces / "background").glob("*"))
-        try:
-            with open(pieces / "photos.csv", encoding="utf-8", newline="") as file:
-                self.photo_of = {row["path"]: folder / row["piece"] for row in csv.DictReader(file)}
-        except (OSError, KeyError) as error:
-            raise UserError(
-                f"{pieces / 'photos.csv'}: cannot be read ({error}); prepare the scenes again"
-            ) from error
-        if len(self.backgrounds) <= self.shape.clutter:
-            raise UserError(f"{pieces}: background photos are missing; prepare the scenes again")
-
-    def make(self, path: str, entropy: Sequence[int]) -> tuple[Image.Image, Box]:
-        """Another scene of the photo that is in the scene `path` (as in the manifest), with its
-        box. entropy: whole numbers that decide what is drawn, (seed, epoch, photo) for example."""
-        others = choose_others(entropy, self.backgrounds, self.shape)
-        return draw_scene(entropy, self.shape, self.photo_of[path], others)
 
 
 def choose_others(
@@ -163,10 +153,11 @@ def _crop(
     share = shares[0] + share * (shares[1] - shares[0])
     # what is left of the photo is `share` of its sides at least, so this is enough to open
     image = photo(*(int(np.ceil(side / shares[0])) for side in size))
-    scale = share * min(image.width / size[0], image.height / size[1])
+    whole_width, whole_height = image.size
+    scale = share * min(whole_width / size[0], whole_height / size[1])
     width, height = size[0] * scale, size[1] * scale
-    left, top = across * (image.width - width), down * (image.height - height)
-    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    left, top = across * (whole_width - width), down * (whole_height - height)
+    box = (left, top, min(left + width, whole_width), min(top + height, whole_height))
     crop = image.resize(size, Image.Resampling.BICUBIC, box=box)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else crop
 

@@ -79,7 +79,7 @@ def prepare_scenes(
     shape = scene_shape(options)
     counts = Counter(record.split for record in records)
     backgrounds = find_backgrounds(options, counts, 1 + shape.clutter)
-    turns = Counter(dict.fromkeys(SPLITS, 1), train=options.scenes_per_photo)
+    turns = dict.fromkeys(SPLITS, 1) | {"train": options.scenes_per_photo}
     classes = {record.class_name for record in records}
 
     def scenes() -> Iterator[tuple[CheckedRecord, int]]:

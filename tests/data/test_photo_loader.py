@@ -217,7 +217,7 @@ def test_an_unreadable_photo_is_named_and_nothing_else(tmp_path, workers):
 
 def test_what_is_for_digits_is_refused(folder):
     for options in ({"shift": 2}, {"clutter": "fixed"}):
-        with pytest.raises(UserError, match="these are for digits"):
+        with pytest.raises(UserError, match="it is for digits"):
             loader_of(folder, **options)
 
 

@@ -9,12 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from stacked_ram.data.scenes import SceneMaker, SceneShape, compose_scene
+from stacked_ram.data.scenes import SceneShape, compose_scene
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.records import CheckedRecord
-from stacked_ram.preparing.scenes import find_backgrounds, prepare_scenes, scene_task
-from stacked_ram.preparing.writing import encode_photo
+from stacked_ram.preparing.scenes import find_backgrounds, prepare_scenes
 
 MAGENTA = (255, 0, 255)
 SHAPE = SceneShape(height=72, width=96)
@@ -237,47 +236,6 @@ def test_the_same_for_any_number_of_workers(background, records, tmp_path):
     )  # fmt: skip
     assert one == two
     assert {row["sha256"] for row in one}.isdisjoint(row["sha256"] for row in other)
-
-
-def test_training_scenes_can_be_made_anew(background, records, tmp_path):
-    dest = prepare_scenes(options_for(tmp_path / "scenes", background), records)
-    maker = SceneMaker(dest, yaml.safe_load((dest / "dataset.yaml").read_text()))
-    rows = [row for row in rows_of(dest) if row["split"] == "train"]
-    assert set(maker.photo_of) == {row["path"] for row in rows}
-    record_of = {record.source: record for record in records}
-    for row in rows:
-        first, again, other = (
-            maker.make(row["path"], entropy) for entropy in ((0, 1, 5), (0, 1, 5), (0, 2, 5))
-        )
-        assert first[0].tobytes() == again[0].tobytes() and first[1] == again[1]
-        assert first[0].size == (96, 72)
-        assert first[0].tobytes() != other[0].tobytes()
-        for image, (left, top, right, bottom) in (first, other):
-            found = is_magenta(np.asarray(image))
-            assert found[(top + bottom) // 2, (left + right) // 2]
-            found[top:bottom, left:right] = False
-            assert not found.any()
-        with Image.open(maker.photo_of[row["path"]]) as image:
-            assert image.size == SIZES[row["class"]], "the photo of this row, not of another"
-        # drawn by the numbers of the written scene it is that scene: training sees their like
-        task = scene_task(0, record_of[row["source"]], 0, maker.backgrounds, maker.shape)
-        written, box = maker.make(row["path"], task.entropy)
-        assert encode_photo(written, ".jpg", 92).sha256 == row["sha256"]
-        assert [float(row[f"box_{side}"]) for side in ("left", "top", "right", "bottom")] == [*box]
-
-
-def test_scenes_without_their_pieces_are_refused(background, records, tmp_path):
-    dest = prepare_scenes(options_for(tmp_path / "scenes", background), records)
-    facts = yaml.safe_load((dest / "dataset.yaml").read_text())
-    with pytest.raises(UserError, match="scene: None"):
-        SceneMaker(dest, {**facts, "scene": None})
-    for file in (dest / "pieces" / "background").iterdir():
-        file.unlink()
-    with pytest.raises(UserError, match="background photos are missing"):
-        SceneMaker(dest, facts)
-    (dest / "pieces" / "photos.csv").unlink()
-    with pytest.raises(UserError, match=r"photos\.csv"):
-        SceneMaker(dest, facts)
 
 
 @pytest.mark.parametrize(("folder", "words"), [("missing", "no such"), ("few", "need 15")])

@@ -1,0 +1,263 @@
+"""Training scenes made anew: other ones every epoch, the same for a seed, their boxes right."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from small_sets import config_of, loader_of
+
+from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.fresh_scenes import SceneMaker
+from stacked_ram.data.scenes import draw_scene
+from stacked_ram.errors import UserError
+from stacked_ram.preparing.options import PrepareOptions
+from stacked_ram.preparing.records import CheckedRecord
+from stacked_ram.preparing.scenes import prepare_scenes, scene_task
+
+MAGENTA = (255, 0, 255)
+SIZES = {"tall": (30, 60), "wide": (60, 30), "square": (45, 45)}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> list[CheckedRecord]:
+    """Magenta rectangles: a class has its own proportions."""
+    folder = tmp_path_factory.mktemp("checked")
+    made = []
+    for number in range(30):
+        name = list(SIZES)[number % 3]
+        split = {0: "valid", 1: "test"}.get(number // 3, "train")
+        file = folder / f"{number}.png"
+        Image.new("RGB", SIZES[name], MAGENTA).save(file)
+        source = f"{name}/{number}.png"
+        made.append(CheckedRecord(source, name, split, "", None, None, file, *SIZES[name], ()))
+    return made
+
+
+@pytest.fixture(scope="module")
+def scenes(records, tmp_path_factory) -> Path:
+    """24 training scenes of 96x72, 3 for validation and 3 for the test."""
+    folder = tmp_path_factory.mktemp("scenes")
+    (folder / "background").mkdir()
+    for number in range(40):
+        blobs = np.random.default_rng(number).integers(0, 200, (5, 7, 3), dtype=np.uint8)
+        blobs = Image.fromarray(blobs).resize((160 + number, 120), Image.Resampling.BILINEAR)
+        blobs.save(folder / "background" / f"{number:02d}.jpg")
+    options = PrepareOptions(
+        source=Path("photos"), dest=folder / "set", scene="96x72", workers=1,
+        scenes_per_photo=1,
+        background=folder / "background",
+    )  # fmt: skip
+    return prepare_scenes(options, records)
+
+
+def epoch_of(folder: Path, epoch: int = 0, **fields) -> dict[int, tuple[torch.Tensor, ...]]:
+    """(pixels_CHW, box_4) of each photo of an epoch, and its label."""
+    loader = loader_of(folder, **fields)
+    loader.set_epoch(epoch)
+    seen = {}
+    for batch in loader:
+        for place, row in enumerate(batch.index_B.tolist()):
+            height, width = batch.sizes_B2[place]
+            pixels_CHW = batch.pixels_BCHW[place, :, :height, :width]
+            seen[row] = pixels_CHW, batch.boxes_B4[place], batch.labels_B[place]
+    loader.close()
+    return seen
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(a, b) for row in one for a, b in zip(one[row], other[row], strict=True)
+    )
+
+
+def test_scenes_are_others_in_every_epoch_and_the_same_for_a_seed(scenes):
+    first = epoch_of(scenes)
+    assert len(first) == 24 and same(first, epoch_of(scenes))
+    for other in (epoch_of(scenes, epoch=1), epoch_of(scenes, seed=1)):
+        assert other.keys() == first.keys()
+        assert not any(torch.equal(first[row][0], other[row][0]) for row in first)
+        assert sum(torch.equal(first[row][1], other[row][1]) for row in first) < 3
+        assert all(first[row][2] == other[row][2] for row in first)
+
+
+@pytest.mark.parametrize("given", [{"workers": 2}, {"cache": "memory", "workers": 1}])
+def test_neither_workers_nor_the_cache_change_a_scene(scenes, given):
+    loader = loader_of(scenes, **given)
+    for _ in range(2):  # decoded, then from the cache
+        loader.set_epoch(0)
+        seen = {row: one for batch in loader for row, one in zip(
+            batch.index_B.tolist(), batch.pixels_BCHW, strict=True)}  # fmt: skip
+        assert all(torch.equal(seen[row], one[0]) for row, one in epoch_of(scenes).items())
+    loader.close()
+
+
+def test_the_cache_on_disk_is_used(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "set")
+    before = epoch_of(folder, cache="disk")
+    maker = SceneMaker(open_dataset(config_of(folder).data, "train"), (72, 96), "disk", 1.0)
+    rows = [maker.cache.get(row, file) is not None for file, row in maker.row_of.items()]
+    assert sum(rows) > 40
+    for file in maker.row_of:
+        state, content = file.stat(), file.read_bytes()
+        half = len(content) // 2
+        file.write_bytes(content[:half] + bytes(len(content) - half))
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert same(before, epoch_of(folder, cache="disk"))
+
+
+def test_a_resumed_epoch_has_the_scenes_that_were_left(scenes):
+    whole = list(loader_of(scenes, flip=True))
+    stopped = loader_of(scenes, flip=True)
+    iterator = iter(stopped)
+    for _ in range(2):
+        next(iterator)
+    resumed = loader_of(scenes, flip=True)
+    resumed.load_state_dict(stopped.state_dict())
+    rest = list(resumed)
+    assert len(rest) == len(whole) - 2
+    for one, other in zip(whole[2:], rest, strict=True):
+        assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
+        assert torch.equal(one.boxes_B4, other.boxes_B4)
+
+
+def test_a_photo_drawn_twice_stands_in_two_scenes(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "set")
+    rows = (folder / "manifest.csv").read_text().splitlines()
+    squares = [row for row in rows if row.startswith("train/square")]
+    kept = [row for row in rows if row not in squares[1:]]
+    (folder / "manifest.csv").write_text("\n".join(kept))
+    loader = loader_of(folder, balanced_sampler=True)
+    alone = loader.dataset.names.index(squares[0].split(",")[0])
+    drawn = [
+        pixels_CHW
+        for batch in loader
+        for row, pixels_CHW in zip(batch.index_B.tolist(), batch.pixels_BCHW, strict=True)
+        if row == alone
+    ]
+    assert len(drawn) == 5 or len(drawn) == 6
+    assert len({pixels_CHW.numpy().tobytes() for pixels_CHW in drawn}) == len(drawn)
+
+
+def is_magenta(pixels_CHW: torch.Tensor) -> np.ndarray:
+    red, green, blue = pixels_CHW.numpy().astype(int)
+    return (red > 190) & (blue > 190) & (green < 70)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"flip": True}, {"short_side": 48}, {"photo_size": (60, 60), "flip": True},
+             {"photo_size": (40, 80)}, {"crop_area": (0.5, 0.9), "flip": True},
+             {"photo_size": (144, 192)}],
+)  # fmt: skip
+def test_the_box_is_where_the_object_is(scenes, data):
+    found = 0
+    for epoch in range(2):
+        for pixels_CHW, box_4, _ in epoch_of(scenes, epoch, **data).values():
+            if box_4.isnan().any() or min(box_4[2:] - box_4[:2]) < 5:
+                continue
+            rows, columns = is_magenta(pixels_CHW).nonzero()
+            if not len(rows):
+                continue
+            left, top, right, bottom = box_4.tolist()
+            soft = 0.3 * min(right - left, bottom - top) + 1.5
+            seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            edges = [
+                abs(one - edge) for one, edge in zip(seen, (left, top, right, bottom), strict=True)
+            ]
+            assert max(edges) <= soft, (seen, box_4)
+            assert columns.min() >= left - 1 and columns.max() <= right
+            assert rows.min() >= top - 1 and rows.max() <= bottom
+            found += 1
+    assert found > 25
+
+
+@pytest.mark.parametrize(
+    "given", [{"short_side": 36}, {"photo_size": (20, 48)}, {"short_side": 30}]
+)
+def test_a_small_scene_is_composed_small_and_looks_like_the_written_ones(scenes, given):
+    """As large, as sharp and as bright as written scenes that are read so; objects as large."""
+    loader = loader_of(scenes, **given)
+    assert (loader.maker.scenes.shape.height, loader.maker.scenes.shape.width) == (36, 48)
+    read = [loader.maker.photo(row).numpy() for row in range(24)]
+    fresh = [one for epoch in range(10) for one in epoch_of(scenes, epoch, **given).values()]
+    assert all(pixels_CHW.shape == read[0].shape for pixels_CHW, _, _ in fresh)
+
+    def looks(photos) -> np.ndarray:
+        changes = [np.abs(np.diff(photo.astype(float), axis=-1)).mean() for photo in photos]
+        return np.array([np.mean(changes), np.mean([photo.mean() for photo in photos])])
+
+    assert looks([pixels_CHW.numpy() for pixels_CHW, _, _ in fresh]) == pytest.approx(
+        looks(read), rel=0.1
+    )
+    shares = [(box_4[2] - box_4[0]).item() / read[0].shape[2] for _, box_4, _ in fresh]
+    written = loader.dataset.boxes[:, 2] - loader.dataset.boxes[:, 0]
+    assert np.mean(shares) == pytest.approx(np.mean(written) / 96, rel=0.1)
+
+
+def test_by_the_numbers_of_a_written_scene_it_is_that_scene(scenes, records):
+    """Training sees the like of what is written; only the resizing is done in another way."""
+    maker = loader_of(scenes).maker.scenes
+    record_of = {record.source: record for record in records}
+    with open(scenes / "manifest.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert set(maker.photo_of) == {row["path"] for row in rows}
+    for row in rows:
+        task = scene_task(0, record_of[row["source"]], 0, maker.backgrounds, maker.shape)
+        pixels_CHW, box_4 = maker.make(row["path"], task.entropy)
+        written, box = draw_scene(task.entropy, maker.shape, task.file, task.others)
+        assert box_4.tolist() == [*box]
+        assert box_4.tolist() == [float(row[f"box_{side}"]) for side in
+                                  ("left", "top", "right", "bottom")]  # fmt: skip
+        off = np.abs(np.asarray(written).transpose(2, 0, 1).astype(int) - pixels_CHW)
+        assert off.mean() < 2, "cut at whole pixels, so it may be moved by half of one"
+
+
+def test_validation_and_test_are_as_written_and_training_too_if_fixed(scenes):
+    for split, data in (("valid", {}), ("test", {}), ("train", {"clutter": "fixed"})):
+        loader = loader_of(scenes, split, **data)
+        assert loader.maker.scenes is None
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                for row, pixels_CHW in zip(batch.index_B, batch.pixels_BCHW, strict=True):
+                    with Image.open(scenes / loader.dataset.names[row]) as image:
+                        assert (np.asarray(image).transpose(2, 0, 1) == pixels_CHW.numpy()).all()
+
+
+def test_what_was_validated_on_is_trained_on_as_written(scenes):
+    loader = loader_of(scenes, train_on="train+valid")
+    seen = [int(row) for batch in loader for row in batch.index_B]
+    assert sorted(seen) == list(range(27))
+    assert sum(name in loader.maker.scenes.photo_of for name in loader.dataset.names) == 24
+
+
+def test_scenes_without_their_pieces_are_refused(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "set")
+    for file in (folder / "pieces" / "background").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"background photos are missing.*clutter: fixed"):
+        loader_of(folder)
+    (folder / "pieces" / "photos.csv").unlink()
+    with pytest.raises(UserError, match=r"photos\.csv"):
+        loader_of(folder)
+    assert len(loader_of(folder, clutter="fixed")) == 6
+    facts = yaml.safe_load((folder / "dataset.yaml").read_text())
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({**facts, "scene": {"height": 3}}))
+    with pytest.raises(UserError, match="scene: "):
+        loader_of(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_piece_is_named(scenes, tmp_path, workers):
+    folder = shutil.copytree(scenes, tmp_path / "set")
+    for file in (folder / "pieces" / "photos").iterdir():
+        file.write_bytes(file.read_bytes()[:60])
+    loader = loader_of(folder, workers=workers)
+    with pytest.raises(UserError, match=r"pieces/photos/\d+\.png: "):
+        list(loader)
+    loader.close()
