@@ -46,6 +46,7 @@ def build_model(
             channels=channels,
             feature_size=config.feature_size,
             backbone=backbone,
+            stride=config.glance_stride,
             starts_core=config.glance_starts == "core",
         )
     levels = [

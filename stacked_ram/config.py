@@ -172,6 +172,9 @@ class ModelConfig:
     glance: tuple[int, int] | None = None
     """Height and width of a low-resolution look at the whole photo before the first glimpse.
     None: no glance."""
+    glance_stride: int | None = None
+    """Backbone: the glance stops at the last map in which a cell is this many pixels of it wide:
+    16 is a finer map than the whole backbone gives (32), for less work. None: the whole backbone."""
     glance_starts: Literal["core", "location"] = "core"
     """What the glance starts: the core's state (and with it the first location), or the first
     location alone."""
@@ -221,6 +224,11 @@ class ModelConfig:
             f"glance: {self.glance} is not (height, width), each at least 1",
         )
         check(
+            self.glance_stride is None or (self.glance is not None and self.retina == "backbone"),
+            "glance_stride: belongs to a glance through the backbone; set glance and retina:"
+            " backbone, or leave it out",
+        )
+        check(
             not (self.stack in ("conv", "backbone") and self.retina == "backbone"),
             f"retina backbone looks at RGB patches; with stack {self.stack}, which looks at "
             "feature maps, use retina dense or conv",
@@ -257,6 +265,11 @@ class ModelConfig:
             "glance_starts location: the glance would start nothing; it needs glance, attention"
             " hard and first_location learned",
         )
+
+    @property
+    def needs_whole_photo(self) -> bool:
+        """Whether it makes maps of all of a photo's pixels, which have to be in memory then."""
+        return self.stack in ("conv", "backbone")
 
     @property
     def reads_map(self) -> bool:

@@ -26,10 +26,13 @@ class Glance(nn.Module):
         regions: rows and columns that the map is pooled into.
         backbone: the model's backbone, shared with the retina; None: a small convolutional
             network of its own.
+        stride: with a backbone, stop at its last map with cells of this many pixels; None: go
+            through all of it.
         starts_core: False where the vector starts the first location alone: then it comes from
             detached features of a shared backbone, which no policy gradient is to train.
 
-    Raises UserError if the map has fewer cells than there are regions.
+    Raises UserError if the map has fewer cells than there are regions, or the backbone no map of
+    this stride.
     """
 
     def __init__(
@@ -40,15 +43,19 @@ class Glance(nn.Module):
         channels: int,
         feature_size: int,
         backbone: Backbone | None,
+        stride: int | None = None,
         starts_core: bool = True,
     ):
         super().__init__()
-        self.size, self.regions = size, regions
+        self.size, self.regions, self.stride = size, regions, stride
         self.backbone = backbone
         self.detaches = backbone is not None and not starts_core
         if backbone is None:
             self.network = small_network(channels, size, regions)
             self.region_features, pooled_features = 64, 128
+        elif stride is not None:
+            self.stage, self.region_features = backbone.stage(stride)
+            pooled_features = 2 * self.region_features
         else:
             self.region_features, pooled_features = backbone.map_features, backbone.out_features
         self.project = nn.Linear(pooled_features, feature_size)
@@ -67,9 +74,12 @@ class Glance(nn.Module):
         return pooled_to(maps, self.regions).flatten(2).transpose(1, 2), pooled
 
     def map_and_pooled(self, images_BChw: Tensor) -> tuple[Tensor, Tensor]:
-        if self.backbone is not None:
+        if self.backbone is None:
+            maps = self.network(images_BChw)
+        elif self.stride is None:
             return self.backbone.map_and_pooled(images_BChw)
-        maps = self.network(images_BChw)
+        else:
+            maps = self.backbone.map_of_stage(images_BChw, self.stage)
         # a small object shows in the maximum long before it shows in the mean
         return maps, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 

@@ -77,7 +77,7 @@ class KeptGlances:
         weights = {name: value.cpu() for name, value in model.backbone.state_dict().items()}
         depends = (
             digest(weights), config.model.backbone, model.glance.size, model.glance.regions,
-            kept_as, model.mean.tolist(), model.std.tolist(), self.precision,
+            model.glance.stride, kept_as, model.mean.tolist(), model.std.tolist(), self.precision,
         )  # fmt: skip
         words = f"{NAME}{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}"
         sizes_M2 = np.ones_like(stored_M2)

@@ -61,6 +61,22 @@ class Backbone(nn.Module):
             raise UserError("backbone: a glance needs a convolutional backbone (a B D h w map)")
         return maps, self.network.forward_head(maps, pre_logits=True)
 
+    def stage(self, stride: int) -> tuple[int, int]:
+        """(index, channels) of the last feature map in which a cell is `stride` pixels wide.
+        Raises UserError where there is none."""
+        info = self.network.feature_info
+        found = [index for index, one in enumerate(info) if one["reduction"] == stride]
+        if not found or not hasattr(self.network, "forward_intermediates"):
+            has = sorted({one["reduction"] for one in info})
+            raise UserError(f"glance_stride: {stride}: the backbone has feature maps of {has} only")
+        return found[-1], info[found[-1]]["num_chs"]
+
+    def map_of_stage(self, images_BCHW: Tensor, index: int) -> Tensor:
+        """An earlier feature map, B x channels x h x w: nothing behind it is computed."""
+        return self.network.forward_intermediates(
+            as_rgb(images_BCHW), indices=[index], stop_early=True, intermediates_only=True
+        )[0]
+
 
 def create(name: str) -> nn.Module:
     """A timm network without classifier, that takes images of any size if it can be told to."""

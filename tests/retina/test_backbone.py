@@ -108,3 +108,26 @@ def test_frozen_means_statistics_too():
     mean = moving.network.bn1.running_mean.clone()
     moving(torch.randn(4, 3, 32, 32))
     assert not torch.equal(mean, moving.network.bn1.running_mean)
+
+
+def test_glance_stops_at_the_stage_that_is_asked_for():
+    from stacked_ram.glance import Glance
+
+    backbone = Backbone("tf_efficientnet_lite0").eval()
+    glance = Glance(
+        (64, 96), (4, 6), channels=3, feature_size=8, backbone=backbone, stride=16
+    ).eval()
+    images = torch.rand(2, 3, 64, 96)
+    maps, pooled = glance.map_and_pooled(images)
+    expected = images
+    for layer in ("conv_stem", "bn1"):
+        expected = getattr(backbone.network, layer)(expected)
+    expected = backbone.network.blocks[:5](expected)
+    torch.testing.assert_close(maps, expected)
+    assert maps.shape[2:] == (4, 6)
+    torch.testing.assert_close(pooled, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))
+
+
+def test_glance_stride_without_such_a_map_is_named():
+    with pytest.raises(UserError, match="glance_stride: 64: the backbone has feature maps of"):
+        Backbone("tf_efficientnet_lite0").stage(64)
