@@ -118,7 +118,7 @@ def glimpses():
     import torch
 
     from stacked_ram.build import build_model
-    from stacked_ram.config import DataConfig, ModelConfig
+    from stacked_ram.config import Config, ModelConfig
     from stacked_ram.data.opening import open_photo
     from stacked_ram.early_exit import look_until
     from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
@@ -130,7 +130,7 @@ def glimpses():
     model = build_model(config, **numbers).eval()
 
     def work(path: Path) -> None:
-        opened = open_photo(path, DataConfig(), 3)  # a JPEG below its limit is decoded whole
+        opened = open_photo(path, Config(model=config), 3)  # a small JPEG is decoded whole
         lazy = isinstance(opened, LazyPhoto)
         with torch.no_grad():
             given = LazyPhotos([opened]) if lazy else torch.from_numpy(opened)[None]

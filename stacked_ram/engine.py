@@ -21,6 +21,7 @@ from stacked_ram import checkpoint
 from stacked_ram.build import build_model
 from stacked_ram.config import Config
 from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.devices import pick_device, seed_everything, set_switches
 from stacked_ram.distributed import World
@@ -33,6 +34,7 @@ from stacked_ram.stopping import Stopped, StopSignals
 from stacked_ram.validate import validate
 
 Row = dict[str, float | int]
+MOST_LEFT_OUT = 0.1  # of a split's photos, because they cannot be read
 
 
 class Trainer:
@@ -68,6 +70,7 @@ class Trainer:
         if config.data.train_on == "train":
             valid = open_dataset(config.data, "valid")
             self.valid_loader = make_loader(valid, config, train=False, **where)
+            self.valid_left_out = LeftOut(valid, MOST_LEFT_OUT)
 
         seed_everything(settings.seed)  # every process starts from the same weights
         self.facts = {
@@ -81,7 +84,7 @@ class Trainer:
             settings,
             world,
             batches_per_epoch=len(self.loader),
-            names=self.dataset.names,
+            left_out=LeftOut(self.dataset, MOST_LEFT_OUT),
             class_weights_N=class_weights(self.dataset) if settings.class_weights else None,
         )
         self.epoch = 0  # the epoch under way
@@ -151,10 +154,13 @@ class Trainer:
         row: Row = {"epoch": self.epoch + 1, "learning_rate": learner.rate}
         row |= {f"train_{name}": short(value) for name, value in trained.items()}
         row["skipped"] = learner.skipped
+        row["left_out"] = int(world.sum(torch.tensor(len(learner.left_out))))
         if self.valid_loader is not None:
             self.progress.say("validating")
             model = learner.evaluated
-            found = validate(model, self.valid_loader, self.device, self.settings, world)
+            found = validate(
+                model, self.valid_loader, self.device, self.settings, world, self.valid_left_out
+            )
             row |= {f"valid_{name}": short(value) for name, value in found.items()}
         self.epoch += 1
         self.history.append(row)
@@ -219,7 +225,9 @@ class Trainer:
         """On a few validation photos, always the same, for TensorBoard."""
         every = self.settings.pictures_every
         if every and self.valid_loader is not None and self.epoch % every == 0:
-            self.board.draw_scan_paths(self.learner.evaluated, self.config, self.epoch)
+            self.board.draw_scan_paths(
+                self.learner.evaluated, self.config, self.epoch, self.valid_left_out
+            )
 
     def profiler(self) -> contextlib.AbstractContextManager:
         """Of the first epoch after the start, if one was asked for."""
@@ -334,5 +342,6 @@ def epoch_line(row: Row, epochs: int, seconds: float, photos: int) -> str:
     shown = ["train_total", "train_accuracy", "valid_loss", "valid_accuracy"]
     values = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in shown if name in row]
     skipped = [f"{row['skipped']} batches skipped"] if row["skipped"] else []
+    left_out = [f"{row['left_out']} photos left out so far"] if row["left_out"] else []
     rate = f"{photos / max(seconds, 1e-9):.0f} photos/s"
-    return f"epoch {row['epoch']}/{epochs}: " + ", ".join([*values, *skipped, rate])
+    return f"epoch {row['epoch']}/{epochs}: " + ", ".join([*values, *skipped, *left_out, rate])

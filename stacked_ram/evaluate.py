@@ -20,6 +20,7 @@ from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
 from stacked_ram.cost import Cost, median_size, photo_cost
 from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.devices import set_switches
 from stacked_ram.early_exit import choose_threshold, exit_curve
@@ -98,7 +99,12 @@ def measure_run(
     loaded: LoadedRun, loader: Loader, dataset: Dataset, options: Test
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The report and the contents of its tables."""
-    how = {"precision": loaded.config.training.precision, "seed": loaded.config.training.seed}
+    left_out = LeftOut(dataset)
+    how: dict[str, Any] = {
+        "precision": loaded.config.training.precision,
+        "seed": loaded.config.training.seed,
+        "left_out": left_out,
+    }
     model, classes = loaded.model, loaded.classes
     wanted = wanted_exit(options)
     looks = look_at(model, loader, progress="test", keep_beliefs=bool(wanted), **how)
@@ -125,7 +131,7 @@ def measure_run(
         if model.backbone is not None:
             from stacked_ram.plain_backbone import plain_backbone
 
-            report["plain backbone"] = plain_backbone(loaded, loader)
+            report["plain backbone"] = plain_backbone(loaded, loader, left_out)
     if options.mc_samples:
         sampled = look_at(model, loader, progress="samples", samples=options.mc_samples, **how)
         report["mc_samples"] = {
@@ -133,10 +139,13 @@ def measure_run(
             **scores(sampled),
         }
     if wanted:
-        how["progress"] = "validation split"
+        how |= {"progress": "validation split", "left_out": None}
         valid = look_at_valid(loaded, options, keep_beliefs=True, **how)
         report["early_exit"], curve = early_exit(looks, valid, wanted, cost)
         tables["_early_exit.csv"] = curve
+    report["left_out"] = [
+        {"path": path, "error": error} for path, error in sorted(left_out.errors.items())
+    ]
     report |= {"command": command_line(), "when": now(), **surroundings()}
     table = confusion(looks.labels_N, looks.predicted_N, classes)
     per_class_table = per_class(looks.labels_N, looks.predicted_N, classes)
@@ -228,7 +237,7 @@ def photo_table(looks: Looks, dataset: Dataset) -> str:
     names = np.array(dataset.classes)
     table = pandas.DataFrame(
         {
-            "path": dataset.names,
+            "path": [dataset.names[row] for row in looks.index_N],
             "class": names[looks.labels_N],
             "predicted": names[looks.predicted_N],
             "confidence": looks.confidence_N.round(4),
@@ -257,6 +266,9 @@ def summary(report: dict[str, Any]) -> str:
         f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
         f"  pixels read        {report['read']:7.2%}   (share of the photo, upper bound)",
     ]
+    if report["left_out"]:
+        count = len(report["left_out"])
+        lines.append(f"  left out           {count:7d}   (photos that could not be read)")
     if "hit_rate" in report:
         lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
         lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")

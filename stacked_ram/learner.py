@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from stacked_ram.averages import Averages
 from stacked_ram.config import TrainingConfig
 from stacked_ram.data.batch import Batch
+from stacked_ram.data.left_out import LeftOut
 from stacked_ram.devices import autocast, seed_everything
 from stacked_ram.distributed import World
+from stacked_ram.errors import RunFailed
 from stacked_ram.learning import Losses, learning_passes
 from stacked_ram.model import RAM
 from stacked_ram.not_finite import NotFiniteWatch
 from stacked_ram.optimisation import Schedule, make_optimizer
+from stacked_ram.retina.lazy import UnreadablePhoto
 
 
 class Pass(nn.Module):
@@ -30,21 +33,21 @@ class Pass(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.losses: Losses | None = None
+        self.found: tuple[Losses, Batch] | None = None
 
-    def forward(self, passes: Iterator[Losses]) -> Tensor:
-        self.losses = next(passes)
-        return self.losses.total
+    def forward(self, passes: Iterator[tuple[Losses, Batch]]) -> Tensor:
+        self.found = next(passes)
+        return self.found[0].total
 
-    def take(self) -> Losses:
-        losses, self.losses = self.losses, None
-        return losses
+    def take(self) -> tuple[Losses, Batch]:
+        found, self.found = self.found, None
+        return found
 
 
 class Learner:
     """A model and all that trains it, on one device of one process.
 
-    names: file of each training photo. class_weights_N: of the classification loss.
+    left_out: of the training photos. class_weights_N: of the classification loss.
     averages: of the epoch's losses, kept on the device until they are read.
     step: batches since the start of the run. skipped: batches of this epoch left out.
     """
@@ -56,7 +59,7 @@ class Learner:
         world: World,
         *,
         batches_per_epoch: int,
-        names: list[str],
+        left_out: LeftOut,
         class_weights_N: Tensor | None = None,
     ) -> None:
         self.settings, self.world = settings, world
@@ -88,7 +91,8 @@ class Learner:
         if class_weights_N is not None:
             self.class_weights_N = class_weights_N.to(self.device)
         self.averages = Averages()
-        self.watch = NotFiniteWatch(names)
+        self.left_out = left_out
+        self.watch = NotFiniteWatch(left_out.dataset.names)
         self.step = 0
         self.skipped = 0
         self.rate = 0.0  # that the last step used, of all but the backbone
@@ -119,19 +123,15 @@ class Learner:
             look = "combinations"
         elif epoch < settings.pretrain_epochs + settings.random_glimpses:
             look = "random"
-        photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance)
-        targets = batch.labels_B if batch.targets_BN is None else batch.targets_BN
-        passes = learning_passes(
-            self.model, photos, targets, settings, look=look, class_weights_N=self.class_weights_N
-        )
+        passes = self.passes(batch, look)
         for _ in range(self.passes_on_a_batch(look)):
             waits = not steps and self.world.size > 1
             with self.parallel.no_sync() if waits else contextlib.nullcontext():
                 with autocast(self.device, settings.precision):
                     total = self.parallel(passes)
                 self.scaler.scale(total / together).backward()
-            losses = self.one_pass.take()
-            right = accuracy(losses, targets)
+            losses, batch = self.one_pass.take()
+            right = accuracy(losses, targets_of(batch))
             values = {**losses.parts, "accuracy": right, "total": total.detach()}
             if steps:
                 norm = self.clip()
@@ -148,6 +148,25 @@ class Learner:
             self.averages.add(values, len(batch))
         self.step += 1
         self.schedule.after_batch()
+
+    def passes(self, batch: Batch, look: str) -> Iterator[tuple[Losses, Batch]]:
+        """The learning passes on a batch, each with the batch that it was made on: where a photo
+        turns out to be unreadable, the rest is begun again, within the same call of DDP's
+        forward."""
+        while True:
+            photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance)
+            learned = learning_passes(
+                self.model, photos, targets_of(batch), self.settings,
+                look=look, class_weights_N=self.class_weights_N,
+            )  # fmt: skip
+            try:
+                for losses in learned:
+                    yield losses, batch
+                return
+            except UnreadablePhoto as error:
+                batch = self.left_out.leave_out(batch, error)
+                if not len(batch):
+                    raise RunFailed(f"no photo of a batch can be read; the last: {error}") from None
 
     def clip(self) -> Tensor:
         """Clip the gradient and return its norm before that."""
@@ -199,6 +218,10 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         self.averages.load_state_dict(state["averages"], self.device)
         self.step, self.skipped, self.rate = state["step"], state["skipped"], state["rate"]
+
+
+def targets_of(batch: Batch) -> Tensor:
+    return batch.labels_B if batch.targets_BN is None else batch.targets_BN
 
 
 def accuracy(losses: Losses, targets: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stacked_ram.data.batch import Batch
+from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader
 from stacked_ram.devices import autocast, seed_everything
 from stacked_ram.trace import Trace
@@ -21,6 +22,8 @@ TOP = 5
 class Looks:
     """N photos in the order of the data set, T steps."""
 
+    index_N: np.ndarray
+    """Rows of the photos in their split: all but those that could not be read."""
     labels_N: np.ndarray
     predicted_N: np.ndarray
     confidence_N: np.ndarray
@@ -62,31 +65,36 @@ def look_at(
     samples: int = 0,
     keep_beliefs: bool = False,
     progress: str = "",
+    left_out: LeftOut | None = None,
     **how: Any,
 ) -> Looks:
     """One pass over a split; deterministic unless `samples` scan paths a photo are drawn, whose
-    beliefs are averaged. `how` goes to the model's forward (look, num_glimpses)."""
+    beliefs are averaged. `how` goes to the model's forward (look, num_glimpses). Photos that cannot
+    be read are noted in `left_out`."""
     from tqdm import tqdm
 
     model.eval()
     seed_everything(seed)
     loader.set_epoch(0)
     parts: list[dict[str, Tensor]] = []
-    order: list[Tensor] = []
+    left_out = LeftOut(loader.dataset) if left_out is None else left_out
     if samples:
         how |= {"rollouts": samples, "sample": True}
-    for batch in tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False):
+
+    def look(batch: Batch) -> Trace:
         with autocast(loader.device, precision):
-            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance), **how)
-        order.append(batch.index_B.cpu())
+            return model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance), **how)
+
+    batches = tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False)
+    for batch, trace in left_out.each(batches, look):
         found = measure(trace, batch)
         if keep_beliefs:
             found["beliefs_NTC"] = trace.logits_BTN.float().softmax(2)
             if trace.stop_logits_BT is not None:
                 found["stops_NT"] = trace.stop_logits_BT.sigmoid()
         parts.append({name: value.cpu() for name, value in found.items()})
-    place_N = torch.cat(order).argsort().numpy()
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    place_N = joined["index_N"].argsort()
     return Looks(**{name: value[place_N] for name, value in joined.items()})
 
 
@@ -102,6 +110,7 @@ def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
     own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
     locations_BT2 = trace.locations_BTS2[::rollouts, :, 0].float()
     return {
+        "index_N": batch.index_B,
         "labels_N": labels_B,
         "predicted_N": predicted_B,
         "confidence_N": confidence_B,

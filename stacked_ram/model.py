@@ -33,7 +33,6 @@ from stacked_ram.attention.choice import Choice, Context
 from stacked_ram.attention.hard import GaussianPolicy
 from stacked_ram.config import ModelConfig
 from stacked_ram.core import State
-from stacked_ram.errors import UserError
 from stacked_ram.glance import Glance
 from stacked_ram.retina.backbone import Backbone
 from stacked_ram.retina.lazy import LazyPhotos
@@ -189,25 +188,15 @@ class RAM(nn.Module):
     ) -> Photos | LazyPhotos:
         """uint8 pixels as this model wants them. sizes_B2: (height, width) of each photo inside
         the zero padding at the bottom and right; None: all of it. glance: what `Glance.find` said
-        of them before. Photos that are read piece by piece (LazyPhotos) stay so; raises UserError
-        where the model needs them whole."""
+        of them before. Photos that are read piece by piece (LazyPhotos) stay so; which models
+        cannot have them, stacked_ram.data.opening knows."""
         mean, std = (self.mean, self.std) if self.normalises else (None, None)
         if isinstance(pixels_BCHW, LazyPhotos):
-            self.check_pieces(pixels_BCHW)
             photos = pixels_BCHW.normalised(mean, std)
         else:
             photos = Photos(pixels_BCHW, sizes_B2, mean, std)
         photos.glance = glance
         return photos
-
-    def check_pieces(self, photos: LazyPhotos) -> None:
-        """Raises UserError where this model needs whole photos."""
-        if self.config.stack in ("conv", "backbone"):
-            raise UserError(
-                f"{photos.photos[0].path}: too large to be held in memory, but stack"
-                f" {self.config.stack} makes maps of the whole photo; use a model of stack none or"
-                " rnn, or reduce the photo"
-            )
 
     def start(
         self, photos: Photos, rollouts: int = 1, smooth: bool = False

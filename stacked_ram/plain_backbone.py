@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.opening import reduced
 from stacked_ram.data.read import reduced_size
@@ -27,9 +28,9 @@ MARGIN = 0.875
 C = 0.01
 
 
-def plain_backbone(loaded: LoadedRun, loader: Loader) -> dict[str, Any]:
+def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict[str, Any]:
     """Accuracy and GMACs at each of SIZES on the loader's photos, trained on the training split
-    of the same data set."""
+    of the same data set. left_out: those of the loader's photos that cannot be read."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -45,8 +46,8 @@ def plain_backbone(loaded: LoadedRun, loader: Loader) -> dict[str, Any]:
         open_dataset(config.data, "train"), config, train=False, device=loaded.device
     )
     try:
-        given = features(backbone, train, loaded)
-        asked = features(backbone, loader, loaded)
+        given = features(backbone, train, loaded, LeftOut(train.dataset))
+        asked = features(backbone, loader, loaded, left_out)
     finally:
         train.close()
     rows = []
@@ -66,7 +67,9 @@ def plain_backbone(loaded: LoadedRun, loader: Loader) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def features(backbone: Backbone, loader: Loader, loaded: LoadedRun) -> dict[Any, np.ndarray]:
+def features(
+    backbone: Backbone, loader: Loader, loaded: LoadedRun, left_out: LeftOut
+) -> dict[Any, np.ndarray]:
     """Pooled features at each of SIZES, and the labels."""
     from tqdm import tqdm
 
@@ -75,9 +78,9 @@ def features(backbone: Backbone, loader: Loader, loaded: LoadedRun) -> dict[Any,
         value.to(loaded.device)[:, None, None] for value in (loaded.model.mean, loaded.model.std)
     )
     loader.set_epoch(0)
-    for batch in tqdm(loader, desc="plain backbone", unit=" batches", disable=None, leave=False):
+    batches = tqdm(loader, desc="plain backbone", unit=" batches", disable=None, leave=False)
+    for batch, photos in left_out.each(batches, whole_photos):
         found["labels"].append(batch.labels_B.cpu().numpy())
-        photos = whole_photos(batch)
         for size in SIZES:
             images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
             pooled = backbone((images_BCRR.float() / 255 - mean) / std)

@@ -121,11 +121,11 @@ def read_ahead(
     loaded: LoadedRun, names: Iterable[str], batch_size: int
 ) -> Iterator[tuple[str, Opened]]:
     """Each name with its photo, or with what was wrong; a bounded number is in memory."""
-    data, channels = loaded.config.data, loaded.card.channels
+    config, channels = loaded.config, loaded.card.channels
 
     def read(name: str) -> Opened:
         try:
-            return open_photo(name, data, channels)
+            return open_photo(name, config, channels)
         except UserError as error:
             return str(error)
 

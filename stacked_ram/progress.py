@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from stacked_ram.config import Config
     from stacked_ram.data.batch import Batch
+    from stacked_ram.data.left_out import LeftOut
     from stacked_ram.engine import Row, Trainer
     from stacked_ram.model import RAM
 
@@ -88,7 +89,7 @@ class Board:
                 if name != "epoch":
                     self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
 
-    def draw_scan_paths(self, model: RAM, config: Config, epoch: int) -> None:
+    def draw_scan_paths(self, model: RAM, config: Config, epoch: int, left_out: LeftOut) -> None:
         """What the model looks at on the same few validation photos each time."""
         if self.writer is None:
             return
@@ -100,12 +101,16 @@ class Board:
         classes, batch = self.photos
         batch = batch.to(next(model.parameters()).device)
         model.eval()
-        with torch.no_grad():
-            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
-        figure = draw_scan_paths(
-            batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
-        )
-        self.writer.add_image("scan paths", pixels_of(figure), epoch, dataformats="HWC")
+
+        def draw(batch: Batch) -> Figure:
+            with torch.no_grad():
+                trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+            return draw_scan_paths(
+                batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
+            )
+
+        for _, figure in left_out.each([batch], draw):
+            self.writer.add_image("scan paths", pixels_of(figure), epoch, dataformats="HWC")
 
     def close(self) -> None:
         if self.writer is not None:

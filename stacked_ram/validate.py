@@ -8,9 +8,12 @@ from torch.nn import functional
 
 from stacked_ram.averages import Averages
 from stacked_ram.config import TrainingConfig
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader
 from stacked_ram.devices import autocast
 from stacked_ram.distributed import World
+from stacked_ram.trace import Trace
 
 
 @torch.no_grad()
@@ -20,15 +23,20 @@ def validate(
     device: torch.device,
     settings: TrainingConfig,
     world: World,
+    left_out: LeftOut,
 ) -> dict[str, float]:
     """Loss and accuracy of the last prediction, accuracy after each glimpse, share of pixels
-    read, and how far the locations spread (0: one place for all photos); over all processes."""
+    read, and how far the locations spread (0: one place for all photos); over all processes.
+    Photos that cannot be read are noted in `left_out`."""
     averages = Averages()
     model.eval()
     loader.set_epoch(0)
-    for batch in loader:
+
+    def look(batch: Batch) -> Trace:
         with autocast(device, settings.precision):
-            trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance))
+            return model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance))
+
+    for batch, trace in left_out.each(loader, look):
         right_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
         logits_BN = trace.logits_BTN[:, -1].float()
         values = {

@@ -14,7 +14,7 @@ from variants import VARIANTS, make
 
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Predict
-from stacked_ram.config import DataConfig
+from stacked_ram.config import Config, DataConfig
 from stacked_ram.data import opening
 from stacked_ram.data.opening import is_large, open_photo
 from stacked_ram.errors import UserError
@@ -72,9 +72,13 @@ def test_a_model_sees_the_same_in_pieces_as_in_memory(files, name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_needs_the_whole_photo_refuses(files, name):
-    with pytest.raises(UserError, match="makes maps of the whole photo"):
-        make(name).photos(LazyPhotos([LazyPhoto(files[0][0])]))
+def test_a_model_that_makes_maps_gets_photos_whole_while_they_fit(files, name, monkeypatch):
+    config = Config(model=make(name).config)
+    monkeypatch.setattr(opening, "LARGE", 1000)
+    assert open_photo(files[0][0], config, 3).shape == (3, *SIZES[0])
+    monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"0.tif: too large .* maps of the whole photo"):
+        open_photo(files[0][0], config, 3)
 
 
 def test_which_files_are_read_in_pieces(files, tmp_path, monkeypatch):
@@ -86,7 +90,7 @@ def test_which_files_are_read_in_pieces(files, tmp_path, monkeypatch):
     assert is_large(pyramid) and is_large(sub_images) and is_large("slide.svs")
     assert not is_large(pyramid, pyramids=False)
     assert not is_large(tmp_path / "gone.jpg")
-    as_stored, small = DataConfig(), DataConfig(short_side=20)
+    as_stored, small = Config(), Config(data=DataConfig(short_side=20))
     assert isinstance(open_photo(pyramid, as_stored, 3), LazyPhoto)
     assert open_photo(pyramid, small, 3).shape == (3, 20, 29)
     monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
@@ -164,6 +168,23 @@ def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monk
     assert split.photo(0).size == (150, 200) and split.photo(0).large is not None
     with pytest.raises(UserError, match="leave out flip"):
         train_run(tiny_config(folder, **how, flip=True), tmp_path / "other")
+    maps = tiny_config(folder, stack="conv", num_levels=2, epochs=1)
+    monkeypatch.setattr(assemble, "MAX_PIXELS", 1000)
+    with pytest.raises(UserError, match="maps of the whole photo"):
+        train_run(maps, tmp_path / "maps")
+
+
+def test_a_data_set_of_pyramids_is_read_in_pieces_unless_it_is_needed_whole(tmp_path):
+    from stacked_ram.data.assemble import in_pieces
+    from stacked_ram.data.dataset import open_dataset
+
+    folder = large_data_set(tmp_path / "data")
+    data = DataConfig(dataset=str(folder))
+    dataset = open_dataset(data, "train")
+    assert in_pieces(dataset, data)
+    assert not in_pieces(dataset, data, whole=True)
+    for change in ({"flip": True}, {"short_side": 50}, {"rotate": 5.0}):
+        assert not in_pieces(dataset, DataConfig(**change))
 
 
 def large_data_set(folder):

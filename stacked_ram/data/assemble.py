@@ -19,28 +19,32 @@ from stacked_ram.data.chance import mixed
 from stacked_ram.data.crop import Cuts, cut_boxes, no_cuts, random_cuts
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
-from stacked_ram.data.opening import LARGE, SLIDES
+from stacked_ram.data.opening import LARGE, SLIDES, TOO_LARGE, is_large
 from stacked_ram.data.order import Rows
-from stacked_ram.data.read import check_stored_size, read_photo, reduced_size
+from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.errors import UserError
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 
 # Photos to be cropped and then resized are kept so much larger than photo_size that
 MARGIN = 2  # the smallest crop need not be enlarged, but at most by this factor;
 ENOUGH = 0.75  # this share of it is enough where a JPEG gives it without resizing
+TRIED = 8  # files that are opened to see whether a data set is one of pyramids
 
 
 class BatchMaker(torch.utils.data.Dataset):
     """Makes the batches of one split.
 
+    whole: whether the model needs the pixels of whole photos.
     sizes_N2: (height, width) of each photo of the split as it is kept, before it is cut.
     """
 
-    def __init__(self, dataset: Dataset, data: DataConfig, seed: int, train: bool):
+    def __init__(
+        self, dataset: Dataset, data: DataConfig, seed: int, train: bool, whole: bool = False
+    ):
         self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
         sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
-        self.in_pieces = in_pieces(dataset, data)
+        self.in_pieces = in_pieces(dataset, data, whole)
         kept = "none" if self.in_pieces else data.cache
         self.scenes = None
         if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
@@ -106,13 +110,16 @@ class BatchMaker(torch.utils.data.Dataset):
         )
 
     def make_in_pieces(self, index_B: np.ndarray) -> Batch:
-        """Photos that are opened here, and read where they are looked at."""
+        """Photos that are opened and read when and where they are looked at."""
         dataset = self.dataset
-        photos = []
-        for row in index_B:
-            photo = LazyPhoto(os.path.join(dataset.folder, dataset.names[row]), dataset.channels)
-            check_stored_size(photo.path, photo.size, dataset.sizes[row].tolist())
-            photos.append(photo)
+        photos = [
+            LazyPhoto(
+                os.path.join(dataset.folder, dataset.names[row]),
+                dataset.channels,
+                tuple(dataset.sizes[row].tolist()),
+            )
+            for row in index_B
+        ]
         return Batch(
             pixels_BCHW=LazyPhotos(photos),
             sizes_B2=torch.from_numpy(dataset.sizes[index_B]),
@@ -161,18 +168,27 @@ class BatchMaker(torch.utils.data.Dataset):
         return np.tile(np.array(self.data.photo_size, np.int64), (len(cuts.flips_B), 1))
 
 
-def in_pieces(dataset: Dataset, data: DataConfig) -> bool:
-    """Whether a split's photos are read where they are looked at: those of a data set with slides,
-    or with photos too large to be decoded whole, which nothing reduces.
+def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
+    """Whether a split's photos, where nothing reduces them, are read where they are looked at: of
+    a data set with slides, or with photos too large to be decoded whole; and of one of pyramids,
+    unless they are needed whole.
 
-    Raises UserError where the training photos are to be changed, which needs them whole.
+    whole: whether the model needs the pixels of whole photos. Raises UserError where it, or how
+    training photos are to be changed, asks for more than can be held in memory.
     """
     if data.short_side is not None or data.photo_size is not None:
         return False
     endings = {os.path.splitext(name)[1].lower() for name in dataset.names}
-    if dataset.manifest.sizes_M2.prod(axis=1).max() <= LARGE and not endings & SLIDES:
+    changed = data.flip or data.crop_area[0] < 1 or augments(data)
+    largest = dataset.manifest.sizes_M2.prod(axis=1).max()
+    if whole:
+        if largest > MAX_PIXELS or endings & SLIDES:
+            raise UserError(f"{dataset.folder}: {TOO_LARGE}")
         return False
-    if data.flip or data.crop_area[0] < 1 or augments(data):
+    if largest <= LARGE and not endings & SLIDES:
+        first = [os.path.join(dataset.folder, name) for name in dataset.names[:TRIED]]
+        return not changed and endings <= {".tif", ".tiff"} and any(map(is_large, first))
+    if changed:
         raise UserError(
             f"{dataset.folder}: holds photos of more than {LARGE:,} pixels, which are read in"
             " pieces as they are; leave out flip, crop_area and the like, or set short_side"

@@ -39,6 +39,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels_B)
 
+    def without(self, place: int) -> Batch:
+        """The same batch without one of its photos."""
+        kept = torch.arange(len(self), device=self.labels_B.device) != place
+        index_b = kept.nonzero()[:, 0]
+
+        def take(value: Tensor | LazyPhotos) -> Tensor | LazyPhotos:
+            return value.select(index_b) if isinstance(value, LazyPhotos) else value[index_b]
+
+        return self._each(take)
+
     def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
         """The same batch on another device."""
         return self._each(lambda value: value.to(device, non_blocking=non_blocking))

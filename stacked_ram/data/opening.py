@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stacked_ram.config import DataConfig
+from stacked_ram.config import Config
 from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
+from stacked_ram.errors import UserError
 from stacked_ram.preparing.formats import formats
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.retina.pyramid import level_factors
@@ -18,18 +19,27 @@ from stacked_ram.retina.pyramid import level_factors
 LARGE = 32_000_000  # pixels; more are not decoded whole
 SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"}
 SUB_IMAGES = 330  # TIFF tag
+TOO_LARGE = (
+    "too large to be held in memory, but stack conv and backbone make maps of the whole photo; use"
+    " a model of stack none or rnn, or one trained with short_side"
+)
 
 
-def open_photo(path: str | Path, data: DataConfig, channels: int) -> np.ndarray | LazyPhoto:
-    """A photo as a model trained on such data wants it: pixels_CHW (uint8), or a LazyPhoto.
+def open_photo(path: str | Path, config: Config, channels: int) -> np.ndarray | LazyPhoto:
+    """A photo as a model of this config wants it: pixels_CHW (uint8), or a LazyPhoto.
 
     Large photos, tiled pyramids and slides are read piece by piece, at their full resolution. Where
-    the data are reduced (short_side, photo_size), so are they, from their nearest smaller level.
+    the data are reduced (short_side, photo_size), so are they, from their nearest smaller level. A
+    model that makes maps of the whole photo gets it in memory, while it fits.
     Raises UserError, naming the file, when it cannot be read.
     """
+    data, whole = config.data, config.model.needs_whole_photo
     reduces = data.short_side is not None or data.photo_size is not None
-    if not is_large(path, MAX_PIXELS if reduces else LARGE, pyramids=not reduces):
+    in_memory = reduces or whole
+    if not is_large(path, MAX_PIXELS if in_memory else LARGE, pyramids=not in_memory):
         return read_photo(path, data.short_side, data.photo_size, channels)
+    if whole and not reduces:
+        raise UserError(f"{path}: {TOO_LARGE}")
     photo = LazyPhoto(path, channels)
     if not reduces:
         return photo

@@ -44,7 +44,8 @@ class PhotoLoader(Loader):
             raise UserError(
                 f"clutter: {dataset.folder} holds photos as they are; it is for digits and scenes"
             )
-        self.maker = BatchMaker(dataset, data, self.seed, self.train)
+        whole = config.model.needs_whole_photo
+        self.maker = BatchMaker(dataset, data, self.seed, self.train, whole)
         blends = self.train and (data.mixup or data.cutmix)
         self.blend = Blend(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
         self.workers: DataLoader | None = None
@@ -100,9 +101,10 @@ class PhotoLoader(Loader):
 
     def _workers_that_fit(self) -> int:
         """As many as configured, or none where the shared memory is too small for their batches
-        (containers have 64 MB of it unless told otherwise)."""
-        workers = self.data.workers
-        if not workers or not SHARED.is_dir() or self.maker.in_pieces:
+        (containers have 64 MB of it unless told otherwise), or where photos are read in pieces,
+        once it is known where."""
+        workers = 0 if self.maker.in_pieces else self.data.workers
+        if not workers or not SHARED.is_dir():
             return workers
         height, width = self.maker.sizes_N2.max(axis=0)
         batch = self.batch_size * self.dataset.channels * int(height * width)

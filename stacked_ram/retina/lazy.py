@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from stacked_ram.errors import UserError
 from stacked_ram.retina.geometry import GlimpseGeometry, Placing
 from stacked_ram.retina.patches import Photos
 from stacked_ram.retina.pyramid import Pyramid
@@ -37,20 +39,44 @@ class Window(NamedTuple):
     """Pixels of the photo that one of its pixels stands for, across and down."""
 
 
-class LazyPhoto:
-    """One photo file, opened. Raises UserError, naming it, when it cannot be.
+class UnreadablePhoto(UserError):
+    """What is wrong with one photo of a batch, found when it was looked at.
 
-    size: (height, width), upright. channels: 3 (grayscale is repeated) or 1.
+    photo: which of the batch it is.
     """
 
-    def __init__(self, path: str | Path, channels: int = 3) -> None:
-        self.path, self.channels = Path(path), channels
-        self.pyramid = Pyramid(path)
-        self.size = self.pyramid.size
+    def __init__(self, message: str, photo: LazyPhoto) -> None:
+        super().__init__(message)
+        self.photo = photo
+
+
+class LazyPhoto:
+    """One photo file. Raises UserError, naming it, when it cannot be read.
+
+    size: (height, width), upright. Where it is known already, the file is opened when it is first
+    looked at, and has to be of this size; else at once. channels: 3 (grayscale is repeated) or 1.
+    """
+
+    def __init__(
+        self, path: str | Path, channels: int = 3, size: tuple[int, int] | None = None
+    ) -> None:
+        self.path, self.channels, self.known_size = Path(path), channels, size
+        self.size = size or self.pyramid.size
 
     def __reduce__(self):
         """Goes to another process as a name, and is opened again there."""
-        return LazyPhoto, (self.path, self.channels)
+        return LazyPhoto, (self.path, self.channels, self.known_size)
+
+    @cached_property
+    def pyramid(self) -> Pyramid:
+        pyramid = Pyramid(self.path)
+        if self.known_size is not None and pyramid.size != self.known_size:
+            (height, width), (tall, wide) = pyramid.size, self.known_size
+            raise UserError(
+                f"{self.path}: {width}x{height} pixels, where {wide}x{tall} were expected; put the"
+                " file back, or prepare the data set again"
+            )
+        return pyramid
 
     def window(
         self, start: tuple[float, float], side: tuple[float, float], cells: tuple[int, int]
@@ -93,7 +119,7 @@ class LazyPhotos:
     """A batch of LazyPhotos with the interface of `Photos`; memory does not grow with the photos.
 
     mean, std: C values in 0..1 units, as for Photos. A photo gives the same patches alone and in
-    any batch.
+    any batch. Patches raise UnreadablePhoto for the first photo that cannot be read.
     """
 
     def __init__(
@@ -168,10 +194,13 @@ class LazyPhotos:
         """Of one box a row: (R, C, h, w), normalised."""
         rollouts = len(starts_R2) // self.batch_size
         boxes = torch.cat([starts_R2, sides_R2], 1).detach().double().cpu().tolist()
-        windows = [
-            self.photos[row // rollouts].window((left, top), (width, height), cells)
-            for row, (left, top, width, height) in enumerate(boxes)
-        ]
+        windows = []
+        for row, (left, top, width, height) in enumerate(boxes):
+            photo = self.photos[row // rollouts]
+            try:
+                windows.append(photo.window((left, top), (width, height), cells))
+            except UserError as error:
+                raise UnreadablePhoto(str(error), photo) from None
         photos = Photos(*(one.to(self.device) for one in padded(windows)), self.mean, self.std)
         corners_R2, factors_R2 = (
             torch.tensor(values, dtype=torch.float64, device=self.device)

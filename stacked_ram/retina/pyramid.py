@@ -9,6 +9,7 @@ libvips then keeps the pixels in memory up to 100 MB, in a temporary file beyond
 from __future__ import annotations
 
 import io
+import logging
 import math
 import operator
 import os
@@ -189,6 +190,8 @@ def import_vips(path: str | Path) -> Any:
         ) from None
     # Kept operations would keep files open, and answer for files that have changed since.
     pyvips.cache_set_max(0)
+    # What it warns of besides is said by its errors, or does no harm.
+    logging.getLogger("pyvips").setLevel(logging.ERROR)
     return pyvips
 
 

@@ -53,7 +53,7 @@ def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:
 def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
     """One file. Raises UserError, naming it, when it cannot be read."""
     classes = list(run.classes)
-    opened = open_photo(path, run.config.data, run.card.channels)
+    opened = open_photo(path, run.config, run.card.channels)
     folder = Path(path).resolve().parent.name
     label = classes.index(folder) if folder in classes else None
     name = name or Path(path).name
