@@ -5,11 +5,13 @@
 A disc of stripes on textured ground; the class is the direction of the stripes. They are 12
 pixels apart: in a photo reduced to 224 pixels they are gone. A soft warm light around the disc, to
 be seen in any reduction, leads to it; cool lights elsewhere, each around a disc without stripes,
-lead astray.
+lead astray. Stored as tiled pyramids (TIFF), which are read only where they are looked at; making
+them needs pyvips (requirements-large.txt).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from PIL import Image
 from tyro.conf import Positional, arg
 
 from stacked_ram.errors import UserError, run_entry_point
+from stacked_ram.preparing.records import EncodedPhoto
 
 HEIGHT, WIDTH = 1536, 2048
 OBJECT = 64  # side of the disc's box
@@ -33,6 +36,7 @@ WARM, COOL = (46.0, 18.0, -34.0), (-34.0, 6.0, 46.0)  # what lights add to red, 
 STRAY = 3  # discs without stripes
 OCTAVES = ((256, 16.0), (64, 12.0), (16, 10.0), (4, 8.0))  # pixels, grey values of the ground
 SPLITS = ("train", "valid", "test")
+TILE, QUALITY = 128, 90  # of the stored TIFF: side in pixels, of JPEG
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class NeedleOptions:
 
     dest: Positional[Annotated[Path, arg(metavar="DEST")]]
     """Folder to make, in place of what is there."""
-    photos: tuple[int, int, int] = (1200, 200, 400)
+    photos: tuple[int, int, int] = (1000, 200, 400)
     """Photos for training, validation and test."""
     seed: int = 0
     """Seed of everything drawn."""
@@ -66,10 +70,12 @@ def prepare_needle(options: NeedleOptions) -> Path:
 
     from stacked_ram.preparing.options import PrepareOptions
     from stacked_ram.preparing.working import remember_run, remove_tree, working_folder
-    from stacked_ram.preparing.writing import DatasetWriter, encode_photo
+    from stacked_ram.preparing.writing import DatasetWriter
+    from stacked_ram.retina.pyramid import import_vips
 
     dest = options.dest
-    how = PrepareOptions(source=Path("needle"), dest=dest, seed=options.seed, quality=92)
+    import_vips(dest)  # where it is missing, say so before anything is made
+    how = PrepareOptions(source=Path("needle"), dest=dest, seed=options.seed, quality=QUALITY)
     remember_run(dest, command=f"python -m stacked_ram.preparing.needle {dest}", source="drawn")
     with (
         DatasetWriter(how, kind="photos", channels=3, classes=list(CLASSES)) as writer,
@@ -79,7 +85,7 @@ def prepare_needle(options: NeedleOptions) -> Path:
             for number, photo in enumerate(needle_photos(split, count, options.seed)):
                 name = f"{split}_{number:05d}"
                 writer.add(
-                    encode_photo(Image.fromarray(photo.pixels_HWC), ".jpg", how.quality),
+                    encode_pyramid(photo.pixels_HWC),
                     class_name=photo.class_name,
                     split=split,
                     source=name,
@@ -91,6 +97,22 @@ def prepare_needle(options: NeedleOptions) -> Path:
         writer.finish(rule="drawn anew for each split", layout="needle", notes=[])
     remove_tree(working_folder(dest))
     return dest
+
+
+def encode_pyramid(pixels_HWC: np.ndarray) -> EncodedPhoto:
+    """As a TIFF of tiles whose further pages are halves of each other."""
+    import pyvips
+
+    from stacked_ram.preparing.perceptual import look_at
+
+    content = pyvips.Image.new_from_array(pixels_HWC).tiffsave_buffer(
+        tile=True, tile_width=TILE, tile_height=TILE, pyramid=True, compression="jpeg", Q=QUALITY
+    )
+    look = look_at(Image.fromarray(pixels_HWC))
+    height, width = pixels_HWC.shape[:2]
+    sha256, phash = hashlib.sha256(content).hexdigest(), f"{look.phash:016x}"
+    sums, squares = look.channel_sums, look.channel_squares
+    return EncodedPhoto(content, ".tif", width, height, sha256, phash, sums, squares)
 
 
 def needle_photos(split: str, count: int, seed: int) -> Iterator[NeedlePhoto]:
@@ -132,14 +154,21 @@ def scattered(
 
 def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Texture at several scales, in one colour, float32 HWC."""
-    grey_HW = np.full((height, width), rng.uniform(105, 150), np.float32)
+    grey_hw, before = np.zeros((1, 1), np.float32), OCTAVES[0][0]
     for pixels, strength in OCTAVES:
         shape = -(-height // pixels) + 1, -(-width // pixels) + 1
-        coarse = Image.fromarray(rng.normal(0, strength, shape).astype(np.float32))
-        size = shape[1] * pixels, shape[0] * pixels
-        grey_HW += np.asarray(coarse.resize(size, Image.Resampling.BILINEAR))[:height, :width]
+        noise_hw = rng.normal(0, strength, shape).astype(np.float32)
+        coarse_hw = enlarged(grey_hw, before // pixels)[: shape[0], : shape[1]]
+        grey_hw, before = coarse_hw + noise_hw, pixels
+    grey_HW = enlarged(grey_hw, before)[:height, :width] + np.float32(rng.uniform(105, 150))
     tint_3 = rng.uniform(0.85, 1.15, 3).astype(np.float32)
     return grey_HW[:, :, None] * tint_3
+
+
+def enlarged(grey_hw: np.ndarray, times: int) -> np.ndarray:
+    height, width = grey_hw.shape
+    size = width * times, height * times
+    return np.asarray(Image.fromarray(grey_hw).resize(size, Image.Resampling.BILINEAR))
 
 
 def put_light(pixels_HWC: np.ndarray, x: int, y: int, colour: Sequence[float]) -> None:

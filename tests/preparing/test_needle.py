@@ -6,7 +6,11 @@ import numpy as np
 import pandas
 import yaml
 from PIL import Image
+from pyramids import vips
 
+from stacked_ram.config import DataConfig
+from stacked_ram.data.assemble import in_pieces
+from stacked_ram.data.dataset import open_dataset
 from stacked_ram.preparing.needle import (
     ANGLES,
     CLASSES,
@@ -16,6 +20,7 @@ from stacked_ram.preparing.needle import (
     needle_photo,
     prepare_needle,
 )
+from stacked_ram.retina.lazy import LazyPhoto
 
 SHAPE = 600, 800
 
@@ -54,6 +59,7 @@ def test_the_light_that_leads_there_is_seen_in_a_small_picture():
 
 
 def test_a_prepared_data_set_with_boxes_the_same_every_time(tmp_path):
+    vips()
     folder = prepare_needle(NeedleOptions(dest=tmp_path / "a", photos=(4, 4, 4)))
     facts = yaml.safe_load((folder / "dataset.yaml").read_text())
     assert facts["kind"] == "photos" and facts["classes"] == list(CLASSES)
@@ -61,6 +67,9 @@ def test_a_prepared_data_set_with_boxes_the_same_every_time(tmp_path):
     assert len(table) == 12 and (table["width"] == 2048).all() and (table["height"] == 1536).all()
     assert (table["box_right"] - table["box_left"] == OBJECT).all()
     assert table["sha256"].nunique() == 12
+    photo = LazyPhoto(folder / table["path"][0])
+    assert photo.size == (1536, 2048) and len(photo.pyramid.levels) > 2
+    assert in_pieces(open_dataset(DataConfig(dataset=str(folder)), "train"), DataConfig())
     again = pandas.read_csv(
         prepare_needle(NeedleOptions(dest=tmp_path / "b", photos=(4, 4, 4))) / "manifest.csv"
     )
