@@ -59,6 +59,9 @@ class Test:
     what the policy must beat."""
     mc_samples: int = 0
     """Also average the beliefs of this many sampled scan paths a photo, reported apart."""
+    crops: Literal[1, 5, 10] = 1
+    """Also average the beliefs of this many crops a photo, reported apart: 5, the corners and the
+    centre, each 7/8 as high and wide as the photo; 10, and the same mirrored."""
     exit_accuracy: float | None = None
     """Also look at each photo no longer than needed for this accuracy (0 to 1): the threshold of
     belief is chosen on the validation split, and the whole curve written."""

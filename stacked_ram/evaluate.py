@@ -19,6 +19,7 @@ from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
 from stacked_ram.cost import Cost, median_size, photo_cost
+from stacked_ram.crops import Crops, crop_size
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
@@ -42,6 +43,11 @@ CONTROLS = {
     "random": {"look": "random"},
     "first glimpse only": {"num_glimpses": 1},
 }
+# Where the glimpses of several crops were, none of them says.
+SAID_OF_CROPS = (
+    "photos", "accuracy", "interval_95", f"top_{TOP}", "loss", "calibration_error",
+    "accuracy_after",
+)  # fmt: skip
 
 
 def test(options: Test) -> None:
@@ -136,7 +142,16 @@ def measure_run(
         sampled = look_at(model, loader, progress="samples", samples=options.mc_samples, **how)
         report["mc_samples"] = {
             "pass": f"mean belief of {options.mc_samples} sampled scan paths a photo",
+            "gmacs": cost.before + options.mc_samples * (cost.total - cost.before),
             **scores(sampled),
+        }
+    if options.crops > 1:
+        crops = look_at(Crops(model, options.crops), loader, progress="crops", **how)
+        whole = scores(crops)
+        report["crops"] = {
+            "pass": f"mean belief of {options.crops} crops a photo",
+            "gmacs": options.crops * photo_cost(model, *crop_size(height, width)).total,
+            **{name: whole[name] for name in SAID_OF_CROPS},
         }
     if wanted:
         how |= {"progress": "validation split", "left_out": None}
@@ -285,9 +300,8 @@ def summary(report: dict[str, Any]) -> str:
             f"  early exit         {one['accuracy']:7.2%}   ({one['mean_glimpses']:.2f} glimpses,"
             f" {one['mean_gmacs']:.4f} GMACs on average; threshold chosen on valid)"
         )
-    if "mc_samples" in report:
-        one = report["mc_samples"]
-        lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}")
+    for one in (report[name] for name in ("mc_samples", "crops") if name in report):
+        lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}, {one['gmacs']:.4f} GMACs")
     return "\n".join([*lines, f"  written: {report['files']}"])
 
 

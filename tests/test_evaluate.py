@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pandas
 import pytest
+import torch
+from PIL import Image
 from tiny import tiny_config, tiny_photos
 
+from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Test as Options
 from stacked_ram.config import replace_fields
+from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
 from stacked_ram.errors import UserError
 from stacked_ram.evaluate import test as run_test
@@ -122,6 +126,41 @@ def test_averaged_samples_are_the_mean_of_beliefs(run):
     singles = [look_at(loaded.model, loader, samples=1, seed=seed).loss_N for seed in range(8)]
     assert (many.loss_N > np.min(singles, 0) - 0.2).all()
     assert (many.loss_N < np.max(singles, 0) + 0.2).all()
+
+
+def test_averaged_crops_are_told_apart_with_their_cost(run, photos, tmp_path, capsys):
+    reports = {}
+    for count in (1, 5, 10):
+        run_test(Options(runs=(run,), crops=count, out=tmp_path / str(count)))
+        reports[count] = json.loads((tmp_path / str(count) / "test.json").read_text())
+    assert "crops" not in reports[1]
+    five, ten = reports[5]["crops"], reports[10]["crops"]
+    assert ten["gmacs"] == pytest.approx(2 * five["gmacs"])
+    assert "mean belief of 5 crops a photo" in five["pass"]
+    assert reports[5]["accuracy"] == reports[1]["accuracy"], "the one pass is still told first"
+    assert "mean belief of 10 crops" in capsys.readouterr().out
+
+    model = load_run(run, "cpu").model.eval()
+    dataset = open_dataset(load_run(run, "cpu").config.data, "test")
+    beliefs = []
+    for name in dataset.names:
+        with Image.open(dataset.folder / name) as image:
+            photo = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        height, width = photo.shape[1:]
+        high, wide = round(height * 7 / 8), round(width * 7 / 8)
+        places = [(round((height - high) / 2), round((width - wide) / 2))]
+        places += [(top, left) for top in (0, height - high) for left in (0, width - wide)]
+        seen = []
+        for top, left in places:
+            crop = photo[:, top : top + high, left : left + wide]
+            for one in (crop, crop.flip(2)):
+                with torch.no_grad():
+                    seen.append(model(model.photos(one[None])).logits_BTN[0, -1].softmax(0))
+        beliefs.append(torch.stack(seen).mean(0))
+    right = torch.stack(beliefs).argmax(1).numpy() == dataset.labels
+    assert ten["accuracy"] == pytest.approx(right.mean())
+    own = torch.stack(beliefs)[torch.arange(len(dataset)), torch.tensor(dataset.labels)]
+    assert ten["loss"] == pytest.approx(-own.log().mean().item(), rel=1e-4)
 
 
 def test_the_plain_backbone_is_a_control_of_runs_that_have_one(photos, tmp_path, monkeypatch):
