@@ -257,9 +257,10 @@ class Catalogue:
             " CASE p.given WHEN 'train' THEN 0 WHEN 'valid' THEN 1 WHEN 'test' THEN 2 ELSE -1 END,"
             f" p.lot {_USABLE} ORDER BY p.id"
         )
-        table = np.fromiter(self._db.execute(query), dtype=np.dtype((np.int64, 5)))
-        names = ("id", "klass", "group", "given", "lot")
-        return {name: table[:, i].copy() for i, name in enumerate(names)}
+        kinds = {"id": "i8", "klass": "i4", "group": "i4", "given": "i1", "lot": "i8"}
+        count = self._db.execute(f"SELECT count(*) {_USABLE}").fetchone()[0]
+        table = np.fromiter(self._db.execute(query), dtype=[*kinds.items()], count=count)
+        return {name: table[name].copy() for name in kinds}
 
     def set_splits(self, rows: Iterable[tuple[str, int | None, str, int]]) -> None:
         """Settle (split, fold, group, number) of photos."""

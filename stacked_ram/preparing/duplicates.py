@@ -81,7 +81,7 @@ def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
     order = np.argsort(hashes, kind="stable")
     starts = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[:1]]))
     sizes = np.diff(starts, append=len(order))
-    representatives = order[starts[sizes == 1]].tolist()
+    others: list[int] = []
     for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
         looks: list[tuple[int, bytes]] = []
         for index in np.sort(order[start : start + size]).tolist():
@@ -91,8 +91,9 @@ def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
                 pairs.append((int(numbers[same]), int(numbers[index]), 0))
             elif len(looks) < _REPRESENTATIVES:
                 looks.append((index, tiny))
-        representatives += [i for i, _ in looks]
-    chosen = np.array(sorted(representatives))
+        others += [i for i, _ in looks]
+    chosen = np.sort(np.concatenate([order[starts[sizes == 1]], np.array(others, np.int64)]))
+    del order, starts, sizes
     for i, j, bits in near_pairs(hashes[chosen], distance):
         first, second = int(numbers[chosen[i]]), int(numbers[chosen[j]])
         if bits and same_look(catalogue.tiny(first), catalogue.tiny(second)):

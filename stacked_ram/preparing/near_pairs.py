@@ -20,7 +20,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[int, int, in
     blocks is chosen for the least work. The pairs come in no particular order, each once.
 
     Args:
-        hashes: `(N,)` of uint64.
+        hashes: `(N,)` of uint64, less than 2**31 of them.
         distance: 0 to 63.
     """
     blocks = _best_blocks(len(hashes), distance)
@@ -57,17 +57,17 @@ def _pairs_within(
     hashes: np.ndarray, mask: np.uint64, distance: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs within the buckets of hashes that agree under `mask`, as arrays."""
-    keys = hashes & mask
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(hashes & mask, kind="stable").astype(np.int32)
     sorted_hashes = hashes[order]
-    edges = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]], append=~keys[order[-1:]]))
+    begins = np.ones(len(hashes) + 1, dtype=bool)  # where a bucket begins, and the end of the last
+    begins[1:-1] = ((sorted_hashes[1:] ^ sorted_hashes[:-1]) & mask) != 0
+    edges = np.flatnonzero(begins).astype(np.int32)
     sizes = np.diff(edges)
     # Small buckets, nearly all of them, are compared at once: every hash with the next one in its
     # bucket, then with the one after, and so on.
     small = sizes <= 32
-    last = np.zeros(len(hashes), dtype=np.int64)  # one past the end of each hash's bucket
-    last[:] = np.repeat(edges[1:], sizes)
-    open_rows = np.flatnonzero(np.repeat(small & (sizes > 1), sizes))
+    last = np.repeat(edges[1:], sizes)  # one past the end of each hash's bucket
+    open_rows = np.flatnonzero(np.repeat(small & (sizes > 1), sizes)).astype(np.int32)
     step = 1
     while len(open_rows := open_rows[open_rows + step < last[open_rows]]):
         bits = np.bitwise_count(sorted_hashes[open_rows] ^ sorted_hashes[open_rows + step])

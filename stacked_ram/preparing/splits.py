@@ -81,10 +81,9 @@ def _targets(count: int, shares: list[float], klass: int) -> np.ndarray:
 
 def _large_units(units: np.ndarray, lots: np.ndarray) -> list[np.ndarray]:
     """The photos of each unit of two or more, the largest unit first, alike ones by lot."""
-    order = np.argsort(units, kind="stable")
-    _, starts, sizes = np.unique(units[order], return_index=True, return_counts=True)
-    many = np.flatnonzero(sizes > 1)
-    groups = [order[starts[i] : starts[i] + sizes[i]] for i in many]
+    members = np.flatnonzero((np.bincount(units) > 1)[units])  # mostly few
+    order = members[np.argsort(units[members], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(units[order])) + 1) if len(order) else []
     return sorted(groups, key=lambda members: (-len(members), lots[members].min()))
 
 
