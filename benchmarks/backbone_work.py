@@ -7,6 +7,9 @@ Training steps of soft attention with one glimpse of two 96-pixel patches, rando
     plain     the backbone runs on the context, then on each patch, and every time the file is
               opened again, cropped and resized
     ours      photos decoded once; both patches through the backbone in one batch
+    frozen    the backbone is not trained: `plain` looks and learns nothing by it; ours still sends
+              the classification's gradient through it to the location
+    kept      what a frozen backbone finds in the context comes from the cache (kept_glances)
 
 and, below, the features of several glimpses whose places are known beforehand: one batch a glimpse
 beside one batch for all. With one thread the time is that of the processor.
@@ -58,13 +61,20 @@ def main() -> None:
             for last in (False, True):
                 name = f"ours, {precision}{', channels last' if last else ''}"
                 works[name] = our_step(options.backbone, pixels, labels, precision == "bf16", last)
+        works["plain, frozen"] = plain_step(options.backbone, files, labels, frozen=True)
+        for precision in ("float32", "bf16"):
+            for kept in (False, True):
+                name = f"ours, frozen, {precision}{', kept' if kept else ''}"
+                works[name] = our_step(
+                    options.backbone, pixels, labels, precision == "bf16", True, True, kept
+                )
         print(f"soft attention, {options.backbone}, {SIDE}-pixel patches, k = {PATCHES}, 1 glimpse,"
               f" batch {len(files)}, {options.threads} thread(s)")  # fmt: skip
         seconds = medians(works, options.rounds, options.threads)
-        print(f"{'':<28}{'photos/s':>9}{'ratio':>7}   target {TARGET}")
+        print(f"{'':<28}{'photos/s':>9}{'to plain':>10}{'to plain, frozen':>18}   target {TARGET}")
         for name, value in seconds.items():
-            ratio = seconds["plain"] / value
-            print(f"{name:<28}{len(files) / value:9.2f}{ratio:7.2f}")
+            ratios = seconds["plain"] / value, seconds["plain, frozen"] / value
+            print(f"{name:<28}{len(files) / value:9.2f}{ratios[0]:10.2f}{ratios[1]:18.2f}")
     steps = 2 if options.quick else 6
     seconds = medians(known_places(options.backbone, steps), options.rounds, options.threads)
     one, many = seconds["one batch for all"], seconds["a batch a glimpse"]
@@ -138,9 +148,14 @@ def opened(file: Path, place: list[float] | None = None, width: int = 0) -> Tens
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
-def plain_step(backbone: str, files: list[Path], labels: Tensor) -> Callable[[], None]:
+def plain_step(
+    backbone: str, files: list[Path], labels: Tensor, frozen: bool = False
+) -> Callable[[], None]:
     model = Plain(backbone)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    if frozen:
+        model.backbone.requires_grad_(False).eval()
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
     def step() -> None:
         loss = nn.functional.cross_entropy(model(files), labels)
@@ -152,22 +167,34 @@ def plain_step(backbone: str, files: list[Path], labels: Tensor) -> Callable[[],
 
 
 def our_step(
-    backbone: str, pixels: Tensor, labels: Tensor, bf16: bool, channels_last: bool
+    backbone: str,
+    pixels: Tensor,
+    labels: Tensor,
+    bf16: bool,
+    channels_last: bool,
+    frozen: bool = False,
+    kept: bool = False,
 ) -> Callable[[], None]:
     config = ModelConfig(
         retina="backbone", backbone=backbone, patch_size=SIDE, num_patches=PATCHES,
         num_glimpses=1, attention="soft", glance=(SIDE, SIDE), regions=(2, 2),
-        feature_size=FEATURES, core_size=FEATURES, where_size=32,
+        feature_size=FEATURES, core_size=FEATURES, where_size=32, freeze_backbone=frozen,
     )  # fmt: skip
     model = built(config)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     settings = TrainingConfig()
+    glance = None
+    if kept:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            glance = model.glance.find(model.photos(pixels))
 
     def step() -> None:
+        photos = model.photos(pixels, None, glance)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = next(learning_passes(model, model.photos(pixels), labels, settings)).total
+            loss = next(learning_passes(model, photos, labels, settings)).total
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

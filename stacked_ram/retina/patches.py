@@ -107,7 +107,7 @@ class Photos:
 
         A photo of another shape than h x w is stretched to it.
         """
-        sides_B12 = self.sizes_B2.flip(1).unsqueeze(1).double()
+        sides_B12 = self.sizes_B2.flip(1).unsqueeze(1).float()
         most = [(self.pixels_BCHW.shape[3], self.pixels_BCHW.shape[2])]
         averages = self.averages(torch.zeros_like(sides_B12), sides_B12, most, size)
         return averages.squeeze(1).to(self._default_dtype())
