@@ -1,8 +1,8 @@
 """The MNIST family, as it is or as the paper's translated and cluttered tasks.
 
-DEST holds `{train,valid,test}/images.npy` (uint8, raw 0..255) and `labels.npy` (int64), and
-dataset.yaml (`kind: digits`). Validation is drawn from the training files; the official test
-stays whole.
+DEST holds `{train,valid,test}/images.npy` (uint8, raw 0..255) and `labels.npy` (int64),
+dataset.yaml (`kind: digits`), report.html, and report.csv with a row a digit. Validation is drawn
+from the training files; the official test stays whole.
 
 With a canvas, valid and test are composed once, by the seed, so that everybody measures on the
 same photos: their images.npy holds canvases, boxes.npy (int64, left, top, right, bottom) the
@@ -24,7 +24,9 @@ import yaml
 
 from stacked_ram import __version__
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.digit_report import write_digit_reports
 from stacked_ram.preparing.idx import PARTS, find_idx, read_idx
+from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.options import PrepareOptions, flag
 from stacked_ram.preparing.records import SPLITS
 from stacked_ram.preparing.working import publish, recall_run, remove_tree, working_folder
@@ -47,7 +49,7 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
     """
     _check(options)
     canvas, clutter = canvas_of(options)
-    splits, classes = _read_splits(options, folder or options.source)
+    splits, classes, sources = _read_splits(options, folder or options.source)
     digit_size = splits["train"][0].shape[1:]
     if canvas is not None and (canvas[0] < digit_size[0] or canvas[1] < digit_size[1]):
         raise UserError(
@@ -102,6 +104,7 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
     }  # fmt: skip
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
     _write_through(tree / "dataset.yaml", text.encode())
+    write_digit_reports(tree, facts, sources)
     publish(tree, options.dest)
     return options.dest
 
@@ -142,8 +145,11 @@ def compose_split(
 
 def _read_splits(
     options: PrepareOptions, folder: Path
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
-    """Split -> (images_NHW, labels_N), and the classes' names in the order of the labels."""
+) -> tuple[
+    dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...], dict[str, tuple[str, np.ndarray]]
+]:
+    """Split -> (images_NHW, labels_N); the classes' names in the order of the labels; split ->
+    (name of the file that its digits come from, their numbers in it)."""
     files = find_idx(folder)
     missing = [part for part in PARTS if part not in files]
     if missing:
@@ -165,15 +171,25 @@ def _read_splits(
     classes = _class_names(
         options, folder, 1 + int(max(ys.max(initial=0) for _, ys in official.values()))
     )
+    numbers = {part: np.arange(len(labels_N)) for part, (_, labels_N) in official.items()}
     if options.class_list:
-        official, classes = _keep_classes(official, classes, options.class_list)
+        official, numbers, classes = _keep_classes(official, classes, options.class_list)
     images_NHW, labels_N = official["train"]
     valid_N = _draw(labels_N, options)
-    return {
-        "train": (images_NHW[~valid_N], labels_N[~valid_N]),
-        "valid": (images_NHW[valid_N], labels_N[valid_N]),
-        "test": official["t10k"],
-    }, classes
+    train_name, test_name = (path_text(files[f"{part}-images"].name) for part in ("train", "t10k"))
+    return (
+        {
+            "train": (images_NHW[~valid_N], labels_N[~valid_N]),
+            "valid": (images_NHW[valid_N], labels_N[valid_N]),
+            "test": official["t10k"],
+        },
+        classes,
+        {
+            "train": (train_name, numbers["train"][~valid_N]),
+            "valid": (train_name, numbers["train"][valid_N]),
+            "test": (test_name, numbers["t10k"]),
+        },
+    )
 
 
 def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str, ...]:
@@ -188,19 +204,19 @@ def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str
 
 def _keep_classes(
     official: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], names: list[str]
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
-    """Only the digits of these classes, numbered anew."""
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray], tuple[str, ...]]:
+    """Only the digits of these classes, labelled anew; their numbers in the files; the names."""
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise UserError(f"--classes: no class {unknown[0]!r}; there are: {', '.join(classes)}")
     kept = [label for label, name in enumerate(classes) if name in names]
     number = np.full(len(classes), -1)
     number[kept] = np.arange(len(kept))
-    chosen = {}
+    chosen, numbers = {}, {}
     for part, (images_NHW, labels_N) in official.items():
-        mine = number[labels_N] >= 0
-        chosen[part] = images_NHW[mine], number[labels_N[mine]]
-    return chosen, tuple(classes[label] for label in kept)
+        numbers[part] = np.flatnonzero(number[labels_N] >= 0)
+        chosen[part] = images_NHW[numbers[part]], number[labels_N[numbers[part]]]
+    return chosen, numbers, tuple(classes[label] for label in kept)
 
 
 def _draw(labels_N: np.ndarray, options: PrepareOptions) -> np.ndarray:

@@ -231,9 +231,10 @@ def _is_done(options: PrepareOptions, there: Mapping[str, object] | None, finger
 
 
 def _first_missing(dest: Path) -> str | None:
-    """The first photo of the manifest that is not there, if any."""
+    """The first photo of the manifest (or array of digits) that is not there, if any."""
     if not (dest / "manifest.csv").exists():  # digits have none
-        return None
+        arrays = (f"{split}/{name}.npy" for split in SPLITS for name in ("images", "labels"))
+        return next((path for path in arrays if not (dest / path).exists()), None)
     with open(dest / "manifest.csv", encoding="utf-8", newline="") as file:
         paths = (row["path"] for row in csv.DictReader(file))
         return next((path for path in paths if not (dest / path).exists()), None)
@@ -380,8 +381,8 @@ def print_summary(dest: Path) -> None:
             print(f"{title}: " + ", ".join(f"{n} {word}" for word, n in facts[key].items()))
     for note in facts["notes"]:
         print(f"note: {note}")
-    if facts["kind"] == "photos":
-        print(f"see {dest / 'report.html'}; one row a photo in report.csv")
+    one = "digit" if facts["kind"] == "digits" else "photo"
+    print(f"see {dest / 'report.html'}; one row a {one} in report.csv")
 
 
 def _what_to_do(error: Exception, dest: Path) -> str:

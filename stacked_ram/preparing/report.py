@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from stacked_ram.preparing import plots
 from stacked_ram.preparing.encoding import TILE, small_jpeg, thumbnail_of
 from stacked_ram.preparing.records import SPLITS
 
+REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
 SHEET_TILES = 12
 MOST_PICTURES = 200  # of quarantined photos, and of pairs; report.csv lists all
 
@@ -36,7 +38,7 @@ svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-seri
 
 
 def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> None:
-    """Write `tree/report.html`.
+    """Write `tree/report.html` of photos.
 
     Args:
         tree: the data set, its photos in place.
@@ -44,34 +46,49 @@ def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, objec
         facts: what dataset.yaml will hold.
     """
     # Decoding lets other threads run.
-    with (
-        open(tree / "report.html", "w", encoding="utf-8") as file,
-        ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads,
-    ):
-        for piece in _pieces(tree, rows, facts, threads):
-            file.write(piece)
+    with ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads:
+        sizes = rows.execute("SELECT width, height, count(*) FROM stored GROUP BY width, height")
+        write_pages(
+            tree,
+            facts,
+            ((name, _tiles(tree, rows, name, threads)) for name in facts["classes"]),
+            before=[
+                "<h2>Sizes and aspect ratios of the stored photos</h2>",
+                plots.sizes_and_ratios(sizes),
+            ],
+            after=itertools.chain(_left_out(rows), _pairs(rows, threads)),
+        )
 
 
-def _pieces(
-    tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object], threads: Executor
-) -> Iterable[str]:
-    name = escape(str(facts["name"]))
-    yield (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
-    )
-    yield from _summary(facts)
-    yield "<h2>Class balance</h2>"
-    yield plots.class_balance(facts["counts"])
-    sizes = rows.execute("SELECT width, height, count(*) FROM stored GROUP BY width, height")
-    yield "<h2>Sizes and aspect ratios of the stored photos</h2>"
-    yield plots.sizes_and_ratios(sizes)
-    yield "<h2>Contact sheets</h2>"
-    for class_name in facts["classes"]:
-        yield _contact_sheet(tree, rows, class_name, threads)
-    yield from _left_out(rows)
-    yield from _pairs(rows, threads)
-    yield "</body></html>\n"
+def write_pages(
+    tree: Path,
+    facts: Mapping[str, object],
+    sheets: Iterable[tuple[str, Sequence[Image.Image]]],
+    before: Iterable[str] = (),
+    after: Iterable[str] = (),
+) -> None:
+    """Write `tree/report.html`.
+
+    Args:
+        facts: what dataset.yaml will hold.
+        sheets: every class with small pictures of it.
+        before, after: HTML to stand before and after the contact sheets.
+    """
+    with open(tree / "report.html", "w", encoding="utf-8") as file:
+        name = escape(str(facts["name"]))
+        file.write(
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+            f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
+        )
+        file.writelines(_summary(facts))
+        file.write("<h2>Class balance</h2>" + plots.class_balance(facts["counts"]))
+        file.writelines(before)
+        file.write("<h2>Contact sheets</h2>")
+        for class_name, tiles in sheets:
+            counts = {split: facts["counts"][split][class_name] for split in SPLITS}
+            file.write(_contact_sheet(class_name, counts, tiles))
+        file.writelines(after)
+        file.write("</body></html>\n")
 
 
 def _summary(facts: Mapping[str, object]) -> Iterable[str]:
@@ -80,7 +97,7 @@ def _summary(facts: Mapping[str, object]) -> Iterable[str]:
     numbers = ", ".join(f"{value:.3f}" for value in facts["mean"])
     spreads = ", ".join(f"{value:.3f}" for value in facts["std"])
     lines = [
-        ("photos", totals),
+        (facts["kind"], totals),
         ("classes", str(len(facts["classes"]))),
         ("read as", facts["layout"]),
         ("split", facts["rule"]),
@@ -102,24 +119,20 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {word}" for word, count in counts.items()) or "none"
 
 
-def _contact_sheet(tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor) -> str:
-    """A dozen photos of a class in one strip: the first by hash, which is as good as by lot."""
-    counts = dict(
-        rows.execute(
-            "SELECT split, count(*) FROM stored WHERE class = ? GROUP BY split", [class_name]
-        )
-    )
+def _tiles(
+    tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
+) -> list[Image.Image]:
+    """A dozen photos of a class, small: the first by hash, which is as good as by lot."""
     paths = rows.execute(
         "SELECT path FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
     )
-    tiles = list(threads.map(thumbnail_of, [tree / path for (path,) in paths]))
-    return contact_sheet(class_name, counts, tiles)
+    return list(threads.map(thumbnail_of, [tree / path for (path,) in paths]))
 
 
-def contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
-    """A class's name, its numbers (`counts`: split -> photos) and small pictures in one strip."""
-    told = ", ".join(f"{counts.get(split, 0)} {split}" for split in SPLITS)
+def _contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
+    """A class's name, its numbers (`counts`: split -> photos) and its tiles in one strip."""
+    told = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
     head = f'<h3>{escape(class_name)} <span class="quiet">{told}</span></h3>'
     if not tiles:
         return head

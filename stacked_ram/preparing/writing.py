@@ -33,7 +33,7 @@ from stacked_ram.preparing.names import folder_names, safe_name
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.perceptual import look_at
 from stacked_ram.preparing.records import SPLITS, Box, EncodedPhoto
-from stacked_ram.preparing.report import write_report
+from stacked_ram.preparing.report import REPORT_COLUMNS, write_report
 from stacked_ram.preparing.working import place_file, publish, recall_run, remove_tree
 from stacked_ram.preparing.working import working_folder as working_folder_of
 
@@ -41,7 +41,6 @@ MANIFEST_COLUMNS = (
     "path", "class", "split", "width", "height", "sha256", "phash", "group",
     "box_left", "box_top", "box_right", "box_bottom", "source", "repairs", "fold",
 )  # fmt: skip
-REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
 FORMAT = 1
 
 _TABLES = """

@@ -1,15 +1,22 @@
 """The MNIST family: splits, fixed canvases, and what goes wrong."""
 
+import base64
+import csv
 import gzip
 import hashlib
+import io
+import re
 import struct
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.cli import main
 from stacked_ram.preparing.digits import prepare_digits
 from stacked_ram.preparing.options import PrepareOptions
 
@@ -142,6 +149,46 @@ def test_a_subset_of_the_classes_is_numbered_anew(source, tmp_path):
     test_images, test_labels = digits(100, TEST_INK, 1)
     assert np.array_equal(load(tmp_path / "digits", "test"), test_images[test_labels % 4 == 3])
     assert set(load(tmp_path / "digits", "test", "labels")) == {0, 1}
+
+
+def test_the_report_shows_every_class_and_lists_every_digit(source, tmp_path):
+    facts = prepare(source, tmp_path / "digits", classes="3,7", translate=True, clutter=2)
+    page = (tmp_path / "digits" / "report.html").read_text()
+    assert "<h3>3 " in page and "54 train, 6 valid, 10 test" in page
+    assert escape(facts["rule"]) in page and "<svg" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page), "needs nothing else"
+    sheets = re.findall(r'class="sheet".*?base64,([^"]+)', page)
+    assert len(sheets) == 2
+    for sheet in sheets:
+        with Image.open(io.BytesIO(base64.b64decode(sheet))) as image:
+            assert image.width == 12 * 100 - 4 and image.height == 96
+            assert image.getextrema()[0][0] < 20, "there are digits on black"
+    with open(tmp_path / "digits" / "report.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({row["source"] for row in rows}) == 140
+    read = {"train": digits(600, TRAIN_INK, 0), "t10k": digits(100, TEST_INK, 1)}
+    for row in rows:
+        assert row["fate"] == "stored" and not row["problem"]
+        name, number = row["source"].split(":")
+        images, labels = read[name.split("-")[0]]
+        array, place = row["path"].split(":")
+        split = array.split("/")[0]
+        stored = load(tmp_path / "digits", split, "images" if split == "train" else "digits")
+        assert np.array_equal(stored[int(place)], images[int(number)])
+        assert row["class"] == str(labels[int(number)])
+
+
+def test_the_whole_command_tells_of_the_report_and_notices_lost_arrays(source, tmp_path, capsys):
+    dest = tmp_path / "digits"
+    assert main([str(source), str(dest)]) == 0
+    assert "one row a digit in report.csv" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
+    assert main([str(source), str(dest)]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in dest.rglob("*")} == before
+    (dest / "valid" / "labels.npy").unlink()
+    assert main([str(source), str(dest)]) == 2
+    assert "has lost photos (valid/labels.npy)" in capsys.readouterr().err
 
 
 def test_sets_are_named_by_their_folder(source, tmp_path):
