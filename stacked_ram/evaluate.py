@@ -43,6 +43,7 @@ CONTROLS = {
     "random": {"look": "random"},
     "first glimpse only": {"num_glimpses": 1},
 }
+BOX_GIVEN = {"box given": {"at_boxes": True}}  # what perfect places would be worth
 # Where the glimpses of several crops were, none of them says.
 SAID_OF_CROPS = (
     "photos", "accuracy", "interval_95", f"top_{TOP}", "loss", "calibration_error",
@@ -130,9 +131,10 @@ def measure_run(
         },
     }
     if options.controls:
+        boxed = not np.isnan(looks.hit_NT).all()
         report["controls"] = {
             name: scores(look_at(model, loader, progress=name, **how, **changed))
-            for name, changed in CONTROLS.items()
+            for name, changed in (CONTROLS | (BOX_GIVEN if boxed else {})).items()
         }
         if model.backbone is not None:
             from stacked_ram.plain_backbone import plain_backbone

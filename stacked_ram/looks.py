@@ -66,11 +66,13 @@ def look_at(
     keep_beliefs: bool = False,
     progress: str = "",
     left_out: LeftOut | None = None,
+    at_boxes: bool = False,
     **how: Any,
 ) -> Looks:
     """One pass over a split; deterministic unless `samples` scan paths a photo are drawn, whose
-    beliefs are averaged. `how` goes to the model's forward (look, num_glimpses). Photos that cannot
-    be read are noted in `left_out`."""
+    beliefs are averaged. `at_boxes`: every glimpse is sent to the middle of the object's box (of
+    the photo, where it has none). `how` goes to the model's forward (look, num_glimpses). Photos
+    that cannot be read are noted in `left_out`."""
     from tqdm import tqdm
 
     model.eval()
@@ -82,8 +84,14 @@ def look_at(
         how |= {"rollouts": samples, "sample": True}
 
     def look(batch: Batch) -> Trace:
+        sent = {}
+        if at_boxes:  # `centre` takes given places as they are; a policy over cells would round
+            steps, levels = model.config.num_glimpses, len(model.levels)
+            places_B112 = box_centres(batch.boxes_B4, batch.sizes_B2)[:, None, None]
+            sent = {"look": "centre", "locations_BTS2": places_B112.expand(-1, steps, levels, 2)}
         with autocast(loader.device, precision):
-            return model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance), **how)
+            photos = model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance)
+            return model(photos, **how, **sent)
 
     batches = tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False)
     for batch, trace in left_out.each(batches, look):
@@ -122,6 +130,12 @@ def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
         "hit_NT": hits(locations_BT2, batch.boxes_B4, batch.sizes_B2),
         "covered_NT": covered(trace.boxes_BTSK4[::rollouts, :, 0].float(), batch.boxes_B4),
     }
+
+
+def box_centres(boxes_B4: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Middle of each box as a location, B x 2; the photo's own where there is no box."""
+    middle_B2 = (boxes_B4[:, :2] + boxes_B4[:, 2:]) / 2
+    return (middle_B2 / sizes_B2.flip(1) * 2 - 1).nan_to_num(0.0).clamp(-1, 1)
 
 
 def hits(locations_BT2: Tensor, boxes_B4: Tensor, sizes_B2: Tensor) -> Tensor:

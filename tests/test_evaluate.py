@@ -42,7 +42,8 @@ def test_what_a_test_leaves_agrees_with_itself(run, photos, capsys):
     per_class = pandas.read_csv(run / "test_per_class.csv", index_col="class")
     assert per_class.loc["mean over classes", "f1"] == pytest.approx(report["mean_f1"], abs=1e-4)
     assert (run / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert set(report["controls"]) == {"centre", "random", "first glimpse only"}
+    assert set(report["controls"]) == {"centre", "random", "first glimpse only", "box given"}
+    assert set(report["controls"]["box given"]["hit_rate"]) == {1.0}
     assert report["controls"]["first glimpse only"]["accuracy_after"] == [
         report["accuracy_after"][0]
     ]
