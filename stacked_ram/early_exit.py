@@ -54,8 +54,8 @@ def look_until(
     glimpses_B = torch.zeros_like(rows)
     locations_BT2 = torch.full((looking.rows, steps, 2), float("nan"), device=photos.device)
     for step in range(steps):
-        choices, _ = model.choose(looking)
-        _, looking = model.glimpse(looking, choices)
+        choices = model.choose(looking)
+        looking = model.integrate(looking, choices, model.look(looking, choices))
         beliefs = model.scores(looking.outs[-1]).softmax(1)
         beliefs_BN[rows] = beliefs
         glimpses_B[rows] = step + 1

@@ -20,25 +20,24 @@ Notable features
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from stacked_ram.attention.choice import Choice, Context
+from stacked_ram.attention.choice import Choice
 from stacked_ram.attention.hard import GaussianPolicy
 from stacked_ram.config import ModelConfig
 from stacked_ram.core import State
 from stacked_ram.glance import Glance
+from stacked_ram.looking import Looking
+from stacked_ram.recomputation import computed_twice
 from stacked_ram.retina.backbone import Backbone
 from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.retina.maps import BackboneMaps
 from stacked_ram.retina.patches import Photos
-from stacked_ram.retina.retina import Retina, View
+from stacked_ram.retina.retina import Retina
 from stacked_ram.trace import Heads, Step, Trace, assemble
 
 LOOKS = ("policy", "centre", "random")
@@ -53,40 +52,6 @@ class Level(nn.Module):
         self.retina = retina
         self.core = core
         self.attention = attention
-
-
-@dataclass
-class Looking:
-    """Where a batch of rows stands between two glimpses."""
-
-    views: list[View]
-    """One a level; per photo."""
-    contexts: list[Context] | None
-    """What the glance left for each level's attention; per row."""
-    states: list[State]
-    """One a level."""
-    outs: list[Tensor]
-    """What each level's attention reads: its core's last output, R x D."""
-    visited_RSR: Tensor | None = None
-    """Categorical policy: the cells that each row has visited, a level."""
-    step: int = 0
-
-    @property
-    def rows(self) -> int:
-        return len(self.outs[0])
-
-    def select(self, rows_r: Tensor) -> Looking:
-        """Some rows only (one row a photo): what an early exit goes on with."""
-        return Looking(
-            views=[view.select(rows_r) for view in self.views],
-            contexts=None
-            if self.contexts is None
-            else [context.select(rows_r) for context in self.contexts],
-            states=[tuple(part[rows_r] for part in state) for state in self.states],
-            outs=[out[rows_r] for out in self.outs],
-            visited_RSR=None if self.visited_RSR is None else self.visited_RSR[rows_r],
-            step=self.step,
-        )
 
 
 class RAM(nn.Module):
@@ -166,19 +131,20 @@ class RAM(nn.Module):
         looking, glance_logits = self.start(photos, rollouts, smooth)
         given = [None] * steps if locations_BTS2 is None else locations_BTS2.unbind(1)
         ahead = self.look_ahead(looking, look, sample, given[:steps], smooth)
-        outs, done = [looking.outs[-1]], []
+        known, done = [looking.known[-1]], []
         for step in range(steps):
             if ahead is None:
-                choices, chosen = self.choose(looking, look, sample, given[step], smooth)
-                patches, looking = self.glimpse(looking, choices, smooth)
+                choices = self.choose(looking, look, sample, given[step], smooth)
+                seen = self.look(looking, choices, smooth)
             else:
-                choices, chosen, seen = ahead[step]
-                patches, looking = self.glimpse(looking, choices, smooth, seen)
-            outs.append(looking.outs[-1])
-            done.append(Step(choices, chosen, patches if keep_patches else None))
-        heads = self.heads(torch.stack(outs, 1))
+                choices, seen = ahead[step]
+            looking = self.integrate(looking, choices, seen)
+            known.append(looking.known[-1])
+            done.append(Step(choices, [patches for _, patches in seen] if keep_patches else None))
+        heads = self.heads(torch.stack(known, 1))
         boxes = self.boxes(looking, done, smooth)
-        return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits)
+        first = self.first_chosen(look, steps)
+        return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits, first)
 
     def photos(
         self,
@@ -207,24 +173,23 @@ class RAM(nn.Module):
         views = [level.retina.view(photos) for level in self.levels]
         states = [level.core.start(rows, self.classifier.weight) for level in self.levels]
         outs = [self.classifier.weight.new_zeros(rows, self.config.core_size) for _ in self.levels]
+        looking = Looking(views, states, outs)
         if self.glance is None:
-            return Looking(views, None, states, outs), None
+            return looking, None
         vector, context = self.glance(photos)
         vector = vector.repeat_interleave(rollouts, 0)
         if self.config.attention == "hard" and not smooth:  # no policy gradient trains the glance
             context = context.detach()
-        contexts = [context.read_by(level.attention).repeat(rollouts) for level in self.levels]
-        looking = Looking(views, contexts, states, outs)
+        looking.contexts = [
+            context.read_by(level.attention).repeat(rollouts) for level in self.levels
+        ]
         if self.config.attention == "hard" and self.config.policy == "categorical":
             shape = rows, len(self.levels), context.regions_BRD.shape[1]
             looking.visited_RSR = torch.zeros(shape, dtype=torch.bool, device=photos.device)
-        if self.config.glance_starts == "location":
-            looking.outs = [self.first_out(vector) for _ in self.levels]
+        if self.first_out is not None:
+            looking.hint_RD = self.first_out(vector)
             return looking, None
-        for index, level in enumerate(self.levels):  # the glance is every level's first input
-            looking.outs[index], looking.states[index] = self.integrate(
-                level, vector, looking, index, None
-            )
+        looking.outs, looking.states = self.run_cores([vector] * len(self.levels), states)
         return looking, self.scores(looking.outs[-1])
 
     def choose(
@@ -234,47 +199,64 @@ class RAM(nn.Module):
         sample: bool = False,
         given_RS2: Tensor | None = None,
         smooth: bool = False,
-    ) -> tuple[list[Choice], bool]:
-        """Where each level looks next, and whether the policy said so."""
+    ) -> list[Choice]:
+        """Where each level looks next; of levels that share a location the top one decides."""
         if look not in LOOKS:
             raise ValueError(f"look: {look!r} is not one of {LOOKS}")
-        config = self.config
-        first = looking.step == 0 and config.first_location != "learned"
-        if config.attention == "soft":
-            weighed = self.levels[0].attention(
-                looking.outs[-1], looking.contexts[0], looking.step == 0
-            )
-            if look != "policy" or given_RS2 is not None:  # moves the glimpse, and nothing else
-                given = None if given_RS2 is None else given_RS2[:, 0]
-                place = self.place(looking, look == "random", given)
-                weighed = dataclasses.replace(
-                    place, weights_BR=weighed.weights_BR, attended_BD=weighed.attended_BD
-                )
-            return [weighed], False
-        if look != "policy" or first:
-            where = config.first_location if look == "policy" else look
-            draw = where == "random" and (sample or look == "random")
-            choices = [
-                self.place(looking, draw, None if given_RS2 is None else given_RS2[:, level])
-                for level in range(len(self.levels))
-            ]
-            return (choices[-1:] * len(choices) if self.one_location else choices), False
+        where = look
+        if look == "policy" and looking.step == 0:
+            where = self.config.first_location
         choices = []
         for index, level in enumerate(self.levels):
-            if level.attention is None:  # one location: the top level chooses for all
+            if level.attention is None:
                 continue
-            # at the first step of a glance that starts the location, the state is the glance's
-            # own, and nothing but the policy gradient trains it
-            own = looking.step == 0 and self.first_out is not None
-            state = looking.outs[index] if smooth or own else looking.outs[index].detach()
-            context = None if looking.contexts is None else looking.contexts[index]
             given = None if given_RS2 is None else given_RS2[:, index]
-            visited = looking.visited_RSR
-            extra = {} if visited is None else {"visited_BR": visited[:, index]}
-            choices.append(
-                level.attention(state, context, sample, given, generator=self.generator, **extra)
-            )
-        return (choices * len(self.levels) if self.one_location else choices), True
+            if self.config.attention == "soft":
+                choices.append(self.weigh(looking, look, given))
+            elif where in ("policy", "learned"):
+                choices.append(self.ask(index, looking, sample, given, smooth))
+            else:
+                draw = where == "random" and (sample or look == "random")
+                choices.append(self.place(looking, draw, given))
+        return choices * len(self.levels) if self.one_location else choices
+
+    def ask(
+        self,
+        index: int,
+        looking: Looking,
+        sample: bool,
+        given_R2: Tensor | None,
+        smooth: bool,
+    ) -> Choice:
+        """What a level's policy says. It reads a detached state, but for a hint of the glance,
+        which nothing but the policy gradient trains."""
+        attention, state = self.levels[index].attention, looking.known[index]
+        if not smooth and looking.hint_RD is None:
+            state = state.detach()
+        context = None if looking.contexts is None else looking.contexts[index]
+        extra = {}
+        if looking.visited_RSR is not None:
+            extra["visited_BR"] = looking.visited_RSR[:, index]
+        return attention(state, context, sample, given_R2, generator=self.generator, **extra)
+
+    def weigh(self, looking: Looking, look: str, given_R2: Tensor | None) -> Choice:
+        """Soft attention: its weights. Another place than theirs moves the glimpse, and nothing
+        else."""
+        level, context = self.levels[0], looking.contexts[0]
+        weighed = level.attention(looking.outs[0], context, looking.step == 0)
+        if look == "policy" and given_R2 is None:
+            return weighed
+        place = self.place(looking, look == "random", given_R2)
+        return dataclasses.replace(
+            place, weights_BR=weighed.weights_BR, attended_BD=weighed.attended_BD
+        )
+
+    def first_chosen(self, look: str, steps: int) -> int:
+        """The first step whose place the policy chooses, as it does from there on; `steps`: it
+        chooses none."""
+        if look != "policy" or self.config.attention == "soft":
+            return steps
+        return 0 if self.config.first_location == "learned" else 1
 
     def look_ahead(
         self,
@@ -283,14 +265,14 @@ class RAM(nn.Module):
         sample: bool,
         given: Sequence[Tensor | None],
         smooth: bool,
-    ) -> list[tuple[list[Choice], bool, list[Seen]]] | None:
+    ) -> list[tuple[list[Choice], list[Seen]]] | None:
         """Choices of all steps, and what is seen there, where no place waits for an earlier
         glimpse (random places, the centre): all their patches go through the retina in one batch.
         None where they wait, or where memory is to be saved."""
         waits = look == "policy" or self.config.attention == "soft"
         if waits or (self.checkpoint_steps and self.training):
             return None
-        choices_T = [self.choose(looking, look, sample, one, smooth)[0] for one in given]
+        choices_T = [self.choose(looking, look, sample, one, smooth) for one in given]
         levels = []
         for index, level in enumerate(self.levels):
             locations_RT2 = torch.stack([one[index].location_B2 for one in choices_T], 1)
@@ -300,9 +282,8 @@ class RAM(nn.Module):
             steps = [
                 one.unflatten(0, locations_RT2.shape[:2]).unbind(1) for one in (feature, *patches)
             ]
-            levels.append([(one, seen) for one, *seen in zip(*steps, strict=True)])
-        seen_T = zip(*levels, strict=True)
-        return [(choices, False, [*seen]) for choices, seen in zip(choices_T, seen_T, strict=True)]
+            levels.append([(one, read) for one, *read in zip(*steps, strict=True)])
+        return [(one, [*seen]) for one, *seen in zip(choices_T, *levels, strict=True)]
 
     def look(self, looking: Looking, choices: list[Choice], smooth: bool = False) -> list[Seen]:
         """What each level sees where the choices say."""
@@ -320,45 +301,38 @@ class RAM(nn.Module):
                 seen.append(look(location))
         return seen
 
-    def glimpse(
-        self,
-        looking: Looking,
-        choices: list[Choice],
-        smooth: bool = False,
-        seen: list[Seen] | None = None,
-    ) -> tuple[list[list[Tensor]], Looking]:
-        """Look where the choices say (or take what was seen there already): each level's patches,
-        and where the rows stand then."""
-        seen = self.look(looking, choices, smooth) if seen is None else seen
-        outs, states, patches = [], [], []
-        below = None
-        for index, (level, choice) in enumerate(zip(self.levels, choices, strict=True)):
-            feature, read = seen[index]
-            if choice.attended_BD is not None:
-                feature = feature + self.attend(choice.attended_BD).relu()
-            out, state = self.integrate(level, feature, looking, index, below)
-            outs.append(out)
-            states.append(state)
-            patches.append(read)
-            below = out
+    def integrate(self, looking: Looking, choices: list[Choice], seen: list[Seen]) -> Looking:
+        """Where the rows stand after a glimpse, from what each level saw where it chose to look."""
+        features = [
+            feature if choice.attended_BD is None
+            else feature + self.attend(choice.attended_BD).relu()
+            for (feature, _), choice in zip(seen, choices, strict=True)
+        ]  # fmt: skip
+        outs, states = self.run_cores(features, looking.states)
         visited = looking.visited_RSR
         if visited is not None:
             cell_of = self.levels[-1].attention.cell_of
             cells_RS = torch.stack([cell_of(choice.location_B2) for choice in choices], 1)
             visited = visited.scatter(2, cells_RS.unsqueeze(2), True)
-        later = dataclasses.replace(
-            looking, states=states, outs=outs, visited_RSR=visited, step=looking.step + 1
-        )
-        return patches, later
+        return dataclasses.replace(
+            looking, states=states, outs=outs, hint_RD=None, visited_RSR=visited,
+            step=looking.step + 1,
+        )  # fmt: skip
 
-    def integrate(
-        self, level: Level, feature: Tensor, looking: Looking, index: int, below: Tensor | None
-    ) -> tuple[Tensor, State]:
-        """One step of a level's core: its glimpse feature with the state of the level below."""
-        if index > 0:
-            below = looking.outs[index - 1] if below is None else below
-            feature = torch.cat([feature, below.to(feature.dtype)], 1)
-        return level.core(feature, looking.states[index])
+    def run_cores(
+        self, features: list[Tensor], states: list[State]
+    ) -> tuple[list[Tensor], list[State]]:
+        """One step of every level's core, from the lowest up: each takes its own feature with the
+        output of the level below. Returns their outputs and states."""
+        outs: list[Tensor] = []
+        later = []
+        for level, feature, state in zip(self.levels, features, states, strict=True):
+            if outs:
+                feature = torch.cat([feature, outs[-1].to(feature.dtype)], 1)
+            out, state = level.core(feature, state)
+            outs.append(out)
+            later.append(state)
+        return outs, later
 
     def place(self, looking: Looking, draw: bool, given_R2: Tensor | None) -> Choice:
         """A random place (uniform over the photo), the centre, or a given one."""
@@ -379,14 +353,14 @@ class RAM(nn.Module):
         """Class scores from the top core's output, of one step or of several."""
         return self.classifier(self.dropout(out)).float()
 
-    def heads(self, outs_RUD: Tensor) -> Heads:
-        """What is said of all steps at once. outs_RUD: the top core's outputs, U = T + 1, from
-        what it was before the first step on."""
-        detached = outs_RUD.detach()  # its regression trains the baseline alone, so for stopping
+    def heads(self, known_RUD: Tensor) -> Heads:
+        """What is said of all steps at once. known_RUD: what the top level knew before the first
+        step and after each, U = T + 1."""
+        detached = known_RUD.detach()  # its regression trains the baseline alone, so for stopping
         before, after = detached[:, :-1], detached[:, 1:]
         baselines = before[..., 0] * 0 if self.baseline is None else self.baseline(before)[..., 0]
         stops = None if self.stop is None else self.stop(after)[..., 0].float()
-        return Heads(self.scores(outs_RUD[:, 1:]), baselines.float(), stops)
+        return Heads(self.scores(known_RUD[:, 1:]), baselines.float(), stops)
 
     def boxes(self, looking: Looking, steps: list[Step], smooth: bool = False) -> Tensor:
         """The boxes that these steps read, R x T x S x K x 4, in pixels of the photo."""
@@ -415,24 +389,3 @@ class RAM(nn.Module):
             if isinstance(owner, Backbone | BackboneMaps)
             for parameter in owner.parameters()
         ]
-
-
-def computed_twice(look: Callable, location: Tensor, retina: Retina) -> tuple[Tensor, list[Tensor]]:
-    """look(location), without keeping what its backward pass needs: that is computed again."""
-    contexts = contextlib.nullcontext(), same_statistics(retina)
-    return checkpoint(look, location, use_reentrant=False, context_fn=lambda: contexts)
-
-
-@contextlib.contextmanager
-def same_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm gets its running statistics back afterwards: what is computed again for the
-    backward pass was counted already."""
-    norms = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for norm, values in zip(norms, kept, strict=True):
-                for buffer, value in zip(norm.buffers(), values, strict=True):
-                    buffer.copy_(value)

@@ -34,8 +34,9 @@ class Trace:
     """Entropy of the policy; 0 where it drew nothing."""
     baselines_BT: Tensor
     """Return expected from each step on, told from what was known before its glimpse."""
-    chosen_T: tuple[bool, ...]
-    """Whether the policy chose the location of a step (not a random or forced one)."""
+    first_chosen: int
+    """The first step whose location the policy chose, as it did from there on (no random or forced
+    one); T where it chose none."""
     boxes_BTSK4: Tensor
     """Boxes that were read, (left, top, right, bottom) in pixels of the photo."""
     read_B: Tensor
@@ -56,8 +57,13 @@ class Trace:
 
     @property
     def chosen(self) -> slice:
-        """The steps whose location the policy chose: where it chooses, it does so to the end."""
-        return slice(len(self.chosen_T) - sum(self.chosen_T), None)
+        """The steps whose location the policy chose."""
+        return slice(self.first_chosen, None)
+
+    @property
+    def chosen_T(self) -> tuple[bool, ...]:
+        """Of each step, whether the policy chose its location."""
+        return tuple(step >= self.first_chosen for step in range(self.logits_BTN.shape[1]))
 
     def detach(self) -> Trace:
         """The same trace without its graph."""
@@ -77,7 +83,6 @@ class Step:
 
     choices: list[Choice]
     """One a level."""
-    chosen: bool
     patches: list[list[Tensor]] | None
     """A list a level of its surfaces' patches, B x K x C x P x P."""
 
@@ -98,6 +103,7 @@ def assemble(
     sizes_B2: Tensor,
     rollouts: int,
     glance_logits_BN: Tensor | None,
+    first_chosen: int,
 ) -> Trace:
     """The trace of these steps. sizes_B2: (height, width) of the photos, one row a photo."""
 
@@ -121,7 +127,7 @@ def assemble(
         log_probs_BTS=log_probs,
         entropies_BTS=entropies,
         baselines_BT=heads.baselines_BT,
-        chosen_T=tuple(step.chosen for step in steps),
+        first_chosen=first_chosen,
         boxes_BTSK4=boxes_BTSK4,
         read_B=share_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
         rollouts=rollouts,

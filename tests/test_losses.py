@@ -30,7 +30,7 @@ def trace_of(chosen=(False, True, True, True), glance=False, seed=0, **values) -
         log_probs_BTS=random(B, T, S),
         entropies_BTS=random(B, T, S),
         baselines_BT=random(B, T),
-        chosen_T=chosen,
+        first_chosen=chosen.index(True) if any(chosen) else len(chosen),
         boxes_BTSK4=random(B, T, S, 1, 4),
         read_B=random(B),
         rollouts=M,

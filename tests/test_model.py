@@ -328,8 +328,8 @@ def test_some_rows_go_on_as_they_would_have_in_company(name):
     with torch.no_grad():
         looking, _ = model.start(photos_of(model, images, sizes))
         for step in range(model.config.num_glimpses):
-            choices, _ = model.choose(looking)
-            _, looking = model.glimpse(looking, choices)
+            choices = model.choose(looking)
+            looking = model.integrate(looking, choices, model.look(looking, choices))
             logits = model.scores(looking.outs[-1])
             wanted = whole.logits_BTN[:, step] if step == 0 else whole.logits_BTN[keep, step]
             same(logits, wanted, 1e-3)

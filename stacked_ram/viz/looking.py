@@ -214,14 +214,17 @@ def look_from(
     first_BS2 = torch.tensor(first, device=photos.device).expand(
         photos.batch_size, len(model.levels), 2
     )
-    outs, done = [looking.outs[-1]], []
-    for step in range(num_glimpses or model.config.num_glimpses):
-        choices, chosen = model.choose(looking, given_RS2=first_BS2 if step == 0 else None)
-        patches, looking = model.glimpse(looking, choices)
-        outs.append(looking.outs[-1])
-        done.append(Step(choices, chosen and step > 0, patches))
-    heads, boxes = model.heads(torch.stack(outs, 1)), model.boxes(looking, done)
-    return assemble(done, heads, boxes, photos.sizes_B2, 1, glance_logits)
+    steps = num_glimpses or model.config.num_glimpses
+    known, done = [looking.known[-1]], []
+    for step in range(steps):
+        choices = model.choose(looking, given_RS2=first_BS2 if step == 0 else None)
+        seen = model.look(looking, choices)
+        looking = model.integrate(looking, choices, seen)
+        known.append(looking.known[-1])
+        done.append(Step(choices, [patches for _, patches in seen]))
+    heads, boxes = model.heads(torch.stack(known, 1)), model.boxes(looking, done)
+    first = max(1, model.first_chosen("policy", steps))  # the place that was given is not its own
+    return assemble(done, heads, boxes, photos.sizes_B2, 1, glance_logits, first)
 
 
 def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> Seen:
