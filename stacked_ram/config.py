@@ -13,16 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from stacked_ram.config_checks import check_data, check_model, check_together, check_training
 from stacked_ram.errors import UserError
 
 FORMAT = 1  # of the saved config; a checkpoint of another format is refused by name
 
 Share = float
-
-
-def check(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,29 +69,7 @@ class DataConfig:
     """Largest size of that cache, in GB; a data set that does not fit is decoded every epoch."""
 
     def __post_init__(self) -> None:
-        low, high = self.crop_area
-        check(0 < low <= high <= 1, f"crop_area: {self.crop_area} is not 0 < low <= high <= 1")
-        check(
-            self.photo_size is None or self.short_side is None,
-            "photo_size and short_side: give one of them, not both",
-        )
-        check(
-            self.photo_size is not None or not (self.mixup or self.cutmix),
-            "mixup, cutmix: blending two photos needs photos of one size; set photo_size",
-        )
-        for name in ("short_side", "limit_photos"):
-            value = getattr(self, name)
-            check(value is None or value > 0, f"{name}: {value} is not above 0")
-        for name in ("colour_jitter", "random_erasing"):
-            value = getattr(self, name)
-            check(0 <= value <= 1, f"{name}: {value} is not between 0 and 1")
-        for name in ("workers", "shift", "rotate", "mixup", "cutmix"):
-            check(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is below 0")
-        check(0 <= self.rand_augment <= 30, f"rand_augment: {self.rand_augment} is not in 0 to 30")
-        check(
-            self.photo_size is None or min(self.photo_size) >= 1,
-            f"photo_size: {self.photo_size} is not (height, width), each at least 1",
-        )
+        check_data(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +148,7 @@ class ModelConfig:
     None: no glance."""
     glance_stride: int | None = None
     """Backbone: the glance stops at the last map in which a cell is this many pixels of it wide:
-    16 is a finer map than the whole backbone gives (32), for less work. None: the whole backbone."""
+    16 is a finer map than that of the whole backbone (32), for less work. None: all of it."""
     glance_starts: Literal["core", "location"] = "core"
     """What the glance starts: the core's state (and with it the first location), or the first
     location alone."""
@@ -189,82 +163,7 @@ class ModelConfig:
     """Train a stopping head that says after each glimpse whether to go on looking."""
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "num_patches", "num_glimpses", "num_levels", "core_size",
-                     "feature_size", "what_size", "where_size", "kernel_size", "map_channels",
-                     "start_size"):  # fmt: skip
-            check(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
-        check(self.glimpse_scale > 0, f"glimpse_scale: {self.glimpse_scale} is not above 0")
-        check(self.patch_width > 0, f"patch_width: {self.patch_width} is not above 0")
-        check(0 <= self.dropout < 1, f"dropout: {self.dropout} is not in [0, 1)")
-        check(self.std > 0, f"std: {self.std} is not above 0")
-        check(self.std_end is None or self.std_end > 0, f"std_end: {self.std_end} is not above 0")
-        check(
-            self.stack == "none" or self.num_levels > 1,
-            f"num_levels: a stack ({self.stack}) has at least 2 levels",
-        )
-        check(
-            self.stack != "none" or self.num_levels == 1,
-            f"num_levels: {self.num_levels} levels need stack: rnn, conv or backbone",
-        )
-        if self.levels is not None:
-            check(
-                self.stack in ("conv", "backbone"), "levels: only stack conv and backbone have them"
-            )
-            check(
-                len(self.levels) > 0 and all(0 <= one < self.num_levels for one in self.levels),
-                f"levels: {self.levels} are not among 0 to {self.num_levels - 1}",
-            )
-            check(
-                list(self.levels) == sorted(set(self.levels)),
-                f"levels: {self.levels} are not in ascending order, each once",
-            )
-        check(min(self.regions) >= 1, f"regions: {self.regions}: rows and columns are at least 1")
-        check(
-            self.glance is None or min(self.glance) >= 1,
-            f"glance: {self.glance} is not (height, width), each at least 1",
-        )
-        check(
-            self.glance_stride is None or (self.glance is not None and self.retina == "backbone"),
-            "glance_stride: belongs to a glance through the backbone; set glance and retina:"
-            " backbone, or leave it out",
-        )
-        check(
-            not (self.stack in ("conv", "backbone") and self.retina == "backbone"),
-            f"retina backbone looks at RGB patches; with stack {self.stack}, which looks at "
-            "feature maps, use retina dense or conv",
-        )
-        check(
-            not (self.stack == "rnn" and self.attention == "soft"),
-            "attention soft has one location a step; with stack rnn use attention hard",
-        )
-        check(
-            self.attention == "hard" or self.glance is not None,
-            "attention soft weighs the regions of a context image; set glance: (height, width)",
-        )
-        check(
-            not (self.attention == "hard" and self.reads_map and self.glance is None),
-            "policy categorical, policy_reads map: they read the glance's map; set glance",
-        )
-        check(
-            self.start_size == 1 or (self.attention == "soft" and self.patch_unit == "pixels"),
-            "start_size: belongs to attention soft with patch_unit pixels; otherwise set"
-            " patch_width",
-        )
-        check(
-            self.attention == "hard"
-            or not (self.policy == "categorical" or self.policy_reads == "map"),
-            "attention soft has no policy; leave out policy and policy_reads",
-        )
-        check(
-            self.glance_starts == "core"
-            or (
-                self.glance is not None
-                and self.attention == "hard"
-                and self.first_location == "learned"
-            ),
-            "glance_starts location: the glance would start nothing; it needs glance, attention"
-            " hard and first_location learned",
-        )
+        check_model(self)
 
     @property
     def needs_whole_photo(self) -> bool:
@@ -373,39 +272,7 @@ class TrainingConfig:
     """Epochs between pictures of scan paths in TensorBoard; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "rollouts", "ppo_epochs"):
-            check(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
-        for name in ("weight_decay", "baseline_weight", "policy_weight", "entropy_bonus",
-                     "warmup_epochs", "random_glimpses", "pretrain_epochs"):  # fmt: skip
-            check(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is below 0")
-        check(self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0")
-        check(0 <= self.label_smoothing < 1, "label_smoothing: not in [0, 1)")
-        check(0 <= self.gae_lambda <= 1, f"gae_lambda: {self.gae_lambda} is not in [0, 1]")
-        check(
-            self.estimator != "ppo" or self.accumulate == 1,
-            "accumulate: estimator ppo steps several times on one batch; leave accumulate at 1",
-        )
-        check(self.ppo_clip > 0, f"ppo_clip: {self.ppo_clip} is not above 0")
-        check(
-            self.clip_norm is None or self.clip_norm > 0,
-            f"clip_norm: {self.clip_norm} is not above 0; None: no clipping",
-        )
-        check(
-            self.patience is None or self.patience >= 1,
-            f"patience: {self.patience} is below 1; None: never",
-        )
-        check(
-            self.ema_decay is None or 0 < self.ema_decay < 1, f"ema_decay: {self.ema_decay} not in"
-            " (0, 1)",
-        )  # fmt: skip
-        check(
-            self.estimator != "leave_one_out" or self.rollouts > 1,
-            "estimator leave_one_out compares the rollouts of a photo: set rollouts to 2 or more",
-        )
-        check(
-            self.estimator != "pathwise" or self.rollouts == 1,
-            "estimator pathwise samples nothing: rollouts would be copies; set rollouts to 1",
-        )
+        check_training(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,40 +284,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        check(
-            self.model.attention == "hard" or self.training.estimator == "reinforce",
-            f"estimator {self.training.estimator}: attention soft samples nothing; leave it out",
-        )
-        check(
-            self.model.attention == "hard" or self.training.rollouts == 1,
-            "attention soft samples nothing: rollouts would be copies; set rollouts to 1",
-        )
-        check(
-            self.training.pretrain_epochs == 0
-            or (
-                self.model.retina == "backbone"
-                and self.model.glance is not None
-                and self.model.glance_starts == "core"
-                and self.model.stack == "none"
-            ),
-            "pretrain_epochs: it trains the network that glance and patches share; it needs retina"
-            " backbone, and a glance that starts the core",
-        )
-        check(
-            self.training.entropy_bonus == 0 or self.model.policy == "categorical",
-            "entropy_bonus: the entropy of a Gaussian of given std cannot change; use policy"
-            " categorical, or a larger std",
-        )
-        check(
-            self.training.estimator != "pathwise" or self.model.policy == "gaussian",
-            "estimator pathwise follows the gradient of a location; policy categorical has none",
-        )
-        check(
-            not (self.training.estimator in ("pathwise", "ppo") and self.model.num_glimpses == 1
-                 and self.model.first_location != "learned"),
-            f"estimator {self.training.estimator}: the only glimpse is not the policy's; set"
-            " first_location learned, or num_glimpses to 2 or more",
-        )  # fmt: skip
+        check_together(self.model, self.training)
 
 
 SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Config)}
