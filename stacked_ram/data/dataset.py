@@ -119,6 +119,16 @@ def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.n
     return np.sort(order[np.argsort(along, kind="stable")[:count]])
 
 
+def _of_facts(folder: Path, facts: dict[str, Any], split: str) -> dict[str, Any]:
+    """The fields of a Dataset that dataset.yaml tells."""
+    return {
+        "folder": folder,
+        "split": split,
+        **{name: facts[name] for name in ("name", "kind", "channels")},
+        **{name: tuple(facts[name]) for name in ("classes", "mean", "std")},
+    }
+
+
 def _open_photos(
     folder: Path, facts: dict[str, Any], config: DataConfig, split: str, parts: set[str]
 ) -> Dataset:
@@ -139,14 +149,7 @@ def _open_photos(
     part = manifest.iloc[rows]
     index = {name: label for label, name in enumerate(facts["classes"])}
     return Dataset(
-        name=facts["name"],
-        kind="photos",
-        folder=folder,
-        split=split,
-        classes=tuple(facts["classes"]),
-        channels=facts["channels"],
-        mean=tuple(facts["mean"]),
-        std=tuple(facts["std"]),
+        **_of_facts(folder, facts, split),
         names=part["path"].tolist(),
         labels=part["class"].map(index).to_numpy(np.int64),
         boxes=part[BOX].to_numpy(np.float32),
@@ -214,14 +217,7 @@ def _open_digits(
             f"{folder}: labels.npy has a label that is not among the classes of dataset.yaml"
         )
     return Dataset(
-        name=facts["name"],
-        kind="digits",
-        folder=folder,
-        split=split,
-        classes=tuple(facts["classes"]),
-        channels=facts["channels"],
-        mean=tuple(facts["mean"]),
-        std=tuple(facts["std"]),
+        **_of_facts(folder, facts, split),
         names=[
             f"{part}/images.npy:{i}" for part, (_, ys, _) in loaded.items() for i in range(len(ys))
         ],
