@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stacked_ram.config import DataConfig
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.read import reduced_size
+from stacked_ram.retina.patches import Photos
 
 LARGEST = 4096  # side of the photo that stands for any larger one
 
@@ -21,7 +23,8 @@ LARGEST = 4096  # side of the photo that stands for any larger one
 @dataclass(frozen=True)
 class Cost:
     """GMACs of one photo, everything that torch's counter knows (matrix products, convolutions):
-    the glance and feature maps, each glimpse with all its patches, and the core."""
+    the glance and feature maps, each glimpse with all its patches, and the core. Bringing pixels
+    to size stands by itself, as no figure of a plain network counts how its photos were resized."""
 
     total: float
     per_glimpse: float
@@ -30,6 +33,8 @@ class Cost:
     """What is done once, before the first glimpse: the glance and the feature maps."""
     core: float = 0.0
     """Share of per_glimpse that the core takes."""
+    reading: float = 0.0
+    """Not in total: the area averages that make the glance and all patches."""
 
 
 @torch.no_grad()
@@ -43,14 +48,30 @@ def photo_cost(model: Any, height: int, width: int) -> Cost:
     model.eval()
     total, core = gmacs(lambda: model(model.photos(pixels)))
     before, core_before = gmacs(lambda: model.start(model.photos(pixels)))
+    of_glance, of_glimpse = reading(model, model.photos(pixels))
     model.train(was_training)
     steps = model.config.num_glimpses
     return Cost(
-        total=total,
-        per_glimpse=(total - before) / steps,
-        before=before,
+        total=total - of_glance - steps * of_glimpse,
+        per_glimpse=(total - before) / steps - of_glimpse,
+        before=before - of_glance,
         core=(core - core_before) / steps,
+        reading=of_glance + steps * of_glimpse,
     )
+
+
+def reading(model: Any, photos: Photos) -> tuple[float, float]:
+    """GMACs of making the glance's image, and one glimpse's patches."""
+    of_glance = of_glimpse = 0.0
+    if model.glance is not None:
+        of_glance, _ = gmacs(lambda: photos.resized(model.glance.size))
+    centre_12 = torch.zeros(1, 2, device=photos.device)
+    for retina in (level.retina for level in model.levels):
+        view = retina.view(photos)
+        read = retina.smooth_geometry if model.config.attention == "soft" else retina.geometry
+        for surface in view.surfaces:
+            of_glimpse += gmacs(partial(surface.patches, centre_12, read))[0]
+    return of_glance, of_glimpse
 
 
 def gmacs(work: Callable[[], Any]) -> tuple[float, float]:

@@ -49,3 +49,9 @@ def test_frozen_parameters_are_told_apart():
     everything, trained = count_parameters(model)
     backbone = sum(one.numel() for one in model.backbone.parameters())
     assert everything - trained == backbone > 0
+
+
+def test_bringing_pixels_to_size_stands_by_itself():
+    small, large = (photo_cost(make("glance_core"), side, side) for side in (40, 200))
+    assert large.total == pytest.approx(small.total)
+    assert large.reading > small.reading > 0
