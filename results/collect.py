@@ -1,0 +1,76 @@
+"""All tested runs of a folder as one table: no figure is copied by hand.
+
+    python results/collect.py [RESULTS] > results/tables/runs.csv
+
+A row a run that has a test.json (`main.py test RUN --controls`), with what it was trained by.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+CONTROLS = ("centre", "random", "first glimpse only", "box given")
+COLUMNS = (
+    "run", "data set", "seed", "accuracy", "low_95", "high_95", "after each glimpse", "gmacs",
+    "pixels read", "hit rates", *CONTROLS, "samples averaged", "accuracy of the samples",
+    "photos", "train command", "train minutes", "tested", "machine",
+)  # fmt: skip
+
+
+def main(results: Path) -> None:
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for report in sorted(results.glob("*/test.json")):
+        writer.writerow(row(report.parent, json.loads(report.read_text())))
+
+
+def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
+    started = json.loads((run / "run.json").read_text())
+    controls = test.get("controls", {})
+    sampled = test.get("mc_samples")
+    return {
+        "run": run.name,
+        "data set": Path(test["dataset"]).name,
+        "seed": started["seed"],
+        "accuracy": percent(test["accuracy"]),
+        "low_95": percent(test["interval_95"][0]),
+        "high_95": percent(test["interval_95"][1]),
+        "after each glimpse": " ".join(percent(one) for one in test["accuracy_after"]),
+        "gmacs": f"{test['gmacs']['total']:.4f}",
+        "pixels read": percent(test["read"]),
+        "hit rates": " ".join(percent(one) for one in test.get("hit_rate", [])),
+        **{one: percent(controls[one]["accuracy"]) for one in CONTROLS if one in controls},
+        "samples averaged": re.search(r"\d+", sampled["pass"])[0] if sampled else "",
+        "accuracy of the samples": percent(sampled["accuracy"]) if sampled else "",
+        "photos": test["photos"],
+        "train command": re.sub(r" --out \S+| --overwrite", "", started["starts"][-1]["command"]),
+        "train minutes": f"{minutes(run / 'log.txt', started['starts']):.1f}",
+        "tested": test["when"][:10],
+        "machine": test["machine"],
+    }
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def minutes(log: Path, starts: list[dict[str, str]]) -> float:
+    """Spent on training: from each start to the last line before the next."""
+    began = [datetime.fromisoformat(one["started"]) for one in starts]
+    lines = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", log.read_text(), re.MULTILINE)
+    times = [datetime.fromisoformat(line).astimezone() for line in lines]
+    spent = 0.0
+    for start, end in zip(began, [*began[1:], datetime.max.replace(tzinfo=UTC)], strict=True):
+        within = [time for time in times if start <= time < end]
+        spent += (within[-1] - start).total_seconds() / 60 if within else 0
+    return spent
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
