@@ -214,6 +214,9 @@ class TrainingConfig:
     # Losses
     step_losses: Literal["all", "last"] = "all"
     """Classification loss after every step, or after the last."""
+    step_weights: tuple[float, ...] | None = None
+    """Weights of those losses: of the glance's (where one starts the core), then of each
+    glimpse's. None: all alike."""
     baseline_weight: float = 1.0
     """Weight of the baseline's regression loss."""
     policy_weight: float = 1.0

@@ -149,6 +149,12 @@ def check_training(training: TrainingConfig) -> None:
         training.ema_decay is None or 0 < training.ema_decay < 1,
         f"ema_decay: {training.ema_decay} is not in (0, 1)",
     )
+    if training.step_weights is not None:
+        check(training.step_losses == "all", "step_weights: with step_losses last there is one")
+        check(
+            min(training.step_weights, default=0) >= 0 and sum(training.step_weights) > 0,
+            f"step_weights: {training.step_weights}: none is below 0, one at least above",
+        )
     check(
         training.estimator != "leave_one_out" or training.rollouts > 1,
         "estimator leave_one_out compares the rollouts of a photo: set rollouts to 2 or more",
@@ -169,6 +175,14 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
         model.attention == "hard" or training.rollouts == 1,
         "attention soft samples nothing: rollouts would be copies; set rollouts to 1",
     )
+    if training.step_weights is not None:
+        glance = model.glance is not None and model.glance_starts == "core"
+        steps = model.num_glimpses + glance
+        check(
+            len(training.step_weights) == steps,
+            f"step_weights: {len(training.step_weights)} for {steps} losses: of"
+            f"{' the glance and' * glance} {model.num_glimpses} glimpses",
+        )
     check(
         training.pretrain_epochs == 0
         or (

@@ -19,7 +19,8 @@ from stacked_ram.trace import Trace
 def classification_loss(
     trace: Trace, targets: Tensor, config: TrainingConfig, class_weights_N: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy after every step (and the glance), averaged, or after the last step.
+    """Cross-entropy after every step (and the glance), averaged by `step_weights`, or after the
+    last step.
 
     targets: classes of the rows (B) or soft targets (B x N).
     """
@@ -28,13 +29,19 @@ def classification_loss(
         logits_BTN = trace.logits_BTN
         if trace.glance_logits_BN is not None:
             logits_BTN = torch.cat([trace.glance_logits_BN.unsqueeze(1), logits_BTN], 1)
-    steps = logits_BTN.shape[1]
-    return functional.cross_entropy(
-        logits_BTN.flatten(0, 1),
-        targets.repeat_interleave(steps, 0),
-        weight=class_weights_N,
-        label_smoothing=config.label_smoothing,
-    )
+
+    def loss(logits_XN: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits_XN, targets, weight=class_weights_N, label_smoothing=config.label_smoothing
+        )
+
+    if config.step_weights is None:
+        return loss(logits_BTN.flatten(0, 1), targets.repeat_interleave(logits_BTN.shape[1], 0))
+    weighted = [
+        weight * loss(logits_BN, targets)
+        for weight, logits_BN in zip(config.step_weights, logits_BTN.unbind(1), strict=True)
+    ]
+    return torch.stack(weighted).sum() / sum(config.step_weights)
 
 
 def returns(trace: Trace, targets: Tensor, reward: str) -> Tensor:

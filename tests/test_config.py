@@ -166,3 +166,20 @@ def test_fields_are_replaced_by_their_flat_names_and_checked():
         replace_fields(Config(), {"sdt": 0.3})
     with pytest.raises(UserError, match="num_levels"):
         replace_fields(Config(), {"stack": "rnn"})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"step_weights": (1, 2)}, "2 for 3 losses: of 3 glimpses"),
+        ({"step_weights": (1, 2, 3), "glance": (8, 8)}, "of the glance and 3 glimpses"),
+        ({"step_weights": (0, 0, 0)}, "one at least above"),
+        ({"step_weights": (1, 1, 1), "step_losses": "last"}, "there is one"),
+    ],
+)
+def test_step_weights_belong_to_the_losses_that_there_are(values, words):
+    with pytest.raises(UserError, match=words):
+        replace_fields(Config(), {"num_glimpses": 3, **values})
+    assert replace_fields(
+        Config(), {"num_glimpses": 3, "glance": (8, 8), "step_weights": (0, 1, 2, 3)}
+    ).training.step_weights == (0, 1, 2, 3)

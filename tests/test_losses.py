@@ -73,6 +73,27 @@ def test_classification_loss(glance, smoothing):
     assert found.item() == pytest.approx(sum(last) / B)
 
 
+@pytest.mark.parametrize("glance", [False, True])
+def test_steps_have_the_weights_that_are_given(glance):
+    trace, classes = trace_of(glance=glance), torch.rand(N, dtype=torch.float64) + 0.5
+    weights = (0.5, 0.0, 1.0, 2.0, 4.0)[: T + glance]
+    steps = [trace.logits_BTN[:, t] for t in range(T)]
+    steps = [trace.glance_logits_BN, *steps] if glance else steps
+    expected = sum(
+        weight
+        * losses.classification_loss(
+            trace_of(seed=1, logits_BTN=logits[:, None]), LABELS, TrainingConfig(), classes
+        )
+        for weight, logits in zip(weights, steps, strict=True)
+    ) / sum(weights)
+    found = losses.classification_loss(trace, LABELS, TrainingConfig(step_weights=weights), classes)
+    assert found.item() == pytest.approx(expected.item())
+    alike = TrainingConfig(step_weights=(3.0,) * len(weights))
+    assert losses.classification_loss(trace, LABELS, alike, classes).item() == pytest.approx(
+        losses.classification_loss(trace, LABELS, TrainingConfig(), classes).item()
+    )
+
+
 def test_class_weights_and_soft_targets():
     trace, settings = trace_of(), TrainingConfig(step_losses="last")
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64)

@@ -24,9 +24,10 @@ from stacked_ram.attention.choice import (
 class GaussianPolicy(nn.Module):
     """The paper's: location network -> mean; a Gaussian of fixed (or annealed) std around it.
 
-    Reading the state alone, the mean is the tanh of a two-layer network (Mnih et al., 2014,
-    section 4). Reading the glance's map, it is the expected centre of the regions under scores
-    that one network gives to each: from a pooled vector a policy can hardly say where.
+    Reading the state alone, the mean is the tanh of a network with one hidden layer (in Mnih et
+    al., 2014, section 4, it is linear in the state). Reading the glance's map, it is the expected
+    centre of the regions under scores that one network gives to each: from a pooled vector a
+    policy can hardly say where.
     """
 
     def __init__(
