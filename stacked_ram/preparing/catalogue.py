@@ -20,6 +20,7 @@ import numpy as np
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.boxes import scale_box, turn_box
 from stacked_ram.preparing.checks import Checked, CheckPlan
+from stacked_ram.preparing.large import has_vips
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.records import Box, CheckedRecord, EncodedPhoto, Record
 
@@ -65,6 +66,8 @@ class Catalogue:
                 raise
             raise UserError(f"another run is at work in {folder}: wait for it to end") from error
         checked_as = f"{plan.short_side} {plan.quality} {plan.max_pixels}"
+        if plan.keep_large:
+            checked_as += f" large {has_vips()}"
         known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()
         if known != (checked_as,):
             self._db.execute("DELETE FROM checked")
@@ -229,9 +232,10 @@ class Catalogue:
         """The path of a photo in the source, as text."""
         return path_text(os.fsdecode(self._one("p.file", number)))
 
-    def stored_file(self, number: int) -> Path:
-        """The stored photo in the working folder."""
-        return self.plan.folder / self._one("c.stored", number)
+    def picture(self, number: int) -> bytes | Path:
+        """A small JPEG of a photo where there is one, else the stored photo."""
+        preview = self._one("c.preview", number)
+        return self.plan.folder / self._one("c.stored", number) if preview is None else preview
 
     def leave_out(self, numbers: Iterable[int], why: str, detail: str) -> None:
         """Do not store these photos; `why` is the word for the counts."""
@@ -275,12 +279,12 @@ class Catalogue:
         query = (
             "SELECT p.file, p.class, p.split, p.grp, p.box, p.fold, c.stored, c.sha256,"
             " c.raw_width, c.raw_height, c.orientation, c.width, c.height, c.repairs, c.phash,"
-            " c.sums, c.squares"
+            " c.sums, c.squares, c.preview"
             f" {_USABLE} AND p.split IS NOT NULL ORDER BY p.id"
         )
         for row in self._db.execute(query):
             (file, name, split, group, box, fold, stored, sha256, raw_width, raw_height, turned,
-             width, height, repairs, phash, sums, squares) = row  # fmt: skip
+             width, height, repairs, phash, sums, squares, preview) = row  # fmt: skip
             path = self.plan.folder / stored
             record = CheckedRecord(
                 path_text(os.fsdecode(file)), name, split, group,
@@ -289,7 +293,7 @@ class Catalogue:
             )  # fmt: skip
             yield record, EncodedPhoto(
                 path, path.suffix, width, height, sha256, f"{phash % 2**64:016x}",
-                _numbers(sums), _numbers(squares),
+                _numbers(sums), _numbers(squares), preview,
             )  # fmt: skip
 
     def records(self) -> Iterable[CheckedRecord]:
@@ -307,7 +311,7 @@ class Catalogue:
             if problem:
                 yield source, name, "quarantined", problem, about, preview, None
             else:
-                yield source, name, "left out", why, detail, None, self.plan.folder / stored
+                yield source, name, "left out", why, detail, preview, self.plan.folder / stored
 
     def boxes_lost(self) -> int:
         """How many boxes were drawn on a photo of another size than the one that is here."""

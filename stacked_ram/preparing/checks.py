@@ -15,7 +15,8 @@ Every oddity has one fate, told by one word:
     wrong_suffix   stored under the right one
 
 `reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are told as well,
-but are no fault of the photo.
+but are no fault of the photo. With --keep-size, a TIFF of tiles that training reads piece by piece
+is stored as it is, whatever its size (stacked_ram.preparing.large).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from stacked_ram.errors import UserError
+from stacked_ram.preparing import large
 from stacked_ram.preparing.colour import to_srgb
 from stacked_ram.preparing.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparing.formats import formats
@@ -74,12 +77,15 @@ class CheckPlan:
         short_side: pixels; 0 keeps the size.
         quality: of JPEG.
         max_pixels: more than this is refused.
+        keep_large: store TIFFs of tiles that training reads piece by piece as they are, of any
+            size.
     """
 
     folder: Path
     short_side: int
     quality: int
     max_pixels: int
+    keep_large: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class Checked:
     Attributes:
         problem, detail: the word for the counts, and a line for the reader.
         source_sha256: of the file's bytes, "" where they could not be read.
-        preview: small JPEG for the report of a quarantined photo, where any of it can be seen.
+        preview: small JPEG for the report, of a quarantined photo where any of it can be seen,
+            and of one that is not to be decoded again.
         file: of the stored photo, relative to the plan's folder.
         stored_bytes: its size.
         raw_width, raw_height: in pixels, before rotation; orientation: of EXIF, 1 to 8.
@@ -135,6 +142,12 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
     digest = ""
     content = b""
     try:
+        if plan.keep_large and (header := large.tiled_header(source)) and header.is_large:
+            if large.has_vips():
+                return _store_large(source, header, plan)
+            if header.pixels > plan.max_pixels:
+                told = f"{header.width} x {header.height} pixels; {large.NEEDS}"
+                raise Refused("too_many_pixels", told)
         content = _read(source)
         digest = hashlib.sha256(content).hexdigest()
         image, facts = _open_upright(source, content, plan)
@@ -272,6 +285,52 @@ def _store(
         width=image.width,
         height=image.height,
         repairs=tuple(repairs),
+        phash=look.phash,
+        tiny=look.tiny,
+        channel_sums=look.channel_sums,
+        channel_squares=look.channel_squares,
+    )
+
+
+def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Checked:
+    """Keep a TIFF of tiles byte for byte.
+
+    Raises:
+        Refused: whatever is wrong with it. OSError: it could not be stored.
+    """
+    if header.pixels > large.MOST_PIXELS or header.tile_pixels > large.MOST_TILE:
+        raise Refused("too_many_pixels", f"{header.width} x {header.height} pixels")
+    if header.tile_bytes > 16 * large.MOST_TILE:
+        raise Refused("unreadable", f"a tile of {header.tile_bytes} bytes")
+    if min(header.width, header.height) < MIN_SIDE:
+        raise Refused("too_small", f"{header.width} x {header.height} pixels")
+    copy = None
+    try:
+        copy, digest, size = large.copy_with_hash(source, plan.folder)
+        look, preview, (width, height) = large.look_at_tiles(copy)
+        file = Path(digest[:1]) / f"{digest}.tif"
+        (plan.folder / file).parent.mkdir(exist_ok=True)
+        copy.replace(plan.folder / file)
+    except large.UnreadableSource as error:
+        raise Refused("unreadable", str(error)) from error
+    except UserError as error:
+        raise Refused("unreadable", str(error).removeprefix(f"{copy}: ")) from error
+    finally:
+        if copy is not None:
+            copy.unlink(missing_ok=True)
+    wrong = source.suffix.lower() not in SUFFIXES["TIFF"]
+    return Checked(
+        source_sha256=digest,
+        preview=preview,
+        file=file.as_posix(),
+        stored_bytes=size,
+        sha256=digest,
+        raw_width=header.width,
+        raw_height=header.height,
+        orientation=header.orientation,
+        width=width,
+        height=height,
+        repairs=("wrong_suffix",) if wrong else (),
         phash=look.phash,
         tiny=look.tiny,
         channel_sums=look.channel_sums,

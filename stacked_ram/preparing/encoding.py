@@ -26,9 +26,9 @@ def thumbnail(image: Image.Image, side: int = TILE) -> Image.Image:
     return image.convert("RGB")
 
 
-def thumbnail_of(path: Path, side: int = TILE) -> Image.Image:
-    """As `thumbnail`, of a stored photo."""
-    with Image.open(path) as image:
+def thumbnail_of(photo: Path | bytes, side: int = TILE) -> Image.Image:
+    """As `thumbnail`, of a stored photo or of a JPEG's bytes."""
+    with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
         image.draft("RGB", (side, side))
         return thumbnail(image, side)
 

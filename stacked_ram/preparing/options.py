@@ -83,7 +83,8 @@ class PrepareOptions:
     short_side: int = 512
     """Reduce photos to this short side (pixels); smaller ones are never enlarged."""
     keep_size: bool = False
-    """Keep every photo's own size."""
+    """Keep every photo's own size; a tiled TIFF that is a pyramid or has more than 32 megapixels is
+    kept byte for byte, also above --max-megapixels (needs pyvips: requirements-large.txt)."""
     quality: int = 92
     """JPEG quality of photos that must be encoded again."""
     max_megapixels: float = 200.0

@@ -76,6 +76,7 @@ def _prepare_in(working: Path, options: PrepareOptions, command: str) -> None:
         short_side=0 if options.keep_size else options.short_side,
         quality=options.quality,
         max_pixels=int(options.max_megapixels * 1e6),
+        keep_large=options.keep_size and options.scene_size is None,
     )
     # The catalogue is also the lock: from here on no other run works at this data set.
     with contextlib.closing(Catalogue(working, plan)) as catalogue:
@@ -321,8 +322,8 @@ def _write(
         _tell_left_out(catalogue, writer)
         for caption, first, second in _pairs_to_show(found, settled):
             names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
-            files = (catalogue.stored_file(number) for number in (first, second))
-            writer.show_pair(caption, names, *files)
+            pictures = (catalogue.picture(number) for number in (first, second))
+            writer.show_pair(caption, names, *pictures)
         writer.finish(rule=settled.rule, layout=source.layout, notes=notes)
 
 

@@ -44,7 +44,8 @@ class CheckedRecord:
         group: photos of one group stay in one split: exact and near duplicates are of one group.
         box: in pixels of the stored photo, or None.
         fold: number of the fold, or None.
-        file: the stored photo: RGB, 8 bit, upright, JPEG or PNG (the suffix says which).
+        file: the stored photo: RGB, 8 bit, upright, JPEG or PNG (the suffix says which); or a
+            TIFF of tiles as it was.
         width, height: of the stored photo, in pixels.
         repairs: what was done to it, as in the manifest ("exif_rotation", "cmyk", ...).
     """
@@ -67,12 +68,13 @@ class EncodedPhoto:
 
     Attributes:
         content: the file's bytes, or the path of a file that holds them.
-        suffix: ".jpg" or ".png".
+        suffix: ".jpg", ".png" or ".tif".
         width, height: in pixels.
         sha256: of the stored bytes, 64 hexadecimal digits.
         phash: 64-bit perceptual hash, 16 hexadecimal digits.
         channel_sums, channel_squares: sums over all pixels of each channel's values (0..255) and
             of their squares: 3 numbers for RGB, 1 for grayscale.
+        preview: a small JPEG for the report, of a photo that is not to be decoded for it.
     """
 
     content: bytes | Path
@@ -83,3 +85,4 @@ class EncodedPhoto:
     phash: str
     channel_sums: tuple[int, ...]
     channel_squares: tuple[int, ...]
+    preview: bytes | None = None

@@ -123,11 +123,12 @@ def _tiles(
     tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
 ) -> list[Image.Image]:
     """A dozen photos of a class, small: the first by hash, which is as good as by lot."""
-    paths = rows.execute(
-        "SELECT path FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
+    chosen = rows.execute(
+        "SELECT path, preview FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
     )
-    return list(threads.map(thumbnail_of, [tree / path for (path,) in paths]))
+    pictures = [tree / path if preview is None else preview for path, preview in chosen]
+    return list(threads.map(thumbnail_of, pictures))
 
 
 def _contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
@@ -170,14 +171,14 @@ def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
     yield '<div class="pictures">'
     query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
     shown = rows.execute(query, [MOST_PICTURES]).fetchall()
-    pictures = threads.map(_small_jpeg_of, [Path(path) for row in shown for path in row[2:]])
+    pictures = threads.map(_small_jpeg_of, [picture for row in shown for picture in row[2:]])
     for caption, names, _, _ in shown:
         yield _figure([next(pictures), next(pictures)], caption, names)
     yield "</div>"
 
 
-def _small_jpeg_of(path: Path) -> bytes:
-    return small_jpeg(thumbnail_of(path))
+def _small_jpeg_of(picture: bytes | str) -> bytes:
+    return picture if isinstance(picture, bytes) else small_jpeg(thumbnail_of(Path(picture)))
 
 
 def _told_limit(total: int) -> str:

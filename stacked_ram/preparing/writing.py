@@ -46,10 +46,11 @@ FORMAT = 1
 _TABLES = """
 CREATE TABLE stored (path TEXT PRIMARY KEY, path_key TEXT UNIQUE, class TEXT, split TEXT,
     width INTEGER, height INTEGER, sha256 TEXT, phash TEXT, grp TEXT, box_left REAL, box_top REAL,
-    box_right REAL, box_bottom REAL, source TEXT, repairs TEXT, fold INTEGER);
+    box_right REAL, box_bottom REAL, source TEXT, repairs TEXT, fold INTEGER,
+    preview BLOB);
 CREATE TABLE left_out (source TEXT, class TEXT, fate TEXT, problem TEXT, detail TEXT,
     preview BLOB);
-CREATE TABLE pairs (caption TEXT, names TEXT, first TEXT, second TEXT);
+CREATE TABLE pairs (caption TEXT, names TEXT, first, second);
 """
 
 
@@ -148,12 +149,12 @@ class DatasetWriter:
             box = clip_box(box, photo.width, photo.height)
         row = [
             class_name, split, photo.width, photo.height, photo.sha256, photo.phash, group,
-            *(box or (None,) * 4), source, " ".join(repairs), fold,
+            *(box or (None,) * 4), source, " ".join(repairs), fold, photo.preview,
         ]  # fmt: skip
         while True:
             try:
                 self._rows.execute(
-                    f"INSERT INTO stored VALUES ({','.join('?' * 16)})",
+                    f"INSERT INTO stored VALUES ({','.join('?' * 17)})",
                     [path, path.casefold(), *row],
                 )
                 break
@@ -201,10 +202,12 @@ class DatasetWriter:
             [source, class_name, fate, problem, detail, preview],
         )
 
-    def show_pair(self, caption: str, names: str, first: Path, second: Path) -> None:
-        """Show two photos (files of the working folder) side by side in the report."""
-        row = [caption, names, str(first), str(second)]
-        self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?)", row)
+    def show_pair(
+        self, caption: str, names: str, first: bytes | Path, second: bytes | Path
+    ) -> None:
+        """Show two photos (small JPEGs, or files of the working folder) side by side."""
+        pair = (one if isinstance(one, bytes) else str(one) for one in (first, second))
+        self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?)", [caption, names, *pair])
 
     def finish(
         self,
