@@ -69,23 +69,16 @@ class BatchMaker(torch.utils.data.Dataset):
         index_B = rows.index_B
         if self.in_pieces:
             return self.make_in_pieces(index_B)
-        kept_B2 = self.sizes_N2[index_B]
         cuts = self.cuts(epoch, rows)
         sizes_B2 = self._sizes_of(cuts)
         seeds_B = mixed(self.seed, epoch, *rows, 4)
         scenes_B = mixed(self.seed, epoch, *rows, 5)
-        boxes_B4 = self.dataset.boxes[index_B].astype(np.float64)
-        boxes_B4 *= np.tile((kept_B2 / self.dataset.sizes[index_B])[:, ::-1], 2)
+        boxes_B4 = np.empty((len(index_B), 4))
         pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
         for place in range(len(index_B)):
             height, width = sizes_B2[place]
             left, top, right, bottom = cuts.windows_B4[place]
-            name = self.dataset.names[index_B[place]]
-            if self.scenes is not None and name in self.scenes.photo_of:
-                scene_CHW, boxes_B4[place] = self.scenes.make(name, (int(scenes_B[place]),))
-                photo_CHW = torch.from_numpy(scene_CHW)
-            else:
-                photo_CHW = self.photo(int(index_B[place]))
+            photo_CHW, boxes_B4[place] = self.boxed(int(index_B[place]), int(scenes_B[place]))
             photo_CHW = photo_CHW[:, top:bottom, left:right]
             if photo_CHW.shape[1:] != (height, width):
                 whole_1CHW = photo_CHW[None].contiguous()  # a third faster than from a window
@@ -127,6 +120,16 @@ class BatchMaker(torch.utils.data.Dataset):
             boxes_B4=torch.from_numpy(dataset.boxes[index_B]),
             index_B=torch.from_numpy(index_B),
         )
+
+    def boxed(self, row: int, chance: int) -> tuple[Tensor, np.ndarray]:
+        """pixels_CHW and box_4 of one photo of the split as it is kept, or of another scene of
+        it, which `chance` decides."""
+        dataset = self.dataset
+        if self.scenes is not None and dataset.names[row] in self.scenes.photo_of:
+            scene_CHW, box_4 = self.scenes.make(dataset.names[row], (chance,))
+            return torch.from_numpy(scene_CHW), box_4
+        scale_2 = (self.sizes_N2[row] / dataset.sizes[row])[::-1]
+        return self.photo(row), dataset.boxes[row] * np.tile(scale_2, 2)
 
     def photo(self, row: int) -> Tensor:
         """pixels_CHW of one photo of the split as it is kept; not to be written to."""
