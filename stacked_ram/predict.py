@@ -12,9 +12,7 @@ import glob
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -30,17 +28,20 @@ from stacked_ram.devices import autocast, set_switches
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.early_exit import look_until
 from stacked_ram.errors import UserError
+from stacked_ram.reading_ahead import read_ahead
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 
 SUFFIXES = SLIDES | {
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
 }  # fmt: skip
-AHEAD = 2  # batches of photos decoded ahead
+AHEAD = 2  # batches of photos decoded ahead,
+MAX_AHEAD = 96_000_000  # until those that wait have so many pixels
 MAX_PADDED = 48_000_000  # pixels of a padded batch: large photos come in smaller batches
 COLUMNS = ("path", "class", "probability", "glimpses", "top", "locations", "error")
 
 Row = dict[str, Any]
 Opened = np.ndarray | LazyPhoto | str  # pixels_CHW, a large photo's file, or what was wrong
+Named = tuple[str, Opened]
 
 
 def predict(options: Predict) -> None:
@@ -113,14 +114,12 @@ def shard(names: Iterator[str], world: World) -> Iterator[str]:
 
 def predict_names(loaded: LoadedRun, names: Iterable[str], options: Predict) -> Iterator[Row]:
     """A row for each photo, in order."""
-    for batch in batches(read_ahead(loaded, names, options.batch_size), options.batch_size):
+    for batch in batches(opened(loaded, names, options.batch_size), options.batch_size):
         yield from predict_batch(loaded, batch, options)
 
 
-def read_ahead(
-    loaded: LoadedRun, names: Iterable[str], batch_size: int
-) -> Iterator[tuple[str, Opened]]:
-    """Each name with its photo, or with what was wrong; a bounded number is in memory."""
+def opened(loaded: LoadedRun, names: Iterable[str], batch_size: int) -> Iterator[Named]:
+    """Each name with its photo, or with what was wrong."""
     config, channels = loaded.config, loaded.card.channels
 
     def read(name: str) -> Opened:
@@ -129,27 +128,16 @@ def read_ahead(
         except UserError as error:
             return str(error)
 
-    waiting: deque[tuple[str, Future]] = deque()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        try:
-            for name in names:
-                waiting.append((name, threads.submit(read, name)))
-                if len(waiting) >= AHEAD * batch_size:
-                    first, photo = waiting.popleft()
-                    yield first, photo.result()
-            while waiting:
-                first, photo = waiting.popleft()
-                yield first, photo.result()
-        finally:
-            threads.shutdown(cancel_futures=True)
+    def pixels(photo: Opened) -> int:
+        return photo[0].size if isinstance(photo, np.ndarray) else 0
+
+    return read_ahead(names, read, pixels, most=AHEAD * batch_size, most_pixels=MAX_AHEAD)
 
 
-def batches(
-    photos: Iterable[tuple[str, Opened]], batch_size: int
-) -> Iterator[list[tuple[str, Opened]]]:
+def batches(photos: Iterable[Named], batch_size: int) -> Iterator[list[Named]]:
     """Photos in order, as many together as batch_size and MAX_PADDED allow; one that is read
     piece by piece stands alone, since what is wrong with it may show only then."""
-    batch: list[tuple[str, Opened]] = []
+    batch: list[Named] = []
     height = width = 0
     for name, photo in photos:
         if isinstance(photo, LazyPhoto):
@@ -172,9 +160,7 @@ def batches(
         yield batch
 
 
-def predict_batch(
-    loaded: LoadedRun, batch: list[tuple[str, Opened]], options: Predict
-) -> Iterator[Row]:
+def predict_batch(loaded: LoadedRun, batch: list[Named], options: Predict) -> Iterator[Row]:
     good = [photo for _, photo in batch if not isinstance(photo, str)]
     if good and isinstance(good[0], LazyPhoto):
         yield {"path": batch[0][0], **look_at_large(loaded, good[0], options)}

@@ -21,7 +21,7 @@ from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.distributed import World
-from stacked_ram.errors import RunFailed
+from stacked_ram.errors import RunFailed, UserError
 from stacked_ram.learner import Learner
 from stacked_ram.looks import look_at
 from stacked_ram.train import train_run
@@ -141,3 +141,26 @@ def test_the_others_answers_stay_what_they_were(folder, tmp_path):
     kept = [row for row, name in enumerate(dataset.names) if name != "train/a/3.tif"]
     assert after.index_N.tolist() == kept
     torch.testing.assert_close(after.confidence_N, before.confidence_N[kept])
+
+
+def test_pictures_are_drawn_of_the_photos_that_can_be_read(folder, tmp_path, caplog):
+    from stacked_ram.viz.looking import look_at as look_for_pictures
+    from stacked_ram.viz.sources import Split, photo_files, read_files
+    from stacked_ram.viz.whole_set import look_at_all
+
+    train_run(tiny_config(folder, **HOW), tmp_path / "run")
+    lose_tiles(photo(folder, "test", 1))
+    photo(folder, "test", 2).write_text("no photo")
+    loaded = load_run(tmp_path / "run", "cpu")
+    split = Split(loaded)
+    whole = look_at_all(loaded, split)
+    assert whole.names == split.dataset.names == ["test/a/0.tif"]
+    assert split.photo(0).label == whole.labels_N[0] == 0
+    caplog.clear()
+    named = read_files(loaded, photo_files([folder / "test"]))
+    seen = list(look_for_pictures(loaded.model, named, loaded.classes))
+    assert [one.photo.name for one in seen] == ["0.tif"]
+    said = sorted(record.getMessage() for record in caplog.records)
+    assert len(said) == 2 and "1.tif: cannot read" in said[0] and "2.tif" in said[1]
+    with pytest.raises(UserError, match=r"2\.tif"):
+        read_files(loaded, [photo(folder, "test", 2)])

@@ -103,7 +103,7 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     _check_classes(opened)
     if config.limit_photos is None:
         return opened
-    return _keep(opened, stratified(opened.labels, config.limit_photos))
+    return only(opened, stratified(opened.labels, config.limit_photos))
 
 
 def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.ndarray:
@@ -284,7 +284,8 @@ def _check_classes(dataset: Dataset) -> None:
         )
 
 
-def _keep(dataset: Dataset, rows: np.ndarray) -> Dataset:
+def only(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """These rows of a split."""
     digits, manifest = dataset.digits, dataset.manifest
     return dataclasses.replace(
         dataset,

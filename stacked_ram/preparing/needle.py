@@ -5,8 +5,11 @@
 A disc of stripes on textured ground; the class is the direction of the stripes. They are 12
 pixels apart: in a photo reduced to 224 pixels they are gone. A soft warm light around the disc, to
 be seen in any reduction, leads to it; cool lights elsewhere, each around a disc without stripes,
-lead astray. Stored as tiled pyramids (TIFF), which are read only where they are looked at; making
-them needs pyvips (requirements-large.txt).
+lead astray. Validation and test photos hold one needle; training photos hold four, alike, so that
+the random glimpses with which training begins meet one often enough to learn from.
+
+Stored as tiled pyramids (TIFF), which are read only where they are looked at; making them needs
+pyvips (requirements-large.txt).
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ ANGLES = (45.0, 0.0, -45.0, 90.0)
 LIGHT = 110  # pixels: deviation of the Gaussian light around a disc
 WARM, COOL = (46.0, 18.0, -34.0), (-34.0, 6.0, 46.0)  # what lights add to red, green and blue
 STRAY = 3  # discs without stripes
+NEEDLES = {"train": 4, "valid": 1, "test": 1}  # discs with stripes
 OCTAVES = ((256, 16.0), (64, 12.0), (16, 10.0), (4, 8.0))  # pixels, grey values of the ground
 SPLITS = ("train", "valid", "test")
 TILE, QUALITY = 128, 90  # of the stored TIFF: side in pixels, of JPEG
@@ -45,7 +49,7 @@ class NeedleOptions:
 
     dest: Positional[Annotated[Path, arg(metavar="DEST")]]
     """Folder to make, in place of what is there."""
-    photos: tuple[int, int, int] = (1000, 200, 400)
+    photos: tuple[int, int, int] = (480, 80, 200)
     """Photos for training, validation and test."""
     seed: int = 0
     """Seed of everything drawn."""
@@ -57,7 +61,7 @@ class NeedleOptions:
 
 @dataclass(frozen=True)
 class NeedlePhoto:
-    """pixels_HWC (uint8), the class's name, and the disc's box in pixels."""
+    """pixels_HWC (uint8), the class's name, and the (first) needle's box in pixels."""
 
     pixels_HWC: np.ndarray
     class_name: str
@@ -119,18 +123,23 @@ def needle_photos(split: str, count: int, seed: int) -> Iterator[NeedlePhoto]:
     """The photos of one split, classes in turn, always the same for the same seed."""
     for number in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        yield needle_photo(rng, number % len(CLASSES))
+        yield needle_photo(rng, number % len(CLASSES), NEEDLES[split])
 
 
 def needle_photo(
-    rng: np.random.Generator, label: int, height: int = HEIGHT, width: int = WIDTH
+    rng: np.random.Generator,
+    label: int,
+    needles: int = 1,
+    height: int = HEIGHT,
+    width: int = WIDTH,
 ) -> NeedlePhoto:
     """One photo of this class, of any size that has room for the lights."""
-    places = scattered(rng, 1 + STRAY, height, width)
+    places = scattered(rng, needles + STRAY, height, width)
     pixels_HWC = ground(rng, height, width)
     for number, (x, y) in enumerate(places):
-        put_light(pixels_HWC, x, y, COOL if number else WARM)
-        put_disc(rng, pixels_HWC, x, y, None if number else ANGLES[label])
+        is_needle = number < needles
+        put_light(pixels_HWC, x, y, WARM if is_needle else COOL)
+        put_disc(rng, pixels_HWC, x, y, ANGLES[label] if is_needle else None)
     left, top = places[0][0] - OBJECT // 2, places[0][1] - OBJECT // 2
     box = left, top, left + OBJECT, top + OBJECT
     return NeedlePhoto(pixels_HWC.clip(0, 255).astype(np.uint8), CLASSES[label], box)

@@ -6,6 +6,7 @@ B photos   T steps   S levels   K patches of P x P pixels   N classes   R region
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from stacked_ram.model import RAM
 from stacked_ram.retina.geometry import glimpse_boxes
-from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos, UnreadablePhoto
 from stacked_ram.retina.patches import Photos
 from stacked_ram.trace import Step, Trace, assemble
 from stacked_ram.viz.feature_colours import FeatureColours
+
+log = logging.getLogger(__name__)
 
 BATCH = 16
 
@@ -150,8 +153,8 @@ def look_at(
 ) -> Iterator[Seen]:
     """Look at photos, deterministically, and keep everything; in the order of the photos.
 
-    Photos of one size share a batch, large ones stand alone. first_location: force the first
-    glimpse there, (x, y).
+    Photos of one size share a batch, large ones stand alone: one that cannot be read where it is
+    looked at is told of and left out. first_location: force the first glimpse there, (x, y).
     """
     start = 0
     while start < len(photos):
@@ -159,7 +162,11 @@ def look_at(
         stop = start + 1
         while stop < min(start + BATCH, len(photos)) and like and batch_key(photos[stop]) == like:
             stop += 1
-        yield from look_at_batch(model, photos[start:stop], classes, num_glimpses, first_location)
+        part = photos[start:stop]
+        try:
+            yield from look_at_batch(model, part, classes, num_glimpses, first_location)
+        except UnreadablePhoto as error:
+            log.warning("left out: %s", error)
         start = stop
 
 

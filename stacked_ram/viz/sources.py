@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.config import Config, replace_fields
-from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.dataset import Dataset, only, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.opening import SLIDES, open_photo, reduced
 from stacked_ram.data.order import Rows
@@ -18,6 +19,8 @@ from stacked_ram.errors import UserError
 from stacked_ram.preparing.formats import formats
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.viz.looking import Photo
+
+log = logging.getLogger(__name__)
 
 DRAWN = 1024  # longest side of the picture that a large photo is drawn on, pixels
 
@@ -46,8 +49,17 @@ def photo_files(named: Iterable[str | Path]) -> list[Path]:
 
 
 def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:
-    """Photos as the run's model wants them. A photo in a folder named as a class is of it."""
-    return [read_file(run, path) for path in files]
+    """Photos as the run's model wants them. A photo in a folder named as a class is of it. One that
+    cannot be read is told of and left out; raises UserError where none can."""
+    photos = []
+    for path in files:
+        try:
+            photos.append(read_file(run, path))
+        except UserError as error:
+            if path == files[-1] and not photos:
+                raise
+            log.warning("left out: %s", error)
+    return photos
 
 
 def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
@@ -109,6 +121,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows alone: the others cannot be read."""
+        device = self.loader.device
+        self.loader.close()
+        self.dataset = only(self.dataset, rows)
+        self.loader = make_loader(self.dataset, self.config, train=False, device=device)
 
     def photos(self, rows: Iterable[int]) -> list[Photo]:
         """The photos of these rows of the split."""

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.left_out import LeftOut
+from stacked_ram.trace import Trace
 from stacked_ram.viz.looking import numpy
 from stacked_ram.viz.sources import Split
 
@@ -79,13 +82,17 @@ class WholeSet:
 
 @torch.inference_mode()
 def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
-    """One deterministic pass over a split."""
+    """One deterministic pass over a split, from which photos that cannot be read are taken out."""
     model = run.model
+    left_out = LeftOut(split.dataset)
     decided: tuple[bool, ...] = ()
     parts: list[dict[str, np.ndarray]] = []
     split.loader.set_epoch(0)
-    for batch in split.loader:
-        trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+
+    def look(batch: Batch) -> Trace:
+        return model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+
+    for batch, trace in left_out.each(split.loader, look):
         belief_BTN = trace.logits_BTN.softmax(2)
         labels_B11 = batch.labels_B[:, None, None].expand(-1, belief_BTN.shape[1], 1)
         sure_BT, answers_BT = belief_BTN.max(2)
@@ -109,7 +116,10 @@ def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
         soft = model.config.attention == "soft"
         decided = tuple(one or soft for one in trace.chosen_T)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = joined.pop("index").argsort()
+    index = joined.pop("index")
+    order = index.argsort()
+    if left_out:
+        split.keep(index[order])
     dataset = split.dataset
     return WholeSet(
         classes=run.classes,

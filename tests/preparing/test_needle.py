@@ -36,7 +36,7 @@ def strongest_direction(pixels_HWC: np.ndarray) -> float:
 
 def test_the_box_holds_stripes_in_the_direction_of_the_class():
     for label, angle in enumerate(ANGLES):
-        photo = needle_photo(np.random.default_rng(label), label, *SHAPE)
+        photo = needle_photo(np.random.default_rng(label), label, 1, *SHAPE)
         assert photo.class_name == CLASSES[label]
         left, top, right, bottom = photo.box
         assert right - left == bottom - top == OBJECT
@@ -48,7 +48,7 @@ def test_the_box_holds_stripes_in_the_direction_of_the_class():
 def test_the_light_that_leads_there_is_seen_in_a_small_picture():
     hits = 0
     for seed in range(10):
-        photo = needle_photo(np.random.default_rng(seed), seed % 4, *SHAPE)
+        photo = needle_photo(np.random.default_rng(seed), seed % 4, 1, *SHAPE)
         small = Image.fromarray(photo.pixels_HWC).resize((32, 24), Image.Resampling.BOX)
         red, _, blue = np.moveaxis(np.asarray(small, float), 2, 0)
         warm = red / np.median(red) - blue / np.median(blue)

@@ -1,0 +1,67 @@
+"""Photos read by threads ahead of whoever looks at them, within bounds of number and memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Photo = TypeVar("Photo")
+
+THREADS = 8
+
+
+def read_ahead(
+    names: Iterable[str],
+    read: Callable[[str], Photo],
+    pixels: Callable[[Photo], int],
+    *,
+    most: int,
+    most_pixels: int,
+) -> Iterator[tuple[str, Photo]]:
+    """Each name with what `read` makes of it, in order.
+
+    pixels: how many a photo keeps in memory. most: names that are taken ahead. most_pixels: once
+    the photos that wait keep so many, no further one is begun; those that the threads are at may
+    add to it.
+    """
+    changed = threading.Condition()
+    waiting: deque[tuple[str, Future]] = deque()
+    kept, turn = 0, 0.0  # pixels that wait; the number of the next photo to hand over
+
+    def work(number: int, name: str) -> Photo:
+        nonlocal kept
+        with changed:  # the next to be handed over never waits, so some thread always goes on
+            changed.wait_for(lambda: kept <= most_pixels or number <= turn)
+        photo = read(name)
+        with changed:
+            kept += pixels(photo)
+        return photo
+
+    def next_one() -> tuple[str, Photo]:
+        nonlocal kept, turn
+        name, future = waiting.popleft()
+        photo = future.result()
+        with changed:
+            kept -= pixels(photo)
+            turn += 1
+            changed.notify_all()
+        return name, photo
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+        try:
+            for number, name in enumerate(names):
+                waiting.append((name, threads.submit(work, number, name)))
+                if len(waiting) >= most:
+                    yield next_one()
+            while waiting:
+                yield next_one()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            with changed:
+                turn = math.inf  # nobody takes anything any more: none has to wait
+                changed.notify_all()
