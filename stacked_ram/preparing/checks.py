@@ -146,8 +146,8 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
             if large.has_vips():
                 return _store_large(source, header, plan)
             if header.pixels > plan.max_pixels:
-                told = f"{header.width} x {header.height} pixels; {large.NEEDS}"
-                raise Refused("too_many_pixels", told)
+                told = _above(f"{header.width} x {header.height}", plan)
+                raise Refused("too_many_pixels", f"{told}; {large.NEEDS}")
         content = _read(source)
         digest = hashlib.sha256(content).hexdigest()
         image, facts = _open_upright(source, content, plan)
@@ -201,7 +201,8 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
     except Refused:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refused("too_many_pixels", _one_line(error)) from error
+        found = re.search(r"\d+", str(error))
+        raise Refused("too_many_pixels", _above(found[0] if found else "?", plan)) from error
     except UnidentifiedImageError as error:
         raise Refused(*_unidentified(content)) from error
     except Exception as error:  # decoders raise anything at all on broken files
@@ -214,7 +215,7 @@ def _decode(
 ) -> tuple[Image.Image, _Facts]:
     width, height = image.size
     if width * height > plan.max_pixels:
-        raise Refused("too_many_pixels", f"{width} x {height} pixels")
+        raise Refused("too_many_pixels", _above(f"{width} x {height}", plan))
     if min(width, height) < MIN_SIDE:
         raise Refused("too_small", f"{width} x {height} pixels")
     image_format = image.format or ""
@@ -412,6 +413,10 @@ def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
         return None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _above(pixels: str, plan: CheckPlan) -> str:
+    return f"{pixels} pixels, above --max-megapixels {plan.max_pixels / 1e6:g}"
 
 
 def _one_line(error: Exception) -> str:

@@ -43,10 +43,16 @@ def plan_splits(
     """
     valid, test = options.valid_share, options.test_ratio
     if not source.split_name or options.split == "ratio":
+        if options.folds is not None:  # what is not test is shared out among them
+            valid = 0
         shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
+        told = ", ".join(
+            f"{share:.4g} {SPLITS[part]}"
+            for part, share in shares.items()
+            if options.folds is None or part == TEST
+        )
         rule = (
-            f"drawn by seed {options.seed}: {1 - valid - test:.4g} train, {valid:.4g} valid, "
-            f"{test:.4g} test; stratified, groups and duplicates kept together"
+            f"drawn by seed {options.seed}: {told}; stratified, groups and duplicates kept together"
         )
     else:
         given = catalogue.given_counts()
@@ -96,7 +102,9 @@ def settle_splits(
     folds = np.full(len(units), -1, dtype=np.int16)
     if options.folds is not None:
         inside = parts != TEST
-        folds[inside] = _shared_out(photos, units, inside, [1.0] * options.folds, names, "folds")
+        folds[inside] = _shared_out(
+            photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds"
+        )
         parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
     _report_leaks(settled, photos, units, parts, found, catalogue)
     for klass, name in enumerate(names):
@@ -144,10 +152,11 @@ def _shared_out(
     try:
         return share_out(photos["klass"][inside], units[inside], photos["lot"][inside], shares)
     except TooFew as few:
+        fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
         raise UserError(
             f"class {names[few.klass]!r} has {few.photos} usable photos in {few.units} groups, too "
             f"few for {what}: add photos, leave the class out with --classes, or ask for fewer "
-            "parts (a ratio of 0)"
+            f"{fewer}"
         ) from few
 
 

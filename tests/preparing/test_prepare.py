@@ -312,7 +312,10 @@ def test_max_per_class_keeps_the_proportions_of_an_official_split(tmp_path: Path
 
 def test_folds(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 25, "b": 25})
-    run(source, tmp_path / "out", folds=5)
+    told = run(source, tmp_path / "out", folds=5)
+    assert "0.2 test;" in told["rule"] and "valid," not in told["rule"], "folds decide the rest"
+    with pytest.raises(UserError, match=r"too few for 30 folds.*fewer folds"):
+        run(source, tmp_path / "more", folds=30)
     folds: dict[str, list[str]] = {}
     for row in rows(tmp_path / "out"):
         assert (row["fold"] == "") == (row["split"] == "test")

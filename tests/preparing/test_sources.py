@@ -100,6 +100,8 @@ def test_litter_links_and_loops(tmp_path: Path) -> None:
     for litter in (".DS_Store", "Thumbs.db", "a/._photo 000.jpg", "a/desktop.ini"):
         (source / litter).write_bytes(b"litter")
     (source / "a" / "around").symlink_to(source / "a", target_is_directory=True)
+    (source / "again").symlink_to(source, target_is_directory=True)
+    (source / "up").symlink_to(tmp_path, target_is_directory=True)
     elsewhere = save(picture(99), tmp_path / "elsewhere.jpg")
     (source / "b" / "linked.jpg").symlink_to(elsewhere)
     told = run(source, tmp_path / "out")

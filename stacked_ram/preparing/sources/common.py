@@ -41,14 +41,14 @@ def is_litter(name: str) -> bool:
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """The (folders, files) in a folder, each sorted by name, without litter.
 
-    A link counts as what it points to; what is neither is listed with the files, so that the
-    checks tell of it.
+    A link counts as what it points to, but one to the folder itself or to one above it is left
+    out; what is neither file nor folder is listed with the files, so that the checks tell of it.
     """
     folders, files = [], []
     try:
         with os.scandir(folder) as found:
             for entry in found:
-                if is_litter(entry.name):
+                if is_litter(entry.name) or (entry.is_symlink() and _leads_up(Path(entry.path))):
                     continue
                 (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
@@ -56,6 +56,11 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
             f"{folder}: cannot be read ({error.strerror}): check its permissions"
         ) from error
     return [folder / name for name in sorted(folders)], [folder / name for name in sorted(files)]
+
+
+def _leads_up(link: Path) -> bool:
+    here = link.parent.resolve()
+    return os.path.realpath(link) in map(str, (here, *here.parents))
 
 
 def walk(folder: Path, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
