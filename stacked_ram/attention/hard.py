@@ -19,6 +19,7 @@ from stacked_ram.attention.choice import (
     expected_centre,
     region_centres,
 )
+from stacked_ram.linear import Linear
 
 
 class GaussianPolicy(nn.Module):
@@ -46,7 +47,7 @@ class GaussianPolicy(nn.Module):
             self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         else:
             self.layers = nn.Sequential(
-                nn.Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, 2)
+                Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, 2)
             )
             # near the centre at the start, and far from where the tanh is flat
             nn.init.normal_(self.layers[-1].weight, std=0.01)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stacked_ram.linear import Linear
 from stacked_ram.retina.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.retina.patches import Photos
 
@@ -58,7 +59,7 @@ class Retina(nn.Module):
         self.maps = maps
         self.where = nn.Linear(2, where_size)
         what_size = sum(what.out_features for what in whats)
-        self.combine = nn.Linear(what_size + where_size, feature_size)
+        self.combine = Linear(what_size + where_size, feature_size)
 
     def view(self, photos: Photos) -> View:
         """The per-photo work, done once."""

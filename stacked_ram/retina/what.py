@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stacked_ram.linear import Linear
+
 
 class DenseWhat(nn.Module):
     """The paper's: all patches flattened -> linear -> ReLU (Mnih et al., 2014, section 4)."""
@@ -16,7 +18,7 @@ class DenseWhat(nn.Module):
     def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
         self.out_features = out_features
-        self.layer = nn.Linear(num_patches * channels * patch_size**2, out_features)
+        self.layer = Linear(num_patches * channels * patch_size**2, out_features)
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         return self.layer(patches_RKCPP.flatten(1)).relu()
@@ -50,7 +52,7 @@ class ConvWhat(nn.Module):
         self.side = min(size, 4)
         # the last batch norm keeps the layer alive through the noise of random glimpses
         self.layer = nn.Sequential(
-            nn.Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
+            Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
             RowNorm(out_features),
             nn.ReLU(),
         )
