@@ -62,7 +62,7 @@ def test_backbone_work(quick):
     assert "ours, bf16, channels last" in printed and "one batch for all" in printed
 
 
-@pytest.mark.parametrize("name", ["glimpses", "loader"])
+@pytest.mark.parametrize("name", ["glimpses", "loader", "preparing"])
 def test_others(quick, name):
     assert quick(name)
 
