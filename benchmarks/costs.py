@@ -23,12 +23,17 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = {
     "stanford_dogs": 120,
     "flowers17": 17,
+    "scenes_flowers17": 17,
     "flowers5": 5,
     "bach": 4,
     "needle": 4,
 }  # others: 10
 
-SHAPES = {"needle": (3, 1536, 2048)}  # of data sets whose photos are kept as they are stored
+SHAPES = {  # of data sets whose photos are kept as they are stored
+    "demo": (3, 72, 96),
+    "needle": (3, 1536, 2048),
+    "scenes_flowers17": (3, 768, 1024),
+}
 
 
 def photo_shape(config: Config) -> tuple[int, int, int]:
