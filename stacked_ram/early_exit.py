@@ -9,17 +9,19 @@ B photos   T steps   N classes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stacked_ram.cost import Cost
 from stacked_ram.errors import UserError
 from stacked_ram.model import RAM
 from stacked_ram.retina.patches import Photos
+
+if TYPE_CHECKING:  # counting brings imports that predict has no use for
+    from stacked_ram.cost import Cost
 
 Criterion = Literal["belief", "stop"]
 NEVER = float("inf")  # a threshold that no photo passes

@@ -6,6 +6,7 @@ its feature map, pooled into regions, is what a policy over the photo reads.
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
@@ -85,10 +86,9 @@ class Glance(nn.Module):
 
     @torch.no_grad()
     def check_regions(self, channels: int) -> None:
-        """Look once at nothing: how many cells has the map?"""
-        self.eval()
-        maps, _ = self.map_and_pooled(torch.zeros(1, channels, *self.size))
-        self.train()
+        """How many cells has the map? Asked of a copy without memory, which computes nothing."""
+        shapes = copy.deepcopy(self).to("meta").eval()
+        maps, _ = shapes.map_and_pooled(torch.zeros(1, channels, *self.size, device="meta"))
         cells = tuple(maps.shape[2:])
         if cells[0] < self.regions[0] or cells[1] < self.regions[1]:
             raise UserError(
