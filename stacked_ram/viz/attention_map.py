@@ -29,8 +29,10 @@ LIGHT = mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.12, 0.9
 
 @styled
 def attention_figure(seen: Seen, model: RAM) -> Figure:
-    """One panel a step (and a row a level)."""
-    levels = seen.locations_TS2.shape[1]
+    """One panel a step (and a row a level; of weights, which the trace has of the last level, one
+    row)."""
+    every = range(seen.locations_TS2.shape[1])
+    levels = every if seen.weights_TR is None else every[-1:]
     columns = seen.steps if seen.steps <= 4 else min(5, math.ceil(seen.steps / 2))
     columns = max(columns, 2)
     side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
@@ -39,14 +41,14 @@ def attention_figure(seen: Seen, model: RAM) -> Figure:
     locations = (
         None if seen.weights_TR is not None else sampled_locations(model, seen.photo, SAMPLES)
     )
-    sheet = Sheet(PAGE, TITLE + 0.16 + levels * rows * (tall + 0.34))
+    sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
     draw_title(sheet, seen, EDGE, 0.2, PAGE - 2 * EDGE)
     sheet.text(EDGE, TITLE + 0.06, explanation(seen, locations), fontsize=7, color=QUIET)
     colours = step_colours(seen.steps)
-    for level in range(levels):
+    for row, level in enumerate(levels):
         for step in range(seen.steps):
             x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2
-            y = TITLE + 0.16 + (level * rows + step // columns) * (tall + 0.34)
+            y = TITLE + 0.16 + (row * rows + step // columns) * (tall + 0.34)
             head = sheet.bare(x, y, wide, 0.26)
             draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
@@ -54,7 +56,7 @@ def attention_figure(seen: Seen, model: RAM) -> Figure:
                 words = draw_weights(axes, seen, step)
             else:
                 words = draw_policy(axes, seen, locations[:, step, level], step, level)
-            if levels > 1:
+            if len(every) > 1:
                 words = f"level {level + 1}: {words}"
             head.text(0.22, 0.14, words, fontsize=7, color=QUIET, va="center_baseline")
     return sheet.figure

@@ -17,6 +17,7 @@ from stacked_ram.viz.style import (
     RIGHT,
     WRONG,
     fitted,
+    shrunk,
     spread_apart,
     step_colours,
 )
@@ -145,11 +146,10 @@ def draw_ribbon(axes: Axes, seen: Seen, per_step: float, height: float, count: i
                 clip_on=False, zorder=6,
             )
         )  # fmt: skip
+        name, size = shrunk(seen.classes[label], length * per_step - 0.05, 6.5, 5, "bold")
         axes.text(
-            left + length / 2, low + tall / 2,
-            fitted(seen.classes[label], length * per_step - 0.06, 6.5, "bold"),
-            ha="center", va="center_baseline", fontsize=6.5, color="white", zorder=7,
-            fontweight="bold",
+            left + length / 2, low + tall / 2, name, ha="center", va="center_baseline",
+            fontsize=size, color="white", zorder=7, fontweight="bold",
         )  # fmt: skip
         start += length
     axes.text(
@@ -182,10 +182,10 @@ def draw_top(axes: Axes, seen: Seen, column: int, width: float, row: float) -> N
         number = percent(share).removesuffix(" %").replace(" ", "")
         true = label == seen.photo.label
         weight = "bold" if true else "normal"
+        name, small = shrunk(seen.classes[label], width - 0.27, size, min(size, 5.5), weight)
         axes.text(
-            0.03, top + row / 2, fitted(seen.classes[label], width - 0.27, size, weight),
-            fontsize=size, va="center_baseline", fontweight=weight,
-        )  # fmt: skip
+            0.03, top + row / 2, name, fontsize=small, va="center_baseline", fontweight=weight
+        )
         axes.text(
             width - 0.03, top + row / 2, number, fontsize=size, ha="right", va="center_baseline"
         )

@@ -122,7 +122,8 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
                    color=RUNS[number], fontweight="bold")  # fmt: skip
         for step in range(whole.steps):
             axes = sheet.axes(EDGE + step * (cell + 0.1), y + 0.2, cell, tall)
-            draw_density(axes, whole.locations_NTS2[:, step, -1], tall / cell)
+            places_N2 = whole.locations_NTS2[:, step, -1]
+            draw_density(axes, places_N2, tall / cell, whole.cells_at(step))
         y += tall + 0.32
     return sheet.figure
 

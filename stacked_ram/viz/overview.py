@@ -20,6 +20,7 @@ from stacked_ram.viz.style import (
     Sheet,
     fitted,
     frame,
+    shrunk,
     step_colours,
     styled,
     text_width,
@@ -28,7 +29,7 @@ from stacked_ram.viz.whole_set import WholeSet, interval, spread_T, warnings
 
 EDGE = 0.1
 BINS = 25  # at most; odd, as are the rows: the centre lies in a cell, not between cells
-MOST_CLASSES = 12
+MOST_CLASSES = 18
 CHARTS = 2.1
 RANDOM_DISTANCE = 0.765  # mean distance of a random place in [-1, 1] x [-1, 1] from its centre
 RANDOM_LINE = {"color": QUIET, "linestyle": ":"}
@@ -57,24 +58,32 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     for note in notes:
         sheet.text(EDGE, y + 0.1, "⚠ " + note, color=WRONG, fontsize=8, fontweight="bold")
         y += 0.2
-    heading(sheet, y, "Where it looks at each step", "density of locations over all photos")
+    heading(
+        sheet, y, "Where it looks at each step", "the darker, the more often; white: in no photo"
+    )
     y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
     y += 0.26
     draw_charts(sheet, whole, y, inner)
     y += CHARTS + 0.2
     some = "" if len(classes) == len(class_order(whole)) else f", {len(classes)} of them"
-    heading(sheet, y, f"Where it looks in each class{some}", "all steps that the model chose")
+    heading(
+        sheet,
+        y,
+        f"Where it looks in each class{some}",
+        "all steps that the model chose; below, the class's accuracy",
+    )
     y += 0.24
     for number, label in enumerate(classes):
         x = EDGE + number % columns * (class_cell + 0.1)
         top = y + number // columns * (class_tall + 0.24)
         axes = sheet.axes(x, top, class_cell, class_tall)
         mine = whole.labels_N == label
-        draw_density(axes, chosen_places(whole, mine), class_tall / class_cell)
+        places_X2, cells = chosen_places(whole, mine)
+        draw_density(axes, places_X2, class_tall / class_cell, cells)
         share = whole.right_N[mine].mean()
         number_words = f"{100 * share:.0f} %"
-        name = fitted(whole.classes[label], class_cell - 0.35, 7)
-        sheet.text(x, top + class_tall + 0.13, name, fontsize=7)
+        name, size = shrunk(whole.classes[label], class_cell - 0.3, 7, 6)
+        sheet.text(x, top + class_tall + 0.13, name, fontsize=size)
         sheet.text(x + class_cell, top + class_tall + 0.13, number_words, fontsize=7, ha="right",
                    color=QUIET)  # fmt: skip
     return sheet.figure
@@ -97,23 +106,28 @@ def class_order(whole: WholeSet) -> list[int]:
     return [int(label) for label in np.unique(whole.labels_N)]
 
 
-def chosen_places(whole: WholeSet, rows_N: np.ndarray | None = None) -> np.ndarray:
-    """Locations (x, y) of the steps that the attention decided on (all, if it decided on none)."""
+def chosen_places(whole: WholeSet, rows_N: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Locations (x, y) of the steps that the attention decided on (all, if it decided on none),
+    and the cells that it chose among."""
     decided = np.flatnonzero(whole.decided_T)
-    decided = decided if len(decided) else np.arange(whole.steps)
-    places = whole.locations_NTS2[:, decided, -1]
-    return (places if rows_N is None else places[rows_N]).reshape(-1, 2)
+    steps = decided if len(decided) else np.arange(whole.steps)
+    places_X2 = whole.locations_NTS2[rows_N][:, steps, -1].reshape(-1, 2)
+    return places_X2, whole.cells_at(steps[0])
 
 
-def density_of(places_X2: np.ndarray, shape: float) -> np.ndarray:
-    """Share of the locations in each cell of a grid over the photo: rows x columns. Fewer
-    locations get a coarser grid."""
+def density_of(
+    places_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Share of the locations in each cell of a grid over the photo: rows x columns.
+
+    cells: the grid that the locations were chosen from, which any other would cut into stripes.
+    Without it, fewer locations get a coarser grid.
+    """
     finest = float(np.clip(np.sqrt(len(places_X2)) * 0.8, 9, BINS))
     columns = odd(finest) if shape <= 1 else odd(finest / shape)
-    rows = odd(columns * shape)
     counts, _, _ = np.histogram2d(
-        places_X2[:, 1].clip(-1, 1), places_X2[:, 0].clip(-1, 1), bins=(rows, columns),
-        range=((-1, 1), (-1, 1)),
+        places_X2[:, 1].clip(-1, 1), places_X2[:, 0].clip(-1, 1),
+        bins=cells or (odd(columns * shape), columns), range=((-1, 1), (-1, 1)),
     )  # fmt: skip
     return counts / max(len(places_X2), 1)
 
@@ -122,16 +136,19 @@ def odd(count: float) -> int:
     return max(5, 2 * int(count / 2) + 1)
 
 
-def draw_density(axes: Axes, places_X2: np.ndarray, shape: float) -> None:
+def draw_density(
+    axes: Axes, places_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
+) -> None:
     """Dark where locations are dense (by the root of it, so that rare places still show); a cross
     marks the photo's centre."""
-    density = density_of(places_X2, shape)
+    density = density_of(places_X2, shape, cells)
     axes.imshow(
         np.ma.masked_equal(np.sqrt(density), 0), cmap="magma_r",
         vmin=-0.1 * np.sqrt(density.max()), vmax=max(np.sqrt(density.max()), 1e-9),
         extent=(-1, 1, 1, -1), aspect="auto", interpolation="nearest",
     )  # fmt: skip
-    axes.plot(0, 0, "+", color=QUIET, markersize=5, markeredgewidth=0.7, zorder=3)
+    for colour, size, line in (("white", 6, 2.0), (INK, 5, 0.8)):
+        axes.plot(0, 0, "+", color=colour, markersize=size, markeredgewidth=line, zorder=3)
     frame(axes, FAINT, 0.7)
 
 
@@ -144,7 +161,8 @@ def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: flo
         draw_tag(head, (cell / 2, 0.09), str(step + 1), colours[step])
         for level in range(levels):
             axes = sheet.axes(x, y + 0.22 + level * (tall + 0.08), cell, tall)
-            draw_density(axes, whole.locations_NTS2[:, step, level], tall / cell)
+            places_N2 = whole.locations_NTS2[:, step, level]
+            draw_density(axes, places_N2, tall / cell, whole.cells_at(step))
             frame(axes, colours[step], 1.4)
             if levels > 1 and step == 0:
                 axes.set_ylabel(f"level {level + 1}", fontsize=7, labelpad=2)
@@ -162,10 +180,10 @@ def draw_charts(sheet: Sheet, whole: WholeSet, y: float, inner: float) -> None:
         draw_inside(sheet.axes(rooms[2] + 0.42, y + 0.24, *size), whole)
 
 
-def step_axis(axes: Axes, steps: np.ndarray) -> None:
+def step_axis(axes: Axes, steps: np.ndarray, words: str = "after glimpse") -> None:
     axes.set_xticks(steps, ["glance" if step == 0 else str(step) for step in steps])
     axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
-    axes.set_xlabel("after glimpse", labelpad=2)
+    axes.set_xlabel(words, labelpad=2)
 
 
 def share_axis(axes: Axes, low: float, high: float) -> None:
@@ -188,6 +206,7 @@ def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
     axes.fill_between(steps, bands[:, 0], bands[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
     dotted_line(axes, steps, right, whole.steps)
     axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
+    axes.set_title("band: 95 % interval", fontsize=6.5, color=QUIET, loc="right", pad=8)
     share_axis(axes, bands.min(), bands.max())
     axes.annotate(
         f"{100 * right[-1]:.1f} %", (steps[-1], right[-1]), xytext=(4, -12), ha="right",
@@ -220,7 +239,7 @@ def draw_distance(axes: Axes, whole: WholeSet) -> None:
         [{"marker": "o", "markersize": 3.5}, {"linestyle": (0, (2, 1.5))}, RANDOM_LINE],
         ["mean distance", "spread over photos", "mean distance of random places"],
     )
-    step_axis(axes, steps)
+    step_axis(axes, steps, "glimpse")
 
 
 def legend(axes: Axes, lines: list[dict[str, Any]], names: list[str]) -> None:
@@ -252,4 +271,4 @@ def draw_inside(axes: Axes, whole: WholeSet) -> None:
         axes.axhline(value, linewidth=0.9, zorder=0, **line)
     legend(axes, [{"marker": "o", "markersize": 3.5}, *lines], ["this model", *blind])
     axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=8)
-    step_axis(axes, steps)
+    step_axis(axes, steps, "glimpse")

@@ -252,11 +252,14 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
         "accuracy": [rounded(one) for one in accuracy],
         "distance": [rounded(one) for one in whole.distance_NT.mean(0)],
         "spread": [rounded(one) for one in spread_T(whole)],
-        "bystep": [grid(whole.locations_NTS2[:, step, -1], shape) for step in range(whole.steps)],
+        "bystep": [
+            grid(whole.locations_NTS2[:, step, -1], whole.cells_at(step), shape)
+            for step in range(whole.steps)
+        ],
         "byclass": [
             [
                 label,
-                grid(chosen_places(whole, whole.labels_N == label), shape),
+                grid(*chosen_places(whole, whole.labels_N == label), shape),
                 rounded(whole.right_N[whole.labels_N == label].mean()),
             ]
             for label in class_order(whole)[:MOST_CLASSES]
@@ -273,9 +276,9 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
     return entry
 
 
-def grid(places_X2: np.ndarray, shape: float) -> list[list[float]]:
+def grid(places_X2: np.ndarray, cells: tuple[int, int] | None, shape: float) -> list[list[float]]:
     """A density of locations, its root from 0 to 1."""
-    density = np.sqrt(density_of(places_X2, shape))
+    density = np.sqrt(density_of(places_X2, shape, cells))
     return np.round(density / max(float(density.max()), 1e-9), 3).tolist()
 
 

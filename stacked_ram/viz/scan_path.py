@@ -15,7 +15,7 @@ from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.looking import Photo, Seen, seen_in
 from stacked_ram.viz.sources import large_photo
 from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit, view_shape
-from stacked_ram.viz.style import INK, PAGE, Sheet, fitted, styled
+from stacked_ram.viz.style import INK, PAGE, Sheet, shrunk, styled
 
 ROOMY = 1.2  # inches from which on a small picture has room for numbers
 
@@ -73,8 +73,9 @@ def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, heigh
     draw_surface(axes, surface, view, weight=0.8 if roomy else 0.6, nested=False, numbers=roomy)
     lines, colour = caption(seen, roomy)
     for number, words in enumerate(lines):
-        sheet.text(x + width / 2, y + height + 0.13 + 0.115 * number, fitted(words, width, 6.8),
-                   fontsize=6.8, color=INK if number else colour, ha="center")  # fmt: skip
+        words, size = shrunk(words, width, 6.8, 5.5)
+        sheet.text(x + width / 2, y + height + 0.13 + 0.115 * number, words, fontsize=size,
+                   color=INK if number else colour, ha="center")  # fmt: skip
 
 
 def caption(seen: Seen, roomy: bool) -> tuple[list[str], str]:

@@ -148,6 +148,16 @@ def fitted(words: str, width: float, size: float, weight: str = "normal") -> str
     return ""
 
 
+def shrunk(
+    words: str, width: float, size: float, least: float, weight: str = "normal"
+) -> tuple[str, float]:
+    """The words and a type size, in which they fit a width in inches: the type gets smaller, down
+    to `least`, before the words are cut."""
+    while size > least and text_width(words, size, weight) > width:
+        size = max(size - 0.25, least)
+    return fitted(words, width, size, weight), size
+
+
 def spread_apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
     """The places moved as little as need be, so that neighbours are `least` apart, in order."""
     order = sorted(range(len(places)), key=lambda i: places[i])

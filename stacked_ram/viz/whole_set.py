@@ -46,6 +46,8 @@ class WholeSet:
     decided_T: tuple[bool, ...]
     """Whether the attention decided on a step's location."""
     glance_answers_N: np.ndarray | None = None
+    cells: tuple[int, int] | None = None
+    """Rows and columns of the cells that the policy chooses among; None: it looks anywhere."""
 
     @property
     def right_NT(self) -> np.ndarray:
@@ -64,11 +66,9 @@ class WholeSet:
         """How often each photo's answer changed from step to step."""
         return (self.answers_NT[:, 1:] != self.answers_NT[:, :-1]).sum(1)
 
-    @property
-    def settled_N(self) -> np.ndarray:
-        """The step (from 1) from which on each answer stayed."""
-        other_NT = self.answers_NT != self.answers_NT[:, -1:]
-        return np.where(other_NT.any(1), self.steps - other_NT[:, ::-1].argmax(1) + 1, 1)
+    def cells_at(self, step: int) -> tuple[int, int] | None:
+        """The cells that the policy chose among at a step; None where it did not choose."""
+        return self.cells if self.decided_T[step] else None
 
     @property
     def distance_NT(self) -> np.ndarray:
@@ -120,12 +120,14 @@ def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
     order = index.argsort()
     if left_out:
         split.keep(index[order])
-    dataset = split.dataset
+    dataset, config = split.dataset, model.config
+    by_cells = config.attention == "hard" and config.policy == "categorical"
     return WholeSet(
         classes=run.classes,
         names=dataset.names,
         sizes_N2=dataset.sizes,
         decided_T=decided,
+        cells=config.regions if by_cells else None,
         **{name: value[order] for name, value in joined.items()},
     )
 

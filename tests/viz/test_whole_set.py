@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_runs import save_run
 
+from stacked_ram.attention.choice import region_centres
+from stacked_ram.checkpoint import load_run
 from stacked_ram.viz import gallery
 from stacked_ram.viz.compare import telling
-from stacked_ram.viz.whole_set import WholeSet, inside, warnings
+from stacked_ram.viz.overview import chosen_places, density_of
+from stacked_ram.viz.sources import Split
+from stacked_ram.viz.whole_set import WholeSet, inside, look_at_all, warnings
 
 
 def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
@@ -60,11 +65,49 @@ def test_inside_counts_centres_of_glimpses_in_boxes():
     assert np.isnan(inside(locations, np.full((1, 4), np.nan), sizes)).all()
 
 
-def test_settled_and_changes():
+def test_changes_count_every_new_answer():
     answers = np.array([[1, 2, 2], [0, 0, 0], [3, 3, 1], [0, 1, 0]])
-    one = whole(4, answers_NT=answers)
-    np.testing.assert_array_equal(one.settled_N, [2, 1, 3, 3])
-    np.testing.assert_array_equal(one.changes_N, [1, 0, 1, 2])
+    np.testing.assert_array_equal(whole(4, answers_NT=answers).changes_N, [1, 0, 1, 2])
+
+
+@pytest.mark.parametrize("cells", [(8, 10), (3, 3), (24, 32)])
+def test_the_density_of_cells_has_no_stripes(cells):
+    centres_R2 = region_centres(cells).numpy()
+    density = density_of(np.repeat(centres_R2, 5, 0), 0.75, cells)
+    np.testing.assert_allclose(density, np.full(cells, 1 / (cells[0] * cells[1])))
+
+
+def test_only_places_that_the_policy_chose_are_binned_by_its_cells():
+    one = whole(cells=(8, 10))  # its first glimpse is not chosen
+    assert [one.cells_at(step) for step in range(3)] == [None, (8, 10), (8, 10)]
+    places, cells = chosen_places(one, one.labels_N == 2)
+    assert places.shape == (20, 2) and cells == (8, 10)
+    fixed = whole(cells=(8, 10), decided_T=(False, False, False))
+    places, cells = chosen_places(fixed, fixed.labels_N == 2)
+    assert places.shape == (30, 2) and cells is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "cells"),
+    [
+        ({"policy": "categorical"}, (2, 3)),
+        ({"policy_reads": "map"}, None),
+        ({"attention": "soft"}, None),
+    ],
+)
+def test_the_cells_come_from_the_run(fields, cells, photos, tmp_path):
+    folder = save_run(tmp_path, photos, 3, retina="conv", glance=(8, 12), regions=(2, 3),
+                      first_location="learned", **fields)  # fmt: skip
+    run = load_run(folder, "cpu")
+    split = Split(run, "test", None)
+    try:
+        one = look_at_all(run, split)
+    finally:
+        split.close()
+    assert one.cells == cells
+    if cells:
+        middles = (one.locations_NTS2[..., 0] + 1) / 2 * cells[1]
+        np.testing.assert_allclose(middles % 1, 0.5, atol=1e-5)
 
 
 def test_galleries_choose_by_the_models_own_numbers():
