@@ -51,7 +51,7 @@ def changes(loader: Loader) -> bool:
     data = loader.data
     if loader.dataset.kind != "photos" or loader.maker.in_pieces:
         return True
-    fresh = getattr(loader.dataset, "scene", None) is not None and data.clutter == "fresh"
+    fresh = loader.dataset.scene is not None and data.clutter == "fresh"
     cut = data.flip or data.crop_area[0] < 1
     return loader.train and bool(cut or data.mixup or data.cutmix or augments(data) or fresh)
 
