@@ -67,7 +67,8 @@ class DataConfig:
     the training process, or nowhere. With it, what a frozen backbone finds in the glance, where
     no augmentation changes the photos."""
     cache_limit: float = 20.0
-    """Largest size of that cache, and of the kept glances, in GB; a data set that does not fit is decoded every epoch."""
+    """Largest size of that cache, and of the kept glances, in GB; a data set that does not fit is
+    decoded every epoch."""
 
     def __post_init__(self) -> None:
         check_data(self)
