@@ -39,7 +39,7 @@ from stacked_ram.preparing.duplicates import find_duplicates, leave_out_conflict
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pipeline import prepare
 from stacked_ram.preparing.records import Record
-from stacked_ram.preparing.settling import settle_splits
+from stacked_ram.preparing.settling import plan_splits, settle_splits
 from stacked_ram.preparing.sources import find_source
 from stacked_ram.preparing.sources.common import Source
 from stacked_ram.preparing.working import working_folder
@@ -164,7 +164,8 @@ def plan_rows(count: int, place: Path) -> tuple[float, float, float]:
         catalogue.save()
     found = find_duplicates(catalogue, options.near_duplicates)
     leave_out_conflicts(catalogue, found)
-    settled = settle_splits(catalogue, source, options, found)
+    plan = plan_splits(catalogue, source, options)
+    settle_splits(catalogue, source, options, plan, found)
     writing.place_file = lambda source, target: None  # rows only
     classes = list(catalogue.class_counts())
     with writing.DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer:
@@ -174,7 +175,7 @@ def plan_rows(count: int, place: Path) -> tuple[float, float, float]:
                 photo, class_name=record.class_name, split=record.split, source=record.source,
                 group=record.group,
             )  # fmt: skip
-        writer.finish(rule=settled.rule, layout=source.layout)
+        writer.finish(rule=plan.rule, layout=source.layout)
     catalogue.close()
     with open(options.dest / "manifest.csv", encoding="utf-8") as manifest:
         listed = sum(1 for _ in manifest) - 1

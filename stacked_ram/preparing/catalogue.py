@@ -251,18 +251,20 @@ class Catalogue:
             " WHERE given IS NULL"
         )
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Of every usable photo: `id`, `klass` (number of its class in sorted order), `group`
-        (number of its group, 0: none), `given` (0, 1, 2: train, valid, test; -1: none), `lot`.
+    def columns(self, *, usable: bool = True) -> dict[str, np.ndarray]:
+        """Of every photo that can be stored, or of all that are listed: `id`, `klass` (number of
+        its class in sorted order), `group` (number of its group, 0: none), `given` (0, 1, 2:
+        train, valid, test; -1: none), `lot`.
         """
+        source = _USABLE if usable else "FROM photos p"
         query = (
             "SELECT p.id, dense_rank() OVER (ORDER BY p.class) - 1,"
             " CASE p.grp WHEN '' THEN 0 ELSE dense_rank() OVER (ORDER BY p.grp) END,"
             " CASE p.given WHEN 'train' THEN 0 WHEN 'valid' THEN 1 WHEN 'test' THEN 2 ELSE -1 END,"
-            f" p.lot {_USABLE} ORDER BY p.id"
+            f" p.lot {source} ORDER BY p.id"
         )
         kinds = {"id": "i8", "klass": "i4", "group": "i4", "given": "i1", "lot": "i8"}
-        count = self._db.execute(f"SELECT count(*) {_USABLE}").fetchone()[0]
+        count = self._db.execute(f"SELECT count(*) {source}").fetchone()[0]
         table = np.fromiter(self._db.execute(query), dtype=[*kinds.items()], count=count)
         return {name: table[name].copy() for name in kinds}
 

@@ -247,6 +247,7 @@ def _check(options: PrepareOptions) -> None:
         "group_pattern": options.group_pattern is not None,
         "max_per_class": options.max_per_class is not None,
         "split": options.split == "ratio",
+        "test_ratio": options.test_ratio is not None,
     }
     for name, is_given in given.items():
         if is_given:

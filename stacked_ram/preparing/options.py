@@ -61,14 +61,16 @@ class PrepareOptions:
     """Keep at most this many photos a class, drawn by the seed."""
 
     split: Literal["auto", "ratio"] = "auto"
-    """auto: the source's own split where it has one; ratio: always draw one by the ratios."""
+    """auto: the source's own split where it has one (a ratio for a part that it has is refused);
+    ratio: always draw one by the ratios."""
     official_split: int = 1
     """Which of the source's official splits, where there are several (flowers17: 1, 2 or 3)."""
     valid_ratio: float | None = None
     """Share of the photos for validation (0.2 if not given; digits: 1/12, that is 5,000 of MNIST's
     60,000); with an official split that has no validation part, share of its training photos."""
-    test_ratio: float = 0.2
-    """Share of the photos for the test."""
+    test_ratio: float | None = None
+    """Share of the photos for the test (0.2 if not given); with an official split that has no test
+    part, share of its training photos."""
     folds: int | None = None
     """Number the photos outside the test split 0 to FOLDS-1 in the manifest's column `fold`;
     fold 0 is written as valid."""
@@ -134,13 +136,12 @@ class PrepareOptions:
                 "with --download there is no SOURCE: prepare_data.py --download NAME DEST"
             )
         for name, low, high in [
-            ("valid_share", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),
+            ("valid_ratio", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),
             ("short_side", 8, 100_000), ("near_duplicates", -1, 16), ("workers", 0, 1024),
             ("official_split", 1, 3), ("clutter_size", 1, 1000), ("max_megapixels", 0.0001, 4000),
         ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                name = name.replace("share", "ratio")
                 raise UserError(f"{flag(name)} {value}: must be between {low} and {high}")
         for name, low in [
             ("max_per_class", 1), ("folds", 2), ("clutter", 0), ("scenes_per_photo", 1),
@@ -148,11 +149,13 @@ class PrepareOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"{flag(name)} {value}: must be at least {low}")
-        if self.valid_share + self.test_ratio >= 1:
+        if self.valid_share + self.test_share >= 1:
             raise UserError(
-                f"--valid-ratio {self.valid_share} and --test-ratio {self.test_ratio} leave "
+                f"--valid-ratio {self.valid_share} and --test-ratio {self.test_share} leave "
                 "nothing to train on: their sum must be below 1"
             )
+        if self.folds is not None and self.valid_ratio is not None:
+            raise UserError("--folds makes valid of fold 0, --valid-ratio draws it: not both")
         if self.scene is not None and (self.canvas is not None or self.translate):
             raise UserError("--scene is for photos, --canvas and --translate for digits: not both")
         if self.scene is not None and self.background is None:
@@ -178,6 +181,11 @@ class PrepareOptions:
     def valid_share(self) -> float:
         """Share of the photos for validation, where they are photos."""
         return 0.2 if self.valid_ratio is None else self.valid_ratio
+
+    @property
+    def test_share(self) -> float:
+        """Share of the photos for the test."""
+        return 0.2 if self.test_ratio is None else self.test_ratio
 
     @property
     def scene_size(self) -> tuple[int, int] | None:
@@ -211,6 +219,7 @@ class PrepareOptions:
     def recorded(self) -> dict[str, object]:
         """The options that decide what DEST holds, as plain YAML values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUN_ONLY}
+        values["test_ratio"] = self.test_share  # typed or not, it makes the same
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 

@@ -24,7 +24,7 @@ from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pool import Workers, check_all
 from stacked_ram.preparing.records import SPLITS
-from stacked_ram.preparing.settling import Settled, plan_splits, settle_splits
+from stacked_ram.preparing.settling import Settled, SplitPlan, plan_splits, settle_splits
 from stacked_ram.preparing.sources import find_digits, find_source
 from stacked_ram.preparing.sources.common import Source, entries
 from stacked_ram.preparing.working import (
@@ -163,20 +163,21 @@ def _prepare_photos(
     if options.dry_run:
         _tell_plan(catalogue, source, options)
         return False
+    plan = plan_splits(catalogue, source, options)
     _remember(options, command, fingerprint)
     _check(catalogue, options, workers)
     workers.dismiss()
     found = find_duplicates(catalogue, options.near_duplicates)
     left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
-    settled = settle_splits(catalogue, source, options, found)
-    notes = _notes(catalogue, source, found, left_out, settled)
+    settled = settle_splits(catalogue, source, options, plan, found)
+    notes = _notes(catalogue, source, plan, found, left_out, settled)
     if options.scene_size is None:
-        _write(catalogue, source, options, settled, notes, found)
+        _write(catalogue, source, options, plan, settled, notes, found)
     else:
         prepare_scenes(
             options,
             catalogue.records(),
-            rule=settled.rule,
+            rule=plan.rule,
             layout=source.layout,
             notes=notes,
             tell_more=lambda writer: _tell_left_out(catalogue, writer),
@@ -281,13 +282,18 @@ def _stop_at_trouble(catalogue: Catalogue) -> None:
 
 
 def _notes(
-    catalogue: Catalogue, source: Source, found: Duplicates, left_out: int, settled: Settled
+    catalogue: Catalogue,
+    source: Source,
+    plan: SplitPlan,
+    found: Duplicates,
+    left_out: int,
+    settled: Settled,
 ) -> list[str]:
     notes = list(source.notes)
     if found.exact or found.near:
         notes.append(
             f"{len(found.exact)} exact and {len(found.near)} near duplicates: "
-            + ("left where the source has them" if settled.official else "kept in one split")
+            + ("left where the source has them" if plan.official else "kept in one split")
         )
     if found.conflicts:
         fate = f"{left_out} left out" if left_out else "kept, as asked"
@@ -302,6 +308,7 @@ def _write(
     catalogue: Catalogue,
     source: Source,
     options: PrepareOptions,
+    plan: SplitPlan,
     settled: Settled,
     notes: list[str],
     found: Duplicates,
@@ -324,7 +331,7 @@ def _write(
             names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
             pictures = (catalogue.picture(number) for number in (first, second))
             writer.show_pair(caption, names, *pictures)
-        writer.finish(rule=settled.rule, layout=source.layout, notes=notes)
+        writer.finish(rule=plan.rule, layout=source.layout, notes=notes)
 
 
 def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
@@ -365,7 +372,7 @@ def _tell_plan(catalogue: Catalogue, source: Source, options: PrepareOptions) ->
         print(f"  {name}: {count}")
     for note in source.notes:
         print(f"note: {note}")
-    print(f"split: {plan_splits(catalogue, source, options)[1]}")
+    print(f"split: {plan_splits(catalogue, source, options).rule}")
     print(f"{todo} photos would be checked, {sum(counts.values()) - todo} have been already")
     print(f"would write {options.dest}; nothing was written")
 

@@ -17,77 +17,134 @@ from stacked_ram.preparing.splits import TooFew, share_out
 TRAIN, VALID, TEST = range(3)
 
 
-@dataclass
-class Settled:
-    """How the split was made.
+@dataclass(frozen=True)
+class SplitPlan:
+    """How the split will be made: known before any photo is decoded.
 
     Attributes:
         rule: in words, for dataset.yaml.
-        official: whether the source's own split was followed.
-        leaks: pairs of numbers of photos that are the same and stand in two splits.
-        notes: lines for the user.
+        official: whether the source's own split is followed.
+        shares: part -> share of what it is drawn from; empty: nothing is drawn, the source's own
+            split is whole.
     """
 
     rule: str
     official: bool
+    shares: dict[int, float]
+
+
+@dataclass
+class Settled:
+    """What came of it.
+
+    Attributes:
+        leaks: pairs of numbers of photos that are the same and stand in two splits.
+        notes: lines for the user.
+    """
+
     leaks: list[tuple[int, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def plan_splits(
-    catalogue: Catalogue, source: Source, options: PrepareOptions
-) -> tuple[dict[int, float], str]:
-    """What is to be drawn, and from what: (part -> share of what it is drawn from, the rule).
+def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -> SplitPlan:
+    """What is to be drawn, and from what.
 
-    Empty shares: nothing is drawn, the source's own split is whole.
+    Raises:
+        UserError: a class has too few photos, by name; a ratio is given for a part that the
+            source's own split has; that split has no training photos.
     """
-    valid, test = options.valid_share, options.test_ratio
-    if not source.split_name or options.split == "ratio":
-        if options.folds is not None:  # what is not test is shared out among them
-            valid = 0
-        shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
-        told = ", ".join(
-            f"{share:.4g} {SPLITS[part]}"
-            for part, share in shares.items()
-            if options.folds is None or part == TEST
-        )
-        rule = (
-            f"drawn by seed {options.seed}: {told}; stratified, groups and duplicates kept together"
-        )
-    else:
-        given = catalogue.given_counts()
-        if not given.get("train"):
-            raise UserError(f"{source.split_name} has no training photos: give --split ratio")
-        rule, shares = source.split_name, {}
-        # With folds the whole of train and valid is drawn anew, so nothing is missing there.
-        if not given.get("valid") and valid and options.folds is None:
-            shares[VALID] = valid
-        if not given.get("test") and test:
-            shares[TEST] = test
-        if shares:
-            drawn = " and ".join(
-                f"{share:.4g} for {SPLITS[part]}" for part, share in shares.items()
-            )
-            rule += f"; of its training photos {drawn}, drawn by seed {options.seed}, stratified"
-            shares[TRAIN] = 1 - sum(shares.values())
+    official = bool(source.split_name) and options.split != "ratio"
+    rule, shares = (_follow if official else _draw_all)(catalogue, source, options)
     if options.folds is not None:
         rule += f"; {options.folds} folds outside test, fold 0 written as valid"
-    return shares, rule
+    plan = SplitPlan(rule, official, shares)
+    _foresee(catalogue, plan, options)
+    return plan
+
+
+def _draw_all(
+    catalogue: Catalogue, source: Source, options: PrepareOptions
+) -> tuple[str, dict[int, float]]:
+    """The rule and the shares where the whole split is drawn."""
+    # With folds, what is not test is shared out among them.
+    valid = 0.0 if options.folds is not None else options.valid_share
+    test = options.test_share
+    shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
+    told = ", ".join(
+        f"{share:.4g} {SPLITS[part]}"
+        for part, share in shares.items()
+        if options.folds is None or part == TEST
+    )
+    return (
+        f"drawn by seed {options.seed}: {told}; stratified, groups and duplicates kept together",
+        shares,
+    )
+
+
+def _follow(
+    catalogue: Catalogue, source: Source, options: PrepareOptions
+) -> tuple[str, dict[int, float]]:
+    """The rule and the shares where the source's own split is followed: what it lacks is drawn."""
+    given = catalogue.given_counts()
+    if not given.get("train"):
+        raise UserError(f"{source.split_name} has no training photos: give --split ratio")
+    for name, ratio in [("valid", options.valid_ratio), ("test", options.test_ratio)]:
+        if ratio is not None and given.get(name):
+            raise UserError(
+                f"--{name}-ratio {ratio:g}: {source.split_name} has its own {name} part: leave "
+                "the ratio out, or give --split ratio to draw another split"
+            )
+    rule, shares = source.split_name, {}
+    # With folds the whole of train and valid is drawn anew, so nothing is missing there.
+    if not given.get("valid") and options.valid_share and options.folds is None:
+        shares[VALID] = options.valid_share
+    if not given.get("test") and options.test_share:
+        shares[TEST] = options.test_share
+    if shares:
+        drawn = " and ".join(f"{share:.4g} for {SPLITS[part]}" for part, share in shares.items())
+        rule += f"; of its training photos {drawn}, drawn by seed {options.seed}, stratified"
+        shares[TRAIN] = 1 - sum(shares.values())
+    return rule, shares
+
+
+def _foresee(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
+    """Refuse what is bound to fail even if every photo can be used and none is there twice."""
+    names = sorted(catalogue.class_counts())
+    photos = catalogue.columns(usable=False)
+    units = units_of(photos["id"], photos["group"], np.empty((0, 2), dtype=np.int64))
+    given = photos["given"] if plan.official else np.full(len(units), TRAIN)
+    needed = []
+    if plan.shares:
+        needed.append((given == TRAIN, np.count_nonzero(list(plan.shares.values())), _told(plan)))
+    if options.folds is not None:
+        takes_test = not plan.official and bool(plan.shares[TEST])
+        outside = (given == TRAIN) | (given == VALID)
+        needed.append((outside, options.folds + takes_test, f"{options.folds} folds"))
+    for inside, parts, what in needed:
+        classes = photos["klass"][inside]
+        in_unit = np.unique(np.stack([classes, units[inside]], axis=1), axis=0)[:, 0]
+        groups = np.bincount(in_unit)  # of each class
+        few = np.flatnonzero((groups > 0) & (groups < parts))
+        if len(few):
+            count = np.count_nonzero(classes == few[0])
+            raise _too_few(names[few[0]], _number(count, "photo"), groups[few[0]], what)
 
 
 def settle_splits(
-    catalogue: Catalogue, source: Source, options: PrepareOptions, found: Duplicates
+    catalogue: Catalogue,
+    source: Source,
+    options: PrepareOptions,
+    plan: SplitPlan,
+    found: Duplicates,
 ) -> Settled:
     """Give every usable photo its split, its group and, with --folds, its fold.
 
     Raises:
-        UserError: a class has too few photos, by name.
+        UserError: a class has too few usable photos, by name.
     """
-    shares, rule = plan_splits(catalogue, source, options)
-    official = bool(source.split_name) and options.split != "ratio"
-    settled = Settled(rule, official)
+    settled = Settled()
     _must_have_photos(catalogue)
-    if official:
+    if plan.official:
         unnamed = catalogue.given_counts().get(None, 0)
         if unnamed:
             catalogue.leave_out_unnamed()
@@ -96,9 +153,13 @@ def settle_splits(
     names = sorted(catalogue.class_counts(usable=True))
     photos = catalogue.columns()
     units = units_of(photos["id"], photos["group"], found.links())
-    parts = photos["given"].astype(np.int8) if official else np.zeros(len(units), dtype=np.int8)
-    if shares:
-        _draw(parts, photos, units, shares, names)
+    parts = np.full(len(units), TRAIN, dtype=np.int8)
+    if plan.official:
+        parts = photos["given"].astype(np.int8)
+    if plan.shares:
+        inside = parts == TRAIN
+        wanted = [plan.shares.get(part, 0.0) for part in range(3)]
+        parts[inside] = _shared_out(photos, units, inside, wanted, names, _told(plan))
     folds = np.full(len(units), -1, dtype=np.int16)
     if options.folds is not None:
         inside = parts != TEST
@@ -127,20 +188,6 @@ def _must_have_photos(catalogue: Catalogue) -> None:
             )
 
 
-def _draw(
-    parts: np.ndarray,
-    photos: dict[str, np.ndarray],
-    units: np.ndarray,
-    shares: dict[int, float],
-    names: list[str],
-) -> None:
-    """Move photos from train to what must be drawn. Changes `parts`."""
-    inside = parts == TRAIN
-    wanted = [shares.get(part, 0.0) for part in range(3)]
-    told = ", ".join(SPLITS[part] for part in range(3) if wanted[part])
-    parts[inside] = _shared_out(photos, units, inside, wanted, names, f"a split into {told}")
-
-
 def _shared_out(
     photos: dict[str, np.ndarray],
     units: np.ndarray,
@@ -152,12 +199,25 @@ def _shared_out(
     try:
         return share_out(photos["klass"][inside], units[inside], photos["lot"][inside], shares)
     except TooFew as few:
-        fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
-        raise UserError(
-            f"class {names[few.klass]!r} has {few.photos} usable photos in {few.units} groups, too "
-            f"few for {what}: add photos, leave the class out with --classes, or ask for fewer "
-            f"{fewer}"
-        ) from few
+        photos_told = _number(few.photos, "usable photo")
+        raise _too_few(names[few.klass], photos_told, few.units, what) from few
+
+
+def _told(plan: SplitPlan) -> str:
+    parts = (SPLITS[part] for part in range(3) if plan.shares.get(part))
+    return f"a split into {', '.join(parts)}"
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _too_few(name: str, photos_told: str, groups: int, what: str) -> UserError:
+    fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
+    return UserError(
+        f"class {name!r} has {photos_told} in {_number(groups, 'group')}, too few for {what}: add "
+        f"photos, leave the class out with --classes, or ask for fewer {fewer}"
+    )
 
 
 def _report_leaks(

@@ -229,7 +229,8 @@ def cut(path: Path) -> None:
     [
         ({"canvas": "60x20"}, "smaller than the digits"),
         ({"clutter": 4, "clutter_size": 29}, "--clutter-size 29"),
-        ({"folds": 5}, "--folds"),
+        ({"folds": 5, "valid_ratio": None}, "--folds"),
+        ({"test_ratio": 0.1}, "--test-ratio"),
         ({"classes": "3,eleven"}, "no class 'eleven'"),
     ],
 )

@@ -31,6 +31,7 @@ from making import (
 from PIL import Image
 
 from stacked_ram.errors import UserError
+from stacked_ram.preparing import pool
 from stacked_ram.preparing.cli import main
 from stacked_ram.preparing.sources.common import is_litter, split_of
 from stacked_ram.preparing.working import PreparationFailed
@@ -284,13 +285,14 @@ def test_any_tree_gives_a_sound_data_set(tmp_path_factory, data: st.DataObject) 
 
 def test_class_with_too_few_photos_is_named(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"plenty": 9, "rare": 2})
-    with pytest.raises(UserError, match="class 'rare' has 2 usable photos"):
-        run(source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
     assert run(source, tmp_path / "out", test_ratio=0)["counts"]["test"] == {"plenty": 0, "rare": 0}
+    (source / "rare/photo 002.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="class 'rare' has 2 usable photos"):
+        run(source, tmp_path / "o2")
+    assert not (tmp_path / "o2").exists()
     (source / "rare/photo 000.jpg").write_bytes(b"")
     (source / "rare/photo 001.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"'rare': none of its 2 photos.*1 empty, 1 not_an_image"):
+    with pytest.raises(UserError, match=r"'rare': none of its 3 photos.*1 empty, 2 not_an_image"):
         run(source, tmp_path / "o2")
 
 
@@ -386,6 +388,46 @@ def test_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys) -> None:
     assert main(["--download", "flowers17", str(tmp_path / "f17"), "--dry-run"]) == 0
     assert "would be fetched" in capsys.readouterr().out
     assert not (tmp_path / "downloads").exists()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ([], "'rare' has 2 photos in 2 groups, too few for a split into train, valid, test"),
+        (["--test-ratio", "0", "--folds", "3"], "'rare' has 2 photos in 2 groups, too few for 3"),
+        (["--folds", "2"], "'rare' has 2 photos in 2 groups, too few for 2 folds"),
+        (["--group-pattern", "photo .*[0-4].jpg", "--valid-ratio", "0"], ""),
+        (["--group-pattern", "common|rare", "--valid-ratio", "0"],
+         "'common' has 9 photos in 1 group, too few for a split into train, test"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_too_few_photos_are_foreseen(
+    tmp_path: Path, capsys, monkeypatch, dry_run: bool, how: list[str], message: str
+) -> None:
+    source = class_folders(tmp_path / "in", {"common": 9, "rare": 2})
+    if message:
+        monkeypatch.setattr(pool, "check_photo", None)  # no photo is decoded
+    arguments = [str(source), str(tmp_path / "out"), "--workers", "1", *how]
+    code = main([*arguments, "--dry-run"] if dry_run else arguments)
+    told = capsys.readouterr()
+    assert code == (2 if message else 0)
+    assert message in told.err
+    assert not dry_run or "rare: 2" in told.out
+    assert os.listdir(tmp_path) == ["in"] or not (message or dry_run)
+
+
+def test_an_official_split_is_foreseen_too(tmp_path: Path, capsys) -> None:
+    class_folders(tmp_path / "in" / "train", {"a": 5, "b": 1})
+    class_folders(tmp_path / "in" / "test", {"a": 5, "b": 5}, first=100)
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
+    for more in (["--dry-run"], []):
+        assert main([*arguments, *more]) == 2
+        assert "'b' has 1 photo in 1 group, too few for a split into train, valid" in (
+            capsys.readouterr().err
+        )
+    assert main([*arguments, "--valid-ratio", "0"]) == 0
 
 
 def test_digits_are_passed_on(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from making import (
 from scipy.io import savemat
 
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.cli import main
 
 
 def by_source(dest: Path) -> dict[str, dict[str, str]]:
@@ -133,6 +134,26 @@ def test_missing_validation_is_drawn_from_train_never_from_test(tmp_path: Path) 
     }  # fmt: skip
     for row in rows(tmp_path / "out"):
         assert (row["source"].startswith("test/")) == (row["split"] == "test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--valid-ratio", "0.3"], "valid"), (["--test-ratio", "0.1"], "test"),
+        (["--valid-ratio", "0"], "valid"),
+    ],
+)  # fmt: skip
+def test_a_ratio_that_an_official_split_would_ignore_is_refused(
+    tmp_path: Path, capsys, arguments: list[str], part: str
+) -> None:
+    source = flowers17(tmp_path / "in")
+    for more in ([], ["--dry-run"]):
+        assert main([str(source), str(tmp_path / "out"), *arguments, *more]) == 2
+        told = capsys.readouterr().err.strip()
+        assert f"has its own {part} part" in told and "--split ratio" in told
+        assert told.count("\n") == 0
+    assert os.listdir(tmp_path) == ["in"]
+    assert main([str(source), str(tmp_path / "out"), *arguments, "--split", "ratio"]) == 0
 
 
 def test_unlabelled_test_folder_is_told_of(tmp_path: Path) -> None:
