@@ -41,7 +41,7 @@ class ConvWhat(nn.Module):
         layers: list[nn.Module] = []
         before, size = channels, patch_size
         for index, width in enumerate(self.WIDTHS):
-            stride = 2 if index > 0 and size > 4 else 1
+            stride = 2 if index > 0 and size > 8 else 1
             layers += [
                 nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(width),
