@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TAGS = {"width": 256, "height": 257, "tile_offsets": 324}
+TAGS = {
+    "width": 256, "height": 257, "vertical_resolution": 283, "tile_offsets": 324,
+    "tile_sizes": 325,
+}  # fmt: skip
 
 
 def vips():
@@ -58,6 +61,31 @@ def lose_tiles(path: Path, level: int = 0) -> None:
     table = struct.unpack_from("<I", content, place)[0] if count > 1 else place
     for number in range(count):
         struct.pack_into("<I", content, table + 4 * number, len(content) + 1000)
+    path.write_bytes(content)
+
+
+def cut_tile(path: Path) -> None:
+    """Half of the first tile lies behind the end of the file."""
+    content = bytearray(path.read_bytes())
+    first = entries(bytes(content))[0]
+    offset_at, size_at = (
+        struct.unpack_from("<I", content, first[TAGS[name]][0])[0]
+        for name in ("tile_offsets", "tile_sizes")
+    )
+    start = struct.unpack_from("<I", content, offset_at)[0]
+    short = first[TAGS["tile_sizes"]][1] == 3
+    size = struct.unpack_from("<H" if short else "<I", content, size_at)[0]
+    struct.pack_into("<I", content, offset_at, len(content))
+    path.write_bytes(content + content[start : start + size // 2])
+
+
+def add_odd_tag(path: Path) -> None:
+    """A private tag in every directory, out of order and its text without an end: harmless, and
+    libtiff warns of both."""
+    content = bytearray(path.read_bytes())
+    for directory in entries(bytes(content)):
+        place = directory[TAGS["vertical_resolution"]][0] - 8
+        struct.pack_into("<HHI4s", content, place, 65000, 2, 4, b"abcd")
     path.write_bytes(content)
 
 

@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from pyramids import claim_size, lose_tiles, smooth_pixels, vips, write_pyramid
+from pyramids import add_odd_tag, claim_size, lose_tiles, smooth_pixels, vips, write_pyramid
 from tiny import tiny_config
 from variants import VARIANTS, make
 
@@ -111,6 +111,7 @@ def test_predict_goes_on_after_a_large_photo_that_is_damaged(run, tmp_path, caps
     claim_size(vast, 200_000)
     (tmp_path / "4_text.svs").write_text("no slide")
     last = write_pyramid(tmp_path / "5_good.tif", smooth_pixels(150, 200))
+    add_odd_tag(last)
     predict(Predict(run=run, photos=(str(tmp_path),), device="cpu"))
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [bool(row["error"]) for row in rows] == [False, True, True, True, False]

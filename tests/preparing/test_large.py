@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from making import class_folders, facts, picture, problems, rows, run, save, tree_digest
 from PIL import Image
-from pyramids import claim_size, lose_tiles, smooth_pixels, vips, write_pyramid
+from pyramids import (
+    add_odd_tag,
+    claim_size,
+    cut_tile,
+    lose_tiles,
+    smooth_pixels,
+    vips,
+    write_pyramid,
+)
 
 from stacked_ram.data import opening
 from stacked_ram.preparing import large
@@ -118,6 +127,27 @@ def test_a_damaged_tile_anywhere_is_found(source: Path, tmp_path: Path, level: i
     assert problems(tmp_path / "out") == {"slide.tif": "unreadable"}
     [row] = [row for row in rows(tmp_path / "out", "report.csv") if row["problem"]]
     assert "decoded" not in row["detail"], "a name of the working folder says nothing"
+
+
+@pytest.mark.parametrize("how", [{}, {"compression": "jpeg"}, {"compression": "deflate"}], ids=str)
+def test_a_tile_that_the_file_ends_in_is_found(source: Path, tmp_path: Path, how: dict) -> None:
+    path = write_pyramid(source / "a" / "cut.tif", smooth_pixels(200, 300, 5), **how)
+    cut_tile(path)
+    prepared(source, tmp_path / "out")
+    assert problems(tmp_path / "out") == {"cut.tif": "unreadable"}
+
+
+def test_a_harmless_warning_loses_no_photo(source: Path, tmp_path: Path, caplog) -> None:
+    for path in (source / "a" / "slide.tif", source / "b" / "slide.tif"):
+        add_odd_tag(path)
+        with caplog.at_level(logging.WARNING, "pyvips"):
+            vips().Image.new_from_file(str(path))
+    assert "65000" in caplog.text
+    save(picture(900), source / "a" / "small.tif", tiffinfo={65000: "anything"})
+    told = prepared(source, tmp_path / "out")
+    assert not told["left_out"] and not told["repaired"].keys() - {"reencoded"}
+    kept = [row["path"] for row in rows(tmp_path / "out") if row["path"].endswith(".tif")]
+    assert len(kept) == 2
 
 
 def test_bombs_are_refused_before_any_pixel_is_made(source: Path, tmp_path: Path) -> None:
