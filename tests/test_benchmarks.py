@@ -46,12 +46,12 @@ def test_gpu(quick, tmp_path):
 
 def test_gpu_notices_what_is_wrong(quick, monkeypatch, capsys):
     quick("gpu", "--device", "cpu", "--parts")
-    right = sys.modules["gpu"].given_loss
+    right = sys.modules["gpu_check"].given_loss
 
     def wrong(model, photos, labels, locations):
         return right(model, photos, labels, locations) * (1 + (locations.dtype == torch.float32))
 
-    monkeypatch.setattr("gpu.given_loss", wrong)
+    monkeypatch.setattr("gpu_check.given_loss", wrong)
     with pytest.raises(SystemExit):
         quick("gpu", "--device", "cpu", "--parts", "check")
     assert "loss 28: off by" in capsys.readouterr().out
