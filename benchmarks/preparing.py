@@ -34,7 +34,7 @@ from PIL import Image
 
 from stacked_ram.preparing import writing
 from stacked_ram.preparing.catalogue import Catalogue
-from stacked_ram.preparing.checks import Checked, CheckPlan
+from stacked_ram.preparing.checked import Checked, CheckPlan
 from stacked_ram.preparing.duplicates import find_duplicates, leave_out_conflicts
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pipeline import prepare

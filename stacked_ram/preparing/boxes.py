@@ -29,3 +29,24 @@ def clip_box(box: Box, width: int, height: int) -> Box | None:
     left, right = (round(min(max(x, 0.0), width), 2) for x in (box[0], box[2]))
     top, bottom = (round(min(max(y, 0.0), height), 2) for y in (box[1], box[3]))
     return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def fits_photo(box: str, raw_width: int, raw_height: int) -> Box | None:
+    """A box as the catalogue writes it (four numbers, and perhaps the size of the photo that it was
+    drawn on), in pixels; None where it belongs to a photo of another size.
+    """
+    left, top, right, bottom, *size = (float(number) for number in box.split())
+    return None if size and size != [raw_width, raw_height] else (left, top, right, bottom)
+
+
+def stored_box(
+    text: str | None, raw_width: int, raw_height: int, orientation: int, width: int, height: int
+) -> Box | None:
+    """The same box in pixels of the stored photo, upright and of its size."""
+    box = fits_photo(text, raw_width, raw_height) if text else None
+    if box is None:
+        return None
+    box = turn_box(box, raw_width, raw_height, orientation)
+    if orientation >= 5:
+        raw_width, raw_height = raw_height, raw_width
+    return scale_box(box, width / raw_width, height / raw_height)

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from stacked_ram.errors import UserError
-from stacked_ram.preparing.boxes import scale_box, turn_box
-from stacked_ram.preparing.checks import Checked, CheckPlan
+from stacked_ram.preparing.boxes import fits_photo, stored_box
+from stacked_ram.preparing.checked import Checked, CheckPlan
 from stacked_ram.preparing.large import has_vips
 from stacked_ram.preparing.names import path_text
-from stacked_ram.preparing.records import Box, CheckedRecord, EncodedPhoto, Record
+from stacked_ram.preparing.records import CheckedRecord, EncodedPhoto, Record
 
 _BATCH = 1000
 
@@ -290,7 +290,7 @@ class Catalogue:
             path = self.plan.folder / stored
             record = CheckedRecord(
                 path_text(os.fsdecode(file)), name, split, group,
-                _stored_box(box, raw_width, raw_height, turned, width, height),
+                stored_box(box, raw_width, raw_height, turned, width, height),
                 fold, path, width, height, tuple(repairs.split()),
             )  # fmt: skip
             yield record, EncodedPhoto(
@@ -318,7 +318,7 @@ class Catalogue:
     def boxes_lost(self) -> int:
         """How many boxes were drawn on a photo of another size than the one that is here."""
         return sum(
-            _fits_photo(box, width, height) is None
+            fits_photo(box, width, height) is None
             for box, width, height in self._db.execute(
                 f"SELECT p.box, c.raw_width, c.raw_height {_USABLE} AND p.box IS NOT NULL"
             )
@@ -364,21 +364,3 @@ def _to_row(checked: Checked) -> tuple:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split())
-
-
-def _fits_photo(box: str, raw_width: int, raw_height: int) -> Box | None:
-    left, top, right, bottom, *size = (float(number) for number in box.split())
-    return None if size and size != [raw_width, raw_height] else (left, top, right, bottom)
-
-
-def _stored_box(
-    text: str | None, raw_width: int, raw_height: int, orientation: int, width: int, height: int
-) -> Box | None:
-    """A source's box in pixels of the stored photo."""
-    box = _fits_photo(text, raw_width, raw_height) if text else None
-    if box is None:
-        return None
-    box = turn_box(box, raw_width, raw_height, orientation)
-    if orientation >= 5:
-        raw_width, raw_height = raw_height, raw_width
-    return scale_box(box, width / raw_width, height / raw_height)

@@ -33,26 +33,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing import large
+from stacked_ram.preparing.checked import Checked, CheckPlan, Refused
 from stacked_ram.preparing.colour import to_srgb
+from stacked_ram.preparing.damage import ends_early, has_end, unidentified
 from stacked_ram.preparing.encoding import encode_image, small_jpeg, thumbnail
-from stacked_ram.preparing.formats import formats
+from stacked_ram.preparing.formats import SUFFIXES, formats
 from stacked_ram.preparing.perceptual import look_at
 from stacked_ram.preparing.working import write_bytes
 
-SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "MPO": {".jpg", ".jpeg", ".mpo"},
-    "PNG": {".png", ".apng"},
-    "GIF": {".gif"},
-    "BMP": {".bmp", ".dib"},
-    "DIB": {".bmp", ".dib"},
-    "TIFF": {".tif", ".tiff"},
-    "WEBP": {".webp"},
-    "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
-    "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
-    "AVIF": {".avif"},
-}
-NO_FAULT = frozenset({"reduced", "reencoded"})
 MAX_FILE_BYTES = 512 * 2**20
 MIN_SIDE = 4
 _TURNS = {  # what undoes each EXIF orientation
@@ -64,71 +52,6 @@ _TURNS = {  # what undoes each EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# In compressed data 0xff is followed by 0 or a restart marker; before a marker it may repeat.
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class CheckPlan:
-    """How to check: what decides the stored bytes, and where they go.
-
-    Attributes:
-        folder: content-addressed store, a folder of the working folder.
-        short_side: pixels; 0 keeps the size.
-        quality: of JPEG.
-        max_pixels: more than this is refused.
-        keep_large: store TIFFs of tiles that training reads piece by piece as they are, of any
-            size.
-    """
-
-    folder: Path
-    short_side: int
-    quality: int
-    max_pixels: int
-    keep_large: bool = False
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What became of one file. Where `problem` is not empty it was quarantined, and the fields
-    after `preview` say nothing.
-
-    Attributes:
-        problem, detail: the word for the counts, and a line for the reader.
-        source_sha256: of the file's bytes, "" where they could not be read.
-        preview: small JPEG for the report, of a quarantined photo where any of it can be seen,
-            and of one that is not to be decoded again.
-        file: of the stored photo, relative to the plan's folder.
-        stored_bytes: its size.
-        raw_width, raw_height: in pixels, before rotation; orientation: of EXIF, 1 to 8.
-    """
-
-    problem: str = ""
-    detail: str = ""
-    source_sha256: str = ""
-    preview: bytes | None = None
-    file: str = ""
-    stored_bytes: int = 0
-    sha256: str = ""
-    raw_width: int = 0
-    raw_height: int = 0
-    orientation: int = 1
-    width: int = 0
-    height: int = 0
-    repairs: tuple[str, ...] = ()
-    phash: int = 0
-    tiny: bytes = b""
-    channel_sums: tuple[int, ...] = ()
-    channel_squares: tuple[int, ...] = ()
-
-
-class Refused(Exception):
-    """The photo goes to quarantine: the problem's word and a line for the reader."""
-
-    def __init__(self, problem: str, detail: str) -> None:
-        super().__init__(detail)
-        self.problem = problem
-        self.detail = detail
 
 
 def check_photo(source: Path, plan: CheckPlan) -> Checked:
@@ -204,9 +127,9 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
         found = re.search(r"\d+", str(error))
         raise Refused("too_many_pixels", _above(found[0] if found else "?", plan)) from error
     except UnidentifiedImageError as error:
-        raise Refused(*_unidentified(content)) from error
+        raise Refused(*unidentified(content)) from error
     except Exception as error:  # decoders raise anything at all on broken files
-        problem = "truncated" if _ends_early(error, content) else "unreadable"
+        problem = "truncated" if ends_early(error, content) else "unreadable"
         raise Refused(problem, _one_line(error)) from error
 
 
@@ -237,7 +160,7 @@ def _decode(
         if scale < 1:
             image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
     image.load()
-    if image_format in ("JPEG", "MPO") and not _has_end(content):
+    if image_format in ("JPEG", "MPO") and not has_end(content):
         raise Refused("truncated", "the end of the JPEG is missing")
     if orientation != 1:
         repairs.append("exif_rotation")
@@ -354,49 +277,6 @@ def _is_16_bit(image: Image.Image, content: bytes) -> bool:
     if image.format == "TIFF":
         return max(image.tag_v2.get(258, (8,)), default=8) > 8
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def _has_end(content: bytes) -> bool:
-    """Whether the (first) picture of a JPEG file reaches its end marker.
-
-    A file whose second half is zeros decodes without complaint, but has no end. What may follow
-    the end (a film, another picture) is not looked at, nor is a small picture within the header.
-    """
-    place = 2
-    while place + 4 <= len(content):
-        marker = _MARKER.search(content, place)
-        if marker is None:
-            return False
-        if marker[0] == b"\xff\xd9":
-            return True
-        # Every other marker that can come here begins a segment that tells its length. After the
-        # segment that begins a scan comes compressed data, where the search finds no marker.
-        start = marker.end()
-        place = start + int.from_bytes(content[start : start + 2], "big")
-    return False
-
-
-def _ends_early(error: Exception, content: bytes) -> bool:
-    words = str(error).lower()
-    if content[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in content[-16:]:
-        return True
-    return any(word in words for word in ("truncated", "unexpected end", "not enough", "eof"))
-
-
-def _unidentified(content: bytes) -> tuple[str, str]:
-    """What to say of bytes that Pillow does not take for a picture."""
-    starts = {
-        b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\x00": "TIFF",
-        b"MM\x00*": "TIFF",
-    }  # fmt: skip
-    for start, name in starts.items():
-        if content.startswith(start):
-            if len(content) < 512 or (name == "JPEG" and not _has_end(content)):
-                return "truncated", f"begins as {name} and ends after {len(content)} bytes"
-            return "unreadable", f"begins as {name}, but its header makes no sense"
-    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return "not_an_image", "HEIC cannot be read here: convert it to JPEG"
-    return "not_an_image", "none of the known photo formats"
 
 
 def _preview(content: bytes, plan: CheckPlan) -> bytes | None:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-
-import yaml
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.archive import open_source
 from stacked_ram.preparing.catalogue import Catalogue
-from stacked_ram.preparing.checks import NO_FAULT, CheckPlan
-from stacked_ram.preparing.download import OFFICIAL, download, download_folder
+from stacked_ram.preparing.checked import NO_FAULT, CheckPlan
+from stacked_ram.preparing.download import download
 from stacked_ram.preparing.duplicates import Duplicates, find_duplicates, leave_out_conflicts
 from stacked_ram.preparing.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pool import Workers, check_all
-from stacked_ram.preparing.records import SPLITS
 from stacked_ram.preparing.settling import Settled, SplitPlan, plan_splits, settle_splits
 from stacked_ram.preparing.sources import find_digits, find_source
 from stacked_ram.preparing.sources.common import Source, entries
+from stacked_ram.preparing.standing import existing, is_done
+from stacked_ram.preparing.telling import tell_download, tell_plan, tell_summary
 from stacked_ram.preparing.working import (
     PreparationFailed,
     check_place,
@@ -35,7 +33,7 @@ from stacked_ram.preparing.working import (
     restore,
     working_folder,
 )
-from stacked_ram.preparing.writing import FORMAT, DatasetWriter
+from stacked_ram.preparing.writing import DatasetWriter
 
 _PAIRS_SHOWN = 200
 _WORTH_KEEPING = ("source.done", "decoded")  # in the working folder, for the next run
@@ -52,7 +50,7 @@ def prepare(options: PrepareOptions, command: str = "") -> None:
     check_place(options.source, dest)
     existing(dest)
     if options.dry_run and options.download:
-        _tell_download(options)
+        tell_download(options)
         return
     with contextlib.ExitStack() as stack:
         working = working_folder(dest)
@@ -96,30 +94,7 @@ def _prepare_in(working: Path, options: PrepareOptions, command: str) -> None:
     if not options.dry_run:
         remove_tree(working)
     if made:
-        print_summary(options.dest)
-
-
-def existing(dest: Path) -> dict[str, object] | None:
-    """dataset.yaml of a data set that stands at DEST already, or None where DEST is free.
-
-    Raises:
-        UserError: something else stands there.
-    """
-    if not dest.exists():
-        return None
-    if dest.is_dir() and not any(dest.iterdir()):
-        return None
-    try:
-        facts = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
-        if isinstance(facts, dict) and "format" in facts:
-            listed = facts.get("kind") == "digits" or (dest / "manifest.csv").exists()
-            if listed:
-                return facts
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        pass
-    raise UserError(
-        f"DEST {dest} is there and is no prepared data set: choose another, or remove it"
-    )
+        tell_summary(options.dest)
 
 
 def _prepare_digits(
@@ -127,7 +102,7 @@ def _prepare_digits(
 ) -> bool:
     """Returns whether a data set was made."""
     files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
-    if _is_done(options, there, files):
+    if is_done(options, there, files):
         return False
     if options.dry_run:
         print(f"read as mnist: digits in {folder}")
@@ -158,10 +133,10 @@ def _prepare_photos(
 
         fingerprint += background_fingerprint(options)
     _choose(catalogue, options, root)
-    if _is_done(options, there, fingerprint):
+    if is_done(options, there, fingerprint):
         return False
     if options.dry_run:
-        _tell_plan(catalogue, source, options)
+        tell_plan(catalogue, source, options)
         return False
     plan = plan_splits(catalogue, source, options)
     _remember(options, command, fingerprint)
@@ -204,42 +179,6 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
         catalogue.keep_most(options.max_per_class)
     if options.group_pattern is not None:
         catalogue.group_by(options.group_pattern)
-
-
-def _is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerprint: str) -> bool:
-    """Whether DEST is what would be made, so that nothing is left to do.
-
-    Raises:
-        UserError: it was made in another way, and --overwrite is not given.
-    """
-    if there is None or options.overwrite:
-        return False
-    recorded = options.recorded()
-    before = there.get("options") or {}
-    other = [name for name in recorded if recorded[name] != before.get(name)]
-    if there.get("format") != FORMAT:
-        reason = f"has another format ({there.get('format')})"
-    elif other:
-        names = ", ".join("--" + name.replace("_", "-") for name in other)
-        reason = f"was made with other options ({names})"
-    elif there.get("source_fingerprint") != fingerprint:
-        reason = "was made from another source, or from this one before it changed"
-    elif (missing := _first_missing(options.dest)) is not None:
-        reason = f"has lost photos ({missing})"
-    else:
-        print(f"{options.dest}: already prepared, nothing to do")
-        return True
-    raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite")
-
-
-def _first_missing(dest: Path) -> str | None:
-    """The first photo of the manifest (or array of digits) that is not there, if any."""
-    if not (dest / "manifest.csv").exists():  # digits have none
-        arrays = (f"{split}/{name}.npy" for split in SPLITS for name in ("images", "labels"))
-        return next((path for path in arrays if not (dest / path).exists()), None)
-    with open(dest / "manifest.csv", encoding="utf-8", newline="") as file:
-        paths = (row["path"] for row in csv.DictReader(file))
-        return next((path for path in paths if not (dest / path).exists()), None)
 
 
 def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
@@ -354,43 +293,6 @@ def _pairs_to_show(found: Duplicates, settled: Settled) -> Iterator[tuple[str, i
         words += ["two labels"] if (first, second) in conflicts else []
         words += ["in two splits"] if (first, second) in leaks else []
         yield ", ".join(words), first, second
-
-
-def _tell_download(options: PrepareOptions) -> None:
-    folder = download_folder(options.download, options.dest)
-    for file in OFFICIAL[options.download]:
-        here = "is there" if (folder / file.name).exists() else "would be fetched"
-        print(f"{file.url}: {here} ({folder / file.name})")
-    print(f"then {options.dest} would be made of them")
-
-
-def _tell_plan(catalogue: Catalogue, source: Source, options: PrepareOptions) -> None:
-    counts = catalogue.class_counts()
-    todo = catalogue.to_check()
-    print(f"read as {source.layout}: {sum(counts.values())} photos in {len(counts)} classes")
-    for name, count in counts.items():
-        print(f"  {name}: {count}")
-    for note in source.notes:
-        print(f"note: {note}")
-    print(f"split: {plan_splits(catalogue, source, options).rule}")
-    print(f"{todo} photos would be checked, {sum(counts.values()) - todo} have been already")
-    print(f"would write {options.dest}; nothing was written")
-
-
-def print_summary(dest: Path) -> None:
-    """What a prepared data set holds, on standard output."""
-    facts = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
-    counts = facts["counts"]
-    totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
-    print(f"{dest}: {len(facts['classes'])} classes; {totals}")
-    print(f"read as {facts['layout']}; split: {facts['rule']}")
-    for title, key in [("repaired", "repaired"), ("not in the data set", "left_out")]:
-        if facts[key]:
-            print(f"{title}: " + ", ".join(f"{n} {word}" for word, n in facts[key].items()))
-    for note in facts["notes"]:
-        print(f"note: {note}")
-    one = "digit" if facts["kind"] == "digits" else "photo"
-    print(f"see {dest / 'report.html'}; one row a {one} in report.csv")
 
 
 def _what_to_do(error: Exception, dest: Path) -> str:

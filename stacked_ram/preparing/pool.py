@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from stacked_ram.preparing.checks import Checked, CheckPlan, check_photo
+from stacked_ram.preparing.checked import Checked, CheckPlan
+from stacked_ram.preparing.checks import check_photo
 from stacked_ram.preparing.working import PreparationFailed
 
 CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed

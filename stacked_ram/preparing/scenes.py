@@ -23,7 +23,8 @@ import numpy as np
 
 from stacked_ram.data.scenes import PIECES, Box, SceneShape, choose_others, draw_scene
 from stacked_ram.errors import UserError
-from stacked_ram.preparing.checks import SUFFIXES, CheckPlan
+from stacked_ram.preparing.checked import CheckPlan
+from stacked_ram.preparing.formats import SUFFIXES
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pool import Workers, check_all
 from stacked_ram.preparing.records import SPLITS, CheckedRecord, EncodedPhoto

@@ -16,7 +16,8 @@ from making import jpeg, picture, save
 from PIL import Image, ImageCms
 
 from stacked_ram.preparing.boxes import clip_box, scale_box, turn_box
-from stacked_ram.preparing.checks import Checked, CheckPlan, check_photo
+from stacked_ram.preparing.checked import Checked, CheckPlan
+from stacked_ram.preparing.checks import check_photo
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from making import check_sound, class_folders, run, tree_digest
 from stacked_ram.errors import UserError
 from stacked_ram.preparing import checks, pool, working, writing
 from stacked_ram.preparing.catalogue import Catalogue
-from stacked_ram.preparing.checks import CheckPlan
+from stacked_ram.preparing.checked import CheckPlan
 from stacked_ram.preparing.working import PreparationFailed, restore, working_folder
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,52 @@
+"""What the bytes of a photo say of its end, and of why it cannot be decoded."""
+
+from __future__ import annotations
+
+import re
+
+# In compressed data 0xff is followed by 0 or a restart marker; before a marker it may repeat.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+
+
+def has_end(content: bytes) -> bool:
+    """Whether the (first) picture of a JPEG file reaches its end marker.
+
+    A file whose second half is zeros decodes without complaint, but has no end. What may follow
+    the end (a film, another picture) is not looked at, nor is a small picture within the header.
+    """
+    place = 2
+    while place + 4 <= len(content):
+        marker = _MARKER.search(content, place)
+        if marker is None:
+            return False
+        if marker[0] == b"\xff\xd9":
+            return True
+        # Every other marker that can come here begins a segment that tells its length. After the
+        # segment that begins a scan comes compressed data, where the search finds no marker.
+        start = marker.end()
+        place = start + int.from_bytes(content[start : start + 2], "big")
+    return False
+
+
+def ends_early(error: Exception, content: bytes) -> bool:
+    """Whether a photo that a decoder gave up on with this error lacks its end."""
+    words = str(error).lower()
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in content[-16:]:
+        return True
+    return any(word in words for word in ("truncated", "unexpected end", "not enough", "eof"))
+
+
+def unidentified(content: bytes) -> tuple[str, str]:
+    """What to say of bytes that Pillow does not take for a picture: the problem's word, a line."""
+    starts = {
+        b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\x00": "TIFF",
+        b"MM\x00*": "TIFF",
+    }  # fmt: skip
+    for start, name in starts.items():
+        if content.startswith(start):
+            if len(content) < 512 or (name == "JPEG" and not has_end(content)):
+                return "truncated", f"begins as {name} and ends after {len(content)} bytes"
+            return "unreadable", f"begins as {name}, but its header makes no sense"
+    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "not_an_image", "HEIC cannot be read here: convert it to JPEG"
+    return "not_an_image", "none of the known photo formats"
