@@ -167,13 +167,15 @@ class Trainer:
         learner.end_epoch()
         metric = row.get(f"valid_{self.settings.metric}")
         learner.schedule.after_epoch(metric)
-        # Without a validation split there is nothing to choose by: the last epoch is the best.
-        better = metric is None or self.is_better(metric)
-        self.best = metric if better else self.best
-        self.stale = 0 if better else self.stale + 1
+        better = self.is_better(metric)
+        if better:
+            self.best, self.stale = metric, 0
+        else:
+            self.stale += 1
         if world.is_main:
-            for name in ("best.safetensors", "last.safetensors")[not better :]:
-                self.save_weights(name, row)
+            if better:
+                self.save_weights("best.safetensors", row)
+            self.save_weights("last.safetensors", row)
             write_rows(self.run.path / "metrics.csv", self.history)
             self.board.write(row, self.epoch)
             self.draw_scan_paths()
@@ -196,8 +198,9 @@ class Trainer:
     def photos_per_epoch(self) -> int:
         return self.world.size * sum(len(rows.index_B) for rows in self.loader.batches)
 
-    def is_better(self, metric: float) -> bool:
-        if self.best is None:
+    def is_better(self, metric: float | None) -> bool:
+        """Without a validation split there is nothing to choose by: the last epoch is the best."""
+        if metric is None or self.best is None:
             return True
         return metric > self.best if self.settings.metric == "accuracy" else metric < self.best
 
@@ -210,12 +213,12 @@ class Trainer:
         return max(self.history, key=lambda row: sign * row[name])
 
     def last_words(self) -> str:
-        best = "" if self.best is None else f"; best {self.settings.metric} {self.best:.4f}"
-        early = f" (stopped early: {self.stale} epochs without a better one)"
-        return (
-            f"{self.epoch} epochs trained{early if self.epoch < self.settings.epochs else ''}"
-            f"{best}: {self.run.path / 'best.safetensors'}"
-        )
+        text = f"{self.epoch} epochs trained"
+        if self.epoch < self.settings.epochs:
+            text += f" (stopped early: {self.stale} epochs without a better one)"
+        if self.best is not None:
+            text += f"; best {self.settings.metric} {self.best:.4f}"
+        return f"{text}: {self.run.path / 'best.safetensors'}"
 
     def log(self, text: str) -> None:
         if self.world.is_main:
@@ -307,13 +310,14 @@ class Trainer:
         state = checkpoint.read_state(self.run.path)
         if state is None:
             return False
-        names = {"world": "processes", "batches": "batches an epoch"}
-        now = {"world": self.world.size, "batches": len(self.loader)}
-        for name, what in names.items():
-            if state[name] != now[name]:
+        for name, what, now in (
+            ("world", "processes", self.world.size),
+            ("batches", "batches an epoch", len(self.loader)),
+        ):
+            if state[name] != now:
                 raise UserError(
-                    f"{self.run.path}: was trained with {state[name]} {what}, now there are"
-                    f" {now[name]}; start it as it was started (data set, torchrun)"
+                    f"{self.run.path}: was trained with {state[name]} {what}, now there are {now};"
+                    " start it as it was started (data set, torchrun)"
                 )
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])
