@@ -24,7 +24,7 @@ from stacked_ram.data.dataset import stratified
 from stacked_ram.errors import UserError
 from stacked_ram.viz.animation import photo_frame, pixels_of
 from stacked_ram.viz.belief import verdict
-from stacked_ram.viz.looking import as_rgb, cut, look_at
+from stacked_ram.viz.looking import as_rgb, cut, look_as_tested
 from stacked_ram.viz.sources import Split, read_file, true_shape
 from stacked_ram.viz.story import strip_figure
 
@@ -157,7 +157,7 @@ def watch(
     check_upload(path)
     photo = read_file(run, Path(path), Path(path).name)
     photo.label = None  # an upload's folder says nothing about it
-    seen = next(look_at(run.model, [photo], run.classes, num_glimpses=steps, first_location=first))
+    seen = next(look_as_tested(run, [photo], num_glimpses=steps, first_location=first))
     if least < 1:
         surest = seen.belief_TN.max(1) >= least
         seen = cut(seen, int(surest.argmax()) + 1 if surest.any() else steps)

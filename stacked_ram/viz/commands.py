@@ -19,7 +19,7 @@ from stacked_ram.viz.draw import (
     sample,
     stem,
 )
-from stacked_ram.viz.looking import Photo, Seen, look_at
+from stacked_ram.viz.looking import Photo, Seen, look_as_tested
 from stacked_ram.viz.sources import Split, photo_files, read_files
 from stacked_ram.viz.whole_set import look_at_all
 
@@ -101,7 +101,7 @@ def draw_all(drawer: Drawer, chosen: LoadedRun, photos: Sequence[Photo], options
     draw_photos(drawer, chosen, photos, separate=options.separate, **how)
     if not (options.attention or options.animate):
         return
-    seen = list(look_at(chosen.model, photos, chosen.classes, **how))
+    seen = list(look_as_tested(chosen, photos, **how))
     for one in seen:
         if options.attention:
             drawer.save(f"{stem(one.photo)}_attention", attention_figure(one, chosen.model))
@@ -128,8 +128,8 @@ def draw_compared(
     """Sheets of a few photos each."""
     pairs = list(
         zip(
-            look_at(chosen.model, photos, chosen.classes),
-            look_at(other.model, others, other.classes),
+            look_as_tested(chosen, photos),
+            look_as_tested(other, others),
             strict=True,
         )
     )

@@ -12,7 +12,7 @@ from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.data.dataset import stratified
 from stacked_ram.errors import UserError
 from stacked_ram.viz import gallery
-from stacked_ram.viz.looking import Photo, Seen, look_at
+from stacked_ram.viz.looking import Photo, Seen, look_as_tested
 from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.scan_path import scan_path_figure
 from stacked_ram.viz.sources import Split, photo_files, read_files
@@ -102,7 +102,7 @@ def draw_photos(
     num_glimpses: int | None = None,
 ) -> None:
     """One picture a photo with everything in it, or (separate) each of its parts by itself."""
-    for seen in look_at(run.model, photos, run.classes, num_glimpses=num_glimpses):
+    for seen in look_as_tested(run, photos, num_glimpses=num_glimpses):
         if separate:
             for name, figure in PARTS.items():
                 drawer.save(f"{stem(seen.photo)}_{name}", figure(seen))
@@ -118,12 +118,12 @@ def draw_whole(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
     for name, (title, choose) in gallery.CHOICES.items():
         rows = choose(whole)
         if len(rows):
-            photos = list(look_at(run.model, split.photos(rows), run.classes))
+            photos = list(look_as_tested(run, split.photos(rows)))
             drawer.save(f"gallery_{name}", gallery.gallery_figure(photos, title))
     pairs = [
         (
             f"{whole.classes[true]}, taken for {whole.classes[answer]}",
-            list(look_at(run.model, split.photos(rows), run.classes)),
+            list(look_as_tested(run, split.photos(rows))),
         )
         for true, answer, rows in gallery.confused(whole)
     ]
@@ -133,7 +133,7 @@ def draw_whole(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
 
 def draw_one_per_class(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
     rows = gallery.one_per_class(whole)
-    photos = list(look_at(run.model, split.photos(rows), run.classes))
+    photos = list(look_as_tested(run, split.photos(rows)))
     drawer.save("one_per_class", gallery.one_per_class_figure(photos))
 
 

@@ -9,11 +9,14 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.devices import autocast
 from stacked_ram.model import RAM
 from stacked_ram.retina.geometry import glimpse_boxes
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos, UnreadablePhoto
@@ -150,11 +153,13 @@ def look_at(
     *,
     num_glimpses: int | None = None,
     first_location: tuple[float, float] | None = None,
+    precision: str = "float32",
 ) -> Iterator[Seen]:
     """Look at photos, deterministically, and keep everything; in the order of the photos.
 
     Photos of one size share a batch, large ones stand alone: one that cannot be read where it is
     looked at is told of and left out. first_location: force the first glimpse there, (x, y).
+    precision: of the matrix products; answers near the edge change with it.
     """
     start = 0
     while start < len(photos):
@@ -164,10 +169,16 @@ def look_at(
             stop += 1
         part = photos[start:stop]
         try:
-            yield from look_at_batch(model, part, classes, num_glimpses, first_location)
+            yield from look_at_batch(model, part, classes, num_glimpses, first_location, precision)
         except UnreadablePhoto as error:
             log.warning("left out: %s", error)
         start = stop
+
+
+def look_as_tested(run: LoadedRun, photos: Sequence[Photo], **how: Any) -> Iterator[Seen]:
+    """As `look_at`, in the precision in which the run was trained and is tested."""
+    precision = run.config.training.precision
+    return look_at(run.model, photos, run.classes, precision=precision, **how)
 
 
 def batch_key(photo: Photo) -> tuple[int, ...]:
@@ -190,13 +201,15 @@ def look_at_batch(
     classes: Sequence[str],
     num_glimpses: int | None = None,
     first_location: tuple[float, float] | None = None,
+    precision: str = "float32",
 ) -> list[Seen]:
     """As `look_at`, for photos of one size."""
     ready = ready_for(model, photos)
-    if first_location is None:
-        trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
-    else:
-        trace = look_from(model, ready, first_location, num_glimpses)
+    with autocast(ready.device, precision):
+        if first_location is None:
+            trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
+        else:
+            trace = look_from(model, ready, first_location, num_glimpses)
     glance_BCHW = None if model.glance is None else ready.resized(model.config.glance)
     maps = model.levels[0].retina.view(ready).surfaces if model.levels[0].retina.maps else None
     seen = []
@@ -240,7 +253,7 @@ def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> See
     return Seen(
         photo=photo,
         classes=tuple(classes),
-        belief_TN=numpy(trace.logits_BTN[row].softmax(1)),
+        belief_TN=numpy(trace.logits_BTN[row].float().softmax(1)),
         locations_TS2=numpy(trace.locations_BTS2[row]),
         surfaces=[
             Surface(
@@ -252,7 +265,7 @@ def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> See
             )
             for level in range(trace.boxes_BTSK4.shape[2])
         ],
-        glance_belief_N=None if glance is None else numpy(glance[row].softmax(0)),
+        glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
         weights_TR=None if weights is None else numpy(weights[row]),
         means_TS2=numpy(trace.means_BTS2[row]),
         chosen_T=trace.chosen_T,

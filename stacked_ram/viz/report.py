@@ -29,7 +29,7 @@ from stacked_ram.runs import now, write_atomically
 from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs
 from stacked_ram.viz.boxes import view_of
-from stacked_ram.viz.looking import Photo, Seen, Surface, look_at
+from stacked_ram.viz.looking import Photo, Seen, Surface, look_as_tested
 from stacked_ram.viz.overview import chosen_places, class_order, density_of
 from stacked_ram.viz.sources import Split, photo_files, read_files
 from stacked_ram.viz.style import step_colours
@@ -100,7 +100,7 @@ def page(
     """The file's content, its photos as large as the whole may be."""
     if not photos:
         raise UserError("--report: no photos to show")
-    seen = list(look_at(run.model, photos, run.classes, num_glimpses=num_glimpses))
+    seen = list(look_as_tested(run, photos, num_glimpses=num_glimpses))
     about = facts(run, seen, whole, galleries, split)
     room = LARGEST * max(1.0, len(seen) / 100)
     for side in SIDES:

@@ -13,6 +13,7 @@ import torch
 from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
+from stacked_ram.devices import autocast
 from stacked_ram.trace import Trace
 from stacked_ram.viz.looking import numpy
 from stacked_ram.viz.sources import Split
@@ -82,7 +83,8 @@ class WholeSet:
 
 @torch.inference_mode()
 def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
-    """One deterministic pass over a split, from which photos that cannot be read are taken out."""
+    """One deterministic pass over a split, in the precision in which it is tested. Photos that
+    cannot be read are taken out of the split."""
     model = run.model
     left_out = LeftOut(split.dataset)
     decided: tuple[bool, ...] = ()
@@ -90,10 +92,11 @@ def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
     split.loader.set_epoch(0)
 
     def look(batch: Batch) -> Trace:
-        return model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+        with autocast(run.device, run.config.training.precision):
+            return model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
 
     for batch, trace in left_out.each(split.loader, look):
-        belief_BTN = trace.logits_BTN.softmax(2)
+        belief_BTN = trace.logits_BTN.float().softmax(2)
         labels_B11 = batch.labels_B[:, None, None].expand(-1, belief_BTN.shape[1], 1)
         sure_BT, answers_BT = belief_BTN.max(2)
         boxes_B4, sizes_B2 = numpy(batch.boxes_B4), numpy(batch.sizes_B2)

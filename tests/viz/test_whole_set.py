@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from small_runs import save_run
 
+from stacked_ram import looks
 from stacked_ram.attention.choice import region_centres
 from stacked_ram.checkpoint import load_run
 from stacked_ram.viz import gallery
 from stacked_ram.viz.compare import telling
+from stacked_ram.viz.looking import look_as_tested
 from stacked_ram.viz.overview import chosen_places, density_of
 from stacked_ram.viz.sources import Split
 from stacked_ram.viz.whole_set import WholeSet, inside, look_at_all, warnings
@@ -129,3 +131,17 @@ def test_telling_photos_are_those_that_only_one_model_gets_right():
     rows = telling(one, other, 4)
     assert (one.right_N[rows] != other.right_N[rows]).all()
     np.testing.assert_array_equal(one.right_N[rows], [True, False, True, False])
+
+
+def test_pictures_say_what_the_test_says(photos, tmp_path):
+    run = load_run(save_run(tmp_path, photos, 3, precision="bf16"), "cpu")
+    split = Split(run, "test", None)
+    try:
+        one = look_at_all(run, split)
+        drawn = list(look_as_tested(run, split.photos(np.arange(len(one.labels_N)))))
+        tested = looks.look_at(run.model, split.loader, precision="bf16")
+    finally:
+        split.close()
+    beliefs = [seen.belief_TN[-1, seen.photo.label] for seen in drawn]
+    np.testing.assert_allclose(one.true_NT[:, -1], beliefs, atol=1e-6)
+    np.testing.assert_allclose(one.true_NT[:, -1], np.exp(-tested.loss_N), atol=1e-6)
