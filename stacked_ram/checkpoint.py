@@ -8,6 +8,7 @@ whole or not at all, with a digest (a state's in its name) that reading verifies
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -220,9 +221,12 @@ def checksum(content: bytes) -> str:
 
 
 def state_files(folder: Path) -> list[Path]:
-    """Training states, newest first."""
-    files = folder.glob("state-*.pt")
-    return sorted(files, key=lambda path: (path.name.split("-")[1], path.stat().st_mtime_ns))[::-1]
+    """Training states, newest first; one that its run removes meanwhile is left out."""
+    found = []
+    for path in folder.glob("state-*.pt"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.name.split("-")[1], path.stat().st_mtime_ns, path))
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

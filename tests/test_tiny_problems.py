@@ -43,7 +43,7 @@ PROBLEMS = {
     "categorical": (dict(CELLS, retina="dense"), {}),
     "conv": (CELLS, {}),
     "gaussian_map": (dict(MARKER, policy_reads="map"), {}),
-    "glance_core": (dict(MARKER, **WIDE, retina="dense") | dict(num_glimpses=4), {}),
+    "glance_core": (dict(MARKER, **WIDE) | dict(num_glimpses=4), {}),
     "glance_location": (dict(MARKER, glance_starts="location"), {}),
     "soft": (dict(MARKER, **WIDE, attention="soft"), dict(estimator="reinforce", rollouts=1)),
     "stack_conv": (dict(CELLS, stack="conv", num_levels=2, patch_size=4), {}),
