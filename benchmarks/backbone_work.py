@@ -18,9 +18,7 @@ beside one batch for all. With one thread the time is that of the processor.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +28,7 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from turns import medians
 
 from stacked_ram.build import build_model
 from stacked_ram.config import ModelConfig, TrainingConfig
@@ -80,19 +79,6 @@ def main() -> None:
     one, many = seconds["one batch for all"], seconds["a batch a glimpse"]
     print(f"\n{steps} glimpses at known places, forward and backward: a batch a glimpse"
           f" {many:.3f} s, one batch for all {one:.3f} s, ratio {many / one:.2f}")  # fmt: skip
-
-
-def medians(works: dict[str, Callable], rounds: int, threads: int) -> dict[str, float]:
-    """Median seconds of each, taking turns, after one warm-up."""
-    clock = time.process_time if threads == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name, work in works.items():
-            begun = clock()
-            work()
-            if turn:
-                times[name].append(clock() - begun)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def made_photos(folder: Path, count: int) -> list[Path]:

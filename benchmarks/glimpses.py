@@ -18,13 +18,12 @@ time is that of the processor, which a shared machine disturbs less; with more i
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import repository  # noqa: F401
 import torch
 from peers import PeerRAM
+from turns import medians
 
 from stacked_ram.build import build_model
 from stacked_ram.config import ModelConfig, TrainingConfig
@@ -97,19 +96,6 @@ def kernel(pixels, setting) -> Callable[[], None]:
                 photos.patches(locations_R2, geometry)
 
     return run
-
-
-def medians(works: dict[str, Callable[[], None]], rounds: int, threads: int) -> dict[str, float]:
-    """Median seconds of each, taking turns."""
-    clock = time.process_time if threads == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 2):
-        for name, work in works.items():
-            start = clock()
-            work()
-            if turn >= 2:  # the first two are warm-up
-                times[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:

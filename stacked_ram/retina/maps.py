@@ -14,6 +14,7 @@ from torch.nn import functional
 from stacked_ram.config import nearest
 from stacked_ram.errors import UserError
 from stacked_ram.retina.backbone import as_rgb, load_weights
+from stacked_ram.retina.depthwise import fast_depthwise
 from stacked_ram.retina.patches import Photos
 
 
@@ -101,6 +102,7 @@ class BackboneMaps(nn.Module):
         )
         kept = self.network.model.state_dict()
         self.network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
+        fast_depthwise(self.network)
         if frozen:
             self.network.requires_grad_(False).eval()
         widths = [channels, *self.network.feature_info.channels()]

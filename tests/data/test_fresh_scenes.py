@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rectangles import checked_rectangles
 from small_sets import config_of, loader_of
 
 from stacked_ram.data.dataset import open_dataset
@@ -20,23 +21,11 @@ from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.records import CheckedRecord
 from stacked_ram.preparing.scenes import prepare_scenes, scene_task
 
-MAGENTA = (255, 0, 255)
-SIZES = {"tall": (30, 60), "wide": (60, 30), "square": (45, 45)}
-
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[CheckedRecord]:
     """Magenta rectangles: a class has its own proportions."""
-    folder = tmp_path_factory.mktemp("checked")
-    made = []
-    for number in range(30):
-        name = list(SIZES)[number % 3]
-        split = {0: "valid", 1: "test"}.get(number // 3, "train")
-        file = folder / f"{number}.png"
-        Image.new("RGB", SIZES[name], MAGENTA).save(file)
-        source = f"{name}/{number}.png"
-        made.append(CheckedRecord(source, name, split, "", None, None, file, *SIZES[name], ()))
-    return made
+    return checked_rectangles(tmp_path_factory.mktemp("checked"), 30)
 
 
 @pytest.fixture(scope="module")

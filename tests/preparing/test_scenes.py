@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rectangles import MAGENTA, SIZES, checked_rectangles
 
 from stacked_ram.data.scenes import SceneShape, compose_scene
 from stacked_ram.errors import UserError
@@ -15,10 +16,7 @@ from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.records import CheckedRecord
 from stacked_ram.preparing.scenes import find_backgrounds, prepare_scenes
 
-MAGENTA = (255, 0, 255)
 SHAPE = SceneShape(height=72, width=96)
-# each class has its own proportions, so that these would tell if they got out of the box
-SIZES = {"tall": (30, 60), "wide": (60, 30), "square": (45, 45)}
 
 
 def texture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -54,19 +52,7 @@ def background(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[CheckedRecord]:
-    folder = tmp_path_factory.mktemp("checked")
-    made = []
-    for number in range(24):
-        name = list(SIZES)[number % 3]
-        split = {0: "valid", 1: "test"}.get(number // 3, "train")
-        file = folder / f"{number}.png"
-        Image.new("RGB", SIZES[name], MAGENTA).save(file)
-        made.append(
-            CheckedRecord(
-                f"{name}/{number}.png", name, split, "", None, None, file, *SIZES[name], ()
-            )
-        )
-    return made
+    return checked_rectangles(tmp_path_factory.mktemp("checked"), 24)
 
 
 def options_for(dest: Path, background: Path | None, **given) -> PrepareOptions:
