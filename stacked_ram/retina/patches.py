@@ -2,9 +2,10 @@
 
 Two ways to the same averages, both exact, both zero outside the photo:
 
-- Cells of whole pixels at whole positions, in photos that are not large: sliding sums. For every
-  cell size s, a map holds the sum of the s x s pixels that start at each place, made once a photo.
-  A patch pixel is then one number of a map, and all patches of all rows are one index_select.
+- Cells of whole pixels at whole positions. uint8 photos in a processor's memory are read by a
+  compiled loop (compiled.py); others, if they are not large, by sliding sums: for every cell size
+  s, a map holds the sum of the s x s pixels that start at each place, made once a photo. A patch
+  pixel is then one number of a map, and all patches of all rows are one index_select.
 - Anything else: the pixels of each box, multiplied by their shares in the cells. Nothing is made
   for the whole photo, and gradients reach the locations.
 
@@ -13,16 +14,17 @@ B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P pat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
+from stacked_ram.retina.compiled import can_read, cell_averages
 from stacked_ram.retina.geometry import GlimpseGeometry, Placing
 from stacked_ram.retina.sliding_sums import read, sliding_sums
 from stacked_ram.retina.windows import share_inside, window_averages
 
-CONTIGUOUS = torch.contiguous_format
 SLIDING_PIXELS = 2**18  # above this, work that grows with the photo is not worth its while
 
 
@@ -97,9 +99,9 @@ class Photos:
             raise ValueError(
                 f"{locations_R2.shape[0]} locations do not share out over {self.batch_size} photos"
             )
-        height, width = self.pixels_BCHW.shape[2:]
-        sliding = geometry.whole_cells and height * width <= SLIDING_PIXELS
-        read = self._whole_cells if sliding else self._any_cells
+        small = math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
+        whole = geometry.whole_cells and (small or can_read(self.pixels_BCHW))
+        read = self._whole_cells if whole else self._any_cells
         return read(locations_R2, geometry).to(dtype or self._default_dtype())
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
@@ -139,36 +141,70 @@ class Photos:
     # Cells of whole pixels ------------------------------------------------------------------
 
     def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
-        cells, rows = geometry.whole_cells, locations_R2.shape[0]
-        placing = self._placing(locations_R2, geometry)
+        cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
+        corners_RK2 = self._placing(locations_R2, geometry).left_top(locations_R2.detach())
+        scales_KC, means = self._once(
+            ("norm", geometry, rows), lambda: self._norm_of_cells(geometry, rows)
+        )
+        if can_read(self.pixels_BCHW):
+            pixels_BCHW = self._once(("pixels",), self.pixels_BCHW.contiguous)
+            patches = cell_averages(pixels_BCHW, corners_RK2, cells, scales_KC, size)
+            patches = patches.view(rows, len(cells), size, -1)
+        else:
+            scales_K1Q = scales_KC.repeat(1, size).unsqueeze(1)
+            patches = self._cell_sums(corners_RK2, geometry) * scales_K1Q
+        if means is not None:
+            edges_2RKE = (self._whole(corners_RK2, geometry) + means.edges_1KE).clamp_(min=0)
+            edges_2RKE = edges_2RKE.clamp_max_(means.limits_2R11).to(patches.dtype)
+            inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
+            inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
+            inside_x_RK1Q = inside_x_RK1P.repeat_interleave(self.channels, 3)
+            taken_RK1Q = inside_x_RK1Q * means.means_K1Q
+            patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
+        return patches.view(rows, len(cells), size, size, self.channels).movedim(4, 2)
+
+    def _norm_of_cells(
+        self, geometry: GlimpseGeometry, rows: int
+    ) -> tuple[torch.Tensor, _Means | None]:
+        """What sums of cells are multiplied by, K x C, and what is taken away then."""
+        cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
+        cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
+        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+        shares_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
+        scales_C, means_C = self._normalisation()
+        scales_KC = shares_KC if scales_C is None else shares_KC * scales_C
+        if means_C is None:
+            return scales_KC, None
+        counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
+        return scales_KC, _Means(
+            means_K1Q=(shares_KC * means_C).repeat(1, size).unsqueeze(1),
+            edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
+            limits_2R11=self._sizes_R2(rows).flip(1).to(torch.int32).T[:, :, None, None],
+        )
+
+    def _whole(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
+        """Corners as integers, 2 x R x K x 1. Far outside is fully outside: the bound keeps them
+        small."""
+        rim = max(geometry.whole_cells)
+        bound = float(max(self.pixels_BCHW.shape[2:]) + (geometry.patch_size + 1) * rim)
+        corners_2RK = corners_RK2.clamp(-bound, bound).to(torch.int32).permute(2, 0, 1)
+        return corners_2RK.contiguous().unsqueeze(3)
+
+    def _cell_sums(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
+        """The sum of every cell, R x K x P x (P * C), from the maps of sliding sums."""
+        cells, rows = geometry.whole_cells, corners_RK2.shape[0]
         sums_NC = self._once(
             ("sums", cells), lambda: sliding_sums(self.pixels_BCHW, cells).flatten(0, 1)
         )
         index = self._once(
             ("index", geometry, rows), lambda: self._index(geometry, rows, len(sums_NC))
         )
-        # Far outside is fully outside: the bound keeps the integers small.
-        corners_RK2 = placing.left_top(locations_R2.detach()).clamp_(-index.bound, index.bound)
-        corners_2RK = corners_RK2.permute(2, 0, 1).to(torch.int32, memory_format=CONTIGUOUS)
-        corners_2RK1 = corners_2RK.unsqueeze(3)
         # All cells of a patch as one dimension: long runs for the arithmetic.
-        x_RKA, y_RKA = (
-            (corners_2RK1 + index.cells_21KA).clamp_(min=-index.rim).clamp_max_(index.ends_2111)
-        )
+        starts_2RKA = self._whole(corners_RK2, geometry) + index.cells_21KA
+        x_RKA, y_RKA = starts_2RKA.clamp_(min=-max(cells)).clamp_max_(index.ends_2111)
         places_RKA = torch.add(x_RKA, y_RKA, alpha=index.stride) + index.bases_RK1
         sums_NC, self._prepared["sums", cells] = read(sums_NC, places_RKA.view(-1))
-        size = geometry.patch_size
-        patches = sums_NC.view(rows, len(cells), size, -1) * index.scales_K1Q
-        if index.means_K1Q is not None:
-            edges_2RKE = (corners_2RK1 + index.edges_1KE).clamp_(min=0)
-            edges_2RKE = edges_2RKE.clamp_max_(index.limits_2R11).to(patches.dtype)
-            inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
-            inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
-            if self.channels > 1:
-                inside_x_RK1P = inside_x_RK1P.repeat_interleave(self.channels, 3)
-            taken_RK1Q = inside_x_RK1P * index.means_K1Q
-            patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
-        return patches.view(rows, len(cells), size, size, self.channels).movedim(4, 2)
+        return sums_NC.view(rows, len(cells), geometry.patch_size, -1)
 
     def _index(self, geometry: GlimpseGeometry, rows: int, places: int) -> _Index:
         cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
@@ -186,32 +222,13 @@ class Photos:
             + (rim * stride + rim)
         )
         cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
-        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
-        shares_K1 = (cells_K1 * cells_K1).to(work).reciprocal()
-
-        def of_cells(values_C: torch.Tensor | None) -> torch.Tensor:
-            if values_C is None:  # the same for all channels
-                return shares_K1.unsqueeze(1)
-            values_KC = shares_K1 * values_C
-            return (values_KC.repeat(1, size) if self.channels > 1 else values_KC).unsqueeze(1)
-
-        scales_C, means_C = self._normalisation()
-        edges_KE = cells_K1 * count(size + 1, torch.int32)
-        across_KA, down_KA = (
-            edges_KE[:, :-1].repeat(1, size),
-            edges_KE[:, :-1].repeat_interleave(size, 1),
-        )
+        starts_KP = cells_K1 * count(size, torch.int32)
+        across_KA, down_KA = starts_KP.repeat(1, size), starts_KP.repeat_interleave(size, 1)
         return _Index(
-            bound=float(max(height, width) + (size + 1) * rim),
             cells_21KA=torch.stack([across_KA, down_KA]).unsqueeze(1),
-            rim=rim,
             ends_2111=_vector((width, height), pixels, torch.int32).view(2, 1, 1, 1),
             stride=stride,
             bases_RK1=bases_RK.unsqueeze(2),
-            scales_K1Q=of_cells(scales_C),
-            means_K1Q=None if means_C is None else of_cells(means_C),
-            edges_1KE=edges_KE.unsqueeze(0),
-            limits_2R11=self._sizes_R2(rows).flip(1).to(torch.int32).T[:, :, None, None],
         )
 
     # Any cells ------------------------------------------------------------------------------
@@ -261,19 +278,22 @@ class Photos:
         return scales_C, means_C
 
 
+class _Means(NamedTuple):
+    """What is taken from the averages of whole cells where the photo is, for one geometry and
+    number of rows."""
+
+    means_K1Q: torch.Tensor  # Q: P * C
+    edges_1KE: torch.Tensor  # E: P + 1, the edges of the cells from the corner
+    limits_2R11: torch.Tensor
+
+
 class _Index(NamedTuple):
     """What turns corners into places in the sliding sums, for one geometry and number of rows."""
 
-    bound: float
     cells_21KA: torch.Tensor  # A: P * P, where each cell starts across and down from the corner
-    rim: int
     ends_2111: torch.Tensor
     stride: int
     bases_RK1: torch.Tensor
-    scales_K1Q: torch.Tensor  # Q: P * C, or 1 for one channel
-    means_K1Q: torch.Tensor | None
-    edges_1KE: torch.Tensor  # E: P + 1, the edges of the cells from the corner
-    limits_2R11: torch.Tensor
 
 
 def _vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

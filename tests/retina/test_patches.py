@@ -9,7 +9,8 @@ import torch
 from torch.autograd import gradcheck
 
 from stacked_ram.errors import UserError
-from stacked_ram.retina import patches, windows
+from stacked_ram.retina import compiled, patches, windows
+from stacked_ram.retina.compiled import can_read
 from stacked_ram.retina.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.retina.patches import Photos
 
@@ -188,12 +189,41 @@ def test_prepared_photos_give_the_same_the_second_time_and_for_a_selection():
         assert torch.allclose(again, first[index], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in GEOMETRIES if name.startswith(("wh", "wi", "on"))]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mean", [None, [0.4, 0.5, 0.1]], ids=["raw", "normalised"])
+def test_the_compiled_loop_and_the_sliding_sums_agree_to_the_last_bit(
+    name, channels, mean, monkeypatch
+):
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(11)
+    pixels, sizes = padded(
+        photos_of([(13, 17), (9, 6), (11, 11)], channels, torch.uint8, generator)
+    )
+    locations, geometry = torch.tensor(LOCATIONS), GEOMETRIES[name]
+    mean = mean and mean[:channels]
+
+    def read(pixels_BCHW):
+        return Photos(pixels_BCHW, sizes, mean).patches(locations, geometry)
+
+    assert can_read(pixels)
+    by_the_loop = read(pixels)
+    lying_otherwise = read(pixels.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(by_the_loop, lying_otherwise)
+    monkeypatch.setattr(compiled, "_compiled", lambda: None)  # as where numba is missing
+    assert not can_read(pixels)
+    assert torch.equal(by_the_loop, read(pixels))
+
+
 def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monkeypatch):
     generator = torch.Generator().manual_seed(8)
     pixels, sizes = padded(photos_of([(130, 170), (90, 60)], 3, torch.uint8, generator))
     geometry, locations = GlimpseGeometry(20, 3), torch.tensor(LOCATIONS[:4])
     by_sums = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
     monkeypatch.setattr(patches, "SLIDING_PIXELS", 0)
+    monkeypatch.setattr(patches, "can_read", lambda pixels_BCHW: False)
     monkeypatch.setattr(patches, "sliding_sums", None)
     monkeypatch.setitem(windows.CHUNK, "cpu", 1)
     by_windows = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
