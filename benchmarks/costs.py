@@ -1,23 +1,36 @@
-"""What each preset costs: parameters, and GMACs of a photo by torch's counter, in one table.
+"""What each preset costs, in one table: parameters, GMACs of a photo by torch's counter, photos/s
+of training and of looking at photos (test, predict), and the memory that training takes.
 
-    python benchmarks/costs.py [--out results/tables/preset_costs.csv]
+    python benchmarks/costs.py [--quick] [--threads 1] [--out results/tables/preset_costs.csv]
 
-No weights are loaded and no data set is needed; the photo is as large as the preset says:
-photo_size, 4:3 photos of short_side, or the digits' canvas.
+No weights are loaded and no data set is needed: random photos as large as the preset says
+(photo_size, 4:3 photos of short_side, or the digits' canvas) lie in memory, in batches of the
+preset's size. Each preset is a process of its own. Training is whole steps (glimpses, gradients,
+optimiser; nothing kept from epoch to epoch); the memory is what the resident memory grows by at
+most (Linux). A preset whose photos are read piece by piece is measured on photos in memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas
 import repository  # noqa: F401
+import torch
+from memory import resident
+from turns import medians
 
 from stacked_ram.build import build_model
 from stacked_ram.config import Config, load_config
 from stacked_ram.cost import count_parameters, photo_cost
+from stacked_ram.devices import autocast
+from stacked_ram.learning import learning_passes
+from stacked_ram.optimisation import make_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = {
@@ -49,7 +62,7 @@ def photo_shape(config: Config) -> tuple[int, int, int]:
     return 1, side, side
 
 
-def row(name: str, config: Config) -> dict[str, object]:
+def row(name: str, config: Config, rounds: int, threads: int) -> dict[str, object]:
     channels, height, width = photo_shape(config)
     model = build_model(
         config.model,
@@ -71,17 +84,72 @@ def row(name: str, config: Config) -> dict[str, object]:
         "gmacs_per_glimpse": round(cost.per_glimpse, 6),
         "gmacs_core_per_glimpse": round(cost.core, 6),
         "gmacs_total": round(cost.total, 6),
+        **speed(model, config, (channels, height, width), rounds, threads),
+    }
+
+
+def speed(model, config: Config, shape: tuple[int, int, int], rounds: int, threads: int) -> dict:
+    """Photos/s and peak megabytes on random photos of this shape."""
+    settings = config.training
+    photos = settings.batch_size
+    pixels = torch.randint(0, 256, (photos, *shape), dtype=torch.uint8)
+    labels = torch.randint(0, model.num_classes, (photos,))
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, settings)
+    device = torch.device("cpu")
+
+    def train() -> None:
+        model.train()
+        with autocast(device, settings.precision):
+            losses = next(learning_passes(model, model.photos(pixels), labels, settings))
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def look() -> None:
+        model.eval()
+        with torch.no_grad(), autocast(device, settings.precision):
+            model(model.photos(pixels))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
+    train()
+    train()
+    memory = resident("VmHWM") - before
+    seconds = medians({"train": train, "look": look}, rounds, threads)
+    return {
+        "batch": photos,
+        "precision": settings.precision,
+        "train_photos_per_s": round(photos / seconds["train"], 1),
+        "look_photos_per_s": round(photos / seconds["look"], 1),
+        "train_memory_mb": round(memory),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two small presets, a step of each")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--out", type=Path, help="CSV to write as well")
+    parser.add_argument("--preset", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    table = pandas.DataFrame(
-        [row(path.stem, load_config(path)) for path in sorted(CONFIGS.glob("*.yaml"))]
-    )
-    print(table.to_string(index=False))
+    rounds = 1 if options.quick else 5
+    if options.preset:
+        torch.manual_seed(0)
+        torch.set_num_threads(options.threads)
+        config = load_config(CONFIGS / f"{options.preset}.yaml")
+        print(json.dumps(row(options.preset, config, rounds, options.threads)))
+        return
+    names = ["demo", "mnist"] if options.quick else sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+    flags = ["--threads", str(options.threads), *(["--quick"] if options.quick else [])]
+    rows = []
+    for name in names:
+        command = [sys.executable, __file__, "--preset", name, *flags]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        rows.append(json.loads(done.stdout))
+    table = pandas.DataFrame(rows)
+    print(f"{options.threads} thread(s)\n{table.to_string(index=False)}")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(options.out, index=False)

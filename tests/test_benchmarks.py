@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 
@@ -55,6 +56,14 @@ def test_gpu_notices_what_is_wrong(quick, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         quick("gpu", "--device", "cpu", "--parts", "check")
     assert "loss 28: off by" in capsys.readouterr().out
+
+
+def test_costs(quick, tmp_path):
+    printed = quick("costs", "--out", str(tmp_path / "costs.csv"))
+    table = pandas.read_csv(tmp_path / "costs.csv")
+    assert list(table.preset) == ["demo", "mnist"] and all(n in printed for n in table.preset)
+    for column in ("train_photos_per_s", "look_photos_per_s", "gmacs_total"):
+        assert (table[column] > 0).all()
 
 
 def test_backbone_work(quick):
