@@ -141,17 +141,10 @@ def build_what(config: ModelConfig, channels: int, backbone: Backbone | None) ->
 
 
 def build_attention(config: ModelConfig, glance: Glance | None) -> nn.Module:
-    state = config.core_size
+    state, regions = config.core_size, config.regions
+    region_features = glance.region_features if config.reads_map else None
     if config.attention == "soft":
-        return SoftAttention(state, region_features=glance.region_features, regions=config.regions)
+        return SoftAttention(state, region_features=region_features, regions=regions)
     if config.policy == "categorical":
-        return CategoricalPolicy(
-            state, region_features=glance.region_features, regions=config.regions
-        )
-    reads_map = config.policy_reads == "map"
-    return GaussianPolicy(
-        state,
-        config.std,
-        region_features=glance.region_features if reads_map else None,
-        regions=config.regions,
-    )
+        return CategoricalPolicy(state, region_features=region_features, regions=regions)
+    return GaussianPolicy(state, config.std, region_features=region_features, regions=regions)

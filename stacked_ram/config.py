@@ -138,7 +138,8 @@ class ModelConfig:
     """How the next location is chosen: sampled from a policy (REINFORCE), or the expected centre
     of softly weighted regions (back-propagation)."""
     policy: Literal["gaussian", "categorical"] = "gaussian"
-    """Hard attention: a Gaussian around a mean, or one of the cells of the glance's map."""
+    """Hard attention: a Gaussian around a mean, or one of the cells of a grid: those of the
+    glance's map or, without a glance, told from the core's state alone."""
     std: float = 0.15
     """Standard deviation of the Gaussian policy, in units of location (the photo is 2 wide)."""
     std_end: float | None = None
@@ -175,9 +176,8 @@ class ModelConfig:
     @property
     def reads_map(self) -> bool:
         """Whether the attention reads the glance's feature map, not the core's state alone."""
-        return (
-            self.attention == "soft" or self.policy == "categorical" or self.policy_reads == "map"
-        )
+        by_cells = self.policy == "categorical" and self.glance is not None
+        return self.attention == "soft" or by_cells or self.policy_reads == "map"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,8 @@ def check_model(model: ModelConfig) -> None:
         "attention soft weighs the regions of a context image; set glance: (height, width)",
     )
     check(
-        not (model.attention == "hard" and model.reads_map and model.glance is None),
-        "policy categorical, policy_reads map: they read the glance's map; set glance",
+        not (model.policy_reads == "map" and model.glance is None),
+        "policy_reads map: there is no map without a glance; set glance",
     )
     check(
         model.start_size == 1 or (model.attention == "soft" and model.patch_unit == "pixels"),

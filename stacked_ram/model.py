@@ -21,6 +21,7 @@ Notable features
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -174,6 +175,9 @@ class RAM(nn.Module):
         states = [level.core.start(rows, self.classifier.weight) for level in self.levels]
         outs = [self.classifier.weight.new_zeros(rows, self.config.core_size) for _ in self.levels]
         looking = Looking(views, states, outs)
+        if self.config.attention == "hard" and self.config.policy == "categorical":
+            shape = rows, len(self.levels), math.prod(self.config.regions)
+            looking.visited_RSR = torch.zeros(shape, dtype=torch.bool, device=photos.device)
         if self.glance is None:
             return looking, None
         vector, context = self.glance(photos)
@@ -183,9 +187,6 @@ class RAM(nn.Module):
         looking.contexts = [
             context.read_by(level.attention).repeat(rollouts) for level in self.levels
         ]
-        if self.config.attention == "hard" and self.config.policy == "categorical":
-            shape = rows, len(self.levels), context.regions_BRD.shape[1]
-            looking.visited_RSR = torch.zeros(shape, dtype=torch.bool, device=photos.device)
         if self.first_out is not None:
             looking.hint_RD = self.first_out(vector)
             return looking, None

@@ -38,8 +38,8 @@ WRONG_MODELS = {
         dict(attention="soft", policy_reads="map", **GLANCE),
     ],
     "glance": [
-        dict(policy="categorical"),
         dict(policy_reads="map"),
+        dict(policy="categorical", policy_reads="map"),
         dict(glance=(0, 10)),
         dict(glance_starts="location"),
         dict(glance_starts="location", **GLANCE),

@@ -88,7 +88,8 @@ class GaussianPolicy(nn.Module):
 
 
 class CategoricalPolicy(nn.Module):
-    """The cells of the glance's map, each scored from its feature and the state by one network.
+    """The cells of a grid: of the glance's map, each scored from its feature and the state by one
+    network; or, with no map to read, all of them from the state alone.
 
     A visited cell is not drawn again (until all have been).
     """
@@ -97,14 +98,23 @@ class CategoricalPolicy(nn.Module):
         self,
         state_features: int,
         *,
-        region_features: int,
+        region_features: int | None,
         regions: tuple[int, int],
         hidden: int = 128,
     ):
         super().__init__()
         rows, columns = regions
-        self.scorer = RegionScorer(region_features, state_features, hidden)
-        nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
+        if region_features is not None:
+            self.scorer = RegionScorer(region_features, state_features, hidden)
+            last = self.scorer.score
+        else:
+            self.layers = nn.Sequential(
+                Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, rows * columns)
+            )
+            last = self.layers[-1]
+            nn.init.zeros_(last.bias)
+        self.reads_map = region_features is not None
+        nn.init.normal_(last.weight, std=0.01)  # every cell alike at the start
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)
 
@@ -117,13 +127,16 @@ class CategoricalPolicy(nn.Module):
     def forward(
         self,
         state_BD: Tensor,
-        context: Context,
+        context: Context | None,
         sample: bool,
         given_B2: Tensor | None = None,
         generator: torch.Generator | None = None,
         visited_BR: Tensor | None = None,
     ) -> Choice:
-        scores_BR = self.scorer(context, state_BD)
+        if self.reads_map:
+            scores_BR = self.scorer(context, state_BD)
+        else:
+            scores_BR = self.layers(state_BD).float()
         if visited_BR is not None:
             blocked = visited_BR & ~visited_BR.all(1, keepdim=True)
             scores_BR = scores_BR.masked_fill(blocked, float("-inf"))
