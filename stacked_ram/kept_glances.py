@@ -22,9 +22,9 @@ from torch import Tensor
 from stacked_ram.checkpoint import digest
 from stacked_ram.config import Config
 from stacked_ram.data.assemble import augments, kept_sizes
+from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.cache import PhotoCache, make_room, open_cache
-from stacked_ram.data.loader import Loader
 from stacked_ram.devices import autocast
 from stacked_ram.model import RAM
 from stacked_ram.retina.patches import Photos

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.data.loader import Loader
 from stacked_ram.devices import autocast, seed_everything
 from stacked_ram.trace import Trace
 

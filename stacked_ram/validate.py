@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from stacked_ram.averages import Averages
 from stacked_ram.config import TrainingConfig
+from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.data.loader import Loader
 from stacked_ram.devices import autocast
 from stacked_ram.distributed import World
 from stacked_ram.trace import Trace

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from stacked_ram.config import Config, DataConfig
+from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.blend import Blend
 from stacked_ram.data.canvas import compose, shift
 from stacked_ram.data.chance import one_seed
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.loader import Loader
 from stacked_ram.data.order import Rows, drawn, evaluation_batches, training_batches
 from stacked_ram.errors import UserError
 

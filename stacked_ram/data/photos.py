@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from stacked_ram.config import Config
 from stacked_ram.data.assemble import BatchMaker
+from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.blend import Blend
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.loader import Loader
 from stacked_ram.data.order import Rows, drawn, evaluation_batches, padding, training_batches
 from stacked_ram.errors import UserError
 

@@ -1,0 +1,93 @@
+"""What all loaders are: a plan of an epoch's batches, and a position in it.
+
+Everything random is a function of (seed, epoch, photo), so `state_dict` is a position and a
+resumed run sees exactly the batches that were left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from stacked_ram.config import Config
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.order import Rows
+
+
+class Glances(Protocol):
+    """What is known already of the photos of a batch, given with their rows in the split."""
+
+    def __call__(self, batch: Batch, index_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def flush(self) -> None: ...
+
+
+class Loader:
+    """Batches of one split, on one rank. Made by `make_loader` (loader.py).
+
+    position: batches of this epoch that were handed out.
+    padding: mean share of a batch's pixels that is padding, in this epoch.
+    glances: what a frozen backbone finds in a batch's photos, for its `glance`
+        (stacked_ram.kept_glances).
+    """
+
+    glances: Glances | None = None
+
+    def __init__(self, dataset: Dataset, config: Config, *, train: bool, device, rank, world):
+        self.dataset = dataset
+        self.data = config.data
+        self.batch_size = config.training.batch_size
+        self.seed = config.training.seed
+        self.train = train
+        self.device = torch.device(device)
+        self.rank, self.world = rank, world
+        self.epoch = -1
+        self.position = 0
+        self.padding = 0.0
+        self.batches: list[Rows] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; the epoch that is under way keeps its position."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+            self.batches = self._plan(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """The position inside the epoch, as plain numbers."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken, by a loader of the same data and config."""
+        self.set_epoch(state["epoch"])
+        self.position = state["position"]
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, on this rank."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the epoch that are left; all of them when none is."""
+        if self.position >= len(self.batches):
+            self.position = 0
+        for batch in self._load(self.position):
+            index_B = self.batches[self.position].index_B
+            if self.glances is not None and len(batch) == len(index_B):
+                batch.glance = self.glances(batch, index_B)
+            self.position += 1
+            yield batch
+        if self.glances is not None:
+            self.glances.flush()
+
+    def close(self) -> None:
+        """End the worker processes."""
+
+    def _plan(self, epoch: int) -> list[Rows]:
+        raise NotImplementedError
+
+    def _load(self, start: int) -> Iterator[Batch]:
+        """Batches of the plan from `start` on."""
+        raise NotImplementedError
