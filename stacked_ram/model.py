@@ -312,9 +312,8 @@ class RAM(nn.Module):
         outs, states = self.run_cores(features, looking.states)
         visited = looking.visited_RSR
         if visited is not None:
-            cell_of = self.levels[-1].attention.cell_of
-            cells_RS = torch.stack([cell_of(choice.location_B2) for choice in choices], 1)
-            visited = visited.scatter(2, cells_RS.unsqueeze(2), True)
+            seen_by = self.levels[-1].attention.seen_by
+            visited = visited | torch.stack([seen_by(one.location_B2) for one in choices], 1)
         return dataclasses.replace(
             looking, states=states, outs=outs, hint_RD=None, visited_RSR=visited,
             step=looking.step + 1,

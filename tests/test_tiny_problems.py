@@ -41,6 +41,7 @@ PROBLEMS = {
     "stack_rnn_own": (dict(stack="rnn", num_levels=2), {}),
     "stack_rnn_shared": (dict(stack="rnn", num_levels=2, stack_location="shared"), {}),
     "categorical": (dict(CELLS, retina="dense"), {}),
+    "cells_of_the_state": (dict(policy="categorical", regions=(3, 2)), {}),
     "conv": (CELLS, {}),
     "gaussian_map": (dict(MARKER, policy_reads="map"), {}),
     "glance_core": (dict(MARKER, **WIDE) | dict(num_glimpses=4), {}),

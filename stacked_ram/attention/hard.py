@@ -91,7 +91,7 @@ class CategoricalPolicy(nn.Module):
     """The cells of a grid: of the glance's map, each scored from its feature and the state by one
     network; or, with no map to read, all of them from the state alone.
 
-    A visited cell is not drawn again (until all have been).
+    A cell whose centre was looked at is not drawn again (until all have been).
     """
 
     def __init__(
@@ -123,6 +123,11 @@ class CategoricalPolicy(nn.Module):
         cell_B2 = ((location_B2 + 1) / 2 * self.grid_2).floor().long()
         column_B, row_B = torch.minimum(cell_B2.clamp(min=0), self.grid_2 - 1).unbind(1)
         return row_B * self.grid_2[0] + column_B
+
+    def seen_by(self, location_B2: Tensor) -> Tensor:
+        """Which cells a look at this location has seen, B x R: the one that it is the centre of."""
+        far_BR2 = (location_B2.unsqueeze(1) - self.centres_R2).abs() * self.grid_2
+        return (far_BR2 < 0.02).all(2)  # in half cells; the policy's places are centres
 
     def forward(
         self,

@@ -127,3 +127,5 @@ def test_cells_of_their_centres_and_of_the_edges(regions):
     assert policy.cell_of(torch.tensor([[-1.0, -1.0]])).item() == 0
     assert policy.cell_of(torch.tensor([[1.0, 1.0]])).item() == len(cells) - 1
     assert policy.cell_of(torch.tensor([[1.0, -1.0]])).item() == regions[1] - 1
+    assert torch.equal(policy.seen_by(policy.centres_R2), torch.eye(len(cells), dtype=bool))
+    assert not policy.seen_by(policy.centres_R2 + 0.05).any()  # near is not enough
