@@ -142,7 +142,7 @@ class RAM(nn.Module):
             looking = self.integrate(looking, choices, seen)
             known.append(looking.known[-1])
             done.append(Step(choices, [patches for _, patches in seen] if keep_patches else None))
-        heads = self.heads(torch.stack(known, 1))
+        heads = self.heads(known)
         boxes = self.boxes(looking, done, smooth)
         first = self.first_chosen(look, steps)
         return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits, first)
@@ -353,14 +353,18 @@ class RAM(nn.Module):
         """Class scores from the top core's output, of one step or of several."""
         return self.classifier(self.dropout(out)).float()
 
-    def heads(self, known_RUD: Tensor) -> Heads:
-        """What is said of all steps at once. known_RUD: what the top level knew before the first
-        step and after each, U = T + 1."""
-        detached = known_RUD.detach()  # its regression trains the baseline alone, so for stopping
-        before, after = detached[:, :-1], detached[:, 1:]
-        baselines = before[..., 0] * 0 if self.baseline is None else self.baseline(before)[..., 0]
-        stops = None if self.stop is None else self.stop(after)[..., 0].float()
-        return Heads(self.scores(known_RUD[:, 1:]), baselines.float(), stops)
+    def heads(self, known: list[Tensor]) -> Heads:
+        """What is said of all steps at once. known: what the top level knew before the first step
+        and after each, R x D."""
+        after_RTD = torch.stack(known[1:], 1)
+        # the regressions of baseline and stopping train these two alone
+        before_RTD = torch.stack([one.detach() for one in known[:-1]], 1)
+        if self.baseline is None:
+            baselines_RT = before_RTD.new_zeros(before_RTD.shape[:2])
+        else:
+            baselines_RT = self.baseline(before_RTD)[..., 0]
+        stops_RT = None if self.stop is None else self.stop(after_RTD.detach())[..., 0].float()
+        return Heads(self.scores(after_RTD), baselines_RT.float(), stops_RT)
 
     def boxes(self, looking: Looking, steps: list[Step], smooth: bool = False) -> Tensor:
         """The boxes that these steps read, R x T x S x K x 4, in pixels of the photo."""

@@ -109,9 +109,8 @@ def assemble(
 
     def stacked(name: str) -> Tensor:
         """A field of the choices, B x T x S."""
-        return torch.stack(
-            [torch.stack([getattr(one, name) for one in step.choices], 1) for step in steps], 1
-        )
+        values = [getattr(one, name) for step in steps for one in step.choices]
+        return torch.stack(values, 1).unflatten(1, (len(steps), -1))
 
     log_probs, entropies = stacked("log_prob_B"), stacked("entropy_B")
     if len(steps[0].choices) > 1 and all(one is steps[0].choices[0] for one in steps[0].choices):

@@ -242,7 +242,7 @@ def look_from(
         looking = model.integrate(looking, choices, seen)
         known.append(looking.known[-1])
         done.append(Step(choices, [patches for _, patches in seen]))
-    heads, boxes = model.heads(torch.stack(known, 1)), model.boxes(looking, done)
+    heads, boxes = model.heads(known), model.boxes(looking, done)
     first = max(1, model.first_chosen("policy", steps))  # the place that was given is not its own
     return assemble(done, heads, boxes, photos.sizes_B2, 1, glance_logits, first)
 
