@@ -143,7 +143,7 @@ class RAM(nn.Module):
             known.append(looking.known[-1])
             done.append(Step(choices, [patches for _, patches in seen] if keep_patches else None))
         heads = self.heads(known)
-        boxes = self.boxes(looking, done, smooth)
+        boxes = None if self.training else self.boxes(looking, done, smooth)
         first = self.first_chosen(look, steps)
         return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits, first)
 

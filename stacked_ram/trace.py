@@ -37,11 +37,12 @@ class Trace:
     first_chosen: int
     """The first step whose location the policy chose, as it did from there on (no random or forced
     one); T where it chose none."""
-    boxes_BTSK4: Tensor
-    """Boxes that were read, (left, top, right, bottom) in pixels of the photo."""
-    read_B: Tensor
+    boxes_BTSK4: Tensor | None
+    """Boxes that were read, (left, top, right, bottom) in pixels of the photo; None in training,
+    where nothing asks for them."""
+    read_B: Tensor | None
     """Share of the photo's pixels inside any of those boxes, 0 to 1 (an upper bound: boxes of
-    different steps may overlap)."""
+    different steps may overlap); None with them."""
     rollouts: int = 1
     glance_logits_BN: Tensor | None = None
     """Class scores after the glance alone, where there is one that starts the core."""
@@ -99,7 +100,7 @@ class Heads:
 def assemble(
     steps: list[Step],
     heads: Heads,
-    boxes_BTSK4: Tensor,
+    boxes_BTSK4: Tensor | None,
     sizes_B2: Tensor,
     rollouts: int,
     glance_logits_BN: Tensor | None,
@@ -128,7 +129,9 @@ def assemble(
         baselines_BT=heads.baselines_BT,
         first_chosen=first_chosen,
         boxes_BTSK4=boxes_BTSK4,
-        read_B=share_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
+        read_B=None
+        if boxes_BTSK4 is None
+        else share_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
         rollouts=rollouts,
         glance_logits_BN=glance_logits_BN,
         region_weights_BTR=region_weights(steps),

@@ -272,9 +272,12 @@ def test_bf16_keeps_places_and_scores_in_float32(name):
     model = make(name)
     with torch.autocast("cpu", torch.bfloat16):
         trace = look(model, pixels(), rollouts=2)
-    for field in ("logits_BTN", "locations_BTS2", "means_BTS2", "log_probs_BTS", "boxes_BTSK4"):
+        boxes = look(model.eval(), pixels()).boxes_BTSK4
+    for field in ("logits_BTN", "locations_BTS2", "means_BTS2", "log_probs_BTS"):
         assert getattr(trace, field).dtype == torch.float32, field
         assert getattr(trace, field).isfinite().all(), field
+    assert boxes.dtype == torch.float32 and boxes.isfinite().all()
+    assert trace.boxes_BTSK4 is None and trace.read_B is None  # in training nothing asks for them
 
 
 # ------------------------------------------------------------------ rollouts and rows
