@@ -39,9 +39,11 @@ from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.retina.maps import BackboneMaps
 from stacked_ram.retina.patches import Photos
 from stacked_ram.retina.retina import Retina
+from stacked_ram.retina.what import ConvWhat
 from stacked_ram.trace import Heads, Step, Trace, assemble
 
 LOOKS = ("policy", "centre", "random")
+SETTLED = 0.5  # share of training from which on conv retinas normalise as in evaluation
 Seen = tuple[Tensor, list[Tensor]]  # by one level: the glimpse feature, each surface's patches
 
 
@@ -377,12 +379,16 @@ class RAM(nn.Module):
         return torch.stack(boxes, 2)
 
     def anneal(self, progress: float) -> None:
-        """Set the Gaussian policy's std for this point of training (0 start, 1 end)."""
+        """Set what changes over training, for this point of it (0 start, 1 end): the std of a
+        Gaussian policy; conv retinas are settled in the last part."""
         start, end = self.config.std, self.config.std_end
         std = start if end is None else start + (end - start) * min(max(progress, 0.0), 1.0)
         for level in self.levels:
             if isinstance(level.attention, GaussianPolicy):
                 level.attention.std.fill_(std)
+            for what in level.retina.whats:
+                if isinstance(what, ConvWhat) and progress >= SETTLED:
+                    what.settle()
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the pretrained network, which learn at their own rate."""

@@ -34,6 +34,7 @@ class ConvWhat(nn.Module):
     """
 
     WIDTHS = (16, 32, 64)
+    MOMENTUM = 0.03  # of the running statistics: a batch counts once a step, not once
 
     def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
@@ -44,7 +45,7 @@ class ConvWhat(nn.Module):
             stride = 2 if index > 0 and size > 8 else 1
             layers += [
                 nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.BatchNorm2d(width, momentum=self.MOMENTUM),
                 nn.ReLU(),
             ]
             before, size = width, -(-size // stride)
@@ -54,9 +55,19 @@ class ConvWhat(nn.Module):
         # the last batch norm keeps the layer alive through the noise of random glimpses
         self.layer = nn.Sequential(
             Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
-            RowNorm(out_features),
+            RowNorm(out_features, momentum=self.MOMENTUM),
             nn.ReLU(),
         )
+
+    def settle(self) -> None:
+        """Normalise by the running statistics from here on, in training too (until `train()`).
+
+        A batch's statistics are those of one step: where a policy always looks at the same place in
+        it, they are far from those of all steps, which evaluation uses.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         maps = self.convolutions(patches_RKCPP.flatten(0, 1))
