@@ -34,6 +34,7 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
     started = json.loads((run / "run.json").read_text())
     controls = test.get("controls", {})
     sampled = test.get("mc_samples")
+    begun = [one for one in started["starts"] if "started" in one][-1]  # others went on with it
     return {
         "run": run.name,
         "data set": Path(test["dataset"]).name,
@@ -49,7 +50,7 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "samples averaged": re.search(r"\d+", sampled["pass"])[0] if sampled else "",
         "accuracy of the samples": percent(sampled["accuracy"]) if sampled else "",
         "photos": test["photos"],
-        "train command": re.sub(r" --out \S+| --overwrite", "", started["starts"][-1]["command"]),
+        "train command": re.sub(r" --out \S+| --overwrite", "", begun["command"]),
         "train minutes": f"{minutes(run / 'log.txt', started['starts']):.1f}",
         "tested": test["when"][:10],
         "machine": test["machine"],
@@ -62,7 +63,7 @@ def percent(share: float) -> str:
 
 def minutes(log: Path, starts: list[dict[str, str]]) -> float:
     """Spent on training: from each start to the last line before the next."""
-    began = [datetime.fromisoformat(one["started"]) for one in starts]
+    began = [datetime.fromisoformat(one.get("started") or one["resumed"]) for one in starts]
     lines = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", log.read_text(), re.MULTILINE)
     times = [datetime.fromisoformat(line).astimezone() for line in lines]
     spent = 0.0
