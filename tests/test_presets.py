@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,14 @@ ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def photo_shape(config):
-    spec = importlib.util.spec_from_file_location("costs", ROOT / "benchmarks" / "costs.py")
-    costs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(costs)
-    return costs.photo_shape(config)
+@pytest.fixture
+def photo_shape(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("costs").photo_shape
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_the_preset_trains(path):
+def test_the_preset_trains(path, photo_shape):
     config = load_config(path)
     assert from_dict(to_dict(config), "again") == config
     channels, height, width = photo_shape(config)
