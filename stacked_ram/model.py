@@ -39,7 +39,6 @@ from stacked_ram.retina.lazy import LazyPhotos
 from stacked_ram.retina.maps import BackboneMaps
 from stacked_ram.retina.patches import Photos
 from stacked_ram.retina.retina import Retina
-from stacked_ram.retina.what import ConvWhat
 from stacked_ram.trace import Heads, Step, Trace, assemble
 
 LOOKS = ("policy", "centre", "random")
@@ -386,9 +385,7 @@ class RAM(nn.Module):
         for level in self.levels:
             if isinstance(level.attention, GaussianPolicy):
                 level.attention.std.fill_(std)
-            for what in level.retina.whats:
-                if isinstance(what, ConvWhat) and progress >= SETTLED:
-                    what.settle()
+            level.retina.settle(progress >= SETTLED)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the pretrained network, which learn at their own rate."""

@@ -46,12 +46,8 @@ class GaussianPolicy(nn.Module):
             self.scorer = RegionScorer(region_features, state_features, hidden)
             self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         else:
-            self.layers = nn.Sequential(
-                Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, 2)
-            )
             # near the centre at the start, and far from where the tanh is flat
-            nn.init.normal_(self.layers[-1].weight, std=0.01)
-            nn.init.zeros_(self.layers[-1].bias)
+            self.layers = location_network(state_features, hidden, 2)
         self.register_buffer("std", torch.tensor(float(std)), persistent=False)
 
     def forward(
@@ -87,6 +83,16 @@ class GaussianPolicy(nn.Module):
         )
 
 
+def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    """What a policy that reads the state alone says: nearly nothing at the start."""
+    layers = nn.Sequential(
+        Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
+    )
+    nn.init.normal_(layers[-1].weight, std=0.01)
+    nn.init.zeros_(layers[-1].bias)
+    return layers
+
+
 class CategoricalPolicy(nn.Module):
     """The cells of a grid: of the glance's map, each scored from its feature and the state by one
     network; or, with no map to read, all of them from the state alone.
@@ -106,15 +112,10 @@ class CategoricalPolicy(nn.Module):
         rows, columns = regions
         if region_features is not None:
             self.scorer = RegionScorer(region_features, state_features, hidden)
-            last = self.scorer.score
+            nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
         else:
-            self.layers = nn.Sequential(
-                Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, rows * columns)
-            )
-            last = self.layers[-1]
-            nn.init.zeros_(last.bias)
+            self.layers = location_network(state_features, hidden, rows * columns)
         self.reads_map = region_features is not None
-        nn.init.normal_(last.weight, std=0.01)  # every cell alike at the start
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)
 

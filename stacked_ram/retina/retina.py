@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stacked_ram.linear import Linear
 from stacked_ram.retina.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.retina.patches import Photos
+from stacked_ram.retina.what import ConvWhat
 
 
 @dataclass
@@ -60,6 +61,14 @@ class Retina(nn.Module):
         self.where = nn.Linear(2, where_size)
         what_size = sum(what.out_features for what in whats)
         self.combine = Linear(what_size + where_size, feature_size)
+
+    def settle(self, settled: bool) -> None:
+        """Normalise in training as in evaluation, where a "what" network has batch norm of its own
+        (ConvWhat.settled)."""
+        for what in self.whats:
+            if isinstance(what, ConvWhat) and what.settled != settled:
+                what.settled = settled
+                what.train(what.training)
 
     def view(self, photos: Photos) -> View:
         """The per-photo work, done once."""

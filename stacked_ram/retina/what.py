@@ -39,6 +39,10 @@ class ConvWhat(nn.Module):
     def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
         self.out_features = out_features
+        self.settled = False
+        """Whether training, too, normalises by the running statistics. A batch's own are those of
+        one step: where a policy always looks at the same place in it, they are far from those of
+        all steps, which evaluation uses."""
         layers: list[nn.Module] = []
         before, size = channels, patch_size
         for index, width in enumerate(self.WIDTHS):
@@ -59,15 +63,12 @@ class ConvWhat(nn.Module):
             nn.ReLU(),
         )
 
-    def settle(self) -> None:
-        """Normalise by the running statistics from here on, in training too (until `train()`).
-
-        A batch's statistics are those of one step: where a policy always looks at the same place in
-        it, they are far from those of all steps, which evaluation uses.
-        """
+    def train(self, mode: bool = True) -> ConvWhat:
+        super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+                module.train(mode and not self.settled)
+        return self
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         maps = self.convolutions(patches_RKCPP.flatten(0, 1))

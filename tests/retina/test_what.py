@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from stacked_ram.retina.backbone import Backbone
+from stacked_ram.retina.geometry import GlimpseGeometry
+from stacked_ram.retina.retina import Retina
 from stacked_ram.retina.what import BackboneWhat, ConvWhat, DenseWhat
 
 
@@ -46,3 +48,21 @@ def test_backbone_sees_each_patch_with_the_same_weights(combine):
     joined = [torch.cat(row) if combine == "concat" else torch.stack(row).mean(0) for row in each]
     torch.testing.assert_close(found, torch.stack(joined), atol=1e-5, rtol=1e-4)
     assert found.shape[1] == what.out_features
+
+
+def test_a_settled_conv_network_normalises_in_training_as_in_evaluation():
+    torch.manual_seed(0)
+    net = ConvWhat(channels=1, num_patches=2, patch_size=8, out_features=16)
+    retina = Retina(GlimpseGeometry(8, 2), [net], where_size=4, feature_size=8)
+    patches = torch.randn(6, 2, 1, 8, 8)
+    net(patches)  # running statistics that are not the first ones
+    evaluated = net.eval()(patches)
+    assert not torch.allclose(net.train()(patches), evaluated, atol=1e-3)
+    evaluated = net.eval()(patches)
+    retina.settle(True)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    net.eval()  # what evaluates in between changes nothing
+    torch.testing.assert_close(net.train()(patches), evaluated)
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    retina.settle(False)
+    assert not torch.allclose(net(patches), evaluated, atol=1e-3)
