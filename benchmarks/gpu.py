@@ -3,10 +3,10 @@
     python benchmarks/gpu.py [--out gpu.json]         on a CUDA GPU
     python benchmarks/gpu.py --device cpu --quick     the same code, a few steps of each
 
-Nothing is needed beyond torch and this package, and timm for the last part, which is left out
-without it. Digits are made here. Each part (gpu_check.py, gpu_digits.py, gpu_backbone.py) runs in
-its own process with its own share of the time, so that one that fails or takes too long costs the
-others nothing.
+Nothing is needed beyond torch and this package, and timm for two parts, which are left out
+without it. Digits are made here. Each part (gpu_check.py, gpu_digits.py, gpu_engine.py,
+gpu_backbone.py) runs in its own process with its own share of the time, so that one that fails or
+takes too long costs the others nothing.
 
     check     patches and losses against float64 on the CPU; the graph against step by step
     digitsN   training steps of the paper's model at NxN, everything on the device: canvases
@@ -15,6 +15,7 @@ others nothing.
                 eager       this package, kernel by kernel
                 graph       the step replayed as one CUDA graph
                 compiled    the step compiled first, then replayed
+    engine    the trainer's own epochs at 28x28 (loader, shifts, step), `cuda_graph` off and on
     backbone  96-pixel patches through a backbone in bf16, channels-last, beside the same backbone
               trained on random tensors of as many patches
 
@@ -37,14 +38,16 @@ import torch
 from gpu_backbone import backbone
 from gpu_check import check
 from gpu_digits import digits
+from gpu_engine import engine
 from gpu_parts import Row
 
 PARTS = {  # and the most seconds that each may take
     "check": 60,
-    "digits28": 190,
-    "digits100": 130,
-    "backbone": 80,
-    "digits60": 100,
+    "digits28": 170,
+    "engine": 60,
+    "digits100": 110,
+    "backbone": 70,
+    "digits60": 80,
 }
 
 
@@ -82,7 +85,7 @@ def main() -> None:
 
 def run_here(part: str, options: argparse.Namespace, allowed: float, rows: list[Row]) -> None:
     ends = time.monotonic() + allowed
-    work = {"check": check, "backbone": backbone}.get(part, digits)
+    work = {"check": check, "engine": engine, "backbone": backbone}.get(part, digits)
     try:
         for row in work(part, options, ends):
             rows.append({"part": part, **row})

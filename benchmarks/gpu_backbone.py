@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stacked_ram.build import build_model
 from stacked_ram.config import ModelConfig, TrainingConfig
-from stacked_ram.graphs import StepGraph
+from stacked_ram.graphs import WARM_UP, StepGraph
 from stacked_ram.learning import learning_passes
 
 
@@ -69,9 +69,9 @@ def backbone(part: str, options: argparse.Namespace, ends: float) -> Iterator[Ro
         ("ours", ours, pixels),
     ):
         for graph in (False, True):
-            run = StepGraph(step, (given,), warmups=5) if graph else step
+            run = StepGraph(step) if graph else step
             times = 1 if options.quick else 15
-            for _ in range(1 if options.quick else 3):
+            for _ in range(1 if options.quick else WARM_UP + 3):
                 run(given)
             taken = clocked(lambda r=run, n=times, g=given: repeat(r, n, g))
             way = f"{name}{', graph' if graph else ''}"

@@ -47,19 +47,14 @@ def check(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]:
         yield bounded(f"gradients {side}", apart(*gradients), 1e-4)
     torch.set_float32_matmul_precision("high")
     sizes = Sizes(options.quick)
-    data = made_digits(sizes.batch + 3, device)
+    data = made_digits(sizes.batch + 5, device)
     for side in SETTINGS:
         ways = []
         for graph in (False, True):
             work = Digits(side, data, sizes.batch, bf16=False)
             rows = torch.arange(sizes.batch, device=device)
-            torch.manual_seed(1)
-            step: Callable = work.step
-            if graph:
-                step = StepGraph(work.step, (rows,), warmups=2)
-            else:
-                step(rows), step(rows)
-            for number in range(3):
+            step: Callable = StepGraph(work.step, warm_up=2) if graph else work.step
+            for number in range(5):
                 torch.manual_seed(10 + number)
                 step(rows + number)
             ways.append(list(work.model.parameters()))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stacked_ram.build import build_model
 from stacked_ram.config import ModelConfig, TrainingConfig
 from stacked_ram.data.canvas import compose, shift
-from stacked_ram.graphs import StepGraph
+from stacked_ram.graphs import WARM_UP, StepGraph
 from stacked_ram.learning import learning_passes
 from stacked_ram.model import RAM
 
@@ -169,7 +169,9 @@ def graphed(
     begun = time.monotonic()
     if compiled:
         work.loss = torch.compile(work.loss_of, dynamic=False)
-    graph = StepGraph(work.step, (order(work)[0],))
+    graph = StepGraph(work.step)
+    for _ in range(WARM_UP + 1):
+        graph(order(work)[0])
     made = time.monotonic() - begun
     epoch(work, graph)
     taken = clocked(lambda: epoch(work, graph))

@@ -257,6 +257,9 @@ class TrainingConfig:
     """Precision of the matrix products."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    cuda_graph: bool = False
+    """Record the whole step on a CUDA GPU once and replay it with one launch (photos of one
+    size, one process). Elsewhere it changes nothing."""
     channels_last: bool = False
     """Keep the backbone's tensors channels-last."""
     tf32: bool = True

@@ -159,6 +159,15 @@ def check_training(training: TrainingConfig) -> None:
         training.estimator != "leave_one_out" or training.rollouts > 1,
         "estimator leave_one_out compares the rollouts of a photo: set rollouts to 2 or more",
     )
+    hindrances = {
+        "estimator ppo (several steps a batch)": training.estimator == "ppo",
+        "accumulate (several batches a step)": training.accumulate > 1,
+        "precision fp16 (its scaler waits; use bf16)": training.precision == "fp16",
+        "not_finite skip (it waits for the loss)": training.not_finite == "skip",
+        "checkpoint_steps (it keeps the state of chance)": training.checkpoint_steps,
+    }
+    for name, there in hindrances.items():
+        check(not (training.cuda_graph and there), f"cuda_graph: cannot go with {name}")
     check(
         training.estimator != "pathwise" or training.rollouts == 1,
         "estimator pathwise samples nothing: rollouts would be copies; set rollouts to 1",
@@ -174,6 +183,11 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
     check(
         model.attention == "hard" or training.rollouts == 1,
         "attention soft samples nothing: rollouts would be copies; set rollouts to 1",
+    )
+    check(
+        not (training.cuda_graph and model.stack == "backbone"),
+        "cuda_graph: stack backbone sorts the photos of a batch by size, for which the host waits;"
+        " leave it off",
     )
     if training.step_weights is not None:
         glance = model.glance is not None and model.glance_starts == "core"
@@ -199,6 +213,15 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
         "entropy_bonus: the entropy of a Gaussian of given std cannot change; use policy"
         " categorical, or a larger std",
     )
+    hindrances = {
+        "estimator ppo (several steps a batch)": training.estimator == "ppo",
+        "accumulate (several batches a step)": training.accumulate > 1,
+        "precision fp16 (its scaler waits; use bf16)": training.precision == "fp16",
+        "not_finite skip (it waits for the loss)": training.not_finite == "skip",
+        "checkpoint_steps (it keeps the state of chance)": training.checkpoint_steps,
+    }
+    for name, there in hindrances.items():
+        check(not (training.cuda_graph and there), f"cuda_graph: cannot go with {name}")
     check(
         training.estimator != "pathwise" or model.policy == "gaussian",
         "estimator pathwise follows the gradient of a location; policy categorical has none",

@@ -19,12 +19,13 @@ from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.devices import autocast, seed_everything
 from stacked_ram.distributed import World
-from stacked_ram.errors import RunFailed
+from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.graphs import StepGraphs
 from stacked_ram.learning import Losses, learning_passes
 from stacked_ram.model import RAM
 from stacked_ram.not_finite import NotFiniteWatch
-from stacked_ram.optimisation import Schedule, make_optimizer
-from stacked_ram.retina.lazy import UnreadablePhoto
+from stacked_ram.optimisation import Schedule, make_optimizer, make_recordable
+from stacked_ram.retina.lazy import LazyPhotos, UnreadablePhoto
 
 
 class Pass(nn.Module):
@@ -62,6 +63,8 @@ class Learner:
         left_out: LeftOut,
         class_weights_N: Tensor | None = None,
     ) -> None:
+        if settings.cuda_graph and world.size > 1:
+            raise UserError("cuda_graph: belongs to one process; leave it off with torchrun")
         self.settings, self.world = settings, world
         self.device = next(model.parameters()).device
         model.checkpoint_steps = settings.checkpoint_steps
@@ -82,10 +85,12 @@ class Learner:
             self.model.compile()
         self.one_pass = Pass(self.model)
         self.parallel = world.wrap(self.one_pass)
+        self.graphs = StepGraphs(self.whole_step) if settings.cuda_graph else None
         self.optimizer = make_optimizer(self.model, settings)
         self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         self.batches_per_epoch = batches_per_epoch
         self.schedule = Schedule(self.optimizer, settings, batches_per_epoch)
+        self.make_recordable()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.class_weights_N = class_weights_N
         if class_weights_N is not None:
@@ -112,17 +117,27 @@ class Learner:
 
         together: batches in this group, whose gradients are averaged.
         """
-        settings = self.settings
-        self.rate = self.optimizer.param_groups[0]["lr"]
+        self.rate = self.schedule.rate
         self.model.train()
         self.model.anneal(self.progress)
-        seed_everything(settings.seed, self.world.rank, self.step)
-        epoch = self.step / self.batches_per_epoch
-        look = "policy"
+        seed_everything(self.settings.seed, self.world.rank, self.step)
+        if self.graphs is None:
+            self.learn_step_by_step(batch, together, steps)
+        else:
+            self.learn_recorded(batch)
+        self.step += 1
+        self.schedule.after_batch()
+
+    @property
+    def look(self) -> str:
+        """What decides where this step looks."""
+        epoch, settings = self.step / self.batches_per_epoch, self.settings
         if epoch < settings.pretrain_epochs:
-            look = "combinations"
-        elif epoch < settings.pretrain_epochs + settings.random_glimpses:
-            look = "random"
+            return "combinations"
+        return "random" if epoch < settings.pretrain_epochs + settings.random_glimpses else "policy"
+
+    def learn_step_by_step(self, batch: Batch, together: int, steps: bool) -> None:
+        settings, look = self.settings, self.look
         passes = self.passes(batch, look)
         for _ in range(self.passes_on_a_batch(look)):
             waits = not steps and self.world.size > 1
@@ -146,8 +161,45 @@ class Learner:
             if steps:
                 self.update()
             self.averages.add(values, len(batch))
-        self.step += 1
-        self.schedule.after_batch()
+
+    def learn_recorded(self, batch: Batch) -> None:
+        """The same as one recording (`cuda_graph`), but for the average of the weights."""
+        if isinstance(batch.pixels_BCHW, LazyPhotos):
+            raise UserError(
+                "cuda_graph: photos that are read piece by piece cannot be part of a recording;"
+                " leave it off"
+            )
+        kind = self.look, self.model.settled
+        inputs = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), *(batch.glance or ())
+        values = self.graphs(kind, *inputs)
+        self.watch.note(self.step, self.rate, batch.index_B, values)
+        self.average_weights()
+        self.averages.add(values, len(batch))
+
+    def whole_step(
+        self,
+        kind: tuple[str, bool],
+        pixels: Tensor,
+        sizes: Tensor,
+        targets: Tensor,
+        *glance: Tensor,
+    ) -> dict[str, Tensor]:
+        """From a batch to other weights, with nothing that waits for the device."""
+        look, _ = kind
+        photos = self.model.photos(pixels, sizes, glance or None)
+        with autocast(self.device, self.settings.precision):
+            losses = next(
+                learning_passes(
+                    self.model, photos, targets, self.settings,
+                    look=look, class_weights_N=self.class_weights_N,
+                )
+            )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = self.clip()
+        self.optimizer.step()
+        right, total = accuracy(losses, targets), losses.total.detach()
+        return {**losses.parts, "accuracy": right, "total": total, "gradient_norm": norm}
 
     def passes(self, batch: Batch, look: str) -> Iterator[tuple[Losses, Batch]]:
         """The learning passes on a batch, each with the batch that it was made on: where a photo
@@ -179,8 +231,15 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.average_weights()
+
+    def average_weights(self) -> None:
         if self.ema is not None:
             self.ema.update(self.model, step=self.step + 1)
+
+    def make_recordable(self) -> None:
+        on = self.graphs is not None and self.device.type == "cuda"
+        make_recordable(self.optimizer, on, self.device)
 
     def all_finite(self, values: dict[str, Tensor]) -> bool:
         """Whether these values are, in every process. Waits for the device: only for `skip`."""
@@ -215,6 +274,7 @@ class Learner:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.make_recordable()
         self.scaler.load_state_dict(state["scaler"])
         self.averages.load_state_dict(state["averages"], self.device)
         self.step, self.skipped, self.rate = state["step"], state["skipped"], state["rate"]

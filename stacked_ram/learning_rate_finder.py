@@ -47,16 +47,15 @@ def find_learning_rate(config: Config, folder: Path) -> float:
 
 def ramp(trainer: Trainer) -> tuple[list[float], list[float]]:
     """Train a step at each rate, until the loss runs away."""
-    learner, groups = trainer.learner, trainer.learner.optimizer.param_groups
-    highest = learner.schedule.highest
+    learner = trainer.learner
+    highest = learner.schedule.highest[0]
     rates: list[float] = []
     losses: list[float] = []
     while True:
         trainer.loader.set_epoch(learner.step // len(trainer.loader))
         for batch in trainer.loader:
             rate = LOWEST * (HIGHEST / LOWEST) ** (len(rates) / (STEPS - 1))
-            for group, own in zip(groups, highest, strict=True):
-                group["lr"] = rate * own / highest[0]  # the backbone keeps its share
+            learner.schedule.put(rate / highest)  # the backbone keeps its share
             learner.averages.clear()
             learner.learn(batch)
             loss = learner.averages.read()["classification"]

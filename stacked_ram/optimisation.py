@@ -6,7 +6,8 @@ import inspect
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -56,8 +57,25 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     )
 
 
+def make_recordable(optimizer: Optimizer, on: bool, device: torch.device) -> None:
+    """Whether a CUDA graph may record the optimiser's step: it then reads the learning rate from
+    the device. Raises UserError for an optimiser that cannot be recorded."""
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = on
+        elif on:
+            name = type(optimizer).__name__.lower()
+            raise UserError(f"cuda_graph: optimizer {name} cannot be recorded; use adamw")
+        if on:
+            group["lr"] = torch.tensor(group["lr"], device=device)
+
+
 class Schedule:
-    """The learning rate after each batch (warm-up, cosine, step) or each epoch (plateau)."""
+    """The learning rate after each batch (warm-up, cosine, step) or each epoch (plateau).
+
+    rate: of all but the backbone, as it is now.
+    """
 
     def __init__(
         self, optimizer: Optimizer, config: TrainingConfig, batches_per_epoch: int
@@ -67,12 +85,12 @@ class Schedule:
         self.shape = config.schedule
         self.batch = 0
         self.optimizer = optimizer
-        self.highest = [group["lr"] for group in optimizer.param_groups]
+        self.highest = [float(group["lr"]) for group in optimizer.param_groups]
         self._by_epoch = None
         if config.schedule == "plateau":
             better = "max" if config.metric == "accuracy" else "min"
             self._by_epoch = ReduceLROnPlateau(optimizer, mode=better, factor=0.3, patience=4)
-        self._set()
+        self.put(self.factor(0))
 
     def factor(self, batch: int) -> float:
         """Share of the highest learning rate for that batch of the run."""
@@ -89,16 +107,21 @@ class Schedule:
         self.batch += 1
         # A plateau's own reductions must not be overwritten once the warm-up is over.
         if self._by_epoch is None or self.batch <= self.warmup:
-            self._set()
+            self.put(self.factor(self.batch))
 
     def after_epoch(self, metric: float | None) -> None:
         if self._by_epoch is not None and metric is not None and self.batch >= self.warmup:
             self._by_epoch.step(metric)
+            self.rate = float(self.optimizer.param_groups[0]["lr"])
 
-    def _set(self) -> None:
-        factor = self.factor(self.batch)
+    def put(self, factor: float) -> None:
+        """Set every group to this share of its highest learning rate."""
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
-            group["lr"] = factor * highest
+            if isinstance(group["lr"], Tensor):  # a recorded step reads it there
+                group["lr"].fill_(factor * highest)
+            else:
+                group["lr"] = factor * highest
+        self.rate = factor * self.highest[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The rates themselves are in the optimiser's state."""
@@ -107,5 +130,6 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.batch = state["batch"]
+        self.rate = float(self.optimizer.param_groups[0]["lr"])
         if self._by_epoch is not None and state["by_epoch"] is not None:
             self._by_epoch.load_state_dict(state["by_epoch"])

@@ -13,8 +13,9 @@ from stacked_ram.runs import RunFolder, write_atomically
 
 RESULTS = Path("results")
 # Fields that may differ when a run goes on: they do not change what was trained so far.
-MAY_CHANGE = {"epochs", "device", "workers", "cache", "cache_limit", "compile", "not_finite",
-              "patience", "save_every", "pictures_every", "checkpoint_steps"}  # fmt: skip
+MAY_CHANGE = {"epochs", "device", "workers", "cache", "cache_limit", "compile", "cuda_graph",
+              "not_finite", "patience", "save_every", "pictures_every",
+              "checkpoint_steps"}  # fmt: skip
 
 
 def train(options: Train) -> None:

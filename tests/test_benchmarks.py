@@ -11,8 +11,6 @@ import pandas
 import pytest
 import torch
 
-from stacked_ram.graphs import StepGraph
-
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -92,14 +90,3 @@ def test_memory(quick):
 @pytest.mark.slow
 def test_startup(quick):
     assert "main.py predict" in quick("startup")
-
-
-def test_a_graph_off_cuda_is_the_function_itself():
-    weight = torch.zeros(2)
-
-    def step(values: torch.Tensor) -> torch.Tensor:
-        weight.add_(values)
-        return weight
-
-    graph = StepGraph(step, (torch.ones(2),), warmups=2)
-    assert graph(torch.tensor([1.0, 2.0])).tolist() == [3.0, 4.0]

@@ -40,6 +40,8 @@ class DigitLoader(Loader):
         self.images_NHW = images_NHW.to(self.home)
         self.boxes_N4 = boxes_N4.to(self.home)
         self.labels_N = torch.from_numpy(dataset.labels).to(self.home)
+        size = digits.canvas if self.fresh else images_NHW.shape[1:]
+        self.size_2 = torch.tensor(tuple(size), device=self.home)
         self.generator = torch.Generator(self.home)
         data = self.data
         blends = self.train and (data.mixup or data.cutmix)
@@ -92,10 +94,9 @@ class DigitLoader(Loader):
             pixels_B1HW = shift(pixels_BHW, self.data.shift, self.generator)
         else:
             pixels_B1HW = pixels_BHW[:, None]
-        sizes_2 = torch.tensor(pixels_B1HW.shape[2:])
         return Batch(
             pixels_BCHW=pixels_B1HW.expand(-1, self.dataset.channels, -1, -1),
-            sizes_B2=sizes_2.expand(len(index_B), 2).to(index_B.device),
+            sizes_B2=self.size_2.expand(len(index_B), 2),
             labels_B=self.labels_N[index_B],
             boxes_B4=boxes_B4.float(),
             index_B=index_B,

@@ -53,7 +53,7 @@ class ConvMaps(nn.Module):
                 f" {len(self.norms) + 1} levels; each halves the one before"
             )
         # a look at the sizes would make the host wait for a GPU
-        padded = maps.is_cuda or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
+        padded = not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             inside = inside_mask(sizes_B2, maps.shape[2:]) if padded else None
             maps = norm(convolution(maps), inside).relu()

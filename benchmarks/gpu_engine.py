@@ -1,0 +1,92 @@
+"""The part `engine` of gpu.py: what `main.py train` does in an epoch of digits, recorded or not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from gpu_check import apart, bounded
+from gpu_digits import EPOCHS, SETTINGS, made_digits
+from gpu_parts import Row, Sizes, clocked
+
+from stacked_ram.config import Config, DataConfig, ModelConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from stacked_ram.engine import Trainer
+
+EPOCH = 60_000  # digits of the target
+SIDE = 28
+COMPARED = 8  # steps after which the weights of both ways are compared
+
+
+def engine(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]:
+    if importlib.util.find_spec("timm") is None:
+        yield {"what": "", "left out": "no timm"}
+        return
+    from stacked_ram.engine import Trainer
+    from stacked_ram.runs import RunFolder
+
+    sizes = Sizes(options.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = written(Path(folder) / "digits", sizes)
+        weights = []
+        for precision in ("float32", "bf16"):
+            for graph in (False, True):
+                config = asked(dataset, sizes, options.device, precision, graph)
+                trainer = Trainer(config, RunFolder(Path(folder) / "run"))
+                train(trainer, COMPARED)
+                if precision == "float32":
+                    weights.append([one.clone() for one in trainer.learner.model.parameters()])
+                digits = trainer.photos_per_epoch
+                rate = digits / clocked(lambda t=trainer: train(t))
+                yield {
+                    "what": f"{precision}{', cuda_graph' * graph}",
+                    "photos/s": rate,
+                    f"{EPOCHS} epochs of {EPOCH:,}, s": EPOCHS * EPOCH / rate,
+                }
+        yield bounded("cuda_graph to without", apart(*weights), 1e-3)
+
+
+def train(trainer: Trainer, batches: int | None = None) -> None:
+    """So many batches of the next epoch, or all."""
+    trainer.loader.set_epoch(trainer.loader.epoch + 1)
+    for batch in itertools.islice(trainer.loader, batches):
+        trainer.learner.learn(batch)
+    trainer.learner.watch.check()
+
+
+def asked(dataset: Path, sizes: Sizes, device: str, precision: str, graph: bool) -> Config:
+    """The recipe of configs/mnist.yaml, of a few epochs."""
+    size, patches, steps = SETTINGS[SIDE]
+    return Config(
+        data=DataConfig(dataset=str(dataset), shift=2, workers=0),
+        model=ModelConfig(patch_size=size, num_patches=patches, num_glimpses=steps, core="rnn"),
+        training=TrainingConfig(
+            epochs=2, batch_size=sizes.batch, step_losses="last", device=device,
+            precision=precision, cuda_graph=graph, tf32=False,
+        ),
+    )  # fmt: skip
+
+
+def written(folder: Path, sizes: Sizes) -> Path:
+    """Made digits as a prepared data set."""
+    import yaml
+
+    images, labels = made_digits(sizes.digits, torch.device("cpu"))
+    for split, count in (("train", sizes.digits), ("valid", 10), ("test", 10)):
+        (folder / split).mkdir(parents=True)
+        np.save(folder / split / "images.npy", images[:count].numpy())
+        np.save(folder / split / "labels.npy", labels[:count].numpy())
+    facts = {
+        "format": 1, "kind": "digits", "name": "made", "classes": [str(n) for n in range(10)],
+        "channels": 1, "mean": [0.0], "std": [1.0], "canvas": [SIDE, SIDE],
+    }  # fmt: skip
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    return folder
