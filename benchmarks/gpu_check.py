@@ -45,7 +45,6 @@ def check(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]:
         yield bounded(f"loss {side}", apart([one], [other]), 1e-5)
         gradients = [[p.grad for p in each.parameters()] for each in (model, reference)]
         yield bounded(f"gradients {side}", apart(*gradients), 1e-4)
-    torch.set_float32_matmul_precision("high")
     sizes = Sizes(options.quick)
     data = made_digits(sizes.batch + 5, device)
     for side in SETTINGS:

@@ -21,7 +21,7 @@ from stacked_ram.model import RAM
 
 SETTINGS = {28: (8, 1, 6), 60: (12, 3, 8), 100: (12, 4, 8)}  # side: patch_size, patches, steps
 EPOCHS = 200
-COMPILING = 60  # seconds that must be left for it
+COMPILING = 40  # seconds that must be left for it
 
 
 def paper_model(side: int) -> RAM:

@@ -69,6 +69,9 @@ def make_recordable(optimizer: Optimizer, on: bool, device: torch.device) -> Non
             raise UserError(f"cuda_graph: optimizer {name} cannot be recorded; use adamw")
         if on:
             group["lr"] = torch.tensor(group["lr"], device=device)
+    for state in optimizer.state.values() if on else ():  # of a run that was not recorded so far
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].to(device)
 
 
 class Schedule:

@@ -11,7 +11,6 @@ place. No attention takes part.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import torch
 from torch import Tensor
@@ -24,8 +23,10 @@ RESOLUTIONS = 3  # high, medium, low: each half of the one before
 
 def combinations(like: Tensor) -> Tensor:
     """The weights that average each non-empty combination of the resolutions, U x K."""
-    chosen = [one for one in itertools.product((0.0, 1.0), repeat=RESOLUTIONS) if any(one)]
-    chosen_UK = like.new_tensor(chosen)
+    # the binary digits of 1 to 7, made on the device: a copy from the host would wait for it
+    numbers_U = torch.arange(1, 2**RESOLUTIONS, device=like.device)
+    digits_K = torch.arange(RESOLUTIONS - 1, -1, -1, device=like.device)
+    chosen_UK = ((numbers_U.unsqueeze(1) >> digits_K) & 1).to(like.dtype)
     return chosen_UK / chosen_UK.sum(1, keepdim=True)
 
 

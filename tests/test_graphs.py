@@ -1,7 +1,8 @@
 """Steps that can be recorded: the same training, and nothing in them that waits for the device.
 
 There is no GPU here. The losses are computed on torch's `meta` device, which has shapes and no
-values: whatever needs a value on the host fails there, and a tensor of the host is seen."""
+values: whatever needs a value on the host fails there, and whatever comes from the host is
+noted."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import tiny_config
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from variants import HARD, SMALL, VARIANTS
@@ -21,7 +23,7 @@ from stacked_ram.checkpoint import read_weights
 from stacked_ram.config import Config, ModelConfig, TrainingConfig
 from stacked_ram.distributed import World
 from stacked_ram.errors import UserError
-from stacked_ram.graphs import MOST_KINDS, StepGraphs
+from stacked_ram.graphs import MOST_SHAPES, StepGraphs
 from stacked_ram.learner import Learner
 from stacked_ram.learning import learning_passes
 from stacked_ram.optimisation import Schedule, make_optimizer, make_recordable
@@ -32,12 +34,32 @@ ROLLOUTS = dict(estimator="leave_one_out", rollouts=2, reward="drop", normalise_
 ESTIMATORS = ({"estimator": "reinforce"}, {"estimator": "self_critical"}, {"estimator": "pathwise"})
 
 
+class Numbers(TorchFunctionMode):
+    """Notes every tensor that is made of Python's numbers (which are copied from the host): of
+    those, the mode below sees nothing on the meta device."""
+
+    MAKERS = ("tensor", "new_tensor", "as_tensor", "from_numpy", "asarray")
+
+    def __init__(self, noted: list[str]) -> None:
+        super().__init__()
+        self.noted = noted
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        listed = name in ("__getitem__", "__setitem__") and any(
+            isinstance(one, list) for one in (args[1] if isinstance(args[1], tuple) else args[1:2])
+        )
+        if name in self.MAKERS or listed:
+            self.noted.append(name)
+        return function(*args, **(kwargs or {}))
+
+
 class Everything(TorchDispatchMode):
     """Notes every operation that a tensor of the host takes part in."""
 
-    def __init__(self) -> None:
+    def __init__(self, noted: list[str]) -> None:
         super().__init__()
-        self.of_the_host: list[str] = []
+        self.noted = noted
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -45,21 +67,22 @@ class Everything(TorchDispatchMode):
             one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)
         ]
         if any(one.device.type != "meta" for one in tensors):
-            self.of_the_host.append(str(function))
+            self.noted.append(str(function))
         return result
 
 
 def of_the_host(model, targets, settings: TrainingConfig, look: str) -> list[str]:
-    """Operations with tensors of the host in a forward and backward pass elsewhere."""
+    """What comes from the host in a forward and backward pass elsewhere."""
     model, targets = model.to("meta").train(), targets.to("meta")
     pixels = torch.zeros(4, 3, 40, 60, dtype=torch.uint8, device="meta")
     sizes = torch.full((4, 2), 40, device="meta")
-    with Everything() as everything:
+    noted: list[str] = []
+    with Everything(noted), Numbers(noted):
         photos = model.photos(pixels, sizes)
         losses = next(learning_passes(model, photos, targets, settings, look=look))
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    return everything.of_the_host
+    return noted
 
 
 @pytest.fixture
@@ -97,9 +120,14 @@ def test_nor_does_the_pretraining(no_autocast):
 def test_the_check_above_sees_what_waits(no_autocast):
     with pytest.raises(NotImplementedError, match="unique"):
         of_the_host(model_of("stack_backbone"), torch.zeros(4).long(), TrainingConfig(), "policy")
-    with Everything() as everything:
+    noted: list[str] = []
+    with Everything(noted), Numbers(noted):
+        values = torch.ones(2, device="meta")
+        values.new_tensor([1.0])
+        torch.tensor([1.0], device="meta")
+        values[[0, 1]]
         torch.ones(2).to("meta")
-    assert everything.of_the_host
+    assert {"new_tensor", "tensor", "__getitem__", "aten._to_copy.default"} <= set(noted)
     with pytest.raises(RuntimeError, match="meta"):
         torch.ones(2, device="meta").sum().item()
 
@@ -142,12 +170,12 @@ def test_a_recorded_optimiser_reads_its_rate_from_the_device():
 
 def test_each_kind_and_shape_is_a_recording_of_its_own_and_there_are_not_too_many():
     graphs = StepGraphs(lambda kind, values: values.sum() + len(kind))
-    for count in range(1, MOST_KINDS):
-        assert graphs("ab", torch.ones(count)) == count + 2
-    assert graphs("abc", torch.ones(3)) == 6
-    assert graphs("abc", torch.ones(3)) == 6
+    for kind in ("ab", "abc"):
+        for count in range(1, MOST_SHAPES + 1):
+            assert graphs(kind, torch.ones(count)) == count + len(kind)
+        assert graphs(kind, torch.ones(3)) == 3 + len(kind)
     with pytest.raises(UserError, match=r"cuda_graph: batches of 16 shapes .*--photo-size"):
-        graphs("abc", torch.ones(4))
+        graphs("abc", torch.ones(MOST_SHAPES + 1))
 
 
 @pytest.mark.parametrize(
