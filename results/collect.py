@@ -19,7 +19,7 @@ CONTROLS = ("centre", "random", "first glimpse only", "box given")
 COLUMNS = (
     "run", "data set", "seed", "accuracy", "low_95", "high_95", "after each glimpse", "gmacs",
     "pixels read", "hit rates", *CONTROLS, "samples averaged", "accuracy of the samples",
-    "photos", "train command", "train minutes", "tested", "machine",
+    "photos", "train command", "commit", "train minutes", "tested", "machine",
 )  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "accuracy of the samples": percent(sampled["accuracy"]) if sampled else "",
         "photos": test["photos"],
         "train command": re.sub(r" --out \S+| --overwrite", "", begun["command"]),
+        "commit": (begun.get("git") or "")[:10],
         "train minutes": f"{minutes(run / 'log.txt', started['starts']):.1f}",
         "tested": test["when"][:10],
         "machine": test["machine"],
