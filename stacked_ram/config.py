@@ -104,9 +104,9 @@ class ModelConfig:
     """Any timm model name (retina or stack `backbone`)."""
     weights: str = "none"
     """Backbone weights: `none`, `pretrained` (timm's own), `package:NAME` (a pip package that
-    carries them), or the path of a weights file."""
+    carries them), or the path of a weights file. Batch-norm statistics that come with them stay."""
     freeze_backbone: bool = False
-    """Keep the backbone's weights and batch-norm statistics as loaded."""
+    """Keep the backbone's weights as loaded."""
     combine: Literal["concat", "mean"] = "concat"
     """How the backbone retina joins the features of the K patches."""
     # The stack

@@ -16,11 +16,14 @@ from stacked_ram.retina.depthwise import fast_depthwise
 class Backbone(nn.Module):
     """A timm network without its classifier: images -> pooled features, or the map before pooling.
 
+    Batch-norm statistics that came with weights stay, though the weights learn: those of a few
+    dozen small patches, of glances and glimpses in turn, are no match for them.
+
     Args:
         name: any timm model name.
         weights: `none`, `pretrained` (timm's own, from its hub), `package:NAME` (an installed pip
             package that carries a state dict), or the path of a weights file.
-        frozen: keep weights and batch-norm statistics as they are.
+        frozen: keep the weights too.
 
     Raises UserError if the name is unknown or the weights cannot be had or do not fit.
     """
@@ -38,7 +41,7 @@ class Backbone(nn.Module):
         self.map_features = self.network.num_features
         # some networks widen the features once more after pooling
         self.out_features = getattr(self.network, "head_hidden_size", None) or self.map_features
-        self.frozen = frozen
+        self.frozen, self.has_weights = frozen, weights != "none"
         if frozen:
             self.network.requires_grad_(False).eval()
         settings = self.network.pretrained_cfg
@@ -46,8 +49,10 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        if self.frozen:  # batch-norm statistics are weights too
+        if self.frozen:
             self.network.eval()
+        elif self.has_weights:
+            keep_statistics(self.network)
         return self
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -88,6 +93,13 @@ def create(name: str) -> nn.Module:
         network = timm.create_model(name, num_classes=0)
     fast_depthwise(network)
     return network
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Have batch norm use the statistics that it has, also in training."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def as_rgb(images_BCHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stacked_ram.config import nearest
 from stacked_ram.errors import UserError
-from stacked_ram.retina.backbone import as_rgb, load_weights
+from stacked_ram.retina.backbone import as_rgb, keep_statistics, load_weights
 from stacked_ram.retina.depthwise import fast_depthwise
 from stacked_ram.retina.patches import Photos
 
@@ -80,7 +80,7 @@ class BackboneMaps(nn.Module):
 
         super().__init__()
         self.levels = levels
-        self.frozen = frozen
+        self.frozen, self.has_weights = frozen, weights != "none"
         if not timm.is_model(name):
             raise UserError(
                 f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
@@ -112,6 +112,8 @@ class BackboneMaps(nn.Module):
         super().train(mode)
         if self.frozen:
             self.network.eval()
+        elif self.has_weights:
+            keep_statistics(self.network)
         return self
 
     def forward(self, photos: Photos) -> list[Photos]:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from stacked_ram.errors import UserError
 from stacked_ram.retina.backbone import Backbone
+from stacked_ram.retina.maps import BackboneMaps
 
 NAME = "test_efficientnet"
 
@@ -108,6 +109,27 @@ def test_frozen_means_statistics_too():
     mean = moving.network.bn1.running_mean.clone()
     moving(torch.randn(4, 3, 32, 32))
     assert not torch.equal(mean, moving.network.bn1.running_mean)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_statistics_that_came_with_weights_stay_and_others_are_learned(tmp_path, given):
+    weights = "none"
+    if given:
+        save_file(whole().state_dict(), tmp_path / "weights.safetensors")
+        weights = str(tmp_path / "weights.safetensors")
+    maps = BackboneMaps(NAME, weights, frozen=False, num_levels=3, levels=(1, 2), channels=3)
+    for backbone in (Backbone(NAME, weights), maps):
+        backbone.train()
+        before = {key: value.clone() for key, value in backbone.state_dict().items()}
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+        network = backbone.network(torch.randn(4, 3, 32, 32))
+        sum(one.square().sum() for one in network).backward()
+        optimizer.step()
+        after = backbone.state_dict()
+        changed = {key for key in before if not torch.equal(before[key], after[key])}
+        assert any(key.endswith("conv_stem.weight") for key in changed)
+        assert any("running_mean" in key for key in changed) != given
+        assert backbone.eval().train().network.training
 
 
 def test_glance_stops_at_the_stage_that_is_asked_for():
