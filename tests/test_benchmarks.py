@@ -35,7 +35,7 @@ def test_gpu(quick, tmp_path):
     printed = quick("gpu", "--device", "cpu", "--out", str(out))
     rows = json.loads(out.read_text())["rows"]
     assert {row["part"] for row in rows} == {
-        "check", "digits28", "digits60", "digits100", "backbone"
+        "check", "digits28", "engine", "digits100", "backbone", "digits60"
     }  # fmt: skip
     assert not [row for row in rows if "error" in row]
     assert all(row["what"] in printed for row in rows)
