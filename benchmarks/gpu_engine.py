@@ -64,7 +64,7 @@ def train(trainer: Trainer, batches: int | None = None) -> None:
 
 
 def asked(dataset: Path, sizes: Sizes, device: str, precision: str, graph: bool) -> Config:
-    """The recipe of configs/mnist.yaml; of its epochs only the first two are run."""
+    """The recipe of configs/mnist.yaml, of which a few steps and one epoch are run."""
     size, patches, steps = SETTINGS[SIDE]
     return Config(
         data=DataConfig(dataset=str(dataset), shift=2, workers=0),

@@ -213,15 +213,6 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
         "entropy_bonus: the entropy of a Gaussian of given std cannot change; use policy"
         " categorical, or a larger std",
     )
-    hindrances = {
-        "estimator ppo (several steps a batch)": training.estimator == "ppo",
-        "accumulate (several batches a step)": training.accumulate > 1,
-        "precision fp16 (its scaler waits; use bf16)": training.precision == "fp16",
-        "not_finite skip (it waits for the loss)": training.not_finite == "skip",
-        "checkpoint_steps (it keeps the state of chance)": training.checkpoint_steps,
-    }
-    for name, there in hindrances.items():
-        check(not (training.cuda_graph and there), f"cuda_graph: cannot go with {name}")
     check(
         training.estimator != "pathwise" or model.policy == "gaussian",
         "estimator pathwise follows the gradient of a location; policy categorical has none",

@@ -22,7 +22,7 @@ from stacked_ram.distributed import World
 from stacked_ram.errors import RunFailed, UserError
 from stacked_ram.graphs import StepGraphs
 from stacked_ram.learning import Losses, learning_passes
-from stacked_ram.model import RAM
+from stacked_ram.model import RAM, SETTLED
 from stacked_ram.not_finite import NotFiniteWatch
 from stacked_ram.optimisation import Schedule, make_optimizer, make_recordable
 from stacked_ram.retina.lazy import LazyPhotos, UnreadablePhoto
@@ -146,8 +146,7 @@ class Learner:
                     total = self.parallel(passes)
                 self.scaler.scale(total / together).backward()
             losses, batch = self.one_pass.take()
-            right = accuracy(losses, targets_of(batch))
-            values = {**losses.parts, "accuracy": right, "total": total.detach()}
+            values = values_of(losses, targets_of(batch))
             if steps:
                 norm = self.clip()
                 if not self.scaler.is_enabled():  # fp16's scaler expects overflows
@@ -169,7 +168,7 @@ class Learner:
                 "cuda_graph: photos that are read piece by piece cannot be part of a recording;"
                 " leave it off"
             )
-        kind = self.look, self.model.settled
+        kind = self.look, self.progress >= SETTLED
         inputs = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), *(batch.glance or ())
         values = self.graphs(kind, *inputs)
         self.watch.note(self.step, self.rate, batch.index_B, values)
@@ -198,8 +197,7 @@ class Learner:
         losses.total.backward()
         norm = self.clip()
         self.optimizer.step()
-        right, total = accuracy(losses, targets), losses.total.detach()
-        return {**losses.parts, "accuracy": right, "total": total, "gradient_norm": norm}
+        return {**values_of(losses, targets), "gradient_norm": norm}
 
     def passes(self, batch: Batch, look: str) -> Iterator[tuple[Losses, Batch]]:
         """The learning passes on a batch, each with the batch that it was made on: where a photo
@@ -282,6 +280,12 @@ class Learner:
 
 def targets_of(batch: Batch) -> Tensor:
     return batch.labels_B if batch.targets_BN is None else batch.targets_BN
+
+
+def values_of(losses: Losses, targets: Tensor) -> dict[str, Tensor]:
+    """What is watched of a pass, but for its gradient."""
+    total = losses.total.detach()
+    return {**losses.parts, "accuracy": accuracy(losses, targets), "total": total}
 
 
 def accuracy(losses: Losses, targets: Tensor) -> Tensor:

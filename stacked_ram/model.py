@@ -98,8 +98,6 @@ class RAM(nn.Module):
         self.generator: torch.Generator | None = None
         """Draws samples and random places; None: torch's own."""
         self.checkpoint_steps = False
-        self.settled = False
-        """Whether conv retinas normalise in training as in evaluation (`anneal`)."""
 
     # ------------------------------------------------------------------ the paper's figure
 
@@ -384,11 +382,10 @@ class RAM(nn.Module):
         Gaussian policy; conv retinas are settled in the last part."""
         start, end = self.config.std, self.config.std_end
         std = start if end is None else start + (end - start) * min(max(progress, 0.0), 1.0)
-        self.settled = progress >= SETTLED
         for level in self.levels:
             if isinstance(level.attention, GaussianPolicy):
                 level.attention.std.fill_(std)
-            level.retina.settle(self.settled)
+            level.retina.settle(progress >= SETTLED)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the pretrained network, which learn at their own rate."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stacked_ram.retina.norms import batch_norms
+
 Found = TypeVar("Found")
 
 
@@ -24,7 +26,7 @@ def computed_twice(work: Callable[[Tensor], Found], value: Tensor, module: nn.Mo
 def same_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm gets its running statistics back afterwards: what is computed again for the
     backward pass was counted already."""
-    norms = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(module)
     kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,39 @@ from torch import Tensor, nn
 from stacked_ram.config import nearest
 from stacked_ram.errors import UserError
 from stacked_ram.retina.depthwise import fast_depthwise
+from stacked_ram.retina.norms import keep_statistics
 
 
-class Backbone(nn.Module):
-    """A timm network without its classifier: images -> pooled features, or the map before pooling.
+class Pretrained(nn.Module):
+    """What holds a timm network, with weights or without.
 
     Batch-norm statistics that came with weights stay, though the weights learn: those of a few
     dozen small patches, of glances and glimpses in turn, are no match for them.
+    """
+
+    def hold(self, network: nn.Module, weights: str, frozen: bool) -> None:
+        """weights: where the network's are from. frozen: they do not learn."""
+        self.network, self.frozen, self.has_weights = network, frozen, weights != "none"
+        if frozen:
+            network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        elif self.has_weights:
+            keep_statistics(self.network)
+        return self
+
+
+class Backbone(Pretrained):
+    """A timm network without its classifier: images -> pooled features, or the map before pooling.
 
     Args:
         name: any timm model name.
         weights: `none`, `pretrained` (timm's own, from its hub), `package:NAME` (an installed pip
             package that carries a state dict), or the path of a weights file.
-        frozen: keep the weights too.
+        frozen: the weights do not learn.
 
     Raises UserError if the name is unknown or the weights cannot be had or do not fit.
     """
@@ -36,24 +57,14 @@ class Backbone(nn.Module):
             raise UserError(
                 f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
             )
-        self.network = create(name)
-        load_weights(self.network, name, weights)
+        network = create(name)
+        load_weights(network, name, weights)
+        self.hold(network, weights, frozen)
         self.map_features = self.network.num_features
         # some networks widen the features once more after pooling
         self.out_features = getattr(self.network, "head_hidden_size", None) or self.map_features
-        self.frozen, self.has_weights = frozen, weights != "none"
-        if frozen:
-            self.network.requires_grad_(False).eval()
         settings = self.network.pretrained_cfg
         self.mean, self.std = settings["mean"], settings["std"]
-
-    def train(self, mode: bool = True) -> Backbone:
-        super().train(mode)
-        if self.frozen:
-            self.network.eval()
-        elif self.has_weights:
-            keep_statistics(self.network)
-        return self
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Pooled features, B x out_features."""
@@ -93,13 +104,6 @@ def create(name: str) -> nn.Module:
         network = timm.create_model(name, num_classes=0)
     fast_depthwise(network)
     return network
-
-
-def keep_statistics(network: nn.Module) -> None:
-    """Have batch norm use the statistics that it has, also in training."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
 
 
 def as_rgb(images_BCHW: Tensor) -> Tensor:

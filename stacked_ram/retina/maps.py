@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stacked_ram.config import nearest
 from stacked_ram.errors import UserError
-from stacked_ram.retina.backbone import as_rgb, keep_statistics, load_weights
+from stacked_ram.retina.backbone import Pretrained, as_rgb, load_weights
 from stacked_ram.retina.depthwise import fast_depthwise
 from stacked_ram.retina.patches import Photos
 
@@ -65,7 +65,7 @@ class ConvMaps(nn.Module):
         return [surfaces[level] for level in self.levels]
 
 
-class BackboneMaps(nn.Module):
+class BackboneMaps(Pretrained):
     """The feature maps of a timm backbone (`features_only`), finest first (stack backbone).
 
     Photos of each size pass through the backbone by themselves: padding would change the maps
@@ -80,7 +80,6 @@ class BackboneMaps(nn.Module):
 
         super().__init__()
         self.levels = levels
-        self.frozen, self.has_weights = frozen, weights != "none"
         if not timm.is_model(name):
             raise UserError(
                 f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
@@ -94,27 +93,18 @@ class BackboneMaps(nn.Module):
                 f"num_levels: {name} has {available} feature maps: {available + 1} levels at most"
             )
         # "getter" cuts off the layers after the last map that is wanted
-        self.network = timm.create_model(
+        network = timm.create_model(
             name,
             features_only=True,
             feature_cls="getter",
             out_indices=tuple(range(num_levels - 1)),
         )
-        kept = self.network.model.state_dict()
-        self.network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
-        fast_depthwise(self.network)
-        if frozen:
-            self.network.requires_grad_(False).eval()
-        widths = [channels, *self.network.feature_info.channels()]
+        kept = network.model.state_dict()
+        network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
+        fast_depthwise(network)
+        self.hold(network, weights, frozen)
+        widths = [channels, *network.feature_info.channels()]
         self.channels = [widths[level] for level in levels]
-
-    def train(self, mode: bool = True) -> BackboneMaps:
-        super().train(mode)
-        if self.frozen:
-            self.network.eval()
-        elif self.has_weights:
-            keep_statistics(self.network)
-        return self
 
     def forward(self, photos: Photos) -> list[Photos]:
         images = as_rgb(normalised(photos))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stacked_ram.linear import Linear
+from stacked_ram.retina.norms import keep_statistics
 
 
 class DenseWhat(nn.Module):
@@ -65,9 +66,8 @@ class ConvWhat(nn.Module):
 
     def train(self, mode: bool = True) -> ConvWhat:
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(mode and not self.settled)
+        if self.settled:
+            keep_statistics(self)
         return self
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:

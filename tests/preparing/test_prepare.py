@@ -1,14 +1,10 @@
-"""From a source to a data set: what must be true of every one, and what is refused."""
+"""From a source to a data set: what must be true of every one."""
 
 from __future__ import annotations
 
 import base64
-import gzip
 import io
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +27,8 @@ from making import (
 from PIL import Image
 
 from stacked_ram.errors import UserError
-from stacked_ram.preparing import pool
-from stacked_ram.preparing.cli import main
 from stacked_ram.preparing.sources.common import is_litter, split_of
 from stacked_ram.preparing.working import PreparationFailed
-
-ROOT = Path(__file__).parents[2]
-
 
 def with_odd_files(source: Path) -> dict[str, str]:
     """Mix odd files into the class `a`; returns file name -> word of its fate."""
@@ -367,137 +358,3 @@ def test_report_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
     for content in pictures:
         Image.open(io.BytesIO(content)).load()
     assert text.count("<svg") == 3
-
-
-def test_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys) -> None:
-    source = class_folders(tmp_path / "in", {"a": 8, "b": 5})
-    before = tree_digest(tmp_path)
-    code = main([str(source), str(tmp_path / "new" / "out"), "--dry-run"])
-    out = capsys.readouterr().out
-    assert code == 0
-    for told in (
-        "class_folders",
-        "13 photos in 2 classes",
-        "a: 8",
-        "0.6 train",
-        "nothing was written",
-    ):
-        assert told in out
-    assert tree_digest(tmp_path) == before
-    assert not (tmp_path / "new").exists()
-    assert main(["--download", "flowers17", str(tmp_path / "f17"), "--dry-run"]) == 0
-    assert "would be fetched" in capsys.readouterr().out
-    assert not (tmp_path / "downloads").exists()
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ([], "'rare' has 2 photos in 2 groups, too few for a split into train, valid, test"),
-        (["--test-ratio", "0", "--folds", "3"], "'rare' has 2 photos in 2 groups, too few for 3"),
-        (["--folds", "2"], "'rare' has 2 photos in 2 groups, too few for 2 folds"),
-        (["--group-pattern", "photo .*[0-4].jpg", "--valid-ratio", "0"], ""),
-        (["--group-pattern", "common|rare", "--valid-ratio", "0"],
-         "'common' has 9 photos in 1 group, too few for a split into train, test"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_too_few_photos_are_foreseen(
-    tmp_path: Path, capsys, monkeypatch, dry_run: bool, how: list[str], message: str
-) -> None:
-    source = class_folders(tmp_path / "in", {"common": 9, "rare": 2})
-    if message:
-        monkeypatch.setattr(pool, "check_photo", None)  # no photo is decoded
-    arguments = [str(source), str(tmp_path / "out"), "--workers", "1", *how]
-    code = main([*arguments, "--dry-run"] if dry_run else arguments)
-    told = capsys.readouterr()
-    assert code == (2 if message else 0)
-    assert message in told.err
-    assert not dry_run or "rare: 2" in told.out
-    assert os.listdir(tmp_path) == ["in"] or not (message or dry_run)
-
-
-def test_an_official_split_is_foreseen_too(tmp_path: Path, capsys) -> None:
-    class_folders(tmp_path / "in" / "train", {"a": 5, "b": 1})
-    class_folders(tmp_path / "in" / "test", {"a": 5, "b": 5}, first=100)
-    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
-    for more in (["--dry-run"], []):
-        assert main([*arguments, *more]) == 2
-        assert "'b' has 1 photo in 1 group, too few for a split into train, valid" in (
-            capsys.readouterr().err
-        )
-    assert main([*arguments, "--valid-ratio", "0"]) == 0
-
-
-def test_digits_are_passed_on(tmp_path: Path) -> None:
-    source = tmp_path / "mnist"
-    source.mkdir()
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 60), ("t10k", 20)):
-        images = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
-        head = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in images.shape)
-        (source / f"{part}-images-idx3-ubyte.gz").write_bytes(
-            gzip.compress(head + images.tobytes())
-        )
-        labels = np.arange(count, dtype=np.uint8) % 10
-        head = b"\0\0\x08\x01" + count.to_bytes(4, "big")
-        (source / f"{part}-labels-idx1-ubyte.gz").write_bytes(
-            gzip.compress(head + labels.tobytes())
-        )
-    arguments = [str(source), str(tmp_path / "out"), "--valid-ratio", "0.5"]
-    assert main(arguments) == 0
-    assert facts(tmp_path / "out")["kind"] == "digits"
-    before = tree_digest(tmp_path / "out")
-    assert main(arguments) == 0
-    assert tree_digest(tmp_path / "out") == before
-    assert main([*arguments, "--seed", "3"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere", "out"], "SOURCE nowhere: no such file"), (["only"], "DEST is missing"),
-        (["in", "out", "--valid-ratio", "0.7", "--test-ratio", "0.5"], "leave nothing to train on"),
-        (["in", "out", "--scene", "big", "--background", "x"], "WIDTHxHEIGHT"),
-        (["in", "out", "--folds", "1"], "--folds 1: must be at least 2"),
-        (["in", "out", "--group-pattern", "("], "--group-pattern"),
-        (["in", "out", "--labels", "no.csv"], "--labels no.csv"),
-        (["in", "out", "--quality", "0"], "--quality 0"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_one_line_and_code_2(
-    tmp_path: Path, capsys, monkeypatch, arguments: list[str], message: str
-) -> None:
-    class_folders(tmp_path / "in", {"a": 1})
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    told = capsys.readouterr().err.strip()
-    assert message in told
-    assert told.count("\n") == 0
-    assert sorted(os.listdir(tmp_path)) == ["in"]
-
-
-def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; sys.argv = ['prepare_data.py', '--help']\n"
-        "from stacked_ram.preparing.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'PIL', 'scipy', 'matplotlib', 'yaml'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--short-side" in done.stdout
-
-
-def test_preparing_photos_never_loads_torch(tmp_path: Path) -> None:
-    class_folders(tmp_path / "in", {"a": 5, "b": 5})
-    script = (
-        "import sys\nfrom stacked_ram.preparing.cli import main\n"
-        f"code = main([{str(tmp_path / 'in')!r}, {str(tmp_path / 'out')!r}, '--workers', '1'])\n"
-        "sys.exit(3 if 'torch' in sys.modules else code)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
-    check_sound(tmp_path / "out")
