@@ -30,6 +30,7 @@ from stacked_ram.errors import UserError
 from stacked_ram.preparing.sources.common import is_litter, split_of
 from stacked_ram.preparing.working import PreparationFailed
 
+
 def with_odd_files(source: Path) -> dict[str, str]:
     """Mix odd files into the class `a`; returns file name -> word of its fate."""
     folder = source / "a"
