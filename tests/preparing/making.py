@@ -54,6 +54,11 @@ def run(source: Path, dest: Path, **options) -> dict:
     return facts(dest)
 
 
+def by_source(dest: Path) -> dict[str, dict[str, str]]:
+    """The manifest's rows by where each photo came from."""
+    return {row["source"]: row for row in rows(dest)}
+
+
 def facts(dest: Path) -> dict:
     """dataset.yaml of a data set."""
     return yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
