@@ -66,7 +66,7 @@ class Test:
     """Also look at each photo no longer than needed for this accuracy (0 to 1): the threshold of
     belief is chosen on the validation split, and the whole curve written."""
     exit_glimpses: float | None = None
-    """The same for a wanted mean number of glimpses."""
+    """The same for a wanted mean number of glimpses (below 1 where the glance can be enough)."""
     out: Path | None = None
     """Folder for test.json and its tables. Default: the run's."""
     dataset: Path | None = None
@@ -98,7 +98,8 @@ class Predict:
     top: int = 5
     """Classes named for each photo."""
     stop_at: float | None = None
-    """Look at a photo no more once its belief in one class is at least this."""
+    """Look at a photo no more once its belief in one class is at least this (also after the
+    glance, where there is one)."""
     stop_by: Literal["belief", "stop"] = "belief"
     """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
     with learned_stop)."""

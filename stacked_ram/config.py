@@ -155,6 +155,10 @@ class ModelConfig:
     glance_starts: Literal["core", "location"] = "core"
     """What the glance starts: the core's state (and with it the first location), or the first
     location alone."""
+    glance_dropout: float = 0.0
+    """Share of the photos of a training batch of which the core forgets the glance, so that
+    glimpses learn to tell the class by themselves: a glance that tells the training photos apart
+    leaves them nothing to learn."""
     regions: tuple[int, int] = (2, 2)
     """Rows and columns of the regions (soft attention) or cells (categorical policy, or a
     Gaussian policy that reads the glance's map)."""

@@ -120,6 +120,14 @@ def check_model(model: ModelConfig) -> None:
         "glance_starts location: the glance would start nothing; it needs glance, attention"
         " hard and first_location learned",
     )
+    check(
+        0 <= model.glance_dropout < 1,
+        f"glance_dropout: {model.glance_dropout} is not a share, at least 0 and below 1",
+    )
+    check(
+        model.glance_dropout == 0 or (model.glance is not None and model.glance_starts == "core"),
+        "glance_dropout: the core has no glance to forget; set glance, with glance_starts core",
+    )
 
 
 def check_training(training: TrainingConfig) -> None:
@@ -207,6 +215,11 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
         ),
         "pretrain_epochs: it trains the network that glance and patches share; it needs retina"
         " backbone, and a glance that starts the core",
+    )
+    check(
+        model.glance_dropout == 0 or training.estimator != "ppo",
+        "glance_dropout: estimator ppo looks again at places that were chosen with other photos'"
+        " glances forgotten; use another estimator, or leave it out",
     )
     check(
         training.entropy_bonus == 0 or model.policy == "categorical",

@@ -24,7 +24,7 @@ from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.devices import set_switches
-from stacked_ram.early_exit import choose_threshold, exit_curve
+from stacked_ram.early_exit import ExitTable, choose_threshold, exit_at, exit_curve, exit_table
 from stacked_ram.errors import UserError
 from stacked_ram.kept_glances import keep_glances
 from stacked_ram.looks import TOP, Looks, look_at
@@ -200,23 +200,23 @@ def early_exit(
     looks: Looks, valid: Looks, wanted: dict[str, float], cost: Cost
 ) -> tuple[dict[str, Any], bytes]:
     """What looking no longer than needed gives, and the curve over all thresholds (CSV)."""
-    threshold = choose_threshold(
-        valid.beliefs_NTC, valid.labels_N, stops_BT=valid.stops_NT, **wanted
-    )
-    sure_NT = looks.beliefs_NTC.max(2) if looks.stops_NT is None else looks.stops_NT
-    sure_NT[:, -1] = np.inf  # there is no glimpse after the last
-    last_N = (sure_NT >= threshold).argmax(1)
-    mean_glimpses = float(last_N.mean() + 1)
-    curve = exit_curve(looks.beliefs_NTC, looks.labels_N, cost, looks.stops_NT)
+    threshold = choose_threshold(table_of(valid), **wanted)
+    table = table_of(looks)
+    accuracy, mean_glimpses = exit_at(table, threshold)
+    curve = exit_curve(table, cost)
     return {
         "by": "belief" if looks.stops_NT is None else "stopping head",
         "wanted": wanted,
         "threshold": None if np.isinf(threshold) else threshold,
         "chosen on": "valid",
-        "accuracy": float(looks.right_NT[np.arange(len(last_N)), last_N].mean()),
+        "accuracy": accuracy,
         "mean_glimpses": mean_glimpses,
         "mean_gmacs": cost.before + mean_glimpses * cost.per_glimpse,
     }, curve.round(6).to_csv(index=False).encode()
+
+
+def table_of(looks: Looks) -> ExitTable:
+    return exit_table(looks.beliefs_NTC, looks.labels_N, looks.stops_NT, looks.fewest)
 
 
 def scores(looks: Looks) -> dict[str, Any]:
@@ -235,6 +235,8 @@ def scores(looks: Looks) -> dict[str, Any]:
             "spread": looks.last_N2.std(0).tolist(),
         },
     }
+    if looks.glance_right_N is not None:
+        found["accuracy_glance"] = float(looks.glance_right_N.mean())
     boxed = ~np.isnan(looks.hit_NT[:, 0])
     if boxed.any():
         found |= {
@@ -283,6 +285,8 @@ def summary(report: dict[str, Any]) -> str:
         f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
         f"  pixels read        {report['read']:7.2%}   (share of the photo, upper bound)",
     ]
+    if "accuracy_glance" in report:
+        lines.append(f"  after the glance   {report['accuracy_glance']:7.2%}")
     if report["left_out"]:
         count = len(report["left_out"])
         lines.append(f"  left out           {count:7d}   (photos that could not be read)")

@@ -40,6 +40,15 @@ class Looking:
         output, or the hint, where there is one."""
         return self.outs if self.hint_RD is None else [self.hint_RD] * len(self.outs)
 
+    def forget(self, rows_R: Tensor) -> None:
+        """Empty the cores of some rows (a mask), as before anything was seen."""
+
+        def emptied(values: Tensor) -> Tensor:
+            return values.masked_fill(rows_R.view(-1, *[1] * (values.ndim - 1)), 0.0)
+
+        self.outs = [emptied(out) for out in self.outs]
+        self.states = [tuple(emptied(part) for part in state) for state in self.states]
+
     def select(self, rows_r: Tensor) -> Looking:
         """Some rows only (one row a photo): what an early exit goes on with."""
 

@@ -41,10 +41,18 @@ class Looks:
     """Whether each location lies in the object's box; nan where there is no box."""
     covered_NT: np.ndarray
     """Share of the object's box inside the finest patch of each glimpse; nan without a box."""
+    glance_right_N: np.ndarray | None = None
+    """Whether what the glance alone says is right, where it says anything."""
     beliefs_NTC: np.ndarray | None = None
-    """On request: class probabilities after each step."""
+    """On request: class probabilities after each step and, where they may end the looking
+    (early_exit), before them those after the glance."""
     stops_NT: np.ndarray | None = None
-    """On request, of a model with a stopping head: its probabilities."""
+    """On request, of a model with a stopping head: its probabilities after each step."""
+
+    @property
+    def fewest(self) -> int:
+        """Glimpses that the first of the beliefs follow: 0 where it is the glance's, or 1."""
+        return 1 + self.right_NT.shape[1] - self.beliefs_NTC.shape[1]
 
     @property
     def right_N(self) -> np.ndarray:
@@ -97,9 +105,12 @@ def look_at(
     for batch, trace in left_out.each(batches, look):
         found = measure(trace, batch)
         if keep_beliefs:
-            found["beliefs_NTC"] = trace.logits_BTN.float().softmax(2)
+            logits_BTN = trace.logits_BTN
             if trace.stop_logits_BT is not None:
                 found["stops_NT"] = trace.stop_logits_BT.sigmoid()
+            elif trace.glance_logits_BN is not None:
+                logits_BTN = torch.cat([trace.glance_logits_BN[:, None], logits_BTN], 1)
+            found["beliefs_NTC"] = logits_BTN.float().softmax(2)
         parts.append({name: value.cpu() for name, value in found.items()})
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     place_N = joined["index_N"].argsort()
@@ -117,7 +128,11 @@ def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
     confidence_B, predicted_B = last_BN.max(1)
     own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
     locations_BT2 = trace.locations_BTS2[::rollouts, :, 0].float()
-    return {
+    glance_BN = trace.glance_logits_BN
+    of_glance = {}
+    if glance_BN is not None:
+        of_glance["glance_right_N"] = glance_BN[::rollouts].argmax(1) == labels_B
+    return of_glance | {
         "index_N": batch.index_B,
         "labels_N": labels_B,
         "predicted_N": predicted_B,

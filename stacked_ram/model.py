@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.attention.choice import Choice
+from stacked_ram.attention.choice import Choice, placed
 from stacked_ram.attention.hard import GaussianPolicy
 from stacked_ram.config import ModelConfig
 from stacked_ram.core import State
@@ -192,7 +192,11 @@ class RAM(nn.Module):
             looking.hint_RD = self.first_out(vector)
             return looking, None
         looking.outs, looking.states = self.run_cores([vector] * len(self.levels), states)
-        return looking, self.scores(looking.outs[-1])
+        scores = self.scores(looking.outs[-1])
+        if self.training and self.config.glance_dropout > 0:
+            drawn_B = scores.new_empty(photos.batch_size).uniform_(generator=self.generator)
+            looking.forget((drawn_B < self.config.glance_dropout).repeat_interleave(rollouts))
+        return looking, scores
 
     def choose(
         self,
@@ -219,7 +223,7 @@ class RAM(nn.Module):
                 choices.append(self.ask(index, looking, sample, given, smooth))
             else:
                 draw = where == "random" and (sample or look == "random")
-                choices.append(self.place(looking, draw, given))
+                choices.append(placed(looking.outs[0], draw, given, self.generator))
         return choices * len(self.levels) if self.one_location else choices
 
     def ask(
@@ -248,7 +252,7 @@ class RAM(nn.Module):
         weighed = level.attention(looking.outs[0], context, looking.step == 0)
         if look == "policy" and given_R2 is None:
             return weighed
-        place = self.place(looking, look == "random", given_R2)
+        place = placed(looking.outs[0], look == "random", given_R2, self.generator)
         return dataclasses.replace(
             place, weights_BR=weighed.weights_BR, attended_BD=weighed.attended_BD
         )
@@ -334,21 +338,6 @@ class RAM(nn.Module):
             outs.append(out)
             later.append(state)
         return outs, later
-
-    def place(self, looking: Looking, draw: bool, given_R2: Tensor | None) -> Choice:
-        """A random place (uniform over the photo), the centre, or a given one."""
-        device = looking.outs[0].device
-        if given_R2 is not None:
-            location = given_R2
-        elif draw:
-            shape = (looking.rows, 2)
-            # in place: torch.compile cannot trace torch.rand with a generator and a free shape
-            location = torch.empty(shape, device=device).uniform_(-1, 1, generator=self.generator)
-        else:
-            location = torch.zeros(looking.rows, 2, device=device)
-        nothing = torch.zeros(looking.rows, device=device)
-        inside = location.clamp(-1, 1)
-        return Choice(inside, location, inside, nothing, nothing)
 
     def scores(self, out: Tensor) -> Tensor:
         """Class scores from the top core's output, of one step or of several."""

@@ -26,7 +26,7 @@ from stacked_ram.cli import Predict
 from stacked_ram.data.opening import SLIDES, open_photo
 from stacked_ram.devices import autocast, set_switches
 from stacked_ram.distributed import World, join_world, leave_world
-from stacked_ram.early_exit import look_until
+from stacked_ram.early_exit import check_criterion, look_until
 from stacked_ram.errors import UserError
 from stacked_ram.reading_ahead import read_ahead
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
@@ -47,11 +47,14 @@ Named = tuple[str, Opened]
 def predict(options: Predict) -> None:
     if options.out is not None and options.out.suffix not in (".csv", ".jsonl"):
         raise UserError(f"--out: {options.out} is neither .csv nor .jsonl")
+    if options.stop_by == "stop" and options.stop_at is None:
+        raise UserError("--stop-by stop: give with --stop-at the probability that is enough")
     world = join_world()
     try:
         if world.size > 1 and (options.out is None or "-" in options.photos):
             raise UserError("under torchrun predict needs --out, and photos by name, not `-`")
         loaded = load_run(options.run, options.device)
+        check_criterion(loaded.model, options.stop_by)
         set_switches(loaded.config.training)
         rows = predict_names(loaded, shard(photo_names(options.photos), world), options)
         counts = write(rows, options.out, world)
@@ -200,7 +203,7 @@ def look(
         seen = model.photos(
             pixels_BCHW.to(device), None if sizes_B2 is None else sizes_B2.to(device)
         )
-        answers = look_until(model, seen, options.stop_at)
+        answers = look_until(model, seen, options.stop_at, options.stop_by)
     best = answers.beliefs_BN.topk(min(options.top, len(loaded.classes)))
     rows = zip(
         best.values.tolist(), best.indices.tolist(),

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from variants import VARIANTS, batch_of, look, make, photos_of, pixels, spread_the_policy
 
 from stacked_ram.cost import Cost
-from stacked_ram.early_exit import choose_threshold, exit_curve, exit_table, look_until
+from stacked_ram.early_exit import choose_threshold, exit_at, exit_curve, exit_table, look_until
 from stacked_ram.errors import UserError
 
 
@@ -21,24 +21,27 @@ def test_a_photo_keeps_the_belief_of_the_glimpse_it_stopped_at(name):
         model.classifier.weight.mul_(5)
     images, sizes = batch_of([(40, 52), (33, 41), (52, 38), (40, 52), (36, 60)])
     full = look(model, images, sizes)
-    beliefs_BTN = full.logits_BTN.softmax(2)
-    sure_BT = beliefs_BTN.amax(2)
-    threshold = sure_BT[:, 0].median().item()
-    steps = sure_BT.shape[1]
+    steps = full.logits_BTN.shape[1]
+    beliefs = {used: full.logits_BTN[:, used - 1].softmax(1) for used in range(1, steps + 1)}
+    if full.glance_logits_BN is not None:
+        beliefs[0] = full.glance_logits_BN.softmax(1)
+    fewest = min(beliefs)
+    # between two photos' beliefs: two passes may differ in a belief's last bits
+    threshold = beliefs[fewest].amax(1).sort().values[1:3].mean().item()
     answers = look_until(model, photos_of(model, images, sizes), threshold)
     for row in range(5):
-        stops = [t for t in range(steps - 1) if sure_BT[row, t] >= threshold] + [steps - 1]
-        used = stops[0] + 1
+        sure = [used for used in range(fewest, steps) if beliefs[used][row].max() >= threshold]
+        used = min(sure, default=steps)
         assert answers.glimpses_B[row] == used
         torch.testing.assert_close(
-            answers.beliefs_BN[row], beliefs_BTN[row, used - 1], atol=1e-3, rtol=1e-3
+            answers.beliefs_BN[row], beliefs[used][row], atol=1e-3, rtol=1e-3
         )
         places = answers.locations_BT2[row]
         torch.testing.assert_close(
             places[:used], full.locations_BTS2[row, :used, -1], atol=1e-4, rtol=1e-4
         )
         assert places[used:].isnan().all()
-    assert 1 in answers.glimpses_B, "some stopped early"
+    assert fewest in answers.glimpses_B, "some stopped early"
     everything = look_until(model, photos_of(model, images, sizes))
     assert (everything.glimpses_B == steps).all()
 
@@ -52,6 +55,21 @@ def test_photos_that_left_cost_nothing_more():
         return counter.get_total_flops()
 
     assert flops(0.0) * 6 == flops(2.0) == flops(None)
+
+
+def test_a_photo_told_at_a_glance_costs_the_glance_alone():
+    model = make("glance_core").eval()
+
+    def flops(work):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops()
+
+    photos = photos_of(model, pixels(3))
+    answers = look_until(model, photos, 0.0)
+    assert answers.glimpses_B.tolist() == [0, 0, 0] and answers.locations_BT2.isnan().all()
+    spent = flops(lambda: look_until(model, photos, 0.0))
+    assert spent == flops(lambda: model.start(photos))
 
 
 def test_the_learned_stop_decides_where_it_is_asked():
@@ -77,14 +95,14 @@ def problem(photos=300, steps=4, classes=3, seed=0):
     return beliefs / beliefs.sum(2, keepdims=True), labels
 
 
-def by_loop(beliefs, labels, threshold):
+def by_loop(beliefs, labels, threshold, fewest=1):
     right = used = 0
     for photo, label in zip(beliefs, labels, strict=True):
         step = 0
         while step < len(photo) - 1 and photo[step].max() < threshold:
             step += 1
         right += photo[step].argmax() == label
-        used += step + 1
+        used += step + fewest
     return right / len(labels), used / len(labels)
 
 
@@ -98,38 +116,62 @@ def test_the_table_equals_a_loop_over_photos():
     assert (np.diff(table["mean_glimpses"]) >= 0).all()
 
 
+def test_the_table_counts_the_glance_as_no_glimpse():
+    beliefs, labels = problem(60)
+    table = exit_table(beliefs, labels, fewest=0)
+    assert table["mean_glimpses"][0] == 0 and table["mean_glimpses"][-1] == 3
+    middle = len(table["threshold"]) // 2
+    wanted = by_loop(beliefs, labels, table["threshold"][middle], fewest=0)
+    assert (table["accuracy"][middle], table["mean_glimpses"][middle]) == pytest.approx(wanted)
+    threshold = choose_threshold(table, mean_glimpses=0.5)
+    assert by_loop(beliefs, labels, threshold, fewest=0)[1] <= 0.5
+    with pytest.raises(UserError, match="below 0"):
+        choose_threshold(table, mean_glimpses=-1)
+    curve = exit_curve(table, Cost(total=1.0, per_glimpse=0.3, before=0.1))
+    assert curve["mean_gmacs"].iloc[[0, -1]].tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_a_threshold_between_those_of_the_table_is_told_too():
+    beliefs, labels = problem(60)
+    table = exit_table(beliefs, labels)
+    for threshold in (0.0, 0.4, 0.777, 0.95, 2.0, np.inf):
+        wanted = by_loop(beliefs, labels, threshold)
+        assert exit_at(table, threshold) == pytest.approx(wanted)
+
+
 def test_the_threshold_is_the_cheapest_or_the_best():
     beliefs, labels = problem()
     table = exit_table(beliefs, labels)
     wanted = 0.9 * table["accuracy"][-1]
-    found = by_loop(beliefs, labels, choose_threshold(beliefs, labels, accuracy=wanted))
+    found = by_loop(beliefs, labels, choose_threshold(table, accuracy=wanted))
     assert found[0] >= wanted
     assert found[1] == pytest.approx(table["mean_glimpses"][table["accuracy"] >= wanted].min())
 
-    found = by_loop(beliefs, labels, choose_threshold(beliefs, labels, mean_glimpses=2.5))
+    found = by_loop(beliefs, labels, choose_threshold(table, mean_glimpses=2.5))
     assert found[1] <= 2.5
     assert found[0] == pytest.approx(table["accuracy"][table["mean_glimpses"] <= 2.5].max())
 
     with pytest.raises(UserError, match="accuracy"):
-        choose_threshold(beliefs, labels, accuracy=1.01)
+        choose_threshold(table, accuracy=1.01)
     with pytest.raises(UserError, match="mean_glimpses"):
-        choose_threshold(beliefs, labels, mean_glimpses=0.5)
+        choose_threshold(table, mean_glimpses=0.5)
     with pytest.raises(ValueError):
-        choose_threshold(beliefs, labels)
+        choose_threshold(table)
 
 
 def test_the_learned_stops_can_choose_too():
     beliefs, labels = problem()
     right = beliefs.argmax(2) == labels[:, None]
     stops = np.where(right, 0.9, 0.1)  # a stopping head that knows
-    threshold = choose_threshold(beliefs, labels, mean_glimpses=4, stops_BT=stops)
-    assert exit_table(beliefs, labels, stops)["accuracy"].max() == right.any(1).mean()
+    table = exit_table(beliefs, labels, stops)
+    threshold = choose_threshold(table, mean_glimpses=4)
+    assert table["accuracy"].max() == right.any(1).mean()
     assert 0.1 < threshold <= 0.9
 
 
 def test_the_curve_goes_from_one_glimpse_to_all():
     beliefs, labels = problem()
-    curve = exit_curve(beliefs, labels, Cost(total=1.3, per_glimpse=0.3, before=0.1))
+    curve = exit_curve(exit_table(beliefs, labels), Cost(total=1.3, per_glimpse=0.3, before=0.1))
     assert list(curve.columns) == ["threshold", "accuracy", "mean_glimpses", "mean_gmacs"]
     assert curve["mean_gmacs"].iloc[0] == pytest.approx(0.4)
     assert curve["mean_gmacs"].iloc[-1] == pytest.approx(1.3)

@@ -95,6 +95,20 @@ def test_early_exit_is_chosen_on_valid_and_reported_on_test(photos, tmp_path, le
         run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2, exit_accuracy=0.5))
 
 
+def test_the_glance_can_be_enough(photos, tmp_path):
+    config = tiny_config(photos, epochs=2, glance=(8, 8), num_glimpses=3)
+    train_run(config, tmp_path / "run")
+    run_test(Options(runs=(tmp_path / "run",), exit_glimpses=0.5))
+    report = json.loads((tmp_path / "run" / "test.json").read_text())
+    curve = pandas.read_csv(tmp_path / "run" / "test_early_exit.csv")
+    assert curve["mean_glimpses"].iloc[[0, -1]].tolist() == [0, 3]
+    assert curve["accuracy"].iloc[0] == pytest.approx(report["accuracy_glance"], abs=1e-5)
+    assert curve["mean_gmacs"].iloc[0] == pytest.approx(report["gmacs"]["before"], abs=1e-5)
+    run_test(Options(runs=(tmp_path / "run",), exit_glimpses=0.5, split="valid"))
+    valid = json.loads((tmp_path / "run" / "valid.json").read_text())["early_exit"]
+    assert valid["mean_glimpses"] <= 0.5 and valid["threshold"] == report["early_exit"]["threshold"]
+
+
 def test_several_runs_are_compared(run, photos, tmp_path, capsys):
     train_run(tiny_config(photos, epochs=1, seed=1), tmp_path / "other")
     run_test(Options(runs=(run, tmp_path / "other")))

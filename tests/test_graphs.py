@@ -91,8 +91,8 @@ def no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
 
 
-def model_of(name: str):
-    config = ModelConfig(**{**SMALL, **VARIANTS[name]})
+def model_of(name: str, **changes):
+    config = ModelConfig(**{**SMALL, **VARIANTS[name], **changes})
     return build_model(config, num_classes=10, channels=3, mean=[0.1] * 3, std=[0.3] * 3)
 
 
@@ -107,6 +107,12 @@ def test_no_model_waits_for_the_device_in_a_step(name, look, no_autocast):
 def test_nor_does_an_estimator(values, no_autocast):
     settings = TrainingConfig(**values, label_smoothing=0.1)
     assert of_the_host(model_of("categorical"), torch.zeros(4, 10), settings, "policy") == []
+
+
+def test_nor_does_the_dropout_of_glances(no_autocast):
+    model = model_of("glance_core", glance_dropout=0.5)
+    settings = TrainingConfig(**ROLLOUTS)
+    assert of_the_host(model, torch.zeros(4).long(), settings, "policy") == []
 
 
 def test_nor_does_the_pretraining(no_autocast):

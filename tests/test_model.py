@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -348,6 +349,23 @@ def test_regions_must_fit_the_map_of_the_glance():
         make("categorical", regions=(17, 3))
     with pytest.raises(UserError, match="convolutional"):
         make("backbone_glance", backbone="vit_tiny_patch16_224", regions=(1, 1))
+
+
+@pytest.mark.parametrize("core", ["lstm", "rnn", "transformer"])
+def test_a_forgotten_glance_leaves_the_core_empty_and_is_judged_all_the_same(core):
+    model = make("glance_core", core=core, glance_dropout=0.5).train()
+    photos = photos_of(model, pixels(16))
+    looking, scores = model.start(photos, rollouts=2)
+    model.config = dataclasses.replace(model.config, glance_dropout=0.0)
+    known, wanted = model.start(photos, rollouts=2)
+    torch.testing.assert_close(scores, wanted)
+    forgotten = (looking.outs[0] == 0).all(1)
+    assert 0 < forgotten.sum() < 32
+    assert forgotten[::2].equal(forgotten[1::2]), "of a photo, all scan paths or none"
+    torch.testing.assert_close(looking.outs[0][~forgotten], known.outs[0][~forgotten])
+    for part, full in zip(looking.states[0], known.states[0], strict=True):
+        assert (part[forgotten] == 0).all()
+        torch.testing.assert_close(part[~forgotten], full[~forgotten])
 
 
 def test_photos_too_small_for_the_levels_are_named():

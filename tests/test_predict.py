@@ -57,6 +57,33 @@ def test_json_lines_say_the_same_and_batches_do_not_matter(run, photos, tmp_path
         np.testing.assert_allclose(one["locations"], many["locations"], atol=1e-3)
 
 
+def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
+    config = tiny_config(photos, epochs=1, num_glimpses=3, learned_stop=True)
+    train_run(config, tmp_path / "stopping")
+    given = dict(photos=(str(photos / "test"),), out=tmp_path / "rows.jsonl", stop_by="stop")
+
+    def glimpses(stop_at):
+        predict(Predict(run=tmp_path / "stopping", stop_at=stop_at, **given))
+        return {json.loads(line)["glimpses"] for line in given["out"].read_text().splitlines()}
+
+    loaded = load_run(tmp_path / "stopping", "cpu")
+    assert glimpses(0.0) == {1} and glimpses(1.1) == {3}
+    with torch.no_grad():  # beliefs stay below 0.99, the head's probability is above
+        loaded.model.stop.bias.fill_(9.0)
+    rows = list(
+        room.predict_names(
+            loaded,
+            iter([str(p) for p in (photos / "test").rglob("*.png")]),
+            Predict(run=run, stop_at=0.99, **given),
+        )
+    )
+    assert {row["glimpses"] for row in rows} == {1} and max(r["probability"] for r in rows) < 0.99
+    with pytest.raises(UserError, match="--stop-at"):
+        predict(Predict(run=run, **given))
+    with pytest.raises(UserError, match="learned_stop"):
+        predict(Predict(run=run, stop_at=0.5, **given))
+
+
 def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, monkeypatch):
     one = next((photos / "test" / "bar").iterdir())
     (tmp_path / "list.csv").write_text(f"id,path\n1,{one}\n2,beside.png\n")

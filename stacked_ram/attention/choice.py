@@ -58,6 +58,22 @@ class Choice:
     """Soft attention: the regions' features under the weights, for the core."""
 
 
+def placed(
+    like_RD: Tensor, draw: bool, given_R2: Tensor | None, generator: torch.Generator | None
+) -> Choice:
+    """A place that no attention chose: a given one, or a random one (uniform over the photo), or
+    the centre. like_RD: a row of it for each row."""
+    location = like_RD.new_zeros(len(like_RD), 2, dtype=torch.float32)
+    if given_R2 is not None:
+        location = given_R2
+    elif draw:
+        # in place: torch.compile cannot trace torch.rand with a generator and a free shape
+        location.uniform_(-1, 1, generator=generator)
+    nothing = like_RD.new_zeros(len(like_RD), dtype=torch.float32)
+    inside = location.clamp(-1, 1)
+    return Choice(inside, location, inside, nothing, nothing)
+
+
 def region_centres(regions: tuple[int, int]) -> Tensor:
     """(x, y) of the centres of rows x columns equal regions of the photo, R x 2."""
     rows, columns = regions
