@@ -17,9 +17,10 @@ from typing import Any
 
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
 COLUMNS = (
-    "run", "data set", "seed", "accuracy", "low_95", "high_95", "after each glimpse", "gmacs",
-    "pixels read", "hit rates", *CONTROLS, "samples averaged", "accuracy of the samples",
-    "photos", "train command", "commit", "train minutes", "tested", "machine",
+    "run", "data set", "seed", "accuracy", "low_95", "high_95", "after the glance",
+    "after each glimpse", "gmacs", "early exit", "early exit gmacs", "pixels read", "hit rates",
+    *CONTROLS, "samples averaged", "accuracy of the samples", "photos", "train command", "commit",
+    "train minutes", "tested", "machine",
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
     started = json.loads((run / "run.json").read_text())
     controls = test.get("controls", {})
     sampled = test.get("mc_samples")
+    early = test.get("early_exit")
     begun = [one for one in started["starts"] if "started" in one][-1]  # others went on with it
     return {
         "run": run.name,
@@ -42,8 +44,11 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "accuracy": percent(test["accuracy"]),
         "low_95": percent(test["interval_95"][0]),
         "high_95": percent(test["interval_95"][1]),
+        "after the glance": percent(test["accuracy_glance"]) if "accuracy_glance" in test else "",
         "after each glimpse": " ".join(percent(one) for one in test["accuracy_after"]),
         "gmacs": f"{test['gmacs']['total']:.4f}",
+        "early exit": percent(early["accuracy"]) if early else "",
+        "early exit gmacs": f"{early['mean_gmacs']:.4f}" if early else "",
         "pixels read": percent(test["read"]),
         "hit rates": " ".join(percent(one) for one in test.get("hit_rate", [])),
         **{one: percent(controls[one]["accuracy"]) for one in CONTROLS if one in controls},
