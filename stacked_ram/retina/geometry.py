@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ class GlimpseGeometry:
         first = self.patch_width * (self.patch_size if self.patch_unit == "pixels" else 1)
         return tuple(first * self.glimpse_scale**k for k in range(self.num_patches))
 
-    @property
+    @cached_property
     def whole_cells(self) -> tuple[int, ...] | None:
         """Pixels of a cell's side for each patch if boxes are snapped to pixels, else None."""
         if not self.snap or self.patch_unit != "pixels":

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from stacked_ram.retina.compiled import can_read, cell_averages
+from stacked_ram.retina.compiled import CellReader, can_read
 from stacked_ram.retina.geometry import GlimpseGeometry, Placing
 from stacked_ram.retina.sliding_sums import read, sliding_sums
 from stacked_ram.retina.windows import share_inside, window_averages
@@ -99,10 +99,14 @@ class Photos:
             raise ValueError(
                 f"{locations_R2.shape[0]} locations do not share out over {self.batch_size} photos"
             )
-        small = math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
-        whole = geometry.whole_cells and (small or can_read(self.pixels_BCHW))
+        whole = self._once(("whole", geometry), lambda: self._reads_whole_cells(geometry))
         read = self._whole_cells if whole else self._any_cells
         return read(locations_R2, geometry).to(dtype or self._default_dtype())
+
+    def _reads_whole_cells(self, geometry: GlimpseGeometry) -> bool:
+        cells = geometry.whole_cells
+        small = math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
+        return cells is not None and (small or can_read(self.pixels_BCHW, cells))
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
         """The whole of each photo at size (h, w), by exact area averages: (B, C, h, w).
@@ -143,16 +147,13 @@ class Photos:
     def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
         corners_RK2 = self._placing(locations_R2, geometry).left_top(locations_R2.detach())
-        scales_KC, means = self._once(
-            ("norm", geometry, rows), lambda: self._norm_of_cells(geometry, rows)
-        )
-        if can_read(self.pixels_BCHW):
-            pixels_BCHW = self._once(("pixels",), self.pixels_BCHW.contiguous)
-            patches = cell_averages(pixels_BCHW, corners_RK2, cells, scales_KC, size)
-            patches = patches.view(rows, len(cells), size, -1)
+        ways = self._once(("cells", geometry, rows), lambda: self._ways_of_cells(geometry, rows))
+        if ways.reader is not None:
+            patches = ways.reader(corners_RK2).view(rows, len(cells), size, -1)
         else:
-            scales_K1Q = scales_KC.repeat(1, size).unsqueeze(1)
+            scales_K1Q = ways.scales_KC.repeat(1, size).unsqueeze(1)
             patches = self._cell_sums(corners_RK2, geometry) * scales_K1Q
+        means = ways.means
         if means is not None:
             edges_2RKE = (self._whole(corners_RK2, geometry) + means.edges_1KE).clamp_(min=0)
             edges_2RKE = edges_2RKE.clamp_max_(means.limits_2R11).to(patches.dtype)
@@ -161,26 +162,27 @@ class Photos:
             inside_x_RK1Q = inside_x_RK1P.repeat_interleave(self.channels, 3)
             taken_RK1Q = inside_x_RK1Q * means.means_K1Q
             patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
-        return patches.view(rows, len(cells), size, size, self.channels).movedim(4, 2)
+        patches_RKPPC = patches.view(rows, len(cells), size, size, self.channels)
+        return patches_RKPPC.permute(0, 1, 4, 2, 3)
 
-    def _norm_of_cells(
-        self, geometry: GlimpseGeometry, rows: int
-    ) -> tuple[torch.Tensor, _Means | None]:
-        """What sums of cells are multiplied by, K x C, and what is taken away then."""
+    def _ways_of_cells(self, geometry: GlimpseGeometry, rows: int) -> _Ways:
         cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
         cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
         work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
         shares_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
         scales_C, means_C = self._normalisation()
         scales_KC = shares_KC if scales_C is None else shares_KC * scales_C
-        if means_C is None:
-            return scales_KC, None
-        counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
-        return scales_KC, _Means(
-            means_K1Q=(shares_KC * means_C).repeat(1, size).unsqueeze(1),
-            edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
-            limits_2R11=self._sizes_R2(rows).flip(1).to(torch.int32).T[:, :, None, None],
-        )
+        reader = means = None
+        if can_read(pixels, cells):
+            reader = CellReader(pixels, cells, scales_KC, size)
+        if means_C is not None:
+            counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
+            means = _Means(
+                means_K1Q=(shares_KC * means_C).repeat(1, size).unsqueeze(1),
+                edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
+                limits_2R11=self._sizes_R2(rows).flip(1).to(torch.int32).T[:, :, None, None],
+            )
+        return _Ways(scales_KC, means, reader)
 
     def _whole(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         """Corners as integers, 2 x R x K x 1. Far outside is fully outside: the bound keeps them
@@ -276,6 +278,14 @@ class Photos:
                 scales_C = torch.ones(self.channels, device=self.device)
             scales_C = scales_C / 255
         return scales_C, means_C
+
+
+class _Ways(NamedTuple):
+    """How cells of whole pixels are read, for one geometry and number of rows."""
+
+    scales_KC: torch.Tensor  # what sums of cells are multiplied by
+    means: _Means | None  # what is taken away then
+    reader: CellReader | None  # where there is no compiled loop: sliding sums
 
 
 class _Means(NamedTuple):

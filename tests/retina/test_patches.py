@@ -208,13 +208,26 @@ def test_the_compiled_loop_and_the_sliding_sums_agree_to_the_last_bit(
     def read(pixels_BCHW):
         return Photos(pixels_BCHW, sizes, mean).patches(locations, geometry)
 
-    assert can_read(pixels)
+    cells = geometry.whole_cells
+    assert can_read(pixels, cells)
     by_the_loop = read(pixels)
     lying_otherwise = read(pixels.contiguous(memory_format=torch.channels_last))
     assert torch.equal(by_the_loop, lying_otherwise)
-    monkeypatch.setattr(compiled, "_compiled", lambda: None)  # as where numba is missing
-    assert not can_read(pixels)
+    monkeypatch.setattr(compiled, "loop_of_cells", lambda: (None, 0))  # as where numba is missing
+    assert not can_read(pixels, cells)
     assert torch.equal(by_the_loop, read(pixels))
+
+
+@pytest.mark.parametrize("cell", [3, 4, 6, 16, 60, 64, 68, 255, 256, 257, 258])
+def test_sums_of_wide_cells_do_not_overflow(cell):
+    pytest.importorskip("numba")
+    pixels = torch.full((1, 1, 2 * cell + 2, 2 * cell + 2), 255, dtype=torch.uint8)
+    pixels[0, 0, 1, 1] = 0  # the first pixel read
+    assert can_read(pixels, (cell,)) == (cell <= 257)
+    geometry = GlimpseGeometry(2, patch_width=float(cell))
+    first, *others = Photos(pixels).patches(torch.zeros(1, 2), geometry).flatten().tolist()
+    assert others == pytest.approx([1, 1, 1], abs=1e-6)
+    assert first == pytest.approx(1 - 1 / cell**2, abs=1e-6)
 
 
 def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monkeypatch):
@@ -223,7 +236,7 @@ def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monk
     geometry, locations = GlimpseGeometry(20, 3), torch.tensor(LOCATIONS[:4])
     by_sums = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
     monkeypatch.setattr(patches, "SLIDING_PIXELS", 0)
-    monkeypatch.setattr(patches, "can_read", lambda pixels_BCHW: False)
+    monkeypatch.setattr(patches, "can_read", lambda pixels_BCHW, cells: False)
     monkeypatch.setattr(patches, "sliding_sums", None)
     monkeypatch.setitem(windows.CHUNK, "cpu", 1)
     by_windows = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
