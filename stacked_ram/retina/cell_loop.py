@@ -1,7 +1,7 @@
 """The loop that sums cells of pixels, for numba to compile: imported by compiled.py alone.
 
-Indices are unsigned, so that they need no check for counting from the end, and what runs over pixels
-is a small function of its own: only so are the loops vectorised.
+Indices are unsigned, so that they need no check for counting from the end, and what runs over
+pixels is a small function of its own: only so are the loops vectorised.
 """
 
 from __future__ import annotations
