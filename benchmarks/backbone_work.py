@@ -5,7 +5,8 @@
 Training steps of soft attention with one glimpse of two 96-pixel patches, random weights:
 
     plain     the backbone runs on the context, then on each patch, and every time the file is
-              opened again, cropped and resized
+              opened again, cropped and resized; as in ours, the core gets what was attended in the
+              context too, so that the loss trains all three passes
     ours      photos decoded once; both patches through the backbone in one batch
     frozen    the backbone is not trained: `plain` looks and learns nothing by it; ours still sends
               the classification's gradient through it to the location
@@ -101,7 +102,7 @@ class Plain(nn.Module):
         self.backbone = timm.create_model(name, num_classes=0)
         width = self.backbone.num_features
         self.score = nn.Conv2d(width, 1, 1)
-        self.feature = nn.Linear(PATCHES * width, FEATURES)
+        self.feature = nn.Linear((PATCHES + 1) * width, FEATURES)
         self.core = nn.LSTMCell(FEATURES, FEATURES)
         self.classifier = nn.Linear(FEATURES, CLASSES)
 
@@ -112,7 +113,7 @@ class Plain(nn.Module):
         x = (weights * weights.new_tensor([-0.5, 0.5, -0.5, 0.5])).sum(1)
         y = (weights * weights.new_tensor([-0.5, -0.5, 0.5, 0.5])).sum(1)
         places = torch.stack([x, y], 1).tolist()
-        seen = []
+        seen = [(weights.unsqueeze(1) * regions.flatten(2)).sum(2)]
         for k in range(PATCHES):
             patches = [
                 opened(one, place, SIDE * 2**k) for one, place in zip(files, places, strict=True)
