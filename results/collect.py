@@ -1,8 +1,9 @@
 """All tested runs of a folder as one table: no figure is copied by hand.
 
-    python results/collect.py [RESULTS] > results/tables/runs.csv
+    python results/collect.py [RESULTS]
 
-A row a run that has a test.json (`main.py test RUN --controls`), with what it was trained by.
+Writes tables/runs.csv: a row a run that has a test.json (`main.py test RUN --controls`), with what
+it was trained by. Rows of runs that are not in the folder (of other machines) stay.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ COLUMNS = (
 
 
 def main(results: Path) -> None:
-    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for report in sorted(results.glob("*/test.json")):
-        writer.writerow(row(report.parent, json.loads(report.read_text())))
+    table = results / "tables" / "runs.csv"
+    with table.open(newline="") as kept:
+        rows = {one["run"]: one for one in csv.DictReader(kept)}
+    for report in results.glob("*/test.json"):
+        rows[report.parent.name] = row(report.parent, json.loads(report.read_text()))
+    with table.open("w", newline="") as written:
+        writer = csv.DictWriter(written, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[name] for name in sorted(rows))
 
 
 def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:

@@ -198,7 +198,8 @@ def surroundings() -> dict[str, Any]:
     return {
         "git": git_revision(),
         "versions": versions,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, GPU {gpu}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores of"
+        f" {processor()}, GPU {gpu}",
     }
 
 
@@ -216,3 +217,13 @@ def git_revision() -> str:
         return revision + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return "none"
+
+
+def processor() -> str:
+    """What the processor calls itself, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "an unknown processor"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
