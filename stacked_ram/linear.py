@@ -30,13 +30,13 @@ class Linear(nn.Linear):
 def faster(input: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is the better one for this product."""
     return (
-        input.ndim == 2
+        mkl_holds_back()
+        and input.ndim == 2
         and len(input) >= ROWS
         and len(input) * weight.numel() >= WORK
         and input.dtype == weight.dtype == torch.float32
         and input.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and mkl_holds_back()
     )
 
 
