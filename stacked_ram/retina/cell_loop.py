@@ -24,13 +24,16 @@ def compiled(function):
 
 
 @compiled
-def read_cells(pixels, shape, corners_RK2, cells, scales_KC, averages, patch_size):
+def read_cells(
+    pixels, shape, locations_R2, half_R2, shift_RK2, cells, scales_KC, averages, patch_size
+):
     """Writes averages, flat: R x K x P x P x C. pixels: flat too, of this shape (B, C, H, W).
 
-    A row of cells is summed down its columns in 16 bits, then all columns of a cell across.
+    Patches lie where geometry.Placing says, to the last bit. A row of cells is summed down its
+    columns in 16 bits, then all columns of a cell across.
     """
     batch, channels, height, width = shape
-    rows, patches = corners_RK2.shape[:2]
+    rows, patches = shift_RK2.shape[:2]
     most = patch_size * patch_size * cells.max()
     # the same memory as columns, and as two and four columns at a time
     fours = np.empty((most + 3) // 4, np.uint64)
@@ -42,10 +45,11 @@ def read_cells(pixels, shape, corners_RK2, cells, scales_KC, averages, patch_siz
         for k in range(patches):
             cell, across = cells[k], patch_size * cells[k]
             far = across + max(height, width)
-            x, y = corners_RK2[r, k]
-            if not (abs(x) < far and abs(y) < far):  # neither is what is no number
-                x = y = np.float32(far)
-            left, top = int(x), int(y)
+            x = np.floor(locations_R2[r, 0] * half_R2[r, 0] + shift_RK2[r, k, 0])
+            y = np.floor(locations_R2[r, 1] * half_R2[r, 1] + shift_RK2[r, k, 1])
+            left = top = far  # outside, as what is no number
+            if abs(x) < far and abs(y) < far:
+                left, top = int(x), int(y)
             before = min(max(-left, 0), across)
             inside = u64(max(min(width - left, across), before) - before)
             for c in range(channels):

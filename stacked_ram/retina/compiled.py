@@ -15,6 +15,8 @@ from functools import cache
 import numpy as np
 import torch
 
+from stacked_ram.retina.geometry import Placing
+
 
 def can_read(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> bool:
     """Whether a CellReader takes these photos and cells, here and now."""
@@ -31,6 +33,7 @@ class CellReader:
     glimpse to the next is laid out here once.
 
     pixels_BCHW: uint8. cells: pixels of a cell's side, one a patch. scales_KC: float32.
+    placing: where the patches' first pixels lie, on whole pixels; outside the photos is zero.
     """
 
     def __init__(
@@ -39,23 +42,28 @@ class CellReader:
         cells: tuple[int, ...],
         scales_KC: torch.Tensor,
         patch_size: int,
+        placing: Placing,
     ) -> None:
         self.pixels = pixels_BCHW.contiguous().view(-1).numpy()
         self.pixels_shape = tuple(pixels_BCHW.shape)
         self.cells = np.array(cells)
         self.scales_KC = scales_KC.contiguous().numpy()
         self.patch_size = patch_size
+        self.half_R2 = placing.half_R12[:, 0].contiguous().numpy()
+        self.shift_RK2 = placing.shift_RK2.contiguous().numpy()
+        self.dtype = placing.half_R12.dtype
         self.shape = len(cells), patch_size, patch_size, pixels_BCHW.shape[1]
         self.loop, _ = loop_of_cells()
 
-    def __call__(self, corners_RK2: torch.Tensor) -> torch.Tensor:
-        """Float32, R x K x P x P x C. corners_RK2: (x, y) of each patch's first pixel, whole
-        numbers, anywhere: outside the photos is zero."""
-        averages = torch.empty(len(corners_RK2), *self.shape)
+    def __call__(self, locations_R2: torch.Tensor) -> torch.Tensor:
+        """Float32, R x K x P x P x C."""
+        averages = torch.empty(len(self.half_R2), *self.shape)
         self.loop(
             self.pixels,
             self.pixels_shape,
-            corners_RK2.numpy(),
+            locations_R2.detach().to(self.dtype).contiguous().numpy(),
+            self.half_R2,
+            self.shift_RK2,
             self.cells,
             self.scales_KC,
             averages.numpy().reshape(-1),

@@ -107,5 +107,6 @@ class Placing(NamedTuple):
     def left_top(self, locations_R2: torch.Tensor) -> torch.Tensor:
         """Left top corners (x, y) of the patches: (R, K, 2)."""
         locations_R12 = locations_R2.to(self.half_R12.dtype).unsqueeze(1)
-        corners_RK2 = torch.addcmul(self.shift_RK2, locations_R12, self.half_R12)
+        # rounded after each of the two, not once, as in the compiled loop (retina/cell_loop.py)
+        corners_RK2 = locations_R12 * self.half_R12 + self.shift_RK2
         return corners_RK2.floor() if self.snaps else corners_RK2

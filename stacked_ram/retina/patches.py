@@ -146,14 +146,18 @@ class Photos:
 
     def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
-        corners_RK2 = self._placing(locations_R2, geometry).left_top(locations_R2.detach())
-        ways = self._once(("cells", geometry, rows), lambda: self._ways_of_cells(geometry, rows))
+        ways = self._once(
+            ("cells", geometry, rows, locations_R2.dtype),
+            lambda: self._ways_of_cells(locations_R2, geometry),
+        )
+        means = ways.means
+        if ways.reader is None or means is not None:
+            corners_RK2 = ways.placing.left_top(locations_R2.detach())
         if ways.reader is not None:
-            patches = ways.reader(corners_RK2).view(rows, len(cells), size, -1)
+            patches = ways.reader(locations_R2).view(rows, len(cells), size, -1)
         else:
             scales_K1Q = ways.scales_KC.repeat(1, size).unsqueeze(1)
             patches = self._cell_sums(corners_RK2, geometry) * scales_K1Q
-        means = ways.means
         if means is not None:
             edges_2RKE = (self._whole(corners_RK2, geometry) + means.edges_1KE).clamp_(min=0)
             edges_2RKE = edges_2RKE.clamp_max_(means.limits_2R11).to(patches.dtype)
@@ -165,8 +169,9 @@ class Photos:
         patches_RKPPC = patches.view(rows, len(cells), size, size, self.channels)
         return patches_RKPPC.permute(0, 1, 4, 2, 3)
 
-    def _ways_of_cells(self, geometry: GlimpseGeometry, rows: int) -> _Ways:
+    def _ways_of_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> _Ways:
         cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
+        placing = self._placing(locations_R2, geometry)
         cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
         work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
         shares_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
@@ -174,15 +179,16 @@ class Photos:
         scales_KC = shares_KC if scales_C is None else shares_KC * scales_C
         reader = means = None
         if can_read(pixels, cells):
-            reader = CellReader(pixels, cells, scales_KC, size)
+            reader = CellReader(pixels, cells, scales_KC, size, placing)
         if means_C is not None:
             counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
+            limits_R2 = self._sizes_R2(len(locations_R2)).flip(1).to(torch.int32)
             means = _Means(
                 means_K1Q=(shares_KC * means_C).repeat(1, size).unsqueeze(1),
                 edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
-                limits_2R11=self._sizes_R2(rows).flip(1).to(torch.int32).T[:, :, None, None],
+                limits_2R11=limits_R2.T[:, :, None, None],
             )
-        return _Ways(scales_KC, means, reader)
+        return _Ways(placing, scales_KC, means, reader)
 
     def _whole(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         """Corners as integers, 2 x R x K x 1. Far outside is fully outside: the bound keeps them
@@ -283,6 +289,7 @@ class Photos:
 class _Ways(NamedTuple):
     """How cells of whole pixels are read, for one geometry and number of rows."""
 
+    placing: Placing
     scales_KC: torch.Tensor  # what sums of cells are multiplied by
     means: _Means | None  # what is taken away then
     reader: CellReader | None  # where there is no compiled loop: sliding sums

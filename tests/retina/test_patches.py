@@ -218,6 +218,27 @@ def test_the_compiled_loop_and_the_sliding_sums_agree_to_the_last_bit(
     assert torch.equal(by_the_loop, read(pixels))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_loop_reads_the_boxes_that_are_drawn(dtype, monkeypatch):
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(12)
+    pixels = torch.randint(0, 256, (3, 1, 61, 83), dtype=torch.uint8, generator=generator)
+    locations = 2.4 * torch.rand(3 * 500, 2, dtype=dtype, generator=generator) - 1.2
+    # half of them on the border between two pixels, or a rounding error from it
+    halves = (locations * torch.tensor([41.5, 30.5])).round() / torch.tensor([41.5, 30.5])
+    locations = torch.where(torch.arange(1500)[:, None] % 2 == 0, locations, halves.to(dtype))
+    geometry = GlimpseGeometry(3, 2)
+    by_the_loop = Photos(pixels).patches(locations, geometry)
+    monkeypatch.setattr(compiled, "loop_of_cells", lambda: (None, 0))
+    assert torch.equal(by_the_loop, Photos(pixels).patches(locations, geometry))
+    boxes = glimpse_boxes(locations, torch.tensor([[61, 83]]).expand(1500, 2), geometry)
+    for row in range(0, 1500, 7):
+        left, top, right, bottom = (round(one) for one in boxes[row, 0].tolist())
+        wide = torch.nn.functional.pad(pixels[row // 500, 0], (40, 40, 40, 40))
+        wanted = wide[top + 40 : bottom + 40, left + 40 : right + 40].float() / 255
+        assert torch.allclose(by_the_loop[row, 0, 0], wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("cell", [3, 4, 6, 16, 60, 64, 68, 255, 256, 257, 258])
 def test_sums_of_wide_cells_do_not_overflow(cell):
     pytest.importorskip("numba")
