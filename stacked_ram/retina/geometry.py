@@ -6,6 +6,7 @@ R rows (photos times rollouts), K patches, P patch_size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -96,9 +97,11 @@ class Placing(NamedTuple):
         """For photos of sizes (height, width); float32 unless dtype is float64."""
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
         half_R12 = (sizes_R2.flip(1).to(dtype) * 0.5).unsqueeze(1)
-        shorter_R1 = half_R12.amin(2) * 2
-        unit_R1 = shorter_R1 if geometry.patch_unit == "share" else torch.ones_like(shorter_R1)
-        widths_RK1 = torch.stack([unit_R1 * width for width in geometry.widths], 1)
+        widths_RK1 = vector(geometry.widths, half_R12, dtype).view(1, -1, 1)
+        if geometry.patch_unit == "share":
+            widths_RK1 = half_R12.amin(2, keepdim=True) * 2 * widths_RK1
+        else:
+            widths_RK1 = widths_RK1.expand(len(half_R12), -1, -1)
         snaps = geometry.whole_cells is not None
         # Rounding down after half a pixel more is rounding to the nearest.
         shift_RK2 = half_R12 - 0.5 * widths_RK1 + (0.5 if snaps else 0.0)
@@ -110,3 +113,11 @@ class Placing(NamedTuple):
         # rounded after each of the two, not once, as in the compiled loop (retina/cell_loop.py)
         corners_RK2 = locations_R12 * self.half_R12 + self.shift_RK2
         return corners_RK2.floor() if self.snaps else corners_RK2
+
+
+def vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A small vector beside another tensor; on a device it is filled there, since a copy from the
+    host would wait."""
+    if like.device.type == "cpu":
+        return torch.tensor(values, dtype=dtype)
+    return torch.stack([torch.full((), v, dtype=dtype, device=like.device) for v in values])

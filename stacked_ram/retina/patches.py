@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 
 from stacked_ram.retina.compiled import CellReader, can_read
-from stacked_ram.retina.geometry import GlimpseGeometry, Placing
+from stacked_ram.retina.geometry import GlimpseGeometry, Placing, vector
 from stacked_ram.retina.sliding_sums import read, sliding_sums
 from stacked_ram.retina.windows import share_inside, window_averages
 
@@ -51,7 +51,7 @@ class Photos:
             raise ValueError(f"pixels must be uint8 or floating point, not {pixels_BCHW.dtype}")
         self.pixels_BCHW = pixels_BCHW
         if sizes_B2 is None:
-            size_2 = _vector(pixels_BCHW.shape[2:], pixels_BCHW, torch.int64)
+            size_2 = vector(pixels_BCHW.shape[2:], pixels_BCHW, torch.int64)
             sizes_B2 = size_2.expand(pixels_BCHW.shape[0], 2)
         self.sizes_B2 = sizes_B2
         self.mean, self.std = (
@@ -129,6 +129,8 @@ class Photos:
         return self._prepared[key]
 
     def _sizes_R2(self, rows: int) -> torch.Tensor:
+        if rows == self.batch_size:
+            return self.sizes_B2
         return self.sizes_B2.index_select(0, self._photos_R(rows))
 
     def _photos_R(self, rows: int) -> torch.Tensor:
@@ -172,7 +174,7 @@ class Photos:
     def _ways_of_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> _Ways:
         cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
         placing = self._placing(locations_R2, geometry)
-        cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
+        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
         work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
         shares_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
         scales_C, means_C = self._normalisation()
@@ -229,12 +231,12 @@ class Photos:
             + count(len(cells)) * (places // len(cells))
             + (rim * stride + rim)
         )
-        cells_K1 = _vector(cells, pixels, torch.int32).unsqueeze(1)
+        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
         starts_KP = cells_K1 * count(size, torch.int32)
         across_KA, down_KA = starts_KP.repeat(1, size), starts_KP.repeat_interleave(size, 1)
         return _Index(
             cells_21KA=torch.stack([across_KA, down_KA]).unsqueeze(1),
-            ends_2111=_vector((width, height), pixels, torch.int32).view(2, 1, 1, 1),
+            ends_2111=vector((width, height), pixels, torch.int32).view(2, 1, 1, 1),
             stride=stride,
             bases_RK1=bases_RK.unsqueeze(2),
         )
@@ -313,14 +315,9 @@ class _Index(NamedTuple):
     bases_RK1: torch.Tensor
 
 
-def _vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A small vector, filled on the device itself: no copy from the host, which would wait."""
-    return torch.stack([torch.full((), v, dtype=dtype, device=like.device) for v in values])
-
-
 def _per_channel(values: Sequence[float] | torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     if len(values) != pixels.shape[1]:
         raise ValueError(f"{len(values)} values of mean or std for {pixels.shape[1]} channels")
     if isinstance(values, torch.Tensor):
         return values.to(pixels.device)
-    return _vector(values, pixels, torch.float32)
+    return vector(values, pixels, torch.float32)
