@@ -9,12 +9,16 @@ it was trained by. Rows of runs that are not in the folder (of other machines) s
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stacked_ram.runs import write_atomically
 
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
 COLUMNS = (
@@ -27,14 +31,20 @@ COLUMNS = (
 
 def main(results: Path) -> None:
     table = results / "tables" / "runs.csv"
-    with table.open(newline="") as kept:
-        rows = {one["run"]: one for one in csv.DictReader(kept)}
+    rows = {}
+    if table.exists():
+        with table.open(newline="") as kept:
+            rows = {one["run"]: one for one in csv.DictReader(kept)}
+        if not rows:
+            sys.exit(f"{table}: empty; bring back the table of before, or remove it")
     for report in results.glob("*/test.json"):
         rows[report.parent.name] = row(report.parent, json.loads(report.read_text()))
-    with table.open("w", newline="") as written:
-        writer = csv.DictWriter(written, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[name] for name in sorted(rows))
+    table.parent.mkdir(exist_ok=True)
+    write_atomically(table, text.getvalue().encode())
 
 
 def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:

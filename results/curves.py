@@ -3,8 +3,8 @@
     python results/curves.py [RESULTS]
 
 Writes tables/curves.csv and pictures/accuracy_cost.png from what `main.py test RUN --controls
---exit-glimpses N` left in the runs' folders. Where an attention model's run is not in the folder (of
-another machine), its part of the table stays.
+--exit-glimpses N` left in the runs' folders. Where they are not in the folder (but on another
+machine), a panel's part of the table stays.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def exits(results: Path, run: str) -> pandas.DataFrame:
     return curve.rename(columns={"mean_gmacs": "gmacs"})[["gmacs", "accuracy"]]
 
 
+def needed(results: Path, run: str, plain_runs: tuple[str, ...] | str) -> list[Path]:
+    """The files that a panel is drawn from."""
+    runs = [plain_runs] if isinstance(plain_runs, str) else plain_runs
+    return [results / run / "test_early_exit.csv"] + [results / one / "test.json" for one in runs]
+
+
 def plain(results: Path, runs: tuple[str, ...] | str) -> pandas.DataFrame:
     if isinstance(runs, str):
         return pandas.DataFrame(report(results, runs)["plain backbone"]["sizes"])
@@ -76,9 +82,9 @@ def draw(axes: Axes, table: pandas.DataFrame, title: str) -> None:
 def main(results: Path) -> None:
     sheet = Sheet(PAGE, 5.6)
     tables, file = [], results / "tables" / "curves.csv"
-    kept = pandas.read_csv(file)
+    kept = pandas.read_csv(file) if file.exists() else None
     for number, (title, run, looks, plain_runs) in enumerate(PANELS):
-        if (results / run).is_dir():
+        if kept is None or all(one.exists() for one in needed(results, run, plain_runs)):
             parts = [
                 exits(results, run).assign(model=f"attention, {looks}"),
                 plain(results, plain_runs).assign(model="plain backbone"),

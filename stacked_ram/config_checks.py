@@ -217,9 +217,9 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
         " backbone, and a glance that starts the core",
     )
     check(
-        model.glance_dropout == 0 or training.estimator != "ppo",
-        "glance_dropout: estimator ppo looks again at places that were chosen with other photos'"
-        " glances forgotten; use another estimator, or leave it out",
+        model.glance_dropout == 0 or training.estimator not in ("ppo", "self_critical"),
+        f"glance_dropout: estimator {training.estimator} looks at each photo twice, with other"
+        " photos' glances forgotten; use another estimator, or leave it out",
     )
     check(
         training.entropy_bonus == 0 or model.policy == "categorical",

@@ -41,7 +41,8 @@ class Looking:
         return self.outs if self.hint_RD is None else [self.hint_RD] * len(self.outs)
 
     def forget(self, rows_R: Tensor) -> None:
-        """Empty the cores of some rows (a mask), as before anything was seen."""
+        """Empty the cores of some rows (a mask): zeros, as before anything was seen (of a
+        transformer, a token of zeros in place of what was)."""
 
         def emptied(values: Tensor) -> Tensor:
             return values.masked_fill(rows_R.view(-1, *[1] * (values.ndim - 1)), 0.0)

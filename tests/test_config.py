@@ -73,7 +73,10 @@ WRONG_TOGETHER = {
     "estimator ppo": [(dict(attention="soft", **GLANCE), dict(estimator="ppo")),
                       (dict(num_glimpses=1), dict(estimator="ppo"))],
     "rollouts": [(dict(attention="soft", **GLANCE), dict(rollouts=2))],
-    "glance_dropout": [(dict(glance_dropout=0.5, **GLANCE), dict(estimator="ppo"))],
+    "glance_dropout": [
+        (dict(glance_dropout=0.5, **GLANCE), dict(estimator="ppo")),
+        (dict(glance_dropout=0.5, **GLANCE), dict(estimator="self_critical")),
+    ],
     "pathwise": [(dict(policy="categorical", **GLANCE), dict(estimator="pathwise")),
                  (dict(num_glimpses=1), dict(estimator="pathwise"))],
     "entropy_bonus": [({}, dict(entropy_bonus=0.01))],

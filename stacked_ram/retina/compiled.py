@@ -32,7 +32,7 @@ class CellReader:
     """Reads each cell's sum times its patch's and channel's scale. What does not change from one
     glimpse to the next is laid out here once.
 
-    pixels_BCHW: uint8. cells: pixels of a cell's side, one a patch. scales_KC: float32.
+    pixels_BCHW: uint8, contiguous. cells: pixels of a cell's side, one a patch. scales_KC: float32.
     placing: where the patches' first pixels lie, on whole pixels; outside the photos is zero.
     """
 
@@ -44,7 +44,7 @@ class CellReader:
         patch_size: int,
         placing: Placing,
     ) -> None:
-        self.pixels = pixels_BCHW.contiguous().view(-1).numpy()
+        self.pixels = pixels_BCHW.view(-1).numpy()
         self.pixels_shape = tuple(pixels_BCHW.shape)
         self.cells = np.array(cells)
         self.scales_KC = scales_KC.contiguous().numpy()

@@ -99,7 +99,10 @@ class Photos:
             raise ValueError(
                 f"{locations_R2.shape[0]} locations do not share out over {self.batch_size} photos"
             )
-        whole = self._once(("whole", geometry), lambda: self._reads_whole_cells(geometry))
+        whole = self._once(
+            ("whole", geometry, torch.compiler.is_compiling()),
+            lambda: self._reads_whole_cells(geometry),
+        )
         read = self._whole_cells if whole else self._any_cells
         return read(locations_R2, geometry).to(dtype or self._default_dtype())
 
@@ -149,7 +152,7 @@ class Photos:
     def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
         ways = self._once(
-            ("cells", geometry, rows, locations_R2.dtype),
+            ("cells", geometry, rows, locations_R2.dtype, torch.compiler.is_compiling()),
             lambda: self._ways_of_cells(locations_R2, geometry),
         )
         means = ways.means
@@ -181,6 +184,7 @@ class Photos:
         scales_KC = shares_KC if scales_C is None else shares_KC * scales_C
         reader = means = None
         if can_read(pixels, cells):
+            pixels = self._once(("pixels",), pixels.contiguous)
             reader = CellReader(pixels, cells, scales_KC, size, placing)
         if means_C is not None:
             counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
