@@ -19,19 +19,19 @@ from matplotlib.axes import Axes
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 
-# title, the attention model's run, how it looks, and the plain backbone: runs of it, fine-tuned, or
+# title, the attention model's run, its glimpses, and the plain backbone: runs of it, fine-tuned, or
 # the run in whose report its frozen features stand
 PANELS = (
     (
-        "Flowers in scenes, all fine-tuned", "scenes_flowers17_tuned", "three looks",
+        "Flowers in scenes, all fine-tuned", "scenes_flowers17_tuned", "up to three glimpses",
         ("scenes_flowers17_plain160", "scenes_flowers17_plain", "scenes_flowers17_plain384"),
     ),
-    ("Dogs in scenes, all frozen", "scenes_dogs20", "three looks", "scenes_dogs20"),
+    ("Dogs in scenes, all frozen", "scenes_dogs20", "up to three glimpses", "scenes_dogs20"),
     (
-        "Flowers 17, all fine-tuned", "flowers17_closer", "one look",
+        "Flowers 17, all fine-tuned", "flowers17_closer", "up to one glimpse",
         ("flowers17_plain96", "flowers17_plain128", "flowers17_plain160", "flowers17_plain224"),
     ),
-    ("Dogs, all frozen", "dogs_p192", "one look", "dogs_p192"),
+    ("Dogs, all frozen", "dogs_p192", "up to one glimpse", "dogs_p192"),
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
 
@@ -83,10 +83,10 @@ def main(results: Path) -> None:
     sheet = Sheet(PAGE, 5.6)
     tables, file = [], results / "tables" / "curves.csv"
     kept = pandas.read_csv(file) if file.exists() else None
-    for number, (title, run, looks, plain_runs) in enumerate(PANELS):
+    for number, (title, run, glimpses, plain_runs) in enumerate(PANELS):
         if kept is None or all(one.exists() for one in needed(results, run, plain_runs)):
             parts = [
-                exits(results, run).assign(model=f"attention, {looks}"),
+                exits(results, run).assign(model=f"attention, {glimpses}"),
                 plain(results, plain_runs).assign(model="plain backbone"),
             ]
             table = pandas.concat(parts).assign(set=title)
