@@ -23,15 +23,15 @@ from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 # the run in whose report its frozen features stand
 PANELS = (
     (
-        "Flowers in scenes, all fine-tuned", "scenes_flowers17_tuned", "up to three glimpses",
+        "Flowers in scenes, all fine-tuned", "scenes_flowers17_tuned", "≤ 3 glimpses",
         ("scenes_flowers17_plain160", "scenes_flowers17_plain", "scenes_flowers17_plain384"),
     ),
-    ("Dogs in scenes, all frozen", "scenes_dogs20", "up to three glimpses", "scenes_dogs20"),
+    ("Dogs in scenes, all frozen", "scenes_dogs20", "≤ 3 glimpses", "scenes_dogs20"),
     (
-        "Flowers 17, all fine-tuned", "flowers17_closer", "up to one glimpse",
+        "Flowers 17, all fine-tuned", "flowers17_closer", "≤ 1 glimpse",
         ("flowers17_plain96", "flowers17_plain128", "flowers17_plain160", "flowers17_plain224"),
     ),
-    ("Dogs, all frozen", "dogs_p192", "up to one glimpse", "dogs_p192"),
+    ("Dogs, all frozen", "dogs_p192", "≤ 1 glimpse", "dogs_p192"),
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
 
@@ -96,7 +96,7 @@ def main(results: Path) -> None:
         across, down = number % 2, number // 2
         draw(sheet.axes(0.55 + 3.65 * across, 0.3 + 2.8 * down, 2.9, 1.95), table, title)
     text = pandas.concat(tables).round(4).to_csv(index=False)
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     save_figure(sheet.figure, results / "pictures" / "accuracy_cost.png")
 
 
