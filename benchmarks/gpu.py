@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -94,6 +95,7 @@ def run_here(part: str, options: argparse.Namespace, allowed: float, rows: list[
             if options.inside:
                 options.out.write_text(json.dumps({"rows": rows}))
     except Exception as error:
+        traceback.print_exc()
         rows.append({"part": part, "error": f"{type(error).__name__}: {str(error)[:300]}"})
         print(line(rows[-1]), flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 import torch
@@ -124,6 +125,7 @@ def digits(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
         try:
             work, graph, row = graphed(side, data, batch, bf16, compiled)
         except Exception as error:  # one way that fails is a row of its own
+            traceback.print_exc()
             yield {"what": what, "error": f"{type(error).__name__}: {str(error)[:300]}"}
             continue
         row["to reference"] = row["photos/s"] / references[bf16]

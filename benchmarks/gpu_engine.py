@@ -1,4 +1,5 @@
-"""The part `engine` of gpu.py: what `main.py train` does in an epoch of digits, recorded or not."""
+"""The part `engine` of gpu.py: what `main.py train` does in an epoch of digits: as it is,
+recorded, and compiled and recorded."""
 
 from __future__ import annotations
 
@@ -34,22 +35,25 @@ def engine(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
     from stacked_ram.runs import RunFolder
 
     sizes = Sizes(options.quick)
+    ways = [(False, False), (True, False)]
+    if not (options.no_compile or options.quick):
+        ways.append((True, True))
     with tempfile.TemporaryDirectory() as folder:
         dataset = written(Path(folder) / "digits", sizes)
         weights = []
         for precision in ("float32", "bf16"):
-            for graph in (False, True):
-                config = asked(dataset, sizes, options.device, precision, graph)
+            for graph, compiled in ways:
+                config = asked(dataset, sizes, options.device, precision, graph, compiled)
                 trainer = Trainer(config, RunFolder(Path(folder) / "run"))
                 train(trainer, COMPARED)
-                if precision == "float32":
+                if precision == "float32" and not compiled:
                     weights.append([one.clone() for one in trainer.learner.model.parameters()])
-                if precision == "float32" and graph:
-                    yield bounded("cuda_graph to without", apart(*weights), 1e-2)
+                    if graph:
+                        yield bounded("cuda_graph to without", apart(*weights), 1e-2)
                 digits = trainer.photos_per_epoch
                 rate = digits / clocked(lambda t=trainer: train(t))
                 yield {
-                    "what": f"{precision}{', cuda_graph' * graph}",
+                    "what": f"{precision}{', cuda_graph' * graph}{', compile' * compiled}",
                     "photos/s": rate,
                     f"{EPOCHS} epochs of {EPOCH:,}, s": EPOCHS * EPOCH / rate,
                 }
@@ -63,7 +67,9 @@ def train(trainer: Trainer, batches: int | None = None) -> None:
     trainer.learner.watch.check()
 
 
-def asked(dataset: Path, sizes: Sizes, device: str, precision: str, graph: bool) -> Config:
+def asked(
+    dataset: Path, sizes: Sizes, device: str, precision: str, graph: bool, compiled: bool
+) -> Config:
     """The recipe of configs/mnist.yaml, of which a few steps and one epoch are run."""
     size, patches, steps = SETTINGS[SIDE]
     return Config(
@@ -71,7 +77,7 @@ def asked(dataset: Path, sizes: Sizes, device: str, precision: str, graph: bool)
         model=ModelConfig(patch_size=size, num_patches=patches, num_glimpses=steps, core="rnn"),
         training=TrainingConfig(
             epochs=EPOCHS, batch_size=sizes.batch, step_losses="last", device=device,
-            precision=precision, cuda_graph=graph,
+            precision=precision, cuda_graph=graph, compile=compiled,
         ),
     )  # fmt: skip
 
