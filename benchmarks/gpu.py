@@ -45,11 +45,11 @@ from gpu_parts import Row
 
 PARTS = {  # and the most seconds that each may take
     "check": 60,
-    "digits28": 160,
-    "engine": 85,
-    "digits100": 100,
-    "backbone": 70,
-    "digits60": 75,
+    "digits28": 150,
+    "engine": 100,
+    "backbone": 100,
+    "digits100": 90,
+    "digits60": 90,
 }
 
 

@@ -70,7 +70,7 @@ def backbone(part: str, options: argparse.Namespace, ends: float) -> Iterator[Ro
     ):
         for graph in (False, True):
             run = StepGraph(step) if graph else step
-            times = 1 if options.quick else 15
+            times = 1 if options.quick else 10
             for _ in range(1 if options.quick else WARM_UP + 3):
                 run(given)
             taken = clocked(lambda r=run, n=times, g=given: repeat(r, n, g))

@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,28 +36,31 @@ def engine(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
     from stacked_ram.runs import RunFolder
 
     sizes = Sizes(options.quick)
-    ways = [(False, False), (True, False)]
+    ways = [("float32", False, False, 1), ("float32", True, False, 1), ("bf16", True, False, 1)]
     if not (options.no_compile or options.quick):
-        ways.append((True, True))
+        ways += [("bf16", True, True, 1), ("bf16", True, True, 8)]
     with tempfile.TemporaryDirectory() as folder:
         dataset = written(Path(folder) / "digits", sizes)
         weights = []
-        for precision in ("float32", "bf16"):
-            for graph, compiled in ways:
-                config = asked(dataset, sizes, options.device, precision, graph, compiled)
-                trainer = Trainer(config, RunFolder(Path(folder) / "run"))
-                train(trainer, COMPARED)
-                if precision == "float32" and not compiled:
-                    weights.append([one.clone() for one in trainer.learner.model.parameters()])
-                    if graph:
-                        yield bounded("cuda_graph to without", apart(*weights), 1e-2)
-                digits = trainer.photos_per_epoch
-                rate = digits / clocked(lambda t=trainer: train(t))
-                yield {
-                    "what": f"{precision}{', cuda_graph' * graph}{', compile' * compiled}",
-                    "photos/s": rate,
-                    f"{EPOCHS} epochs of {EPOCH:,}, s": EPOCHS * EPOCH / rate,
-                }
+        for precision, graph, compiled, times in ways:
+            batch = sizes.batch * times
+            config = asked(dataset, batch, options.device, precision, graph, compiled)
+            begun = time.monotonic()
+            trainer = Trainer(config, RunFolder(Path(folder) / "run"))
+            train(trainer, COMPARED)
+            made = time.monotonic() - begun
+            if precision == "float32":
+                weights.append([one.clone() for one in trainer.learner.model.parameters()])
+                if graph:
+                    yield bounded("cuda_graph to without", apart(*weights), 1e-2)
+            rate = trainer.photos_per_epoch / clocked(lambda t=trainer: train(t))
+            what = f"{precision}{', cuda_graph' * graph}{', compile' * compiled}"
+            yield {
+                "what": f"{what}, batch {batch}",
+                "photos/s": rate,
+                "made in, s": made,
+                f"{EPOCHS} epochs of {EPOCH:,}, s": EPOCHS * EPOCH / rate,
+            }
 
 
 def train(trainer: Trainer, batches: int | None = None) -> None:
@@ -68,7 +72,7 @@ def train(trainer: Trainer, batches: int | None = None) -> None:
 
 
 def asked(
-    dataset: Path, sizes: Sizes, device: str, precision: str, graph: bool, compiled: bool
+    dataset: Path, batch: int, device: str, precision: str, graph: bool, compiled: bool
 ) -> Config:
     """The recipe of configs/mnist.yaml, of which a few steps and one epoch are run."""
     size, patches, steps = SETTINGS[SIDE]
@@ -76,7 +80,7 @@ def asked(
         data=DataConfig(dataset=str(dataset), shift=2, workers=0),
         model=ModelConfig(patch_size=size, num_patches=patches, num_glimpses=steps, core="rnn"),
         training=TrainingConfig(
-            epochs=EPOCHS, batch_size=sizes.batch, step_losses="last", device=device,
+            epochs=EPOCHS, batch_size=batch, step_losses="last", device=device,
             precision=precision, cuda_graph=graph, compile=compiled,
         ),
     )  # fmt: skip
@@ -86,7 +90,8 @@ def written(folder: Path, sizes: Sizes) -> Path:
     """Made digits as a prepared data set."""
     import yaml
 
-    whole_batches = sizes.digits // sizes.batch * sizes.batch
+    largest = 8 * sizes.batch
+    whole_batches = sizes.digits // largest * largest
     images, labels = made_digits(whole_batches, torch.device("cpu"))
     for split, count in (("train", whole_batches), ("valid", 10), ("test", 10)):
         (folder / split).mkdir(parents=True)

@@ -260,7 +260,7 @@ class TrainingConfig:
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Precision of the matrix products."""
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Compile the model with torch.compile; with cuda_graph its losses too."""
     cuda_graph: bool = False
     """Record the whole step on a CUDA GPU once and replay it with one launch (photos of one
     size, one process). Elsewhere it changes nothing."""

@@ -42,9 +42,10 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
 
 
 def set_switches(config: TrainingConfig) -> None:
-    """TF32 and determinism, for the whole process."""
+    """TF32, determinism and the choice of kernels, for the whole process."""
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = config.cuda_graph  # which steps of few shapes are worth
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False

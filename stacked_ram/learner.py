@@ -81,11 +81,13 @@ class Learner:
             self.ema = ModelEmaV3(
                 self.model, settings.ema_decay, use_warmup=True, exclude_buffers=True
             )
-        if settings.compile:
+        self.graphs = StepGraphs(self.whole_step) if settings.cuda_graph else None
+        if settings.compile and self.graphs is None:
             self.model.compile()
+        elif settings.compile:  # a recording's shapes are fixed: so may be those of its kernels
+            self.recorded_losses = torch.compile(self.recorded_losses, dynamic=False)
         self.one_pass = Pass(self.model)
         self.parallel = world.wrap(self.one_pass)
-        self.graphs = StepGraphs(self.whole_step) if settings.cuda_graph else None
         self.optimizer = make_optimizer(self.model, settings)
         self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         self.batches_per_epoch = batches_per_epoch
@@ -185,6 +187,18 @@ class Learner:
     ) -> dict[str, Tensor]:
         """From a batch to other weights, with nothing that waits for the device."""
         look, _ = kind
+        total, values = self.recorded_losses(look, pixels, sizes, targets, *glance)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = self.clip()
+        self.optimizer.step()
+        return {**values, "gradient_norm": norm}
+
+    def recorded_losses(
+        self, look: str, pixels: Tensor, sizes: Tensor, targets: Tensor, *glance: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is differentiated, and what is watched: the part of a recording that `compile`
+        compiles."""
         photos = self.model.photos(pixels, sizes, glance or None)
         with autocast(self.device, self.settings.precision):
             losses = next(
@@ -193,11 +207,7 @@ class Learner:
                     look=look, class_weights_N=self.class_weights_N,
                 )
             )  # fmt: skip
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norm = self.clip()
-        self.optimizer.step()
-        return {**values_of(losses, targets), "gradient_norm": norm}
+        return losses.total, values_of(losses, targets)
 
     def passes(self, batch: Batch, look: str) -> Iterator[tuple[Losses, Batch]]:
         """The learning passes on a batch, each with the batch that it was made on: where a photo

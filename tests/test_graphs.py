@@ -10,6 +10,8 @@ import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
+import pandas
 import pytest
 import torch
 from tiny import tiny_config
@@ -152,6 +154,28 @@ def test_the_training_is_the_same(digits: Path, tmp_path: Path):
     assert weights[1] == weights[3]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[2][name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_recorded_step_may_be_compiled(digits: Path, tmp_path: Path, monkeypatch):
+    """Losses and all, traced by Dynamo: the same training but for rounding."""
+    compiled = []
+
+    def traced(function, **options):
+        compiled.append(function.__name__)
+        return compile_(function, backend="eager", **options)
+
+    compile_ = torch.compile
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", traced)
+    losses = []
+    for compiles in (False, True):
+        folder = tmp_path / str(compiles)
+        settings = dict(epochs=2, batch_size=20, random_glimpses=1.0, cuda_graph=True)
+        train_run(tiny_config(digits, **settings, compile=compiles), folder)
+        losses.append(pandas.read_csv(folder / "metrics.csv").train_total)
+    torch._dynamo.reset()
+    assert compiled == ["recorded_losses"]
+    numpy.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_a_recorded_optimiser_reads_its_rate_from_the_device():
