@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,4 +70,17 @@ def seed_everything(*numbers: int) -> None:
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed % 2**63)
+    for seed_device in device_seeds():
+        seed_device(seed % 2**63)
+
+
+@cache
+def device_seeds() -> list[Callable[[int], Any]]:
+    """What seeds the processor and each kind of device that is here. `torch.manual_seed` also
+    notes a seed for kinds that are not, with its callers' names: 0.26 ms a step."""
+    seeds = [torch.default_generator.manual_seed]
+    if torch.cuda.is_available():
+        seeds.append(torch.cuda.manual_seed_all)
+    if torch.backends.mps.is_available():
+        seeds.append(torch.mps.manual_seed)
+    return seeds
