@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from stacked_ram.distributed import World
+
+
+class Values(NamedTuple):
+    """Named numbers of one batch as one tensor, so that what is done with all is done at once."""
+
+    names: tuple[str, ...]
+    numbers_V: Tensor
+
+    @staticmethod
+    def of(values: dict[str, Tensor]) -> Values:
+        """Of tensors with one number each, on one device; detached, float32."""
+        return Values(tuple(values), torch.stack([one.detach().float() for one in values.values()]))
 
 
 class Averages:
@@ -16,16 +30,13 @@ class Averages:
         self._weights: dict[tuple[str, ...], float] = {}
 
     @torch.no_grad()
-    def add(self, values: dict[str, Tensor], photos: int) -> None:
+    def add(self, values: Values, photos: int) -> None:
         """Add the means over a batch of so many photos."""
-        names = tuple(values)
-        wide = torch.stack([value.float() for value in values.values()])
-        if wide.device.type != "mps":
-            wide = wide.double()
-        if names in self._sums:
-            self._sums[names].add_(wide, alpha=photos)
-        else:
-            self._sums[names] = wide * photos
+        names, means_V = values
+        if names not in self._sums:
+            wide = torch.float32 if means_V.device.type == "mps" else torch.float64
+            self._sums[names] = torch.zeros_like(means_V, dtype=wide)
+        self._sums[names].add_(means_V, alpha=photos)
         self._weights[names] = self._weights.get(names, 0.0) + photos
 
     def read(self, world: World | None = None) -> dict[str, float]:

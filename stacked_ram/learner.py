@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.averages import Averages
+from stacked_ram.averages import Averages, Values
 from stacked_ram.config import TrainingConfig
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
@@ -148,11 +148,12 @@ class Learner:
                     total = self.parallel(passes)
                 self.scaler.scale(total / together).backward()
             losses, batch = self.one_pass.take()
-            values = values_of(losses, targets_of(batch))
+            watched = values_of(losses, targets_of(batch))
             if steps:
                 norm = self.clip()
                 if not self.scaler.is_enabled():  # fp16's scaler expects overflows
-                    values["gradient_norm"] = norm
+                    watched["gradient_norm"] = norm
+            values = Values.of(watched)
             if settings.not_finite == "skip" and not self.all_finite(values):
                 self.optimizer.zero_grad(set_to_none=True)
                 self.skipped += 1
@@ -184,7 +185,7 @@ class Learner:
         sizes: Tensor,
         targets: Tensor,
         *glance: Tensor,
-    ) -> dict[str, Tensor]:
+    ) -> Values:
         """From a batch to other weights, with nothing that waits for the device."""
         look, _ = kind
         total, values = self.recorded_losses(look, pixels, sizes, targets, *glance)
@@ -192,7 +193,7 @@ class Learner:
         total.backward()
         norm = self.clip()
         self.optimizer.step()
-        return {**values, "gradient_norm": norm}
+        return Values.of({**values, "gradient_norm": norm})
 
     def recorded_losses(
         self, look: str, pixels: Tensor, sizes: Tensor, targets: Tensor, *glance: Tensor
@@ -249,9 +250,9 @@ class Learner:
         on = self.graphs is not None and self.device.type == "cuda"
         make_recordable(self.optimizer, on, self.device)
 
-    def all_finite(self, values: dict[str, Tensor]) -> bool:
+    def all_finite(self, values: Values) -> bool:
         """Whether these values are, in every process. Waits for the device: only for `skip`."""
-        bad = ~torch.stack([value.float() for value in values.values()]).isfinite().all()
+        bad = ~values.numbers_V.isfinite().all()
         return self.world.sum(bad.cpu().int()).item() == 0
 
     def passes_on_a_batch(self, look: str) -> int:

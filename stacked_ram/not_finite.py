@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stacked_ram.averages import Values
 from stacked_ram.errors import RunFailed
 
 NAMES_SHOWN = 4
@@ -21,19 +22,19 @@ class NotFiniteWatch:
         self.names = names
         self._noted: list[tuple[int, float, Tensor, tuple[str, ...], Tensor]] = []
 
-    def note(self, step: int, rate: float, index_B: Tensor, values: dict[str, Tensor]) -> None:
-        flags = torch.stack([value.detach().float() for value in values.values()]).isfinite()
-        self._noted.append((step, rate, index_B, tuple(values), flags))
+    def note(self, step: int, rate: float, index_B: Tensor, values: Values) -> None:
+        self._noted.append((step, rate, index_B, values.names, values.numbers_V.clone()))
         if len(self._noted) >= CHECK_AT_LEAST_EVERY:
             self.check()
 
     def check(self) -> None:
         """Raises RunFailed for the first step with a value that is not finite."""
         noted, self._noted = self._noted, []
-        if not noted or bool(torch.cat([flags for *_, flags in noted]).all()):
+        if not noted or bool(torch.cat([numbers for *_, numbers in noted]).isfinite().all()):
             return
-        for step, rate, index_B, parts, flags in noted:
-            bad = [part for part, fine in zip(parts, flags.tolist(), strict=True) if not fine]
+        for step, rate, index_B, parts, numbers_V in noted:
+            fine = numbers_V.isfinite().tolist()
+            bad = [part for part, whole in zip(parts, fine, strict=True) if not whole]
             if bad:
                 files = [self.names[row] for row in index_B[:NAMES_SHOWN].tolist()]
                 more = len(index_B) - len(files)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stacked_ram.averages import Averages
+from stacked_ram.averages import Averages, Values
 from stacked_ram.config import TrainingConfig
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
@@ -50,7 +50,7 @@ def validate(
         for axis, name in enumerate("xy"):
             values[f"mean_{name}"] = last_B2[:, axis].mean()
             values[f"square_{name}"] = last_B2[:, axis].square().mean()
-        averages.add(values, len(batch))
+        averages.add(Values.of(values), len(batch))
     found = averages.read(world)
     for name in "xy":
         square = found.pop(f"square_{name}") - found[f"mean_{name}"] ** 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stacked_ram.averages import Averages
+from stacked_ram.averages import Averages, Values
 from stacked_ram.looks import covered, hits
 from stacked_ram.metrics import (
     bootstrap_interval,
@@ -48,11 +48,11 @@ def test_tables_of_classes():
 def test_averages_are_exact_over_batches_of_any_size_and_go_on_from_a_state():
     values = torch.rand(10)
     averages = Averages()
-    averages.add({"loss": values[:7].mean()}, 7)
+    averages.add(Values.of({"loss": values[:7].mean()}), 7)
     other = Averages()
     other.load_state_dict(averages.state_dict(), torch.device("cpu"))
     for one in (averages, other):
-        one.add({"loss": values[7:].mean(), "late": torch.tensor(2.0)}, 3)
+        one.add(Values.of({"loss": values[7:].mean(), "late": torch.tensor(2.0)}), 3)
         assert one.read()["loss"] == pytest.approx(values.mean().item())
         assert one.read()["late"] == 2.0
     averages.clear()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def compose(
@@ -94,14 +95,16 @@ def compose(
 def shift(images_BHW: Tensor, max_pixels: int, generator: torch.Generator | None = None) -> Tensor:
     """Each digit moved by up to `max_pixels` each way, black coming in; pixels_B1HW, uint8.
 
-    A digit at a random place of a canvas that is `max_pixels` wider on every side, whose middle
-    is kept.
+    generator: as for `compose`.
     """
-    _, height, width = images_BHW.shape
-    margin = max_pixels
-    wider = (height + 2 * margin, width + 2 * margin)
-    pixels_B1HW, _ = compose(images_BHW, wider, generator=generator)
-    return pixels_B1HW[:, :, margin : margin + height, margin : margin + width].contiguous()
+    count, height, width = images_BHW.shape
+    device, most = images_BHW.device, 2 * max_pixels
+    source = device if generator is None else generator.device
+    moves_2B = torch.randint(most + 1, (2, count), generator=generator, device=source)
+    top_B, left_B = moves_2B.to(device, non_blocking=True)
+    wide_BHW = functional.pad(images_BHW, [max_pixels] * 4)
+    places_BHW = _window(top_B * (width + most) + left_B, height, width, width + most)
+    return wide_BHW.flatten(1).gather(1, places_BHW.flatten(1)).view(count, 1, height, width)
 
 
 def _window(start: Tensor, height: int, width: int, row: int) -> Tensor:
