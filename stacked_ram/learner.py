@@ -86,6 +86,7 @@ class Learner:
             self.model.compile()
         elif settings.compile:  # a recording's shapes are fixed: so may be those of its kernels
             self.recorded_losses = torch.compile(self.recorded_losses, dynamic=False)
+        self.model.train()
         self.one_pass = Pass(self.model)
         self.parallel = world.wrap(self.one_pass)
         self.optimizer = make_optimizer(self.model, settings)
@@ -120,7 +121,8 @@ class Learner:
         together: batches in this group, whose gradients are averaged.
         """
         self.rate = self.schedule.rate
-        self.model.train()
+        if not self.model.training:  # going through all modules takes its time
+            self.model.train()
         self.model.anneal(self.progress)
         seed_everything(self.settings.seed, self.world.rank, self.step)
         if self.graphs is None:

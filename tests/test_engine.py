@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from tiny import tiny_config, tiny_digits
 
 from stacked_ram import engine, learner
@@ -310,3 +312,20 @@ def test_without_a_validation_split_the_last_epoch_is_kept(digits, tmp_path):
     train_run(tiny_config(digits, train_on="train+valid"), tmp_path / "run")
     _, card = read_weights(tmp_path / "run" / "best.safetensors")
     assert card.epoch == 3
+
+
+def test_a_run_keeps_the_statistics_that_came_with_its_weights(photos: Path, tmp_path: Path):
+    """From its first step on, and after validations."""
+    network = timm.create_model("test_efficientnet")
+    weights = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    looks = dict(retina="backbone", backbone="test_efficientnet", patch_size=16, epochs=2)
+    train_run(tiny_config(photos, **looks, weights=str(weights)), tmp_path / "run")
+    learned, _ = read_weights(tmp_path / "run" / "last.safetensors")
+    [stem] = [name for name in learned if name.endswith(".conv_stem.weight")]
+    prefix = stem.removesuffix("conv_stem.weight")
+    assert not torch.equal(learned[stem], network.conv_stem.weight)
+    kept = {name: one for name, one in network.state_dict().items() if "running" in name}
+    assert kept
+    for name, value in kept.items():
+        torch.testing.assert_close(learned[prefix + name], value, rtol=0, atol=0, msg=name)

@@ -22,7 +22,7 @@ from stacked_ram.data.order import Rows, drawn, evaluation_batches, training_bat
 from stacked_ram.errors import UserError
 
 CHUNK = 4096  # canvases composed at once when all of them are
-EVALUATED = 1024  # digits at once on a GPU: a batch of the training's size leaves it idle
+EVALUATED = 8  # training batches at once on a GPU, which one leaves idle; gradients are not kept
 
 
 class DigitLoader(Loader):
@@ -59,9 +59,9 @@ class DigitLoader(Loader):
     def _plan(self, epoch: int) -> list[Rows]:
         sizes_N2 = self.dataset.sizes
         if not self.train:
-            least = EVALUATED if self.device.type == "cuda" else 1
+            batch_size = self.batch_size * (EVALUATED if self.device.type == "cuda" else 1)
             return evaluation_batches(
-                sizes_N2, batch_size=max(self.batch_size, least), rank=self.rank, world=self.world
+                sizes_N2, batch_size=batch_size, rank=self.rank, world=self.world
             )
         return training_batches(
             drawn(self.dataset.labels, self.seed, epoch, self.data.balanced_sampler),
