@@ -112,11 +112,11 @@ def digits(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
 
     ways = [(False, False, sizes.batch), (True, False, sizes.batch)]
     if side == 28:
-        ways.append((True, False, 8 * sizes.batch))
+        ways.append((True, False, sizes.large_batch))
     if not (options.no_compile or options.quick):
         ways.append((True, True, sizes.batch))
         if side == 28:
-            ways.append((True, True, 8 * sizes.batch))
+            ways.append((True, True, sizes.large_batch))
     best: tuple[float, Digits | None, StepGraph | None] = (0.0, None, None)
     for bf16, compiled, batch in ways:
         what = f"{'compiled' if compiled else 'graph'} {'bf16' if bf16 else 'float32'}"

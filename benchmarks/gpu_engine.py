@@ -36,14 +36,18 @@ def engine(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
     from stacked_ram.runs import RunFolder
 
     sizes = Sizes(options.quick)
-    ways = [("float32", False, False, 1), ("float32", True, False, 1), ("bf16", True, False, 1)]
+    usual, large = sizes.batch, sizes.large_batch
+    ways = [
+        ("float32", False, False, usual),
+        ("float32", True, False, usual),
+        ("bf16", True, False, usual),
+    ]
     if not (options.no_compile or options.quick):
-        ways += [("bf16", True, True, 1), ("bf16", True, True, 8)]
+        ways += [("bf16", True, True, usual), ("bf16", True, True, large)]
     with tempfile.TemporaryDirectory() as folder:
         dataset = written(Path(folder) / "digits", sizes)
         weights = []
-        for precision, graph, compiled, times in ways:
-            batch = sizes.batch * times
+        for precision, graph, compiled, batch in ways:
             config = asked(dataset, batch, options.device, precision, graph, compiled)
             begun = time.monotonic()
             trainer = Trainer(config, RunFolder(Path(folder) / "run"))
@@ -90,8 +94,7 @@ def written(folder: Path, sizes: Sizes) -> Path:
     """Made digits as a prepared data set."""
     import yaml
 
-    largest = 8 * sizes.batch
-    whole_batches = sizes.digits // largest * largest
+    whole_batches = sizes.digits // sizes.large_batch * sizes.large_batch
     images, labels = made_digits(whole_batches, torch.device("cpu"))
     for split, count in (("train", whole_batches), ("valid", 10), ("test", 10)):
         (folder / split).mkdir(parents=True)

@@ -19,6 +19,7 @@ class Sizes:
     def __init__(self, quick: bool):
         self.quick = quick
         self.batch = 16 if quick else 128
+        self.large_batch = 8 * self.batch
         self.digits = 256 if quick else 60_000
         self.reference_steps = 1 if quick else 8
         self.eager_steps = 2 if quick else 40

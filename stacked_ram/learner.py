@@ -202,14 +202,8 @@ class Learner:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What is differentiated, and what is watched: the part of a recording that `compile`
         compiles."""
-        photos = self.model.photos(pixels, sizes, glance or None)
         with autocast(self.device, self.settings.precision):
-            losses = next(
-                learning_passes(
-                    self.model, photos, targets, self.settings,
-                    look=look, class_weights_N=self.class_weights_N,
-                )
-            )  # fmt: skip
+            losses = next(self.learned(look, pixels, sizes, targets, glance or None))
         return losses.total, values_of(losses, targets)
 
     def passes(self, batch: Batch, look: str) -> Iterator[tuple[Losses, Batch]]:
@@ -217,19 +211,30 @@ class Learner:
         turns out to be unreadable, the rest is begun again, within the same call of DDP's
         forward."""
         while True:
-            photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance)
-            learned = learning_passes(
-                self.model, photos, targets_of(batch), self.settings,
-                look=look, class_weights_N=self.class_weights_N,
-            )  # fmt: skip
+            parts = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), batch.glance
             try:
-                for losses in learned:
+                for losses in self.learned(look, *parts):
                     yield losses, batch
                 return
             except UnreadablePhoto as error:
                 batch = self.left_out.leave_out(batch, error)
                 if not len(batch):
                     raise RunFailed(f"no photo of a batch can be read; the last: {error}") from None
+
+    def learned(
+        self,
+        look: str,
+        pixels: Tensor | LazyPhotos,
+        sizes: Tensor,
+        targets: Tensor,
+        glance: tuple[Tensor, ...] | None,
+    ) -> Iterator[Losses]:
+        """The learning passes on what a batch holds."""
+        photos = self.model.photos(pixels, sizes, glance)
+        return learning_passes(
+            self.model, photos, targets, self.settings,
+            look=look, class_weights_N=self.class_weights_N,
+        )  # fmt: skip
 
     def clip(self) -> Tensor:
         """Clip the gradient and return its norm before that."""
