@@ -23,9 +23,9 @@ from stacked_ram.runs import write_atomically
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
 COLUMNS = (
     "run", "data set", "seed", "accuracy", "low_95", "high_95", "after the glance",
-    "after each glimpse", "gmacs", "early exit", "early exit gmacs", "pixels read", "hit rates",
-    *CONTROLS, "samples averaged", "accuracy of the samples", "photos", "train command", "commit",
-    "train minutes", "tested", "machine",
+    "after each glimpse", "gmacs", "gmacs before", "early exit", "early exit gmacs",
+    "pixels read", "hit rates", *CONTROLS, "samples averaged", "accuracy of the samples", "photos",
+    "train command", "commit", "train minutes", "tested", "machine",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "after the glance": percent(test["accuracy_glance"]) if "accuracy_glance" in test else "",
         "after each glimpse": " ".join(percent(one) for one in test["accuracy_after"]),
         "gmacs": f"{test['gmacs']['total']:.4f}",
+        "gmacs before": f"{test['gmacs']['before']:.4f}",
         "early exit": percent(early["accuracy"]) if early else "",
         "early exit gmacs": f"{early['mean_gmacs']:.4f}" if early else "",
         "pixels read": percent(test["read"]),
@@ -80,7 +81,7 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.2f}"
+    return f"{100 * share:.3f}"
 
 
 def minutes(log: Path, starts: list[dict[str, str]]) -> float:

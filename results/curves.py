@@ -2,9 +2,10 @@
 
     python results/curves.py [RESULTS]
 
-Writes tables/curves.csv and pictures/accuracy_cost.png from what `main.py test RUN --controls
---exit-glimpses N` left in the runs' folders. Where they are not in the folder (but on another
-machine), a panel's part of the table stays.
+Writes pictures/accuracy_cost.png from the tables of record (results/tables.py: means and
+deviations over runs), and tables/curves.csv: the whole curves of early exits, and the frozen
+backbones', from what `main.py test RUN --controls --exit-glimpses N` left in a run's folder. Where
+that is not in the folder (but on another machine), its part of the table stays.
 """
 
 from __future__ import annotations
@@ -12,91 +13,94 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas
 from matplotlib.axes import Axes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from stacked_ram.runs import write_atomically
 from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 
-# title, the attention model's run, its glimpses, and the plain backbone: runs of it, fine-tuned, or
-# the run in whose report its frozen features stand
+
+class Panel(NamedTuple):
+    title: str
+    table: str
+    """Of the tables of record: its row `recipe`, and all its rows of the plain backbone."""
+    recipe: str
+    run: str
+    """Whose early exits are drawn as a line; the plain backbone where the table has none of it."""
+
+
 PANELS = (
-    (
-        "Flowers in scenes, all fine-tuned", "scenes_flowers17_tuned", "≤ 3 glimpses",
-        ("scenes_flowers17_plain160", "scenes_flowers17_plain", "scenes_flowers17_plain384"),
+    Panel(
+        "Flowers in scenes, all fine-tuned", "scenes_flowers17", "cells, fine-tuned",
+        "scenes_flowers17_tuned",
     ),
-    ("Dogs in scenes, all frozen", "scenes_dogs20", "≤ 3 glimpses", "scenes_dogs20"),
-    (
-        "Flowers 17, all fine-tuned", "flowers17_closer", "≤ 1 glimpse",
-        ("flowers17_plain96", "flowers17_plain128", "flowers17_plain160", "flowers17_plain224"),
+    Panel("Dogs in scenes, all frozen", "scenes_dogs20", "cells, frozen", "scenes_dogs20"),
+    Panel(
+        "Flowers 17, all fine-tuned", "flowers17_tuned", "one closer look at 224x224, fine-tuned",
+        "flowers17_closer",
     ),
-    ("Dogs, all frozen", "dogs_p192", "≤ 1 glimpse", "dogs_p192"),
+    Panel("Dogs, all frozen", "dogs", "hard, one closer look at 192x192, frozen", "dogs_p192"),
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
-
-
-def report(results: Path, run: str) -> dict:
-    return json.loads((results / run / "test.json").read_text())
+ALONG = ("the glance alone", *(f"after glimpse {number}" for number in (1, 2, 3)), "all glimpses")
 
 
 def exits(results: Path, run: str) -> pandas.DataFrame:
-    """Every threshold of an early exit: gmacs and accuracy on the test split."""
-    curve = pandas.read_csv(results / run / "test_early_exit.csv")
-    return curve.rename(columns={"mean_gmacs": "gmacs"})[["gmacs", "accuracy"]]
+    """What a run's folder holds: every threshold of its early exit, and the frozen backbone's
+    sizes; none where it is not here."""
+    file, report = results / run / "test_early_exit.csv", results / run / "test.json"
+    if not file.exists():
+        return pandas.DataFrame()
+    curve = pandas.read_csv(file).rename(columns={"mean_gmacs": "gmacs"})
+    parts = [curve[["gmacs", "accuracy"]].assign(model="attention, early exits")]
+    if plain := json.loads(report.read_text()).get("plain backbone"):
+        sizes = pandas.DataFrame(plain["sizes"])[["gmacs", "accuracy"]]
+        parts.append(sizes.assign(model="plain backbone"))
+    curves = pandas.concat(parts)
+    return curves.assign(run=run)[["run", "model", "gmacs", "accuracy"]].round(4)
 
 
-def needed(results: Path, run: str, plain_runs: tuple[str, ...] | str) -> list[Path]:
-    """The files that a panel is drawn from."""
-    runs = [plain_runs] if isinstance(plain_runs, str) else plain_runs
-    return [results / run / "test_early_exit.csv"] + [results / one / "test.json" for one in runs]
-
-
-def plain(results: Path, runs: tuple[str, ...] | str) -> pandas.DataFrame:
-    if isinstance(runs, str):
-        return pandas.DataFrame(report(results, runs)["plain backbone"]["sizes"])
-    found = [report(results, run) for run in runs]
-    return pandas.DataFrame(
-        {
-            "gmacs": [one["gmacs"]["total"] for one in found],
-            "accuracy": [one["accuracy"] for one in found],
-        }
+def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, curves: pandas.DataFrame) -> None:
+    ours = table[(table["recipe"] == panel.recipe) & table["looked"].isin(ALONG)]
+    plain = table[table["recipe"].str.startswith("plain") & (table["looked"] == "all glimpses")]
+    if plain.empty:
+        plain = curves[curves["model"] == "plain backbone"].assign(deviation=float("nan"))
+        plain["accuracy"] *= 100
+    line = curves[curves["model"] == "attention, early exits"]
+    axes.plot(
+        line["gmacs"], 100 * line["accuracy"], color=ATTENTION, lw=1.2, label="early exits, seed 0"
     )
-
-
-def draw(axes: Axes, table: pandas.DataFrame, title: str) -> None:
-    for name, part in table.groupby("model", sort=False):
-        of_plain = name.startswith("plain")
-        axes.plot(
-            part["gmacs"], 100 * part["accuracy"], color=PLAIN if of_plain else ATTENTION,
-            marker="s" if of_plain else None, ms=3.5, lw=1.4, ls="--" if of_plain else "-",
-            label=name,
+    for part, color, marker, ls, label in (
+        (ours, ATTENTION, "o", "", "attention, by glimpse"),
+        (plain, PLAIN, "s", "--", "plain backbone"),
+    ):
+        axes.errorbar(
+            part["gmacs"], part["accuracy"], part["deviation"], color=color, marker=marker, ls=ls,
+            ms=3.8, lw=1.2, elinewidth=1, capsize=2, label=label,
         )  # fmt: skip
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=9)
+    axes.set_title(panel.title, loc="left", fontweight="bold", fontsize=9)
     axes.set(xlabel="GMACs a photo, mean", ylabel="test accuracy, %", xlim=(0, None))
     axes.grid(axis="y", color="#e6e9ee", lw=0.6)
-    axes.legend(frameon=False, loc="lower right", fontsize=7.5, labelcolor=QUIET)
 
 
 @styled
 def main(results: Path) -> None:
-    sheet = Sheet(PAGE, 5.6)
-    tables, file = [], results / "tables" / "curves.csv"
-    kept = pandas.read_csv(file) if file.exists() else None
-    for number, (title, run, glimpses, plain_runs) in enumerate(PANELS):
-        if kept is None or all(one.exists() for one in needed(results, run, plain_runs)):
-            parts = [
-                exits(results, run).assign(model=f"attention, {glimpses}"),
-                plain(results, plain_runs).assign(model="plain backbone"),
-            ]
-            table = pandas.concat(parts).assign(set=title)
-        else:
-            table = kept[kept["set"] == title]
-        tables.append(table[["set", "model", "gmacs", "accuracy"]])
-        across, down = number % 2, number // 2
-        draw(sheet.axes(0.55 + 3.65 * across, 0.3 + 2.8 * down, 2.9, 1.95), table, title)
-    text = pandas.concat(tables).round(4).to_csv(index=False)
-    file.write_text(text, encoding="utf-8")
+    sheet, file = Sheet(PAGE, 5.6), results / "tables" / "curves.csv"
+    kept = pandas.read_csv(file)
+    tables = []
+    for number, panel in enumerate(PANELS):
+        curves = exits(results, panel.run)
+        curves = kept[kept["run"] == panel.run] if curves.empty else curves
+        tables.append(curves)
+        table = pandas.read_csv(results / "tables" / f"{panel.table}.csv")
+        axes = sheet.axes(0.55 + 3.65 * (number % 2), 0.3 + 2.8 * (number // 2), 2.9, 1.95)
+        draw(axes, panel, table, curves)
+        if number == 0:  # the same in all panels
+            axes.legend(frameon=False, loc="lower right", fontsize=7.5, labelcolor=QUIET)
+    write_atomically(file, pandas.concat(tables).to_csv(index=False).encode())
     save_figure(sheet.figure, results / "pictures" / "accuracy_cost.png")
 
 

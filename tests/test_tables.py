@@ -1,4 +1,4 @@
-"""The table of record: written from what runs left, and never emptied."""
+"""The tables of record: written from what runs left, never emptied, no mean copied by hand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import importlib.util
 from pathlib import Path
 
+import pandas
 import pytest
 from tiny import tiny_config
 
@@ -13,15 +14,14 @@ from stacked_ram.cli import Test as Options
 from stacked_ram.evaluate import test as run_test
 from stacked_ram.train import train_run
 
-SCRIPT = Path(__file__).resolve().parent.parent / "results" / "collect.py"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-@pytest.fixture
-def collect():
-    spec = importlib.util.spec_from_file_location("collect", SCRIPT)
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, RESULTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return module
 
 
 def rows(table: Path) -> dict[str, dict[str, str]]:
@@ -29,7 +29,8 @@ def rows(table: Path) -> dict[str, dict[str, str]]:
         return {row["run"]: row for row in csv.DictReader(file)}
 
 
-def test_rows_come_from_runs_and_stay_where_a_run_has_gone(collect, photos, tmp_path):
+def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
+    collect = script("collect").main
     train_run(tiny_config(photos, epochs=1, seed=3), tmp_path / "one")
     run_test(Options(runs=(tmp_path / "one",)))
     collect(tmp_path)
@@ -41,3 +42,47 @@ def test_rows_come_from_runs_and_stay_where_a_run_has_gone(collect, photos, tmp_
     table.write_text("")  # as `> table` leaves it
     with pytest.raises(SystemExit, match="empty"):
         collect(tmp_path)
+
+
+def record(*runs: dict[str, object]) -> pandas.DataFrame:
+    nothing = dict.fromkeys(script("collect").COLUMNS, "")
+    texts = [{key: str(value) for key, value in (nothing | run).items()} for run in runs]
+    return pandas.DataFrame(texts).set_index("run")
+
+
+def test_means_deviations_and_costs_are_those_of_the_runs():
+    tables = script("tables")
+    one = {
+        "run": "a", "accuracy": 80, "low_95": 75, "high_95": 85, "after the glance": 50,
+        "after each glimpse": "70 80", "gmacs": 0.5, "gmacs before": 0.1, "early exit": 78,
+        "early exit gmacs": 0.4, "centre": 30, "photos": 100,
+    }  # fmt: skip
+    two = one | {"run": "b", "accuracy": 84, "after each glimpse": "72 84", "centre": ""}
+    runs = record(one, two)
+    both = tables.table(runs, {"ours": ("a", "b")}).set_index("looked")
+    whole = both.loc["all glimpses"]
+    assert (whole["accuracy"], whole["gmacs"], whole["runs"]) == (82, 0.5, 2)
+    assert whole["deviation"] == pytest.approx(8**0.5, abs=1e-3) and whole["each"] == "80.00 84.00"
+    assert both.loc["the glance alone", "gmacs"] == 0.1
+    assert both.loc["after glimpse 1", "gmacs"] == pytest.approx(0.3)
+    assert both.loc["all at the centre", "runs"] == 1  # only one of the two was tested so
+    line = tables.markdown(tables.table(runs, {"ours": ("a", "b")}), errors=False).splitlines()[2]
+    assert "| 82.0 ± 2.8 | 50.0 ± 0.0 at 0.1 | 71.0 ± 1.4 at 0.3 |" in line
+    assert line.endswith("| 78.0 ± 0.0 at 0.4 | 30.0 |")
+    line = tables.markdown(tables.table(runs, {"ours": ("a",)}), errors=True).splitlines()[2]
+    assert "| 20.00 (15.00 to 25.00) |" in line
+
+
+def test_the_pages_show_what_the_record_says(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "runs.csv").write_bytes((RESULTS / "tables" / "runs.csv").read_bytes())
+    for page in RESULTS.glob("*.md"):
+        (tmp_path / page.name).write_bytes(page.read_bytes())
+    tables = script("tables")
+    tables.main(tmp_path)
+    made = [*tmp_path.glob("*.md"), *(tmp_path / "tables" / f"{one}.csv" for one in tables.TABLES)]
+    for file in made:
+        committed = RESULTS / file.relative_to(tmp_path)
+        assert file.read_text() == committed.read_text(), f"python results/tables.py: {file.name}"
+    shown = "".join(page.read_text() for page in RESULTS.glob("*.md"))
+    assert all(f"<!-- {name} -->" in shown for name in tables.TABLES)

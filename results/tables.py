@@ -1,0 +1,196 @@
+"""The tables of record: the runs of tables/runs.csv by recipe, with means over their seeds.
+
+    python results/tables.py [RESULTS]
+
+Writes tables/NAME.csv for each of TABLES, and the same as Markdown into the pages of the folder,
+between the marks `<!-- NAME -->` and `<!-- end -->`: no mean is computed or copied by hand. ± is
+the deviation over runs (n - 1); what a single run has with all its glimpses has the bootstrap's
+95 % interval in brackets.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stacked_ram.runs import write_atomically
+
+
+def seeds(run: str, count: int = 3) -> tuple[str, ...]:
+    """A recipe's runs with seeds 0, 1 and so on, as they are named here."""
+    return (run, *(f"{run}_seed{seed}" for seed in range(1, count)))
+
+
+def splits(run: str) -> tuple[str, ...]:
+    """A recipe's runs on our three splits of Flowers 17."""
+    return (run, f"{run}_split2", f"{run}_split3")
+
+
+# table: recipes and the runs that are their seeds (or splits)
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "scenes_flowers17": {
+        "cells, fine-tuned": seeds("scenes_flowers17_tuned"),
+        "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
+        "plain, 224x224, fine-tuned": seeds("scenes_flowers17_plain"),
+        "plain, 384x384, fine-tuned": seeds("scenes_flowers17_plain384", 1),
+        "cells, frozen": seeds("scenes_flowers17", 1),
+        "Gaussian, frozen": seeds("scenes_flowers17_gaussian", 1),
+    },
+    "scenes_dogs20": {"cells, frozen": seeds("scenes_dogs20")},
+    "flowers17": {
+        "three glimpses of 96x96, frozen": seeds("flowers17_lite0"),
+        "the same with an LSTM core": seeds("flowers17_lite0_lstm", 1),
+    },
+    "flowers17_splits": {
+        "three glimpses of 96x96, frozen": (
+            "flowers17_all_rnn_split1", "flowers17_all_rnn_split2", "flowers17_all_rnn_split3",
+        ),
+        "the same with an LSTM core": (
+            "flowers17_all_split1", "flowers17_all_split2", "flowers17_all_split3",
+        ),
+    },
+    "flowers17_tuned": {
+        "one closer look at 224x224, fine-tuned": ("flowers17_closer",),
+        "plain, 96x96, fine-tuned": ("flowers17_plain96",),
+        "plain, 128x128, fine-tuned": ("flowers17_plain128",),
+        "plain, 160x160, fine-tuned": ("flowers17_plain160",),
+        "plain, 224x224, fine-tuned": ("flowers17_plain224",),
+    },
+    "dogs": {
+        "hard, three glimpses of 96x96, frozen": ("dogs_hard",),
+        "hard, one closer look at 192x192, frozen": ("dogs_p192",),
+        "soft, k = 1, start_size 1, frozen": ("dogs_soft_k1_start1",),
+        "soft, k = 1, start_size 2, frozen": ("dogs_soft_k1_start2",),
+        "soft, k = 1, start_size 4, frozen": ("dogs_soft_k1_start4",),
+        "soft, k = 2, start_size 2, frozen": ("dogs_soft_k2_start2",),
+    },
+    "flowers5": {
+        "global convolutional stack": ("flowers5_conv_224",),
+        "pure RNN stack, dense retina": ("flowers5_rnn_224",),
+        "pure RNN stack, conv retina": ("flowers5_rnn_conv",),
+    },
+    "needle": {"cells": ("needle",)},
+    "demo": {"cells": ("demo",)},
+    "digits": {
+        "28x28": seeds("mnist_conv"),
+        "28x28, the paper's own network": ("mnist",),
+        "Fashion-MNIST 28x28": ("fashion_mnist_conv",),
+        "60x60 translated": ("mnist_translated60_conv",),
+        "60x60 cluttered": ("mnist_cluttered60_conv",),
+        "100x100 cluttered": ("mnist_cluttered100_conv",),
+    },
+}  # fmt: skip
+IN_ERRORS = ("digits",)  # the field reports these as test errors
+ALL, GLANCE, EARLY, SAMPLES = "all glimpses", "the glance alone", "early exit", "sampled paths"
+PLACES = {"centre": "all at the centre", "random": "random places", "box given": "box given"}
+AFTER = "after glimpse {}"
+MOST = 4  # models with more glimpses are shown after the first and the last of them only
+
+
+def measured(run: pandas.Series) -> Iterator[tuple[str, float, float]]:
+    """How a run was made to look, the GMACs of a photo then, and the accuracy in percent."""
+    total, before = float(run["gmacs"]), float(run["gmacs before"])
+    after = [float(one) for one in run["after each glimpse"].split()] or [float(run["accuracy"])]
+    yield ALL, total, float(run["accuracy"])
+    if run["after the glance"]:
+        yield GLANCE, before, float(run["after the glance"])
+    for number, accuracy in enumerate(after[:-1], 1):
+        each = (total - before) / len(after)
+        yield AFTER.format(number), before + number * each, accuracy
+    if run["early exit"]:
+        yield EARLY, float(run["early exit gmacs"]), float(run["early exit"])
+    for control, name in PLACES.items():
+        if run[control]:
+            yield name, total, float(run[control])
+    if run["accuracy of the samples"]:
+        cost = int(run["samples averaged"]) * total
+        yield SAMPLES, cost, float(run["accuracy of the samples"])
+
+
+def table(record: pandas.DataFrame, recipes: dict[str, tuple[str, ...]]) -> pandas.DataFrame:
+    """One row for each recipe and way of looking, over those of its runs that were tested so."""
+    rows = []
+    for recipe, names in recipes.items():
+        runs = [record.loc[name] for name in names]
+        values = pandas.DataFrame(
+            [one for run in runs for one in measured(run)], columns=["looked", "gmacs", "accuracy"]
+        )
+        for looked, part in values.groupby("looked", sort=False):
+            row = {
+                "recipe": recipe,
+                "looked": looked,
+                "gmacs": part["gmacs"].mean(),
+                "accuracy": part["accuracy"].mean(),
+                "deviation": part["accuracy"].std(),
+                "runs": len(part),
+                "each": " ".join(f"{one:.2f}" for one in part["accuracy"]),
+            }
+            if looked == ALL and len(runs) == 1:
+                row |= {end: float(runs[0][end]) for end in ("low_95", "high_95")}
+            rows.append(row)
+    columns = ["recipe", "looked", "gmacs", "accuracy", "deviation", "low_95", "high_95", "runs"]
+    return pandas.DataFrame(rows, columns=[*columns, "each"]).round(4)
+
+
+def cell(row: pandas.Series, total: float, errors: bool) -> str:
+    """A figure as it is shown: its deviation or interval, and its cost where that is another."""
+    digits = 2 if errors else 1
+    value, ends = row["accuracy"], [row["low_95"], row["high_95"]]
+    if errors:
+        value, ends = 100 - value, [100 - end for end in reversed(ends)]
+    value, *ends = (f"{one + 1e-6:.{digits}f}" for one in (value, *ends))  # halves go up
+    text = value
+    if row["runs"] > 1:
+        text += f" ± {row['deviation']:.{digits}f}"
+    elif pandas.notna(row["low_95"]):
+        text += f" ({ends[0]} to {ends[1]})"
+    if abs(row["gmacs"] - total) > 5e-4:
+        text += f" at {row['gmacs']:.3g}"
+    return text
+
+
+def markdown(rows: pandas.DataFrame, errors: bool) -> str:
+    """A line a recipe, a column a way of looking."""
+    looked = set(rows["looked"])
+    after = [AFTER.format(number) for number in range(1, MOST)]
+    if AFTER.format(MOST) in looked:
+        after = after[:1]
+    ways = [ALL, GLANCE, *after, EARLY, *PLACES.values(), SAMPLES]
+    ways = [way for way in ways if way in looked]
+    measure = "test error, %" if errors else "test accuracy, %"
+    lines = [["what", "runs", "GMACs", measure, *ways[1:]], ["---"] + ["---:"] * (len(ways) + 2)]
+    for recipe, part in rows.groupby("recipe", sort=False):
+        part = part.set_index("looked", drop=False)
+        total = part.loc[ALL, "gmacs"]
+        cells = [cell(part.loc[way], total, errors) if way in part.index else "" for way in ways]
+        lines.append([recipe, str(part.loc[ALL, "runs"]), f"{total:.3g}", *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(results: Path) -> None:
+    record = pandas.read_csv(results / "tables" / "runs.csv", dtype=str, keep_default_na=False)
+    record = record.set_index("run")
+    made = {}
+    for name, recipes in TABLES.items():
+        rows = table(record, recipes)
+        write_atomically(results / "tables" / f"{name}.csv", rows.to_csv(index=False).encode())
+        made[name] = markdown(rows, errors=name in IN_ERRORS)
+    for page in sorted(results.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        new = re.sub(
+            r"(<!-- (\w+) -->\n).*?(<!-- end -->)",
+            lambda found: f"{found[1]}\n{made[found[2]]}\n\n{found[3]}",
+            text,
+            flags=re.DOTALL,
+        )
+        if new != text:
+            write_atomically(page, new.encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
