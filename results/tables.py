@@ -71,7 +71,9 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "flowers5": {
         "global convolutional stack": ("flowers5_conv_224",),
+        "the same at the photos' own shapes": ("flowers5_conv_own",),
         "pure RNN stack, dense retina": ("flowers5_rnn_224",),
+        "pure RNN stack, dense retina, own shapes": ("flowers5_rnn_own",),
         "pure RNN stack, conv retina": ("flowers5_rnn_conv",),
     },
     "needle": {"cells": ("needle",)},
@@ -108,7 +110,7 @@ def measured(run: pandas.Series) -> Iterator[tuple[str, float, float]]:
         if run[control]:
             yield name, total, float(run[control])
     if run["accuracy of the samples"]:
-        cost = int(run["samples averaged"]) * total
+        cost = before + int(run["samples averaged"]) * (total - before)
         yield SAMPLES, cost, float(run["accuracy of the samples"])
 
 

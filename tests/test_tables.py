@@ -55,7 +55,8 @@ def test_means_deviations_and_costs_are_those_of_the_runs():
     one = {
         "run": "a", "accuracy": 80, "low_95": 75, "high_95": 85, "after the glance": 50,
         "after each glimpse": "70 80", "gmacs": 0.5, "gmacs before": 0.1, "early exit": 78,
-        "early exit gmacs": 0.4, "centre": 30, "photos": 100,
+        "early exit gmacs": 0.4, "centre": 30, "samples averaged": 2,
+        "accuracy of the samples": 81, "photos": 100,
     }  # fmt: skip
     two = one | {"run": "b", "accuracy": 84, "after each glimpse": "72 84", "centre": ""}
     runs = record(one, two)
@@ -68,7 +69,7 @@ def test_means_deviations_and_costs_are_those_of_the_runs():
     assert both.loc["all at the centre", "runs"] == 1  # only one of the two was tested so
     line = tables.markdown(tables.table(runs, {"ours": ("a", "b")}), errors=False).splitlines()[2]
     assert "| 82.0 ± 2.8 | 50.0 ± 0.0 at 0.1 | 71.0 ± 1.4 at 0.3 |" in line
-    assert line.endswith("| 78.0 ± 0.0 at 0.4 | 30.0 |")
+    assert line.endswith("| 78.0 ± 0.0 at 0.4 | 30.0 | 81.0 ± 0.0 at 0.9 |")
     line = tables.markdown(tables.table(runs, {"ours": ("a",)}), errors=True).splitlines()[2]
     assert "| 20.00 (15.00 to 25.00) |" in line
 
