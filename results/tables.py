@@ -136,11 +136,12 @@ def table(record: pandas.DataFrame, recipes: dict[str, tuple[str, ...]]) -> pand
                 row |= {end: float(runs[0][end]) for end in ("low_95", "high_95")}
             rows.append(row)
     columns = ["recipe", "looked", "gmacs", "accuracy", "deviation", "low_95", "high_95", "runs"]
-    return pandas.DataFrame(rows, columns=[*columns, "each"]).round(4)
+    return pandas.DataFrame(rows, columns=[*columns, "each"]).round(6)
 
 
-def cell(row: pandas.Series, total: float, errors: bool) -> str:
-    """A figure as it is shown: its deviation or interval, and its cost where that is another."""
+def cell(row: pandas.Series, whole: pandas.Series, errors: bool) -> str:
+    """A figure as it is shown: its deviation or interval, and its runs and its cost where they are
+    not those of the `whole` (all glimpses)."""
     digits = 2 if errors else 1
     value, ends = row["accuracy"], [row["low_95"], row["high_95"]]
     if errors:
@@ -149,9 +150,10 @@ def cell(row: pandas.Series, total: float, errors: bool) -> str:
     text = value
     if row["runs"] > 1:
         text += f" ± {row['deviation']:.{digits}f}"
+        text += f" ({row['runs']} runs)" if row["runs"] < whole["runs"] else ""
     elif pandas.notna(row["low_95"]):
         text += f" ({ends[0]} to {ends[1]})"
-    if abs(row["gmacs"] - total) > 5e-4:
+    if abs(row["gmacs"] - whole["gmacs"]) > 5e-4:
         text += f" at {row['gmacs']:.3g}"
     return text
 
@@ -168,9 +170,9 @@ def markdown(rows: pandas.DataFrame, errors: bool) -> str:
     lines = [["what", "runs", "GMACs", measure, *ways[1:]], ["---"] + ["---:"] * (len(ways) + 2)]
     for recipe, part in rows.groupby("recipe", sort=False):
         part = part.set_index("looked", drop=False)
-        total = part.loc[ALL, "gmacs"]
-        cells = [cell(part.loc[way], total, errors) if way in part.index else "" for way in ways]
-        lines.append([recipe, str(part.loc[ALL, "runs"]), f"{total:.3g}", *cells])
+        whole = part.loc[ALL]
+        cells = [cell(part.loc[way], whole, errors) if way in part.index else "" for way in ways]
+        lines.append([recipe, str(whole["runs"]), f"{whole['gmacs']:.3g}", *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

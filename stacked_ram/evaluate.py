@@ -43,7 +43,7 @@ CONTROLS = {
     "random": {"look": "random"},
     "first glimpse only": {"num_glimpses": 1},
 }
-BOX_GIVEN = {"box given": {"at_boxes": True}}  # what perfect places would be worth
+BOX_GIVEN = {"box given": {"at_boxes": True}}  # what looking at the object alone is worth
 # Where the glimpses of several crops were, none of them says.
 SAID_OF_CROPS = (
     "photos", "accuracy", "interval_95", f"top_{TOP}", "loss", "calibration_error",

@@ -1,14 +1,14 @@
-"""The control without attention: the frozen backbone on whole photos, and a logistic regression.
+"""The control without attention: the frozen backbone on the photo, and a logistic regression.
 
 Photos are resized so that their shorter side is R / 0.875 and the central R x R is cut out, as
-ImageNet models are tested; where objects have boxes, they may lie anywhere, and the whole photo is
-resized to R x R. Features are standardised; C is a constant. The backbone has the weights that the
-configuration names, or, where it names none, those that the run learned.
+ImageNet models are tested. (It loses objects at the edge of scenes, and tells them better than all
+of the scene squeezed to R x R: results/scenes.md.) Features are standardised; C is a constant. The
+backbone has the weights that the configuration names, or, where it names none, those that the run
+learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,6 @@ from stacked_ram.retina.lazy import LazyPhotos
 SIZES = (96, 128, 160, 224)
 MARGIN = 0.875
 C = 0.01
-View = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict[str, Any]:
@@ -48,11 +47,9 @@ def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict
     train = make_loader(
         open_dataset(config.data, "train"), config, train=False, device=loaded.device
     )
-    anywhere = not np.isnan(loader.dataset.boxes).all()
-    view = whole if anywhere else middle
     try:
-        given = features(backbone, view, train, loaded, LeftOut(train.dataset))
-        asked = features(backbone, view, loader, loaded, left_out)
+        given = features(backbone, train, loaded, LeftOut(train.dataset))
+        asked = features(backbone, loader, loaded, left_out)
     finally:
         train.close()
     rows = []
@@ -64,8 +61,8 @@ def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict
         gmacs = image_gmacs(backbone, size, loaded.device)
         rows.append({"size": size, "accuracy": float(accuracy), "gmacs": gmacs})
     return {
-        "is": f"frozen backbone on the {'whole photo' if anywhere else 'middle of the photo'},"
-        f" standardised features, logistic regression (C={C}) trained on the training split",
+        "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
+        f" features, logistic regression (C={C}) trained on the training split",
         "weights": "the run's own" if own else config.model.weights,
         "sizes": rows,
     }
@@ -73,9 +70,9 @@ def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict
 
 @torch.no_grad()
 def features(
-    backbone: Backbone, view: View, loader: Loader, loaded: LoadedRun, left_out: LeftOut
+    backbone: Backbone, loader: Loader, loaded: LoadedRun, left_out: LeftOut
 ) -> dict[Any, np.ndarray]:
-    """Pooled features of the view of each photo at each of SIZES, and the labels."""
+    """Pooled features at each of SIZES, and the labels."""
     from tqdm import tqdm
 
     found: dict[Any, list[np.ndarray]] = {size: [] for size in (*SIZES, "labels")}
@@ -87,7 +84,7 @@ def features(
     for batch, photos in left_out.each(batches, whole_photos):
         found["labels"].append(batch.labels_B.cpu().numpy())
         for size in SIZES:
-            images_BCRR = torch.stack([view(photo_CHW, size) for photo_CHW in photos])
+            images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
             pooled = backbone((images_BCRR.float() / 255 - mean) / std)
             found[size].append(pooled.float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -120,13 +117,6 @@ def middle(photo_CHW: torch.Tensor, size: int) -> torch.Tensor:
 
     reduced = functional.resize(photo_CHW, [round(size / MARGIN)], antialias=True)
     return functional.center_crop(reduced, [size, size])
-
-
-def whole(photo_CHW: torch.Tensor, size: int) -> torch.Tensor:
-    """All of the photo, size x size whatever its shape."""
-    from torchvision.transforms.v2 import functional
-
-    return functional.resize(photo_CHW, [size, size], antialias=True)
 
 
 @torch.no_grad()

@@ -192,13 +192,4 @@ def test_the_plain_backbone_is_a_control_of_runs_that_have_one(photos, tmp_path,
     (row,) = report["sizes"]
     assert 0 <= row["accuracy"] <= 1
     assert row["gmacs"] > 0
-    assert "whole photo" in report["is"] and "logistic regression" in report["is"]
-
-
-def test_the_plain_backbone_sees_the_corners_of_photos_with_boxes():
-    from stacked_ram.plain_backbone import middle, whole
-
-    photo_CHW = torch.zeros(3, 60, 100, dtype=torch.uint8)
-    photo_CHW[:, :5, :5] = 255
-    assert middle(photo_CHW, 32).max() == 0
-    assert whole(photo_CHW, 32).max() == 255 and whole(photo_CHW, 32).shape == (3, 32, 32)
+    assert "middle of the photo" in report["is"]
