@@ -36,6 +36,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_flowers17": {
         "cells, fine-tuned": seeds("scenes_flowers17_tuned"),
         "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
+        "plain, 160x160, fine-tuned for 60 epochs": ("scenes_flowers17_plain160_long",),
         "plain, 224x224, fine-tuned": seeds("scenes_flowers17_plain"),
         "plain, 384x384, fine-tuned": seeds("scenes_flowers17_plain384", 1),
         "cells, frozen": seeds("scenes_flowers17", 1),
@@ -55,7 +56,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "flowers17_tuned": {
-        "one closer look at 224x224, fine-tuned": ("flowers17_closer",),
+        "one closer look at 224x224, fine-tuned": splits("flowers17_closer"),
         "plain, 96x96, fine-tuned": ("flowers17_plain96",),
         "plain, 128x128, fine-tuned": ("flowers17_plain128",),
         "plain, 160x160, fine-tuned": ("flowers17_plain160",),
