@@ -67,16 +67,22 @@ def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, curves: pandas.DataF
     ours = table[(table["recipe"] == panel.recipe) & table["looked"].isin(ALONG)]
     plain = table[table["recipe"].str.startswith("plain") & (table["looked"] == "all glimpses")]
     if plain.empty:
-        plain = curves[curves["model"] == "plain backbone"].assign(deviation=float("nan"))
+        plain = curves[curves["model"] == "plain backbone"]
+        plain = plain.assign(deviation=float("nan"), recipe="plain")
         plain["accuracy"] *= 100
     line = curves[curves["model"] == "attention, early exits"]
+    longer = plain[plain["recipe"].str.endswith("60 epochs")]
+    plain = plain.drop(longer.index)
     axes.plot(
         line["gmacs"], 100 * line["accuracy"], color=ATTENTION, lw=1.2, label="early exits, seed 0"
     )
     for part, color, marker, ls, label in (
         (ours, ATTENTION, "o", "", "attention, by glimpse"),
         (plain, PLAIN, "s", "--", "plain backbone"),
+        (longer, PLAIN, "D", "", "plain, 60 epochs"),
     ):
+        if part.empty:
+            continue
         axes.errorbar(
             part["gmacs"], part["accuracy"], part["deviation"], color=color, marker=marker, ls=ls,
             ms=3.8, lw=1.2, elinewidth=1, capsize=2, label=label,
