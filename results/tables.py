@@ -59,8 +59,8 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "one closer look at 224x224, fine-tuned": splits("flowers17_closer"),
         "plain, 96x96, fine-tuned": ("flowers17_plain96",),
         "plain, 128x128, fine-tuned": ("flowers17_plain128",),
-        "plain, 160x160, fine-tuned": ("flowers17_plain160",),
-        "plain, 224x224, fine-tuned": ("flowers17_plain224",),
+        "plain, 160x160, fine-tuned": splits("flowers17_plain160"),
+        "plain, 224x224, fine-tuned": splits("flowers17_plain224"),
     },
     "dogs": {
         "hard, three glimpses of 96x96, frozen": ("dogs_hard",),

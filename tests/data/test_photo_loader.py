@@ -267,8 +267,9 @@ def test_workers_go_with_their_parent_and_say_little(folder, how):
     if how == "leave":
         script = script.replace("10**6", "1")
     child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        # torch warns of two workers where there is one core
+        [sys.executable, "-W", "ignore::UserWarning", "-c", script], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     child.stdout.readline()
     if how == "interrupt":
