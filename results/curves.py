@@ -19,6 +19,8 @@ import pandas
 from matplotlib.axes import Axes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from tables import AFTER, ALL, GLANCE, MOST
+
 from stacked_ram.runs import write_atomically
 from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 
@@ -45,7 +47,8 @@ PANELS = (
     Panel("Dogs, all frozen", "dogs", "hard, one closer look at 192x192, frozen", "dogs_p192"),
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
-ALONG = ("the glance alone", *(f"after glimpse {number}" for number in (1, 2, 3)), "all glimpses")
+ALONG = (GLANCE, *(AFTER.format(number) for number in range(1, MOST)), ALL)
+LONGER = "60 epochs"  # plain rows trained for longer than the others stand apart
 
 
 def exits(results: Path, run: str) -> pandas.DataFrame:
@@ -65,13 +68,13 @@ def exits(results: Path, run: str) -> pandas.DataFrame:
 
 def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, curves: pandas.DataFrame) -> None:
     ours = table[(table["recipe"] == panel.recipe) & table["looked"].isin(ALONG)]
-    plain = table[table["recipe"].str.startswith("plain") & (table["looked"] == "all glimpses")]
+    plain = table[table["recipe"].str.startswith("plain") & (table["looked"] == ALL)]
     if plain.empty:
         plain = curves[curves["model"] == "plain backbone"]
         plain = plain.assign(deviation=float("nan"), recipe="plain")
         plain["accuracy"] *= 100
     line = curves[curves["model"] == "attention, early exits"]
-    longer = plain[plain["recipe"].str.endswith("60 epochs")]
+    longer = plain[plain["recipe"].str.endswith(LONGER)]
     plain = plain.drop(longer.index)
     axes.plot(
         line["gmacs"], 100 * line["accuracy"], color=ATTENTION, lw=1.2, label="early exits, seed 0"
@@ -79,7 +82,7 @@ def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, curves: pandas.DataF
     for part, color, marker, ls, label in (
         (ours, ATTENTION, "o", "", "attention, by glimpse"),
         (plain, PLAIN, "s", "--", "plain backbone"),
-        (longer, PLAIN, "D", "", "plain, 60 epochs"),
+        (longer, PLAIN, "D", "", f"plain, {LONGER}"),
     ):
         if part.empty:
             continue

@@ -192,4 +192,4 @@ def test_the_plain_backbone_is_a_control_of_runs_that_have_one(photos, tmp_path,
     (row,) = report["sizes"]
     assert 0 <= row["accuracy"] <= 1
     assert row["gmacs"] > 0
-    assert "middle of the photo" in report["is"]
+    assert "middle of the photo" in report["is"] and "logistic regression" in report["is"]

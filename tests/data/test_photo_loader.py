@@ -258,6 +258,7 @@ for epoch in range(10**6):
     for batch in loader:
         print("batch", flush=True)
 """
+TOO_FEW_CORES = "ignore:This DataLoader will create 2 worker:UserWarning"  # torch, on one core
 
 
 @pytest.mark.parametrize("how", ["interrupt", "kill", "leave"])
@@ -267,8 +268,7 @@ def test_workers_go_with_their_parent_and_say_little(folder, how):
     if how == "leave":
         script = script.replace("10**6", "1")
     child = subprocess.Popen(
-        # torch warns of two workers where there is one core
-        [sys.executable, "-W", "ignore::UserWarning", "-c", script], stdout=subprocess.PIPE,
+        [sys.executable, "-W", TOO_FEW_CORES, "-c", script], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     child.stdout.readline()
