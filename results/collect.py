@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from stacked_ram.runs import write_atomically
 
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
+PLAIN = ("plain sizes", "plain gmacs", "plain accuracies")  # of the frozen backbone
 COLUMNS = (
-    "run", "data set", "seed", "accuracy", "low_95", "high_95", "after the glance",
+    "run", "data set", "seed", "epoch", "valid accuracy", "accuracy", "low_95", "high_95", "after the glance",
     "after each glimpse", "gmacs", "gmacs before", "early exit", "early exit gmacs",
-    "pixels read", "hit rates", *CONTROLS, "samples averaged", "accuracy of the samples", "photos",
-    "train command", "commit", "train minutes", "tested", "machine",
+    "pixels read", "hit rates", *CONTROLS, *PLAIN, "samples averaged", "accuracy of the samples",
+    "photos", "train command", "commit", "train minutes", "tested", "machine",
 )  # fmt: skip
 
 
@@ -52,11 +53,16 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
     controls = test.get("controls", {})
     sampled = test.get("mc_samples")
     early = test.get("early_exit")
+    plain = test.get("plain backbone", {}).get("sizes", [])
+    with (run / "metrics.csv").open(newline="") as file:
+        epochs = {int(one["epoch"]): one for one in csv.DictReader(file)}
     begun = [one for one in started["starts"] if "started" in one][-1]  # others went on with it
     return {
         "run": run.name,
         "data set": Path(test["dataset"]).name,
         "seed": started["seed"],
+        "epoch": test["epoch"],
+        "valid accuracy": percent(float(epochs[test["epoch"]]["valid_accuracy"])),
         "accuracy": percent(test["accuracy"]),
         "low_95": percent(test["interval_95"][0]),
         "high_95": percent(test["interval_95"][1]),
@@ -69,6 +75,9 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "pixels read": percent(test["read"]),
         "hit rates": " ".join(percent(one) for one in test.get("hit_rate", [])),
         **{one: percent(controls[one]["accuracy"]) for one in CONTROLS if one in controls},
+        "plain sizes": " ".join(str(one["size"]) for one in plain),
+        "plain gmacs": " ".join(f"{one['gmacs']:.4f}" for one in plain),
+        "plain accuracies": " ".join(percent(one["accuracy"]) for one in plain),
         "samples averaged": re.search(r"\d+", sampled["pass"])[0] if sampled else "",
         "accuracy of the samples": percent(sampled["accuracy"]) if sampled else "",
         "photos": test["photos"],

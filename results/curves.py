@@ -3,14 +3,13 @@
     python results/curves.py [RESULTS]
 
 Writes pictures/accuracy_cost.png from the tables of record (results/tables.py: means and
-deviations over runs), and tables/curves.csv: the whole curves of early exits, and the frozen
-backbones', from what `main.py test RUN --controls --exit-glimpses N` left in a run's folder. Where
-that is not in the folder (but on another machine), its part of the table stays.
+deviations over runs), and tables/curves.csv: the whole curves of early exits, from what `main.py
+test RUN --exit-glimpses N` left in a run's folder. Where that is not in the folder (but on another
+machine), its part of the table stays.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +27,11 @@ from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 class Panel(NamedTuple):
     title: str
     table: str
-    """Of the tables of record: its row `recipe`, and all its rows of the plain backbone."""
+    """Of the tables of record: its row `recipe`, and its rows of the plain backbone that was
+    trained in the same way."""
     recipe: str
     run: str
-    """Whose early exits are drawn as a line; the plain backbone where the table has none of it."""
+    """Whose early exits are drawn as a line."""
 
 
 PANELS = (
@@ -52,30 +52,20 @@ LONGER = "60 epochs"  # plain rows trained for longer than the others stand apar
 
 
 def exits(results: Path, run: str) -> pandas.DataFrame:
-    """What a run's folder holds: every threshold of its early exit, and the frozen backbone's
-    sizes; none where it is not here."""
-    file, report = results / run / "test_early_exit.csv", results / run / "test.json"
+    """Every threshold of a run's early exit; none where its folder is not here."""
+    file = results / run / "test_early_exit.csv"
     if not file.exists():
         return pandas.DataFrame()
     curve = pandas.read_csv(file).rename(columns={"mean_gmacs": "gmacs"})
-    parts = [curve[["gmacs", "accuracy"]].assign(model="attention, early exits")]
-    if plain := json.loads(report.read_text()).get("plain backbone"):
-        sizes = pandas.DataFrame(plain["sizes"])[["gmacs", "accuracy"]]
-        parts.append(sizes.assign(model="plain backbone"))
-    curves = pandas.concat(parts)
-    return curves.assign(run=run)[["run", "model", "gmacs", "accuracy"]].round(4)
+    return curve.assign(run=run)[["run", "gmacs", "accuracy"]].round(4)
 
 
-def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, curves: pandas.DataFrame) -> None:
-    ours = table[(table["recipe"] == panel.recipe) & table["looked"].isin(ALONG)]
-    plain = table[table["recipe"].str.startswith("plain") & (table["looked"] == ALL)]
-    if plain.empty:
-        plain = curves[curves["model"] == "plain backbone"]
-        plain = plain.assign(deviation=float("nan"), recipe="plain")
-        plain["accuracy"] *= 100
-    line = curves[curves["model"] == "attention, early exits"]
-    longer = plain[plain["recipe"].str.endswith(LONGER)]
-    plain = plain.drop(longer.index)
+def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, line: pandas.DataFrame) -> None:
+    trained = panel.recipe.rsplit(", ")[-1]  # fine-tuned or frozen
+    whole, recipes = table["looked"] == ALL, table["recipe"]
+    ours = table[(recipes == panel.recipe) & table["looked"].isin(ALONG)]
+    plain = table[recipes.str.startswith("plain") & recipes.str.endswith(trained) & whole]
+    longer = table[recipes.str.startswith("plain") & recipes.str.endswith(LONGER) & whole]
     axes.plot(
         line["gmacs"], 100 * line["accuracy"], color=ATTENTION, lw=1.2, label="early exits, seed 0"
     )
@@ -99,17 +89,17 @@ def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, curves: pandas.DataF
 def main(results: Path) -> None:
     sheet, file = Sheet(PAGE, 5.6), results / "tables" / "curves.csv"
     kept = pandas.read_csv(file)
-    tables = []
+    lines = []
     for number, panel in enumerate(PANELS):
         curves = exits(results, panel.run)
         curves = kept[kept["run"] == panel.run] if curves.empty else curves
-        tables.append(curves)
+        lines.append(curves)
         table = pandas.read_csv(results / "tables" / f"{panel.table}.csv")
         axes = sheet.axes(0.55 + 3.65 * (number % 2), 0.3 + 2.8 * (number // 2), 2.9, 1.95)
         draw(axes, panel, table, curves)
         if number == 0:  # the same in all panels
             axes.legend(frameon=False, loc="lower right", fontsize=7.5, labelcolor=QUIET)
-    write_atomically(file, pandas.concat(tables).to_csv(index=False).encode())
+    write_atomically(file, pandas.concat(lines).to_csv(index=False).encode())
     save_figure(sheet.figure, results / "pictures" / "accuracy_cost.png")
 
 

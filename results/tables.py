@@ -115,27 +115,42 @@ def measured(run: pandas.Series) -> Iterator[tuple[str, float, float]]:
         yield SAMPLES, cost, float(run["accuracy of the samples"])
 
 
+def plain(runs: pandas.DataFrame) -> Iterator[tuple[str, str, float, float]]:
+    """The frozen backbone without attention, which was measured beside some of these runs: one
+    recipe a size, and one figure a data set (all runs there have the same)."""
+    for _, run in runs[runs["plain sizes"] != ""].drop_duplicates("data set").iterrows():
+        columns = (run[name].split() for name in ("plain sizes", "plain gmacs", "plain accuracies"))
+        for size, gmacs, accuracy in zip(*columns, strict=True):
+            yield f"plain, {size}x{size}, frozen", ALL, float(gmacs), float(accuracy)
+
+
 def table(record: pandas.DataFrame, recipes: dict[str, tuple[str, ...]]) -> pandas.DataFrame:
     """One row for each recipe and way of looking, over those of its runs that were tested so."""
+    names = [name for runs in recipes.values() for name in runs]
+    values = [
+        (recipe, *one)
+        for recipe, runs in recipes.items()
+        for name in runs
+        for one in measured(record.loc[name])
+    ]
+    values += plain(record.loc[names])
     rows = []
-    for recipe, names in recipes.items():
-        runs = [record.loc[name] for name in names]
-        values = pandas.DataFrame(
-            [one for run in runs for one in measured(run)], columns=["looked", "gmacs", "accuracy"]
-        )
-        for looked, part in values.groupby("looked", sort=False):
-            row = {
-                "recipe": recipe,
-                "looked": looked,
-                "gmacs": part["gmacs"].mean(),
-                "accuracy": part["accuracy"].mean(),
-                "deviation": part["accuracy"].std(),
-                "runs": len(part),
-                "each": " ".join(f"{one:.2f}" for one in part["accuracy"]),
-            }
-            if looked == ALL and len(runs) == 1:
-                row |= {end: float(runs[0][end]) for end in ("low_95", "high_95")}
-            rows.append(row)
+    for (recipe, looked), part in pandas.DataFrame(
+        values, columns=["recipe", "looked", "gmacs", "accuracy"]
+    ).groupby(["recipe", "looked"], sort=False):
+        row = {
+            "recipe": recipe,
+            "looked": looked,
+            "gmacs": part["gmacs"].mean(),
+            "accuracy": part["accuracy"].mean(),
+            "deviation": part["accuracy"].std(),
+            "runs": len(part),
+            "each": " ".join(f"{one:.2f}" for one in part["accuracy"]),
+        }
+        runs = recipes.get(recipe, ())
+        if looked == ALL and len(runs) == 1:
+            row |= {end: float(record.loc[runs[0], end]) for end in ("low_95", "high_95")}
+        rows.append(row)
     columns = ["recipe", "looked", "gmacs", "accuracy", "deviation", "low_95", "high_95", "runs"]
     return pandas.DataFrame(rows, columns=[*columns, "each"]).round(6)
 

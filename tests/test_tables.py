@@ -35,7 +35,9 @@ def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
     run_test(Options(runs=(tmp_path / "one",)))
     collect(tmp_path)
     table = tmp_path / "tables" / "runs.csv"
-    assert rows(table)["one"]["seed"] == "3" and rows(table)["one"]["photos"] != ""
+    one = rows(table)["one"]
+    assert one["seed"] == "3" and one["photos"] != "" and one["epoch"] == "1"
+    assert 0 <= float(one["valid accuracy"]) <= 100
     (tmp_path / "one").rename(tmp_path / "two")
     collect(tmp_path)
     assert list(rows(table)) == ["one", "two"]
@@ -72,6 +74,25 @@ def test_means_deviations_and_costs_are_those_of_the_runs():
     assert line.endswith("| 78.0 ± 0.0 at 0.4 | 30.0 | 81.0 ± 0.0 at 0.9 |")
     line = tables.markdown(tables.table(runs, {"ours": ("a",)}), errors=True).splitlines()[2]
     assert "| 20.00 (15.00 to 25.00) |" in line
+
+
+def test_the_frozen_plain_backbone_is_one_row_a_size_and_one_figure_a_data_set():
+    ours = {
+        "accuracy": 80, "low_95": 75, "high_95": 85, "after each glimpse": "80", "gmacs": 0.5,
+        "gmacs before": 0.1, "plain sizes": "96 224", "plain gmacs": "0.07 0.38",
+        "plain accuracies": "60 70",
+    }  # fmt: skip
+    runs = record(
+        ours | {"run": "a", "data set": "one"},
+        ours | {"run": "b", "data set": "one"},  # another seed: the same photos, the same figure
+        ours | {"run": "c", "data set": "two", "plain accuracies": "62 74"},
+        ours | {"run": "d", "data set": "three"} | dict.fromkeys(script("collect").PLAIN, ""),
+    )
+    found = script("tables").table(runs, {"ours": ("a", "b", "c", "d")})
+    plain = found[found["recipe"].str.startswith("plain")]
+    assert list(plain["recipe"]) == ["plain, 96x96, frozen", "plain, 224x224, frozen"]
+    assert list(plain["each"]) == ["60.00 62.00", "70.00 74.00"]
+    assert list(plain["gmacs"]) == [0.07, 0.38] and set(plain["runs"]) == {2}
 
 
 def test_the_pages_show_what_the_record_says(tmp_path):
