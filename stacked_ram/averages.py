@@ -40,16 +40,17 @@ class Averages:
         self._weights[names] = self._weights.get(names, 0.0) + photos
 
     def read(self, world: World | None = None) -> dict[str, float]:
-        """The averages so far; with a world, over all its processes. Waits for the device."""
-        if not self._sums:
-            return {}
+        """The averages so far; with a world, over all its processes, of which some may have had
+        nothing to add. Waits for the device."""
         totals: dict[str, list[float]] = {}
         for together, sums in self._sums.items():
             for name, total in zip(together, sums.tolist(), strict=True):
                 before = totals.get(name, [0.0, 0.0])
                 totals[name] = [before[0] + total, before[1] + self._weights[together]]
-        names = sorted(totals)
-        both = torch.tensor([totals[name] for name in names], dtype=torch.float64)
+        names = sorted(totals if world is None else world.union(totals))
+        if not names:
+            return {}
+        both = torch.tensor([totals.get(name, [0.0, 0.0]) for name in names], dtype=torch.float64)
         if world is not None:
             world.sum(both)
         return dict(zip(names, (both[:, 0] / both[:, 1]).tolist(), strict=True))

@@ -296,7 +296,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        check_together(self.model, self.training)
+        check_together(self.data, self.model, self.training)
 
 
 SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Config)}

@@ -182,8 +182,17 @@ def check_training(training: TrainingConfig) -> None:
     )
 
 
-def check_together(model: ModelConfig, training: TrainingConfig) -> None:
+def check_together(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> None:
     """What one section asks of another. Raises UserError."""
+    for name, there in {
+        "patience": training.patience is not None,
+        "schedule plateau": training.schedule == "plateau",
+    }.items():
+        check(
+            data.train_on == "train" or not there,
+            f"{name}: goes by the validation split, of which train_on {data.train_on} leaves"
+            " nothing; use train_on train, or leave it out",
+        )
     check(
         model.attention == "hard" or training.estimator == "reinforce",
         f"estimator {training.estimator}: attention soft samples nothing; leave it out",

@@ -6,6 +6,7 @@ A process started without torchrun is a world of one, and nothing here costs it 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -35,6 +36,13 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def union(self, names: Iterable[str]) -> set[str]:
+        """The names that any process has."""
+        found = [list(names)] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, found[0])
+        return set().union(*found)
 
     def wait(self) -> None:
         """Until every process is here."""

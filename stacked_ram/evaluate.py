@@ -18,7 +18,7 @@ import numpy as np
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
-from stacked_ram.cost import Cost, median_size, photo_cost
+from stacked_ram.cost import Cost, photo_cost, typical_size
 from stacked_ram.crops import Crops, crop_size
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.left_out import LeftOut
@@ -113,10 +113,10 @@ def measure_run(
         "left_out": left_out,
     }
     model, classes = loaded.model, loaded.classes
-    wanted = wanted_exit(options)
+    wanted = wanted_exit(options, loaded.config)
     looks = look_at(model, loader, progress="test", keep_beliefs=bool(wanted), **how)
     tables: dict[str, bytes] = {}
-    height, width = median_size(dataset, loaded.config.data)
+    height, width = typical_size(dataset, loaded.config.data)
     cost = photo_cost(model, height, width)
     report: dict[str, Any] = {
         "run": str(loaded.path),
@@ -176,12 +176,19 @@ def measure_run(
     return report, tables
 
 
-def wanted_exit(options: Test) -> dict[str, float]:
+def wanted_exit(options: Test, config: Config) -> dict[str, float]:
     """What an early exit is to reach, if one was asked for."""
     if options.exit_accuracy is not None and options.exit_glimpses is not None:
         raise UserError("--exit-accuracy, --exit-glimpses: give one of them")
     wanted = {"accuracy": options.exit_accuracy, "mean_glimpses": options.exit_glimpses}
-    return {name: value for name, value in wanted.items() if value is not None}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if wanted and config.data.train_on != "train":
+        raise UserError(
+            "--exit-accuracy, --exit-glimpses: the threshold is chosen on the validation split,"
+            f" which this run has learned (train_on: {config.data.train_on}); choose it by a run"
+            " that was trained on train alone"
+        )
+    return wanted
 
 
 def look_at_valid(loaded: LoadedRun, options: Test, **how: Any) -> Looks:

@@ -11,7 +11,7 @@ from stacked_ram.build import build_model
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Info
 from stacked_ram.config import Config, load_config, to_dict
-from stacked_ram.cost import count_parameters, median_size, photo_cost
+from stacked_ram.cost import count_parameters, photo_cost, typical_size
 from stacked_ram.data.dataset import open_dataset, read_facts
 from stacked_ram.errors import UserError
 
@@ -61,13 +61,13 @@ def untrained(config: Config, said: list[str]) -> tuple[Any, tuple[int, int]]:
 
 
 def stored_size(config: Config) -> tuple[int, int]:
-    """(height, width) that the model gets: the configured one, or the data set's median."""
+    """(height, width) that the model gets: the configured one, or that of a typical photo."""
     if config.data.photo_size is not None:
         return config.data.photo_size
     folder = Path(config.data.dataset)
     if not (folder / "dataset.yaml").is_file():
         return GUESS["size"]
-    return median_size(open_dataset(config.data, "train"), config.data)
+    return typical_size(open_dataset(config.data, "train"), config.data)
 
 
 def layers(model: nn.Module) -> list[str]:

@@ -158,6 +158,8 @@ class Learner:
             values = Values.of(watched)
             if settings.not_finite == "skip" and not self.all_finite(values):
                 self.optimizer.zero_grad(set_to_none=True)
+                if steps:
+                    self.scaler.update()  # has unscaled: without this it would refuse the next
                 self.skipped += 1
                 break
             if settings.not_finite == "stop":

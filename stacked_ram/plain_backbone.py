@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.cost import gmacs
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
@@ -58,8 +58,8 @@ def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict
         with threadpool_limits(torch.get_num_threads()):
             classifier.fit(given[size], given["labels"])
         accuracy = classifier.score(asked[size], asked["labels"])
-        gmacs = image_gmacs(backbone, size, loaded.device)
-        rows.append({"size": size, "accuracy": float(accuracy), "gmacs": gmacs})
+        cost = image_gmacs(backbone, size, loaded.device)
+        rows.append({"size": size, "accuracy": float(accuracy), "gmacs": cost})
     return {
         "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
         f" features, logistic regression (C={C}) trained on the training split",
@@ -121,6 +121,5 @@ def middle(photo_CHW: torch.Tensor, size: int) -> torch.Tensor:
 
 @torch.no_grad()
 def image_gmacs(backbone: Backbone, size: int, device: torch.device) -> float:
-    with FlopCounterMode(display=False) as counter:
-        backbone(torch.zeros(1, 3, size, size, device=device))
-    return counter.get_total_flops() / 2e9
+    total, _ = gmacs(lambda: backbone(torch.zeros(1, 3, size, size, device=device)))
+    return total

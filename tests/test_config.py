@@ -121,6 +121,14 @@ def test_model_and_training_must_go_together(name, values):
         Config(model=ModelConfig(**model), training=TrainingConfig(**training))
 
 
+@pytest.mark.parametrize(
+    ("name", "training"), [("patience", dict(patience=3)), ("plateau", dict(schedule="plateau"))]
+)
+def test_what_goes_by_validation_needs_a_validation_split(name, training):
+    with pytest.raises(UserError, match=name):
+        Config(data=DataConfig(train_on="train+valid"), training=TrainingConfig(**training))
+
+
 def test_yaml_round_trip(tmp_path):
     config = Config(
         data=DataConfig(photo_size=(224, 320), crop_area=(0.5, 1.0)),

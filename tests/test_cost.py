@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 from variants import VARIANTS, make
 
-from stacked_ram.cost import count_parameters, photo_cost
+from stacked_ram.config import DataConfig
+from stacked_ram.cost import count_parameters, photo_cost, typical_size
+from stacked_ram.plain_backbone import image_gmacs
 
 # of the small models: patch 4, 2 patches, 3 channels, what 16, where 8, feature 16, state 16
 FEATURE = 2 * 3 * 4 * 4 * 16 + 2 * 8 + (16 + 8) * 16
@@ -55,3 +63,23 @@ def test_bringing_pixels_to_size_stands_by_itself():
     small, large = (photo_cost(make("glance_core"), side, side) for side in (40, 200))
     assert large.total == pytest.approx(small.total)
     assert large.reading > small.reading > 0
+
+
+def test_a_typical_photo_is_one_of_the_set():
+    """Between the medians of heights and of widths lies nearly a square, as hardly any is."""
+    sizes = np.array([(300, 200)] * 3 + [(200, 300)] * 3 + [(250, 240)])
+    photos = SimpleNamespace(sizes=sizes)
+    assert typical_size(photos, DataConfig()) in {(200, 300), (300, 200)}
+    assert typical_size(photos, DataConfig(short_side=100)) in {(100, 150), (150, 100)}
+    assert typical_size(photos, DataConfig(photo_size=(50, 60))) == (50, 60)
+
+
+def test_attention_in_the_plain_backbone_is_counted_as_in_ours():
+    class Attends(nn.Module):
+        def forward(self, images_BCRR):
+            tokens_BTD = images_BCRR.flatten(1).unflatten(1, (-1, 8))
+            return functional.scaled_dot_product_attention(tokens_BTD, tokens_BTD, tokens_BTD)
+
+    tokens = 3 * 16 * 16 // 8
+    cost = image_gmacs(Attends(), 16, torch.device("cpu"))
+    assert cost * 1e9 == pytest.approx(2 * tokens * tokens * 8)

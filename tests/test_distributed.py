@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from tiny import tiny_config, tiny_digits
+from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.checkpoint import read_weights, state_files
 from stacked_ram.cli import Predict
@@ -84,6 +84,14 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, coun
     for column in ("valid_accuracy", "valid_loss", "train_total", "train_accuracy"):
         pandas.testing.assert_series_equal(*(table[column] for table in tables), rtol=1e-4)
     assert len(state_files(tmp_path / "two")) == 2
+
+
+@pytest.mark.parametrize("make", [tiny_digits, tiny_photos])
+def test_a_process_may_have_nothing_to_validate(tmp_path, make):
+    data = make(tmp_path / "data", counts=(18, 6, 3))
+    in_two_processes(train_in_world, tiny_config(data, batch_size=8, epochs=1), tmp_path / "run")
+    right = pandas.read_csv(tmp_path / "run" / "metrics.csv")["valid_accuracy"] * 6
+    assert (abs(right - right.round()) < 1e-3).all()
 
 
 def test_processes_draw_different_scan_paths(tmp_path):

@@ -237,9 +237,11 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(digits, tmp_path, monkey
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch, precision):
     poison(monkeypatch, step=7)
-    train_run(tiny_config(digits, not_finite="skip"), tmp_path / "run")
+    config = tiny_config(digits, not_finite="skip", precision=precision)
+    train_run(config, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("skipped")
     assert [line.split(",")[column] for line in lines[1:]] == ["0", "1", "0"]

@@ -95,6 +95,13 @@ def test_early_exit_is_chosen_on_valid_and_reported_on_test(photos, tmp_path, le
         run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2, exit_accuracy=0.5))
 
 
+def test_no_threshold_is_chosen_on_photos_that_were_learned(photos, tmp_path):
+    train_run(tiny_config(photos, epochs=1, train_on="train+valid"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"train_on: train\+valid"):
+        run_test(Options(runs=(tmp_path / "run",), exit_glimpses=1.5))
+    assert not (tmp_path / "run" / "test.json").exists()
+
+
 def test_the_glance_can_be_enough(photos, tmp_path):
     config = tiny_config(photos, epochs=2, glance=(8, 8), num_glimpses=3)
     train_run(config, tmp_path / "run")

@@ -71,6 +71,8 @@ class DigitLoader(Loader):
 
     def _load(self, start: int) -> Iterator[Batch]:
         left = self.batches[start:]
+        if not left:  # so few photos that other processes have all
+            return
         # one copy to the device for the epoch, not one for every batch
         index_X = torch.cat([torch.from_numpy(rows.index_B) for rows in left]).to(self.home)
         parts = index_X.split([len(rows.index_B) for rows in left])
