@@ -366,11 +366,28 @@ def load_config(path: str | Path) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot read the config ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a config: no text in UTF-8") from None
     try:
+        twice = repeated_key(yaml.compose(text, yaml.SafeLoader))
+        if twice is not None:
+            raise UserError(f"{path}: `{twice}` stands there twice")
         return from_dict(yaml.safe_load(text) or {}, str(path))
     except yaml.YAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
         raise UserError(f"{path}: not valid YAML{where}") from None
+
+
+def repeated_key(node: Any) -> str | None:
+    """A key that a YAML mapping has twice (YAML itself would take the last), if there is one."""
+    seen: set[str] = set()
+    for key, value in node.value if getattr(node, "id", "") == "mapping" else ():
+        if key.value in seen:
+            return str(key.value)
+        seen.add(key.value)
+        if found := repeated_key(value):
+            return found
+    return None
 
 
 def save_config(config: Config, path: str | Path) -> None:

@@ -134,15 +134,15 @@ def choose_threshold(
         order = (-table["accuracy"], table["mean_glimpses"])  # the last key counts first
         if not good.any():
             raise UserError(
-                f"accuracy: {accuracy:.4f} is not reached at any threshold; the best is"
-                f" {table['accuracy'].max():.4f}"
+                f"--exit-accuracy: {accuracy:.4f} is not reached at any threshold on the validation"
+                f" split; the best is {table['accuracy'].max():.4f}"
             )
     else:
         good = table["mean_glimpses"] <= mean_glimpses
         order = (table["mean_glimpses"], -table["accuracy"])
         if not good.any():
             raise UserError(
-                f"mean_glimpses: {mean_glimpses} is below {table['mean_glimpses'][0]:.0f}"
+                f"--exit-glimpses: {mean_glimpses} is below {table['mean_glimpses'][0]:.0f}"
             )
     best = np.lexsort([np.where(good, key, NEVER) for key in order])
     return float(table["threshold"][best[0]])

@@ -19,6 +19,10 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class NotWritten(RunFailed):
+    """A file could not be written; what was there stays. Exit code 1."""
+
+
 def run_entry_point(work: Callable[[], int | None]) -> int:
     """Run a command: a UserError becomes one line on stderr and its exit code."""
     try:

@@ -18,6 +18,7 @@ import numpy as np
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
+from stacked_ram.config_checks import check
 from stacked_ram.cost import Cost, photo_cost, typical_size
 from stacked_ram.crops import Crops, crop_size
 from stacked_ram.data.dataset import Dataset, open_dataset
@@ -35,7 +36,7 @@ from stacked_ram.metrics import (
     confusion_png,
     per_class,
 )
-from stacked_ram.runs import command_line, now, surroundings, write_atomically
+from stacked_ram.runs import check_folder, command_line, now, surroundings, write_atomically
 
 # The same model, made to look elsewhere or less.
 CONTROLS = {
@@ -66,6 +67,8 @@ def test(options: Test) -> None:
 def test_run(run: Path, options: Test) -> dict[str, Any]:
     """Test one run, write its report and return it."""
     loaded = load_run(run, options.device)
+    out = options.out or loaded.folder
+    check_folder(out)
     set_switches(loaded.config.training)
     config = tested_config(loaded, options)
     dataset = open_dataset(config.data, options.split)
@@ -80,7 +83,6 @@ def test_run(run: Path, options: Test) -> dict[str, Any]:
         report, tables = measure_run(loaded, loader, dataset, options)
     finally:
         loader.close()
-    out = options.out or loaded.folder
     for name, content in tables.items():
         write_atomically(out / f"{options.split}{name}", content)
     report["files"] = str(out / f"{options.split}.json")
@@ -112,8 +114,16 @@ def measure_run(
         "seed": loaded.config.training.seed,
         "left_out": left_out,
     }
+    check(options.mc_samples >= 0, f"--mc-samples: {options.mc_samples} is below 0")
     model, classes = loaded.model, loaded.classes
     wanted = wanted_exit(options, loaded.config)
+    threshold = None
+    if wanted:  # first: what cannot be had is told before the longer part
+        valid = look_at_valid(
+            loaded, options, keep_beliefs=True, **how | {"left_out": None},
+            progress="validation split",
+        )  # fmt: skip
+        threshold = choose_threshold(table_of(valid), **wanted)
     looks = look_at(model, loader, progress="test", keep_beliefs=bool(wanted), **how)
     tables: dict[str, bytes] = {}
     height, width = typical_size(dataset, loaded.config.data)
@@ -155,10 +165,9 @@ def measure_run(
             "gmacs": options.crops * photo_cost(model, *crop_size(height, width)).total,
             **{name: whole[name] for name in SAID_OF_CROPS},
         }
-    if wanted:
-        how |= {"progress": "validation split", "left_out": None}
-        valid = look_at_valid(loaded, options, keep_beliefs=True, **how)
-        report["early_exit"], curve = early_exit(looks, valid, wanted, cost)
+    if threshold is not None:
+        report["early_exit"], curve = early_exit(looks, threshold, cost)
+        report["early_exit"]["wanted"] = wanted
         tables["_early_exit.csv"] = curve
     report["left_out"] = [
         {"path": path, "error": error} for path, error in sorted(left_out.errors.items())
@@ -182,6 +191,10 @@ def wanted_exit(options: Test, config: Config) -> dict[str, float]:
         raise UserError("--exit-accuracy, --exit-glimpses: give one of them")
     wanted = {"accuracy": options.exit_accuracy, "mean_glimpses": options.exit_glimpses}
     wanted = {name: value for name, value in wanted.items() if value is not None}
+    check(
+        0 <= wanted.get("accuracy", 0) <= 1,
+        f"--exit-accuracy: {options.exit_accuracy} is not between 0 and 1",
+    )
     if wanted and config.data.train_on != "train":
         raise UserError(
             "--exit-accuracy, --exit-glimpses: the threshold is chosen on the validation split,"
@@ -203,17 +216,13 @@ def look_at_valid(loaded: LoadedRun, options: Test, **how: Any) -> Looks:
         loader.close()
 
 
-def early_exit(
-    looks: Looks, valid: Looks, wanted: dict[str, float], cost: Cost
-) -> tuple[dict[str, Any], bytes]:
+def early_exit(looks: Looks, threshold: float, cost: Cost) -> tuple[dict[str, Any], bytes]:
     """What looking no longer than needed gives, and the curve over all thresholds (CSV)."""
-    threshold = choose_threshold(table_of(valid), **wanted)
     table = table_of(looks)
     accuracy, mean_glimpses = exit_at(table, threshold)
     curve = exit_curve(table, cost)
     return {
         "by": "belief" if looks.stops_NT is None else "stopping head",
-        "wanted": wanted,
         "threshold": None if np.isinf(threshold) else threshold,
         "chosen on": "valid",
         "accuracy": accuracy,

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Export
 from stacked_ram.config import to_dict
+from stacked_ram.config_checks import check
 from stacked_ram.cost import photo_cost
 from stacked_ram.errors import RunFailed, UserError
 from stacked_ram.info import stored_size
-from stacked_ram.runs import write_atomically
+from stacked_ram.runs import check_folder, write_atomically
 
 TOLERANCE = 1e-4  # largest difference of a probability or a location that counts as equal
 
@@ -42,9 +43,17 @@ class DeterministicPass(nn.Module):
 
 
 def export(options: Export) -> None:
+    check(options.batch_size >= 1, f"--batch-size: {options.batch_size} is below 1")
+    check(min(options.size or (1,)) >= 1, f"--size: {options.size} is not above 0")
     loaded = load_run(options.run, "cpu")
     out = options.out or loaded.folder / "export"
+    check_folder(out)
     size = options.size or stored_size(loaded.config)
+    if size is None:
+        raise UserError(
+            f"no data set at {loaded.config.data.dataset}, which would say how large photos are:"
+            " give --size HEIGHT WIDTH"
+        )
     shape = (options.batch_size, loaded.card.channels, *size)
     example = torch.randint(
         0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

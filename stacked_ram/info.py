@@ -11,6 +11,7 @@ from stacked_ram.build import build_model
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Info
 from stacked_ram.config import Config, load_config, to_dict
+from stacked_ram.config_checks import check
 from stacked_ram.cost import count_parameters, photo_cost, typical_size
 from stacked_ram.data.dataset import open_dataset, read_facts
 from stacked_ram.errors import UserError
@@ -21,9 +22,10 @@ GUESS = {"classes": 10, "channels": 3, "size": (224, 224)}  # where no data set 
 
 def info(options: Info) -> None:
     path = options.what
+    check(min(options.size or (1,)) >= 1, f"--size: {options.size} is not above 0")
     if path.suffix in (".yaml", ".yml"):
         config, said = load_config(path), [f"{path}: a configuration"]
-        model, size = untrained(config, said)
+        model = untrained(config, said)
     elif path.exists():
         loaded = load_run(path, "cpu")
         config, model = loaded.config, loaded.model
@@ -35,15 +37,18 @@ def info(options: Info) -> None:
             *([f"validation: {', '.join(shown)}"] if shown else []),
             f"classes: {', '.join(loaded.classes)}",
         ]
-        size = stored_size(config)
     else:
         raise UserError(f"{path}: no such run, file of weights or configuration")
-    print("\n".join([*said, "", *layers(model), "", *figures(model, options.size or size)]))
+    size = options.size or stored_size(config)
+    if size is None:
+        size = GUESS["size"]
+        said.append(f"no data set at {config.data.dataset}: its photos taken to have {size}")
+    print("\n".join([*said, "", *layers(model), "", *figures(model, size)]))
     fields = to_dict(config)
     print("\n".join(f"{section}: {one_line(fields[section])}" for section in fields))
 
 
-def untrained(config: Config, said: list[str]) -> tuple[Any, tuple[int, int]]:
+def untrained(config: Config, said: list[str]) -> Any:
     """A model as the configuration says; what had to be guessed is said."""
     count, channels = GUESS["classes"], GUESS["channels"]
     mean, std = [0.5] * channels, [0.5] * channels
@@ -54,19 +59,19 @@ def untrained(config: Config, said: list[str]) -> tuple[Any, tuple[int, int]]:
         mean, std = facts["mean"], facts["std"]
     else:
         said.append(f"no data set at {folder}: taken to have {count} classes, {channels} channels")
-    model = build_model(
+    return build_model(
         config.model, num_classes=count, channels=channels, mean=mean, std=std, load_weights=False
     )
-    return model, stored_size(config)
 
 
-def stored_size(config: Config) -> tuple[int, int]:
-    """(height, width) that the model gets: the configured one, or that of a typical photo."""
+def stored_size(config: Config) -> tuple[int, int] | None:
+    """(height, width) that the model gets: the configured one, or that of a typical photo; None
+    where no data set is at hand."""
     if config.data.photo_size is not None:
         return config.data.photo_size
     folder = Path(config.data.dataset)
     if not (folder / "dataset.yaml").is_file():
-        return GUESS["size"]
+        return None
     return typical_size(open_dataset(config.data, "train"), config.data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,9 @@ def confusion(
     import pandas
     from sklearn.metrics import confusion_matrix
 
-    counts_CC = confusion_matrix(labels_N, predicted_N, labels=range(len(classes)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a data set with a single class
+        counts_CC = confusion_matrix(labels_N, predicted_N, labels=range(len(classes)))
     rows = pandas.Index(classes, name="class")
     return pandas.DataFrame(counts_CC, index=rows, columns=list(classes))
 
@@ -91,5 +94,7 @@ def confusion_png(table: pandas.DataFrame) -> bytes:
             number = counts_CC[row, column]
             axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # names in other scripts are boxes
+        figure.savefig(content, format="png", dpi=120)
     return content.getvalue()

@@ -23,17 +23,17 @@ import torch
 
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Predict
-from stacked_ram.data.opening import SLIDES, open_photo
+from stacked_ram.config_checks import check
+from stacked_ram.data.opening import open_photo, photo_endings
 from stacked_ram.devices import autocast, set_switches
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.early_exit import check_criterion, look_until
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.names import as_utf8
 from stacked_ram.reading_ahead import read_ahead
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+from stacked_ram.runs import check_folder
 
-SUFFIXES = SLIDES | {
-    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
-}  # fmt: skip
 AHEAD = 2  # batches of photos decoded ahead,
 MAX_AHEAD = 96_000_000  # until those that wait have so many pixels
 MAX_PADDED = 48_000_000  # pixels of a padded batch: large photos come in smaller batches
@@ -49,6 +49,11 @@ def predict(options: Predict) -> None:
         raise UserError(f"--out: {options.out} is neither .csv nor .jsonl")
     if options.stop_by == "stop" and options.stop_at is None:
         raise UserError("--stop-by stop: give with --stop-at the probability that is enough")
+    check(options.top >= 1, f"--top: {options.top} is below 1")
+    check(options.batch_size >= 1, f"--batch-size: {options.batch_size} is below 1")
+    check(0 <= (options.stop_at or 0) <= 1, f"--stop-at: {options.stop_at} is not in 0 to 1")
+    if options.out is not None:
+        check_folder(options.out.parent)
     world = join_world()
     try:
         if world.size > 1 and (options.out is None or "-" in options.photos):
@@ -57,6 +62,8 @@ def predict(options: Predict) -> None:
         check_criterion(loaded.model, options.stop_by)
         set_switches(loaded.config.training)
         rows = predict_names(loaded, shard(photo_names(options.photos), world), options)
+        if world.size == 1 and "-" not in options.photos:
+            rows = at_least_one(rows)
         counts = write(rows, options.out, world)
         world.wait()
         if world.is_main and world.size > 1:
@@ -87,23 +94,31 @@ def photo_names(given: Iterable[str]) -> Iterator[str]:
 
 def photos_below(folder: str) -> Iterator[str]:
     """Photos in a folder and the folders in it, in order."""
+    endings, found = photo_endings(), False
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
+            if os.path.splitext(name)[1].lower() in endings:
+                found = True
                 yield os.path.join(parent, name)
+    if not found:
+        print(f"{folder}: no photos in this folder", file=sys.stderr)
 
 
 def photos_in_csv(path: Path) -> Iterator[str]:
     """The column `path` of a CSV; names are relative to the CSV's folder, or as they stand."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if "path" not in (reader.fieldnames or []):
                 raise UserError(f"{path}: has no column `path`")
             for row in reader:
-                beside = path.parent / row["path"]
-                yield str(beside) if beside.exists() else row["path"]
+                name = (row["path"] or "").strip()
+                if not name:
+                    print(f"{path}: no path in line {reader.line_num}", file=sys.stderr)
+                    continue
+                beside = path.parent / name
+                yield str(beside) if beside.exists() else name
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
@@ -223,8 +238,30 @@ def look(
 # ---------------------------------------------------------------------- the table
 
 
+def at_least_one(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows. Raises UserError if there are none."""
+    first = next(rows, None)
+    if first is None:
+        raise UserError("no photos: name files, folders, globs, CSV files, or - for standard input")
+    yield first
+    yield from rows
+
+
 def write(rows: Iterable[Row], out: Path | None, world: World) -> tuple[int, int]:
-    """Write rows as they come; returns how many there were, and how many had an error."""
+    """Write rows as they come; returns how many there were, and how many had an error. What was
+    stopped leaves no table."""
+    try:
+        counts = write_part(rows, out, world)
+    except BaseException:
+        if out is not None:
+            part(out, world.rank).unlink(missing_ok=True)
+        raise
+    if out is not None and world.size == 1:
+        os.replace(part(out, 0), out)
+    return counts
+
+
+def write_part(rows: Iterable[Row], out: Path | None, world: World) -> tuple[int, int]:
     photos = errors = 0
     as_json = out is not None and out.suffix == ".jsonl"
     with ExitStack() as stack:
@@ -242,14 +279,13 @@ def write(rows: Iterable[Row], out: Path | None, world: World) -> tuple[int, int
         for row in rows:
             photos += 1
             errors += "error" in row
+            row |= {name: as_utf8(row[name]) for name in ("path", "error") if name in row}
             if as_json:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             else:
                 table.writerow(flat(row))
             if out is None:
                 file.flush()
-    if out is not None and world.size == 1:
-        os.replace(part(out, 0), out)
     return photos, errors
 
 

@@ -28,16 +28,24 @@ from typing import IO, Any
 
 from stacked_ram import __version__
 from stacked_ram.config import Config, load_config, to_dict
-from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.errors import NotWritten, UserError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
 OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
+TESTED = (
+    ".json",
+    "_per_class.csv",
+    "_confusion.csv",
+    "_confusion.png",
+    "_photos.csv",
+    "_early_exit.csv",
+)  # what a test adds, after the name of its split
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or none: temporary name, flush to the disk, rename.
 
-    Raises RunFailed naming the file when the disk is full or refuses; what was there stays.
+    Raises NotWritten naming the file when the disk is full or refuses; what was there stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -48,11 +56,18 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFailed(
-            f"{path}: cannot be written ({error.strerror}); make room, then go on from the last"
-            " checkpoint with --resume"
-        ) from None
+        with suppress(OSError):
+            temporary.unlink()
+        raise NotWritten(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError if no folder can be here, before any work is done for it."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file; choose another folder with --out")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{there}: cannot be written; choose another folder with --out")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -91,8 +106,9 @@ class RunFolder:
 
     def check_free(self, overwrite: bool = False) -> None:
         """Raises UserError if a run is here already and is not to be overwritten."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; choose another folder with --out")
+        check_folder(self.path)
+        if (self.path / "dataset.yaml").exists():
+            raise UserError(f"{self.path}: is a data set; choose another folder with --out")
         taken = self._taken()
         if taken and not overwrite:
             raise UserError(
@@ -158,9 +174,12 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove an earlier run's files, and nothing that we did not write."""
-        for pattern in (*OURS, "last.safetensors", "state-*.pt", "test*", "*.csv", "tensorboard"):
-            for one in self.path.glob(pattern):
-                shutil.rmtree(one) if one.is_dir() else one.unlink()
+        tested = [split + name for split in ("train", "valid", "test") for name in TESTED]
+        for name in (*OURS, "last.safetensors", *tested):
+            (self.path / name).unlink(missing_ok=True)
+        for state in self.path.glob("state-*.pt"):
+            state.unlink()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
     def _note_start(self, seed: int, what: str) -> None:
         """Add this start to run.json."""

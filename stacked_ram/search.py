@@ -20,17 +20,24 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args, get_type_hints
 
 import optuna
 from optuna.visualization import matplotlib as plotting
 
 from stacked_ram.checkpoint import state_files
 from stacked_ram.cli import Tune
-from stacked_ram.config import Config, field_sections, nearest, replace_fields, save_config, to_dict
+from stacked_ram.config import (
+    SECTIONS,
+    Config,
+    field_sections,
+    nearest,
+    replace_fields,
+    save_config,
+)
 from stacked_ram.engine import Row
 from stacked_ram.errors import RunFailed, UserError
-from stacked_ram.runs import lock_file, write_atomically
+from stacked_ram.runs import check_folder, lock_file, write_atomically
 from stacked_ram.stopping import Stopped
 from stacked_ram.train import RESULTS, train_run
 
@@ -69,7 +76,13 @@ def tune(options: Tune) -> None:
     if config.data.train_on != "train":
         raise UserError("train_on: a search chooses by the validation split; leave train_on: train")
     ranges = [parse_range(one, config) for one in options.search]
+    names = [one.name for one in ranges]
+    if not names:
+        raise UserError("--search: give a field and its range, as std=0.05:0.5")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--search: {twice} is given twice")
     out = options.out or RESULTS / f"{options.config.stem}-study"
+    check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     study = open_study(options, config, out)
     check_same_ranges(study, ranges)
@@ -102,7 +115,8 @@ def parse_range(text: str, config: Config) -> Range:
     sections = field_sections()
     if name not in sections:
         raise UserError(f"--search: unknown field `{name}`{nearest(name, sections)}")
-    whole = type(to_dict(config)[sections[name]][name]) is int
+    kind = get_type_hints(SECTIONS[sections[name]])[name]
+    whole = int in (kind, *get_args(kind))
     if ":" not in values:
         choices = tuple(plain(one) for one in values.split(",") if one)
         if len(choices) < 2:
@@ -117,6 +131,8 @@ def parse_range(text: str, config: Config) -> Range:
         raise UserError(f"--search: {text}: a range is LOW:HIGH or LOW:HIGH:log") from None
     if not found.low < found.high or (log and log != ["log"]) or (log and found.low <= 0):
         raise UserError(f"--search: {text}: LOW must be below HIGH, and above 0 with :log")
+    if whole and not (found.low.is_integer() and found.high.is_integer()):
+        raise UserError(f"--search: {text}: {name} takes whole numbers")
     for end in (found.low, found.high):  # both ends must be good values of the field
         replace_fields(config, {name: int(end) if whole else end}, f"--search {text}")
     return found

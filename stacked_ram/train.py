@@ -8,7 +8,7 @@ from stacked_ram.cli import Train
 from stacked_ram.config import Config, field_sections, replace_fields, to_dict
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.engine import Row, Trainer
-from stacked_ram.errors import UserError
+from stacked_ram.errors import NotWritten, RunFailed, UserError
 from stacked_ram.runs import RunFolder, write_atomically
 
 RESULTS = Path("results")
@@ -83,6 +83,11 @@ def resume_run(folder: Path, config: Config, world: World | None = None, **optio
 def finish(trainer: Trainer) -> Row:
     try:
         return trainer.fit()
+    except NotWritten as error:
+        raise RunFailed(
+            f"{error}; make room, then go on from the last checkpoint with --resume"
+            f" {trainer.run.path}"
+        ) from None
     finally:
         trainer.run.close()
 

@@ -63,6 +63,17 @@ def test_an_unknown_flag_names_the_nearest(tmp_path, digits, capsys):
         (["predict", "nowhere", "a.jpg"], "nowhere: no such run"),
         (["export", "nowhere"], "nowhere: no such run"),
         (["tune", "A", "--search", "stdd=0:1"], "did you mean `std`"),
+        (["tune", "A", "--search", "std=0.1:0.2", "std=0.3:0.4"], "std is given twice"),
+        (["tune", "A", "--search", "num_glimpses=1.5:3"], "num_glimpses takes whole numbers"),
+        (["tune", "A", "--out", "a.yaml/study"], "a.yaml: is a file"),
+        (["train", "A", "--out", "a.yaml/run"], "a.yaml: is a file"),
+        (["predict", "R", "a.jpg", "--top", "0"], "--top: 0 is below 1"),
+        (["predict", "R", "a.jpg", "--stop-at", "3"], "--stop-at: 3.0 is not in 0 to 1"),
+        (["predict", "R", "a.jpg", "--batch-size", "0"], "--batch-size: 0 is below 1"),
+        (["predict", "R", "a.jpg", "--out", "a.yaml/a.csv"], "a.yaml: is a file"),
+        (["export", "R", "--batch-size", "0"], "--batch-size: 0 is below 1"),
+        (["export", "R", "--size", "0", "9"], "--size: (0, 9) is not above 0"),
+        (["info", "A", "--size", "9", "0"], "--size: (9, 0) is not above 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -7,14 +7,16 @@ import json
 import pandas
 import pytest
 import torch
-from tiny import tiny_config
+from tiny import tiny_config, tiny_digits
 
 from stacked_ram import demo as demo_room
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Demo, Export, Info, Train
+from stacked_ram.cli import Test as TestOptions
 from stacked_ram.config import replace_fields, save_config
 from stacked_ram.demo import demo
-from stacked_ram.errors import RunFailed
+from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.evaluate import test as run_test
 from stacked_ram.export import DeterministicPass, check_equal, export
 from stacked_ram.info import info
 from stacked_ram.learning_rate_finder import STEPS, find_learning_rate
@@ -83,6 +85,25 @@ def test_a_program_that_differs_is_not_written(run):
     check_equal(DeterministicPass(model), DeterministicPass(model), pixels)
     with pytest.raises(RunFailed, match="differs from the model"):
         check_equal(DeterministicPass(other), DeterministicPass(model), pixels)
+
+
+def test_an_export_says_when_it_cannot_know_the_size(tmp_path, capsys):
+    data = tiny_digits(tmp_path / "data")
+    train_run(tiny_config(data, epochs=1), tmp_path / "run")
+    data.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="give --size"):
+        export(Export(run=tmp_path / "run"))
+    assert not (tmp_path / "run" / "export").exists()
+    info(Info(what=tmp_path / "run"))
+    assert "its photos taken to have (224, 224)" in capsys.readouterr().out
+    export(Export(run=tmp_path / "run", size=(12, 12)))
+    file = tmp_path / "run" / "config.yaml"
+    for command in (
+        lambda: run_test(TestOptions(runs=(tmp_path / "run",), out=file / "x")),
+        lambda: export(Export(run=tmp_path / "run", size=(12, 12), out=file / "x")),
+    ):
+        with pytest.raises(UserError, match=r"config\.yaml: is a file"):
+            command()
 
 
 def test_info_counts_what_is_there(run, tmp_path, capsys):

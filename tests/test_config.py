@@ -129,6 +129,15 @@ def test_what_goes_by_validation_needs_a_validation_split(name, training):
         Config(data=DataConfig(train_on="train+valid"), training=TrainingConfig(**training))
 
 
+def test_files_that_are_no_config_say_so(tmp_path):
+    (tmp_path / "a.yaml").write_bytes("training:\n  epochs: 2\n".encode("utf-16"))
+    with pytest.raises(UserError, match="no text in UTF-8"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("training:\n  epochs: 1\n  seed: 3\n  epochs: 2\n")
+    with pytest.raises(UserError, match="`epochs` stands there twice"):
+        load_config(tmp_path / "b.yaml")
+
+
 def test_yaml_round_trip(tmp_path):
     config = Config(
         data=DataConfig(photo_size=(224, 320), crop_area=(0.5, 1.0)),

@@ -153,7 +153,7 @@ def test_the_threshold_is_the_cheapest_or_the_best():
 
     with pytest.raises(UserError, match="accuracy"):
         choose_threshold(table, accuracy=1.01)
-    with pytest.raises(UserError, match="mean_glimpses"):
+    with pytest.raises(UserError, match="--exit-glimpses"):
         choose_threshold(table, mean_glimpses=0.5)
     with pytest.raises(ValueError):
         choose_threshold(table)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tiny import tiny_config, tiny_photos
 
+from stacked_ram import evaluate
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Test as Options
 from stacked_ram.config import replace_fields
@@ -100,6 +101,19 @@ def test_no_threshold_is_chosen_on_photos_that_were_learned(photos, tmp_path):
     with pytest.raises(UserError, match=r"train_on: train\+valid"):
         run_test(Options(runs=(tmp_path / "run",), exit_glimpses=1.5))
     assert not (tmp_path / "run" / "test.json").exists()
+
+
+def test_an_accuracy_that_cannot_be_had_is_told_before_the_test(photos, tmp_path, monkeypatch):
+    train_run(tiny_config(photos, epochs=1), tmp_path / "run")
+    with pytest.raises(UserError, match="--exit-accuracy: 7"):
+        run_test(Options(runs=(tmp_path / "run",), exit_accuracy=7))
+    looked = []
+    monkeypatch.setattr(
+        evaluate, "look_at", lambda *_, **how: looked.append(how["progress"]) or look_at(*_, **how)
+    )
+    with pytest.raises(UserError, match=r"--exit-accuracy: 1.0000 is not reached.* validation"):
+        run_test(Options(runs=(tmp_path / "run",), exit_accuracy=1))
+    assert looked == ["validation split"]
 
 
 def test_the_glance_can_be_enough(photos, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -44,6 +45,54 @@ def test_a_row_for_each_photo_and_for_each_that_is_broken(run, photos, tmp_path,
     assert len(good["top"].split(";")) == 2
 
 
+def test_photos_of_every_format_that_is_opened_are_found(tmp_path):
+    picture = Image.new("RGB", (30, 20), (9, 90, 200))
+    for name in ("a.jfif", "b.PNG", "c.avif", "d.jp2", "e.webp"):
+        picture.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    assert len(list(photo_names([str(tmp_path)]))) == 5
+
+
+def test_a_table_of_photos_may_come_from_a_spreadsheet(tmp_path, capsys):
+    rows = "number,path\r\n1,a.jpg\r\n2,\r\n3\r\n4, b.jpg \r\n"
+    (tmp_path / "list.csv").write_text(rows, encoding="utf-8-sig")
+    assert list(photo_names([str(tmp_path / "list.csv")])) == ["a.jpg", "b.jpg"]
+    assert "no path in line 3" in capsys.readouterr().err
+
+
+def test_no_photos_are_a_mistake_and_leave_no_table(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for photos in ((), (str(tmp_path / "empty"),)):
+        with pytest.raises(UserError, match="no photos"):
+            predict(Predict(run=run, photos=photos, out=tmp_path / "out.csv"))
+    assert [one.name for one in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_names_that_are_no_text_are_written_all_the_same(run, photos, tmp_path, ending):
+    picture = next((photos / "test").rglob("*.png")).read_bytes()
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
+        file.write(picture)
+    with open(os.fsencode(folder) + b"/\xff.png", "wb") as file:
+        file.write(b"nothing")
+    out = tmp_path / f"out.{ending}"
+    predict(Predict(run=run, photos=(str(folder),), out=out))
+    text = out.read_text(encoding="utf-8")
+    assert text.count("xe9.png") == 1 and text.count("xff.png") == 2  # its error names it too
+
+
+def test_what_was_stopped_leaves_no_table(run, photos, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "predict_batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predict(Predict(run=run, photos=(str(photos / "test"),), out=tmp_path / "out.csv"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_json_lines_say_the_same_and_batches_do_not_matter(run, photos, tmp_path):
     found = []
     for batch_size in (1, 4):
@@ -67,7 +116,7 @@ def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
         return {json.loads(line)["glimpses"] for line in given["out"].read_text().splitlines()}
 
     loaded = load_run(tmp_path / "stopping", "cpu")
-    assert glimpses(0.0) == {1} and glimpses(1.1) == {3}
+    assert glimpses(0.0) == {1} and glimpses(1.0) == {3}
     with torch.no_grad():  # beliefs stay below 0.99, the head's probability is above
         loaded.model.stop.bias.fill_(9.0)
     rows = list(

@@ -37,14 +37,26 @@ def test_the_folder_explains_itself(digits, tmp_path):
 def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
     train_run(config, tmp_path / "run")
-    (tmp_path / "run" / "mine.txt").write_text("notes")
+    mine = ("mine.txt", "answers.csv", "test_photos/one.jpg", "testing/notes")
+    for name in mine:
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("notes")
+    (tmp_path / "run" / "test.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds a run already.*--resume.*--overwrite"):
         train_run(config, tmp_path / "run")
     other = replace_fields(config, {"core_size": 8})
     train_run(other, tmp_path / "run", overwrite=True)
     assert RunFolder(tmp_path / "run").config() == other
-    assert (tmp_path / "run" / "mine.txt").exists()
+    assert all((tmp_path / "run" / name).exists() for name in mine)
+    assert not (tmp_path / "run" / "test.json").exists()  # of the run before
     assert len(list((tmp_path / "run").glob("state-*.pt"))) == 1
+
+
+def test_a_data_set_is_no_place_for_a_run(digits):
+    before = sorted(digits.rglob("*"))
+    with pytest.raises(UserError, match="is a data set"):
+        train_run(tiny_config(digits, epochs=1), digits, overwrite=True)
+    assert sorted(digits.rglob("*")) == before
 
 
 def test_a_run_that_goes_on_keeps_its_fields_and_may_train_longer(digits, tmp_path):

@@ -109,3 +109,8 @@ def test_ranges_draw_what_they_say():
     assert parse_range("lr=1e-5:1e-2:log", Config()).draw(drawn) == 1e-3
     assert parse_range("num-glimpses=2:8", Config()).draw(drawn) == 4
     assert parse_range("core=lstm,gru", Config()).draw(drawn) == "gru"
+
+
+def test_a_field_of_whole_numbers_that_is_empty_by_default_is_drawn_whole():
+    assert parse_range("patience=2:5", Config()).whole
+    assert not parse_range("ema_decay=0.9:0.99", Config()).whole

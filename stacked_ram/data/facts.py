@@ -18,7 +18,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
             f"no prepared data set at {folder}; run prepare_data.py SOURCE {folder}"
-            + (" (the folder is there, dataset.yaml is not)" if folder.is_dir() else "")
+            + (
+                " (the folder is there, dataset.yaml is not)"
+                if folder.is_dir()
+                else "; if it was moved, give --dataset, or put a link here"
+            )
         )
     again = f"run prepare_data.py SOURCE {folder} --overwrite"
     try:

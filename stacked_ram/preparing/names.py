@@ -49,7 +49,12 @@ def folder_names(classes: Iterable[str]) -> dict[str, str]:
 
 def path_text(path: str | Path) -> str:
     """A path as text that can be written as UTF-8, whatever bytes its name is made of."""
-    return printable(os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/"))
+    return printable(as_utf8(os.fspath(path)).replace(os.sep, "/"))
+
+
+def as_utf8(text: str) -> str:
+    """The text with those bytes of file names spelled out that are no UTF-8 (`\\xff`)."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:

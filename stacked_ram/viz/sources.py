@@ -12,11 +12,11 @@ from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.config import Config, replace_fields
 from stacked_ram.data.dataset import Dataset, only, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
-from stacked_ram.data.opening import SLIDES, open_photo, reduced
+from stacked_ram.data.opening import open_photo, photo_endings, reduced
 from stacked_ram.data.order import Rows
 from stacked_ram.data.read import ORIENTATION, SIDEWAYS
 from stacked_ram.errors import UserError
-from stacked_ram.preparing.formats import formats
+from stacked_ram.preparing.names import path_text
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.viz.looking import Photo
 
@@ -28,10 +28,7 @@ DRAWN = 1024  # longest side of the picture that a large photo is drawn on, pixe
 def photo_files(named: Iterable[str | Path]) -> list[Path]:
     """Files as they are, and the images inside folders, sorted. Raises UserError for a name that
     is neither, and for a folder without images."""
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    endings = {ending for ending, kind in known.items() if kind in formats()} | SLIDES
+    endings = photo_endings()
     files: list[Path] = []
     for one in map(Path, named):
         if one.is_dir():
@@ -68,7 +65,7 @@ def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
     opened = open_photo(path, run.config, run.card.channels)
     folder = Path(path).resolve().parent.name
     label = classes.index(folder) if folder in classes else None
-    name = name or Path(path).name
+    name = path_text(name or Path(path).name)
     if isinstance(opened, np.ndarray):
         return Photo(name, opened, true_shape(path), label)
     return large_photo(name, opened, label)

@@ -220,3 +220,32 @@ def test_nothing_to_find(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no layout fits"):
         run(tmp_path / "in", tmp_path / "out")
     assert not [*tmp_path.glob("*out*")]
+
+
+def test_a_class_named_train_is_not_taken_for_a_split(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"car": 6, "bus": 6})
+    class_folders(source / "train", {"steam": 5, "diesel": 5}, first=50)
+    with pytest.raises(UserError, match="is train/ the training split, or a class beside bus/"):
+        run(source, tmp_path / "out")
+    told = run(source, tmp_path / "out", layout="class_folders")
+    assert told["classes"] == ["bus", "car", "train"]
+    told = run(source, tmp_path / "split", layout="split_folders")
+    assert told["classes"] == ["diesel", "steam"]
+    assert "not used: bus/, car/" in " ".join(told["notes"])
+
+
+def test_what_stands_beside_the_split_is_told(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("test", 50), ("train_2", 90)):
+        class_folders(tmp_path / "in" / split, {"cat": 5, "dog": 5}, first=first)
+    picture(200).save(tmp_path / "in" / "train" / "stray.jpg")
+    told = run(tmp_path / "in", tmp_path / "out")
+    notes = " ".join(told["notes"])
+    assert told["layout"] == "split_folders"
+    assert "not used: train_2/" in notes and "stray.jpg" in notes
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"cat": 5, "dog": 5})
+    (source / "labels.csv").write_text("file,label,label\ncat/photo 000.jpg,cat,zz\n")
+    with pytest.raises(UserError, match="column `label` stands there twice"):
+        run(source, tmp_path / "out", labels=source / "labels.csv")

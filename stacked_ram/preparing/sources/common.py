@@ -138,7 +138,10 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    names = [name.strip().lower() for name in reader.fieldnames or []]
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise UserError(f"{path}: column `{twice}` stands there twice: keep one")
+    reader.fieldnames = names
     try:
         for row in reader:
             yield (
@@ -161,5 +164,7 @@ def inside(root: Path, name: str, where: str) -> Path:
     """
     parts = Path(name.replace("\\", "/")).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
-        raise UserError(f"{where}: {name!r} is not a file below {root}")
+        raise UserError(
+            f"{where}: {name!r} is not a file below {root}: give its path from there, without .."
+        )
     return root.joinpath(*parts)

@@ -37,7 +37,7 @@ def read_class_folders(root: Path, options: PrepareOptions) -> Source:
 
 
 def split_folders_fit(root: Path) -> bool:
-    """Whether there are train/ and valid/ or test/ folders (or one of them with class folders)."""
+    """Whether there is a folder train/ with class folders, alone or beside valid/ and test/."""
     splits = _split_folders(root)
     return "train" in splits and bool(_class_folders(splits["train"]))
 
@@ -47,11 +47,22 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
     splits = _split_folders(root)
     if "train" not in splits:
         raise UserError(f"{root}: no folder train/ found (train/ valid/ test/ are looked for)")
+    unused = [one for one in entries(root)[0] if one not in splits.values() and any(walk(one))]
+    names = ", ".join(f"{path_text(one.name)}/" for one in unused)
+    if unused and len(splits) == 1 and options.layout == "auto":
+        raise UserError(
+            f"{root}: is train/ the training split, or a class beside {names}? Give --layout"
+            " split_folders (which uses train/ alone) or --layout class_folders"
+        )
     classes = {split: _class_folders(folder) for split, folder in splits.items()}
     source = Source("split_folders", _split_records(classes), "the folders' own split")
     for split, folders in classes.items():
         if not folders:
             source.notes.append(f"{splits[split].name}/ has no class folders and is not used")
+        source.notes += _stray_note(splits[split])
+    if unused:
+        source.notes.append(f"beside the split's folders, not used: {names}")
+    source.notes += _stray_note(root)
     return source
 
 
