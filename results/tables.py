@@ -83,6 +83,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "28x28": seeds("mnist_conv"),
         "28x28, the paper's own network": ("mnist",),
         "Fashion-MNIST 28x28": ("fashion_mnist_conv",),
+        "Fashion-MNIST 28x28, the paper's own network": ("fashion_mnist",),
         "60x60 translated": ("mnist_translated60_conv",),
         "60x60 cluttered": ("mnist_cluttered60_conv",),
         "100x100 cluttered": ("mnist_cluttered100_conv",),
