@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.errors import UserError
+from stacked_ram.runs import check_folder
 from stacked_ram.viz import compare
 from stacked_ram.viz.animation import draw_frames, write_gif, write_mp4
 from stacked_ram.viz.attention_map import attention_figure
@@ -34,6 +35,8 @@ def run(options: Viz) -> None:
 
         serve(options)
         return
+    if options.out is not None:
+        check_folder(options.out)
     chosen = load_run(options.run, options.device)
     other = None if options.compare is None else load_run(options.compare, options.device)
     if other is not None and other.classes != chosen.classes:

@@ -164,6 +164,7 @@ def test_a_class_name_cannot_break_out_of_the_report():
         (["RUN", "--one-per-class", "x.jpg"], "name none"),
         (["RUN", "BROKEN"], "BROKEN"),
         (["RUN", "--dataset", "nowhere"], "no prepared data set"),
+        (["RUN", "--out", "BROKEN"], "is a file"),
     ],
 )
 def test_mistakes_are_said_in_one_line(run_folder, tmp_path, capsys, words, says):
