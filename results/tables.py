@@ -42,7 +42,11 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "cells, frozen": ("scenes_flowers17",),
         "Gaussian, frozen": ("scenes_flowers17_gaussian",),
     },
-    "scenes_dogs20": {"cells, frozen": seeds("scenes_dogs20")},
+    "scenes_dogs20": {
+        "cells, fine-tuned": ("scenes_dogs20_tuned",),
+        "plain, 160x160, fine-tuned": ("scenes_dogs20_plain160",),
+        "cells, frozen": seeds("scenes_dogs20"),
+    },
     "flowers17": {
         "three glimpses of 96x96, frozen": seeds("flowers17_lite0"),
         "the same with an LSTM core": ("flowers17_lite0_lstm",),
