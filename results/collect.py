@@ -23,8 +23,9 @@ from stacked_ram.runs import write_atomically
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
 PLAIN = ("plain sizes", "plain gmacs", "plain accuracies")  # of the frozen backbone
 COLUMNS = (
-    "run", "data set", "seed", "epoch", "valid accuracy", "accuracy", "low_95", "high_95", "after the glance",
-    "after each glimpse", "gmacs", "gmacs before", "early exit", "early exit gmacs",
+    "run", "data set", "seed", "epoch", "valid accuracy", "accuracy", "low_95", "high_95",
+    "after the glance", "after each glimpse", "gmacs", "gmacs before", "early exit",
+    "early exit gmacs",
     "pixels read", "hit rates", *CONTROLS, *PLAIN, "samples averaged", "accuracy of the samples",
     "photos", "train command", "commit", "train minutes", "tested", "machine",
 )  # fmt: skip
@@ -75,9 +76,9 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "pixels read": percent(test["read"]),
         "hit rates": " ".join(percent(one) for one in test.get("hit_rate", [])),
         **{one: percent(controls[one]["accuracy"]) for one in CONTROLS if one in controls},
-        "plain sizes": " ".join(str(one["size"]) for one in plain),
-        "plain gmacs": " ".join(f"{one['gmacs']:.4f}" for one in plain),
-        "plain accuracies": " ".join(percent(one["accuracy"]) for one in plain),
+        PLAIN[0]: " ".join(str(one["size"]) for one in plain),
+        PLAIN[1]: " ".join(f"{one['gmacs']:.4f}" for one in plain),
+        PLAIN[2]: " ".join(percent(one["accuracy"]) for one in plain),
         "samples averaged": re.search(r"\d+", sampled["pass"])[0] if sampled else "",
         "accuracy of the samples": percent(sampled["accuracy"]) if sampled else "",
         "photos": test["photos"],

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacked_ram.errors import UserError
+from stacked_ram.errors import check
 
 if TYPE_CHECKING:
     from stacked_ram.config import DataConfig, ModelConfig, TrainingConfig
-
-
-def check(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 def check_data(data: DataConfig) -> None:

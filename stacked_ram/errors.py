@@ -23,6 +23,12 @@ class NotWritten(RunFailed):
     """A file could not be written; what was there stays. Exit code 1."""
 
 
+def check(condition: bool, message: str) -> None:
+    """Raises UserError with this message where the condition does not hold."""
+    if not condition:
+        raise UserError(message)
+
+
 def run_entry_point(work: Callable[[], int | None]) -> int:
     """Run a command: a UserError becomes one line on stderr and its exit code."""
     try:

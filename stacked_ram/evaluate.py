@@ -18,7 +18,6 @@ import numpy as np
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
 from stacked_ram.config import Config, replace_fields
-from stacked_ram.config_checks import check
 from stacked_ram.cost import Cost, photo_cost, typical_size
 from stacked_ram.crops import Crops, crop_size
 from stacked_ram.data.dataset import Dataset, open_dataset
@@ -26,7 +25,7 @@ from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.devices import set_switches
 from stacked_ram.early_exit import ExitTable, choose_threshold, exit_at, exit_curve, exit_table
-from stacked_ram.errors import UserError
+from stacked_ram.errors import UserError, check
 from stacked_ram.kept_glances import keep_glances
 from stacked_ram.looks import TOP, Looks, look_at
 from stacked_ram.metrics import (

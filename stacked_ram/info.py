@@ -11,10 +11,9 @@ from stacked_ram.build import build_model
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Info
 from stacked_ram.config import Config, load_config, to_dict
-from stacked_ram.config_checks import check
 from stacked_ram.cost import count_parameters, photo_cost, typical_size
 from stacked_ram.data.dataset import open_dataset, read_facts
-from stacked_ram.errors import UserError
+from stacked_ram.errors import UserError, check
 
 DEPTH = 4  # of the tree of layers that is shown
 GUESS = {"classes": 10, "channels": 3, "size": (224, 224)}  # where no data set is at hand

@@ -23,12 +23,11 @@ import torch
 
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Predict
-from stacked_ram.config_checks import check
 from stacked_ram.data.opening import open_photo, photo_endings
 from stacked_ram.devices import autocast, set_switches
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.early_exit import check_criterion, look_until
-from stacked_ram.errors import UserError
+from stacked_ram.errors import UserError, check
 from stacked_ram.preparing.names import as_utf8
 from stacked_ram.reading_ahead import read_ahead
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos

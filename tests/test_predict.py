@@ -49,8 +49,10 @@ def test_photos_of_every_format_that_is_opened_are_found(tmp_path):
     picture = Image.new("RGB", (30, 20), (9, 90, 200))
     for name in ("a.jfif", "b.PNG", "c.avif", "d.jp2", "e.webp"):
         picture.save(tmp_path / name)
+    for name in ("f.mpo", "g.j2c"):  # by their names alone
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photo")
-    assert len(list(photo_names([str(tmp_path)]))) == 5
+    assert len(list(photo_names([str(tmp_path)]))) == 7
 
 
 def test_a_table_of_photos_may_come_from_a_spreadsheet(tmp_path, capsys):

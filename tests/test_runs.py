@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
+from stacked_ram.cli import Test
 from stacked_ram.config import load_config, replace_fields
 from stacked_ram.errors import UserError
+from stacked_ram.evaluate import test as run_test
 from stacked_ram.runs import RunFolder, write_rows
 from stacked_ram.train import resume_run, train_run
 
@@ -41,14 +43,20 @@ def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
     for name in mine:
         (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_text("notes")
-    (tmp_path / "run" / "test.json").write_text("{}")
+    for split in ("valid", "test"):
+        run_test(Test(runs=(tmp_path / "run",), split=split, exit_glimpses=2))
+    written = {
+        one.name for split in ("valid", "test") for one in (tmp_path / "run").glob(f"{split}[._]*")
+    }
+    written -= {"test_photos"}
+    assert len(written) == 12
     with pytest.raises(UserError, match=r"holds a run already.*--resume.*--overwrite"):
         train_run(config, tmp_path / "run")
     other = replace_fields(config, {"core_size": 8})
     train_run(other, tmp_path / "run", overwrite=True)
     assert RunFolder(tmp_path / "run").config() == other
     assert all((tmp_path / "run" / name).exists() for name in mine)
-    assert not (tmp_path / "run" / "test.json").exists()  # of the run before
+    assert not any((tmp_path / "run" / name).exists() for name in written)  # of the run before
     assert len(list((tmp_path / "run").glob("state-*.pt"))) == 1
 
 

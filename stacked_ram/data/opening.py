@@ -12,7 +12,7 @@ from PIL import Image
 from stacked_ram.config import Config
 from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.errors import UserError
-from stacked_ram.preparing.formats import SUFFIXES, formats
+from stacked_ram.preparing.formats import formats
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.retina.pyramid import level_factors
 
@@ -27,7 +27,9 @@ TOO_LARGE = (
 
 def photo_endings() -> set[str]:
     """Endings of files that may be photos (".jpg"), lower case."""
-    return SLIDES.union(*(SUFFIXES[name] for name in formats()))
+    opened = {*formats(), "MPO"}  # a JPEG of several pictures
+    known = Image.registered_extensions()
+    return SLIDES | {ending for ending, kind in known.items() if kind in opened}
 
 
 def open_photo(path: str | Path, config: Config, channels: int) -> np.ndarray | LazyPhoto:
