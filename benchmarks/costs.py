@@ -26,7 +26,8 @@ from memory import resident
 from turns import medians
 
 from stacked_ram.build import build_model
-from stacked_ram.config import Config, load_config
+from stacked_ram.config import Config
+from stacked_ram.config_files import load_config
 from stacked_ram.cost import count_parameters, photo_cost
 from stacked_ram.devices import autocast
 from stacked_ram.learning import learning_passes

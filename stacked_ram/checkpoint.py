@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from stacked_ram import __version__
-from stacked_ram.config import Config, from_dict, to_dict
+from stacked_ram.config import Config
+from stacked_ram.config_files import from_dict, to_dict
 from stacked_ram.errors import UserError
 from stacked_ram.runs import write_atomically
 

@@ -16,8 +16,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from stacked_ram import __version__
-from stacked_ram.config import Config, load_config, nearest
-from stacked_ram.errors import UserError, run_entry_point
+from stacked_ram.config import Config
+from stacked_ram.config_files import load_config
+from stacked_ram.errors import UserError, nearest, run_entry_point
 
 Fields = Annotated[Config, tyro.conf.arg(name="")]
 

@@ -1,24 +1,16 @@
-"""The configuration of a run: dataclasses checked when built, YAML in, YAML out.
+"""The configuration of a run: dataclasses checked when built.
 
-A YAML file has three sections, `data`, `model` and `training`; every field is also a flag of
-`main.py train` under its own name (`--num-glimpses 6`). Field names are unique over the sections.
-This module imports nothing heavy: the command line's help is made from it.
+A YAML file (config_files.py) has three sections, `data`, `model` and `training`; every field is
+also a flag of `main.py train` under its own name (`--num-glimpses 6`). Field names are unique over
+the sections. This module imports nothing heavy: the command line's help is made from it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stacked_ram.config_checks import check_data, check_model, check_together, check_training
-from stacked_ram.errors import UserError
-
-FORMAT = 1  # of the saved config; a checkpoint of another format is refused by name
-
-Share = float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +36,7 @@ class DataConfig:
     """Digits: move each training canvas by up to this many pixels."""
     flip: bool = False
     """Mirror training photos left to right, half of the time."""
-    crop_area: tuple[Share, Share] = (1.0, 1.0)
+    crop_area: tuple[float, float] = (1.0, 1.0)
     """Crop training photos to a random share of their area between these two; (1, 1): no crop."""
     colour_jitter: float = 0.0
     """Strength of random brightness, contrast, saturation and hue of training photos, 0 to 1."""
@@ -297,111 +289,3 @@ class Config:
 
     def __post_init__(self) -> None:
         check_together(self.data, self.model, self.training)
-
-
-SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Config)}
-
-
-def field_sections() -> dict[str, str]:
-    """Every field's name and the section it is in."""
-    return {
-        one.name: section for section, kind in SECTIONS.items() for one in dataclasses.fields(kind)
-    }
-
-
-def from_dict(values: Any, source: str) -> Config:
-    """Build a Config from a mapping of sections.
-
-    Raises UserError for an unknown section or key (naming the nearest known one) and for a value
-    of the wrong kind. `source` is the file named in the message.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: expected the sections {', '.join(SECTIONS)}")
-    for section, content in values.items():
-        if section not in SECTIONS:
-            raise UserError(f"{source}: unknown section `{section}`{nearest(section, SECTIONS)}")
-        if not isinstance(content, dict):
-            raise UserError(f"{source}: section `{section}` is not a mapping of fields")
-        known = field_sections()
-        for key in content:
-            if known.get(key) != section:
-                moved = f"; it belongs in section `{known[key]}`" if key in known else ""
-                raise UserError(
-                    f"{source}: unknown key `{section}.{key}`{moved or nearest(key, known)}"
-                )
-    try:
-        return TypeAdapter(Config).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from None
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-
-
-def nearest(word: str, known: Any) -> str:
-    """A hint that names the known word nearest to a mistyped one, or nothing."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"; did you mean `{close[0]}`?" if close else ""
-
-
-def to_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """Plain values for YAML and JSON (tuples become lists)."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return [plain(inner) for inner in value] if isinstance(value, tuple) else value
-
-    return plain(dataclasses.asdict(config))
-
-
-def load_config(path: str | Path) -> Config:
-    """Read a YAML config. Raises UserError if it is missing, not YAML, or wrong anywhere."""
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the config ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a config: no text in UTF-8") from None
-    try:
-        twice = repeated_key(yaml.compose(text, yaml.SafeLoader))
-        if twice is not None:
-            raise UserError(f"{path}: `{twice}` stands there twice")
-        return from_dict(yaml.safe_load(text) or {}, str(path))
-    except yaml.YAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
-        raise UserError(f"{path}: not valid YAML{where}") from None
-
-
-def repeated_key(node: Any) -> str | None:
-    """A key that a YAML mapping has twice (YAML itself would take the last), if there is one."""
-    seen: set[str] = set()
-    for key, value in node.value if getattr(node, "id", "") == "mapping" else ():
-        if key.value in seen:
-            return str(key.value)
-        seen.add(key.value)
-        if found := repeated_key(value):
-            return found
-    return None
-
-
-def save_config(config: Config, path: str | Path) -> None:
-    import yaml
-
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-
-
-def replace_fields(config: Config, values: dict[str, Any], source: str = "fields") -> Config:
-    """A config with some fields changed by their flat names, checked anew."""
-    tree = to_dict(config)
-    sections = field_sections()
-    for name, value in values.items():
-        if name not in sections:
-            raise UserError(f"{source}: unknown field `{name}`{nearest(name, sections)}")
-        tree[sections[name]][name] = value
-    return from_dict(tree, source)

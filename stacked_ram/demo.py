@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from stacked_ram.cli import Demo, Test
-from stacked_ram.config import Config, load_config, replace_fields
+from stacked_ram.config import Config
+from stacked_ram.config_files import load_config, replace_fields
 from stacked_ram.data.dataset import read_facts
 from stacked_ram.errors import UserError
 from stacked_ram.evaluate import summary, test_run

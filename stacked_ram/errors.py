@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -27,6 +28,12 @@ def check(condition: bool, message: str) -> None:
     """Raises UserError with this message where the condition does not hold."""
     if not condition:
         raise UserError(message)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word nearest to a mistyped one, or nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def run_entry_point(work: Callable[[], int | None]) -> int:

@@ -17,7 +17,8 @@ import numpy as np
 
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Test
-from stacked_ram.config import Config, replace_fields
+from stacked_ram.config import Config
+from stacked_ram.config_files import replace_fields
 from stacked_ram.cost import Cost, photo_cost, typical_size
 from stacked_ram.crops import Crops, crop_size
 from stacked_ram.data.dataset import Dataset, open_dataset

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.cli import Export
-from stacked_ram.config import to_dict
+from stacked_ram.config_files import to_dict
 from stacked_ram.cost import photo_cost
 from stacked_ram.errors import RunFailed, UserError, check
 from stacked_ram.info import stored_size

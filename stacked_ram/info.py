@@ -10,7 +10,8 @@ from torch import nn
 from stacked_ram.build import build_model
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Info
-from stacked_ram.config import Config, load_config, to_dict
+from stacked_ram.config import Config
+from stacked_ram.config_files import load_config, to_dict
 from stacked_ram.cost import count_parameters, photo_cost, typical_size
 from stacked_ram.data.dataset import open_dataset, read_facts
 from stacked_ram.errors import UserError, check

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stacked_ram.config import Config, replace_fields
+from stacked_ram.config import Config
+from stacked_ram.config_files import replace_fields
 from stacked_ram.engine import Trainer
 from stacked_ram.errors import RunFailed
 from stacked_ram.runs import RunFolder, write_atomically, write_rows

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from stacked_ram.config import TrainingConfig, nearest
-from stacked_ram.errors import UserError
+from stacked_ram.config import TrainingConfig
+from stacked_ram.errors import UserError, nearest
 
 BACKBONE_SHARE = 0.1  # of learning_rate, where backbone_learning_rate says nothing
 

@@ -119,7 +119,7 @@ class Board:
 
 def a_few_photos(config: Config) -> tuple[tuple[str, ...], Batch]:
     """The classes, and PICTURES validation photos in one batch, as they are evaluated."""
-    from stacked_ram.config import replace_fields
+    from stacked_ram.config_files import replace_fields
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.loader import make_loader
 

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from stacked_ram import __version__
-from stacked_ram.config import Config, load_config, to_dict
+from stacked_ram.config import Config
+from stacked_ram.config_files import load_config, to_dict
 from stacked_ram.errors import NotWritten, UserError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")

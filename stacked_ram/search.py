@@ -27,16 +27,10 @@ from optuna.visualization import matplotlib as plotting
 
 from stacked_ram.checkpoint import state_files
 from stacked_ram.cli import Tune
-from stacked_ram.config import (
-    SECTIONS,
-    Config,
-    field_sections,
-    nearest,
-    replace_fields,
-    save_config,
-)
+from stacked_ram.config import Config
+from stacked_ram.config_files import SECTIONS, field_sections, replace_fields, save_config
 from stacked_ram.engine import Row
-from stacked_ram.errors import RunFailed, UserError
+from stacked_ram.errors import RunFailed, UserError, nearest
 from stacked_ram.runs import check_folder, lock_file, write_atomically
 from stacked_ram.stopping import Stopped
 from stacked_ram.train import RESULTS, train_run

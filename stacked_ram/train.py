@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stacked_ram.cli import Train
-from stacked_ram.config import Config, field_sections, replace_fields, to_dict
+from stacked_ram.config import Config
+from stacked_ram.config_files import field_sections, replace_fields, to_dict
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.engine import Row, Trainer
 from stacked_ram.errors import NotWritten, RunFailed, UserError

@@ -6,11 +6,8 @@ import dataclasses
 
 import pytest
 
-from stacked_ram.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    TrainingConfig,
+from stacked_ram.config import Config, DataConfig, ModelConfig, TrainingConfig
+from stacked_ram.config_files import (
     field_sections,
     from_dict,
     load_config,

@@ -19,7 +19,8 @@ from tiny import tiny_config, tiny_digits
 
 from stacked_ram import engine, learner
 from stacked_ram.checkpoint import load_run, read_weights, state_files
-from stacked_ram.config import Config, replace_fields
+from stacked_ram.config import Config
+from stacked_ram.config_files import replace_fields
 from stacked_ram.engine import Trainer
 from stacked_ram.errors import RunFailed, UserError
 from stacked_ram.learner import Learner

@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_photos
 from stacked_ram import evaluate
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Test as Options
-from stacked_ram.config import replace_fields
+from stacked_ram.config_files import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
 from stacked_ram.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.build import build_model
-from stacked_ram.config import replace_fields
+from stacked_ram.config_files import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
 from stacked_ram.devices import autocast

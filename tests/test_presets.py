@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stacked_ram.build import build_model
-from stacked_ram.config import from_dict, load_config, to_dict
+from stacked_ram.config_files import from_dict, load_config, to_dict
 from stacked_ram.learning import learning_passes
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ import pytest
 from tiny import tiny_config
 
 from stacked_ram.cli import Test
-from stacked_ram.config import load_config, replace_fields
+from stacked_ram.config_files import load_config, replace_fields
 from stacked_ram.errors import UserError
 from stacked_ram.evaluate import test as run_test
 from stacked_ram.runs import RunFolder, write_rows

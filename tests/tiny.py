@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stacked_ram.config import Config, from_dict
+from stacked_ram.config import Config
+from stacked_ram.config_files import from_dict
 
 CLASSES = ["bar", "dot", "ring"]
 SIZE = 12
@@ -72,7 +73,7 @@ def draw(image_HW: np.ndarray, label: int) -> None:
 
 def tiny_config(dataset: Path, **fields: object) -> Config:
     """A small dense model on that data set, with some fields changed by their flat names."""
-    from stacked_ram.config import replace_fields
+    from stacked_ram.config_files import replace_fields
 
     config = from_dict(
         {

@@ -9,8 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.config import nearest
-from stacked_ram.errors import UserError
+from stacked_ram.errors import UserError, nearest
 from stacked_ram.retina.depthwise import fast_depthwise
 from stacked_ram.retina.norms import keep_statistics
 

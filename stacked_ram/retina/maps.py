@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from stacked_ram.config import nearest
-from stacked_ram.errors import UserError
+from stacked_ram.errors import UserError, nearest
 from stacked_ram.retina.backbone import Pretrained, as_rgb, load_weights
 from stacked_ram.retina.depthwise import fast_depthwise
 from stacked_ram.retina.patches import Photos

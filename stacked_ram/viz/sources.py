@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from stacked_ram.checkpoint import LoadedRun
-from stacked_ram.config import Config, replace_fields
+from stacked_ram.config import Config
+from stacked_ram.config_files import replace_fields
 from stacked_ram.data.dataset import Dataset, only, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.opening import open_photo, photo_endings, reduced
