@@ -46,13 +46,19 @@ def from_dict(values: Any, source: str) -> Config:
                     f"{source}: unknown key `{section}.{key}`{moved or nearest(key, known)}"
                 )
     try:
-        return TypeAdapter(Config).validate_python(values)
+        config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from None
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+    built = to_dict(config)
+    for section, content in values.items():
+        for key, value in content.items():  # pydantic takes true for 1
+            if isinstance(value, bool) and not isinstance(built[section][key], bool):
+                raise UserError(f"{source}: {section}.{key}: {str(value).lower()} is no number")
+    return config
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ written last: what was written after it is written again, the same, by a run tha
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Callable
@@ -297,6 +298,7 @@ class Trainer:
         return {
             "world": self.world.size,
             "batches": batches,
+            "photos": self.photos,
             "loader": {"epoch": self.epoch, "position": step - self.epoch * batches},
             "learner": self.learner.state_dict(),
             "epoch": self.epoch,
@@ -304,6 +306,12 @@ class Trainer:
             "best": self.best,
             "stale": self.stale,
         }
+
+    @functools.cached_property
+    def photos(self) -> list[str]:
+        """The digests of the splits that this run reads."""
+        loaders = [self.loader, *([self.valid_loader] if self.valid_loader is not None else [])]
+        return [loader.dataset.digest() for loader in loaders]
 
     def resume(self) -> bool:
         """Go back to the newest whole training state of the run; False where there is none yet."""
@@ -319,6 +327,11 @@ class Trainer:
                     f"{self.run.path}: was trained with {state[name]} {what}, now there are {now};"
                     " start it as it was started (data set, torchrun)"
                 )
+        if state.get("photos", self.photos) != self.photos:  # earlier states have none
+            raise UserError(
+                f"{self.run.path}: was trained on other photos, labels or splits than those of"
+                f" {self.dataset.folder}"
+            )
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])
         for name in ("epoch", "history", "best", "stale"):

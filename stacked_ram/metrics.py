@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stacked_ram.fonts import families
+
 if TYPE_CHECKING:
     import pandas
 
@@ -86,8 +88,8 @@ def confusion_png(table: pandas.DataFrame) -> bytes:
     image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the class's photos", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="class")
-    axes.set_xticks(range(count), table.columns, rotation=90)
-    axes.set_yticks(range(count), table.index)
+    axes.set_xticks(range(count), table.columns, rotation=90, fontfamily=families())
+    axes.set_yticks(range(count), table.index, fontfamily=families())
     if count <= 40:
         for row, column in zip(*counts_CC.nonzero(), strict=True):
             colour = "white" if shares_CC[row, column] > 0.5 else "black"
@@ -95,6 +97,6 @@ def confusion_png(table: pandas.DataFrame) -> bytes:
             axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # names in other scripts are boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # a script that no font here has: boxes
         figure.savefig(content, format="png", dpi=120)
     return content.getvalue()

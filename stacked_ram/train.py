@@ -13,9 +13,10 @@ from stacked_ram.errors import NotWritten, RunFailed, UserError
 from stacked_ram.runs import RunFolder, write_atomically
 
 RESULTS = Path("results")
-# Fields that may differ when a run goes on: they do not change what was trained so far.
-MAY_CHANGE = {"epochs", "device", "workers", "cache", "cache_limit", "compile", "cuda_graph",
-              "not_finite", "patience", "save_every", "pictures_every",
+# Fields that may differ when a run goes on: they do not change what was trained so far. (A data set
+# may have moved: its photos and labels are compared with the state's.)
+MAY_CHANGE = {"dataset", "epochs", "device", "workers", "cache", "cache_limit", "compile",
+              "cuda_graph", "not_finite", "patience", "save_every", "pictures_every",
               "checkpoint_steps"}  # fmt: skip
 
 

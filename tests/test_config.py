@@ -135,6 +135,14 @@ def test_files_that_are_no_config_say_so(tmp_path):
         load_config(tmp_path / "b.yaml")
 
 
+def test_true_is_no_number(tmp_path):
+    (tmp_path / "a.yaml").write_text("model:\n  num_glimpses: true\n")
+    with pytest.raises(UserError, match=r"a.yaml: model.num_glimpses: true is no number"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("data:\n  flip: yes\n")
+    assert load_config(tmp_path / "b.yaml").data.flip is True
+
+
 def test_yaml_round_trip(tmp_path):
     config = Config(
         data=DataConfig(photo_size=(224, 320), crop_area=(0.5, 1.0)),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_config
+from tiny import tiny_config, tiny_digits
 
 from stacked_ram.cli import Test
 from stacked_ram.config_files import load_config, replace_fields
@@ -75,6 +76,24 @@ def test_a_run_that_goes_on_keeps_its_fields_and_may_train_longer(digits, tmp_pa
     resume_run(tmp_path / "run", replace_fields(config, {"epochs": 2}))
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
     assert RunFolder(tmp_path / "run").config().training.epochs == 2
+
+
+def test_a_run_goes_on_with_its_data_set_in_another_place_and_with_no_other(digits, tmp_path):
+    old, new, other = (tmp_path / name for name in ("old", "new", "other"))
+    shutil.copytree(digits, old)
+    tiny_digits(other, counts=(48, 12, 18))
+    config = tiny_config(old, epochs=1)
+    train_run(config, tmp_path / "run")
+    old.rename(new)
+    longer = replace_fields(config, {"epochs": 2})
+    with pytest.raises(UserError, match=r"no prepared data set at .*old.*give --dataset"):
+        resume_run(tmp_path / "run", longer)
+    with pytest.raises(UserError, match=r"was trained on other photos.*those of .*other"):
+        resume_run(tmp_path / "run", replace_fields(longer, {"dataset": str(other)}))
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 2
+    resume_run(tmp_path / "run", replace_fields(longer, {"dataset": str(new)}))
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
+    assert RunFolder(tmp_path / "run").config().data.dataset == str(new)
 
 
 def test_two_processes_cannot_train_one_run(digits, tmp_path):

@@ -21,7 +21,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
             + (
                 " (the folder is there, dataset.yaml is not)"
                 if folder.is_dir()
-                else "; if it was moved, give --dataset, or put a link here"
+                else "; if it was moved, give --dataset"
             )
         )
     again = f"run prepare_data.py SOURCE {folder} --overwrite"

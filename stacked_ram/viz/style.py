@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
+from stacked_ram.fonts import families
 from stacked_ram.runs import write_atomically
 
 PAGE = 7.2  # width of a page's text
@@ -30,7 +31,7 @@ RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#56707f"
 RUNS = ("#0072B2", "#D55E00")  # of two runs that are compared
 
 STYLE = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": families(),
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
