@@ -9,21 +9,27 @@ learned.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
 import torch
 
-from stacked_ram.checkpoint import LoadedRun
+from stacked_ram.checkpoint import LoadedRun, digest
 from stacked_ram.cost import gmacs
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.opening import reduced
 from stacked_ram.data.read import reduced_size
+from stacked_ram.errors import NotWritten
 from stacked_ram.retina.backbone import Backbone
 from stacked_ram.retina.lazy import LazyPhotos
+from stacked_ram.runs import write_atomically
 
 SIZES = (96, 128, 160, 224)
 MARGIN = 0.875
@@ -33,22 +39,81 @@ C = 0.01
 def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict[str, Any]:
     """Accuracy and GMACs at each of SIZES on the loader's photos, trained on the training split
     of the same data set. left_out: those of the loader's photos that cannot be read."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
     config = loaded.config
     own = config.model.weights == "none"
     backbone = (
         loaded.model.backbone if own else Backbone(config.model.backbone, config.model.weights)
     )
-    backbone = backbone.to(loaded.device).eval()
-    train = make_loader(
-        open_dataset(config.data, "train"), config, train=False, device=loaded.device
-    )
+    training = open_dataset(config.data, "train")
+    kept = KeptFigures(backbone, loaded, training, loader.dataset)
+    rows = kept.read()
+    if rows is None:
+        missing = LeftOut(training)
+        backbone = backbone.to(loaded.device).eval()
+        rows = measure(backbone, loaded, training, missing, loader, left_out)
+        if not missing and not left_out:
+            kept.write(rows)
+    return {
+        "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
+        f" features, logistic regression (C={C}) trained on the training split",
+        "weights": "the run's own" if own else config.model.weights,
+        "sizes": rows,
+    }
+
+
+class KeptFigures:
+    """The same for every run with this backbone on these photos, so kept in the data set's cache:
+    further seeds need not look at the training split again."""
+
+    def __init__(
+        self, backbone: Backbone, loaded: LoadedRun, training: Dataset, asked: Dataset
+    ) -> None:
+        data = dataclasses.asdict(loaded.config.data)
+        self.on = data.pop("cache") != "none"
+        for name in ("dataset", "cache_limit"):
+            del data[name]
+        weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
+        depends = (
+            loaded.config.model.backbone, digest(weights), training.digest(), asked.digest(), data,
+            SIZES, MARGIN, C, torch.__version__,
+        )  # fmt: skip
+        self.key = hashlib.sha256(repr(depends).encode()).hexdigest()
+        self.file = training.folder / ".cache" / "plain_backbone.json"
+
+    def all(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def read(self) -> list[dict[str, Any]] | None:
+        return self.all().get(self.key) if self.on else None
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        if self.on:
+            with contextlib.suppress(NotWritten):  # a data set that is not ours to write to
+                write_atomically(self.file, json.dumps(self.all() | {self.key: rows}).encode())
+
+
+def measure(
+    backbone: Backbone,
+    loaded: LoadedRun,
+    training: Dataset,
+    missing: LeftOut,
+    loader: Loader,
+    left_out: LeftOut,
+) -> list[dict[str, Any]]:
+    """Size, accuracy and GMACs at each of SIZES. missing, left_out: of the training photos and of
+    the loader's."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    train = make_loader(training, loaded.config, train=False, device=loaded.device)
     try:
-        given = features(backbone, train, loaded, LeftOut(train.dataset))
+        given = features(backbone, train, loaded, missing)
         asked = features(backbone, loader, loaded, left_out)
     finally:
         train.close()
@@ -60,12 +125,7 @@ def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict
         accuracy = classifier.score(asked[size], asked["labels"])
         cost = image_gmacs(backbone, size, loaded.device)
         rows.append({"size": size, "accuracy": float(accuracy), "gmacs": cost})
-    return {
-        "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
-        f" features, logistic regression (C={C}) trained on the training split",
-        "weights": "the run's own" if own else config.model.weights,
-        "sizes": rows,
-    }
+    return rows
 
 
 @torch.no_grad()

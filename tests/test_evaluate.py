@@ -199,13 +199,15 @@ def test_averaged_crops_are_told_apart_with_their_cost(run, photos, tmp_path, ca
     assert ten["loss"] == pytest.approx(-own.log().mean().item(), rel=1e-4)
 
 
-def test_the_plain_backbone_is_a_control_of_runs_that_have_one(photos, tmp_path, monkeypatch):
+def test_the_plain_backbone_is_a_control_of_runs_that_have_one(tmp_path, monkeypatch):
     from stacked_ram import plain_backbone
 
+    photos = tiny_photos(tmp_path / "photos")
     monkeypatch.setattr(plain_backbone, "SIZES", (32, 48))
     config = tiny_config(
-        photos, epochs=1, retina="backbone", backbone="test_vit", patch_size=160, num_patches=1
-    )
+        photos, epochs=1, retina="backbone", backbone="test_vit", patch_size=160, num_patches=1,
+        cache="disk",
+    )  # fmt: skip
     train_run(config, tmp_path / "run")
     monkeypatch.setattr(plain_backbone, "SIZES", (160,))
     run_test(Options(runs=(tmp_path / "run",), controls=True))
@@ -214,3 +216,15 @@ def test_the_plain_backbone_is_a_control_of_runs_that_have_one(photos, tmp_path,
     assert 0 <= row["accuracy"] <= 1
     assert row["gmacs"] > 0
     assert "middle of the photo" in report["is"] and "logistic regression" in report["is"]
+
+    def not_again(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(plain_backbone, "measure", not_again)
+    run_test(Options(runs=(tmp_path / "run",), controls=True))
+    again = json.loads((tmp_path / "run" / "test.json").read_text())["plain backbone"]
+    assert again == report
+    other = tiny_photos(tmp_path / "other", counts=(15, 6, 6))
+    for changed in (dict(split="valid"), dict(dataset=other)):
+        with pytest.raises(AssertionError, match="measured again"):
+            run_test(Options(runs=(tmp_path / "run",), controls=True, **changed))

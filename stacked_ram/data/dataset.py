@@ -87,6 +87,8 @@ class Dataset:
     def digest(self) -> str:
         """Tells these photos and labels from others, wherever their folder lies."""
         said = [self.kind, self.classes, self.mean, self.std, self.names, self.labels.tolist()]
+        if self.manifest is not None:
+            said.append(self.manifest.sha256)
         return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
