@@ -50,6 +50,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "flowers17": {
         "three glimpses of 96x96, frozen": seeds("flowers17_lite0"),
         "the same with an LSTM core": ("flowers17_lite0_lstm",),
+        "the same with soft attention": ("flowers17_soft",),
     },
     "flowers17_splits": {
         "three glimpses of 96x96, frozen": (
@@ -72,7 +73,12 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "soft, k = 1, start_size 1, frozen": ("dogs_soft_k1_start1",),
         "soft, k = 1, start_size 2, frozen": ("dogs_soft_k1_start2",),
         "soft, k = 1, start_size 4, frozen": ("dogs_soft_k1_start4",),
+        "soft, k = 2, start_size 1, frozen": ("dogs_soft_k2_start1",),
         "soft, k = 2, start_size 2, frozen": ("dogs_soft_k2_start2",),
+        "soft, k = 2, start_size 4, frozen": ("dogs_soft_k2_start4",),
+        "soft, k = 3, start_size 1, frozen": ("dogs_soft_k3_start1",),
+        "soft, k = 3, start_size 2, frozen": ("dogs_soft_k3_start2",),
+        "soft, k = 3, start_size 4, frozen": ("dogs_soft_k3_start4",),
     },
     "flowers5": {
         "global convolutional stack": ("flowers5_conv_224",),

@@ -25,7 +25,7 @@ from stacked_ram.viz.sources import Split, photo_files, read_files
 from stacked_ram.viz.whole_set import look_at_all
 
 if TYPE_CHECKING:
-    from stacked_ram.viz.cli import Viz
+    from stacked_ram.viz.options import Viz
 
 
 def run(options: Viz) -> None:

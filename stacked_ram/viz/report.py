@@ -36,7 +36,7 @@ from stacked_ram.viz.style import step_colours
 from stacked_ram.viz.whole_set import WholeSet, look_at_all, spread_T, warnings
 
 if TYPE_CHECKING:
-    from stacked_ram.viz.cli import Viz
+    from stacked_ram.viz.options import Viz
 
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
 SIDES = (640, 480, 360, 256)  # longest side of a photo, as large as that allows

@@ -247,10 +247,9 @@ def test_app_says_what_is_wrong_with_an_upload(app, tmp_path):
         assert "not an image" in words and "/" not in words  # and no path of this machine
 
 
-@pytest.mark.skipif(bool(no_gradio), reason=no_gradio or "-")
 def test_uploads_are_limited_in_bytes_and_pixels(tmp_path, monkeypatch):
     from stacked_ram.errors import UserError
-    from stacked_ram.viz import app as module
+    from stacked_ram.viz import watching as module
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(photo)
