@@ -43,7 +43,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "Gaussian, frozen": ("scenes_flowers17_gaussian",),
     },
     "scenes_dogs20": {
-        "cells, fine-tuned": ("scenes_dogs20_tuned",),
+        "cells, fine-tuned": ("scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1"),
         "plain, 160x160, fine-tuned": ("scenes_dogs20_plain160",),
         "cells, frozen": seeds("scenes_dogs20"),
     },
@@ -62,12 +62,15 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "flowers17_tuned": {
         "one closer look at 224x224, fine-tuned": splits("flowers17_closer"),
-        "plain, 96x96, fine-tuned": ("flowers17_plain96",),
-        "plain, 128x128, fine-tuned": ("flowers17_plain128",),
+        "plain, 96x96, fine-tuned": splits("flowers17_plain96"),
+        "plain, 128x128, fine-tuned": splits("flowers17_plain128"),
         "plain, 160x160, fine-tuned": splits("flowers17_plain160"),
         "plain, 224x224, fine-tuned": splits("flowers17_plain224"),
     },
     "dogs": {
+        "one closer look at 224x224, fine-tuned": ("dogs_closer",),
+        "plain, 160x160, fine-tuned": ("dogs_plain160",),
+        "plain, 224x224, fine-tuned": ("dogs_plain224",),
         "hard, three glimpses of 96x96, frozen": ("dogs_hard",),
         "hard, one closer look at 192x192, frozen": ("dogs_p192",),
         "soft, k = 1, start_size 1, frozen": ("dogs_soft_k1_start1",),
