@@ -68,6 +68,9 @@ class Test:
     belief is chosen on the validation split, and the whole curve written."""
     exit_glimpses: float | None = None
     """The same for a wanted mean number of glimpses (below 1 where the glance can be enough)."""
+    stop_at: float | None = None
+    """The same with a threshold that was chosen before: that of a run which was trained on train
+    alone, for one that has learned the validation split too."""
     out: Path | None = None
     """Folder for test.json and its tables. Default: the run's."""
     dataset: Path | None = None

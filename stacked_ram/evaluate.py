@@ -117,14 +117,14 @@ def measure_run(
     check(options.mc_samples >= 0, f"--mc-samples: {options.mc_samples} is below 0")
     model, classes = loaded.model, loaded.classes
     wanted = wanted_exit(options, loaded.config)
-    threshold = None
+    threshold = options.stop_at
     if wanted:  # first: what cannot be had is told before the longer part
         valid = look_at_valid(
             loaded, options, keep_beliefs=True, **how | {"left_out": None},
             progress="validation split",
         )  # fmt: skip
         threshold = choose_threshold(table_of(valid), **wanted)
-    looks = look_at(model, loader, progress="test", keep_beliefs=bool(wanted), **how)
+    looks = look_at(model, loader, progress="test", keep_beliefs=threshold is not None, **how)
     tables: dict[str, bytes] = {}
     height, width = typical_size(dataset, loaded.config.data)
     cost = photo_cost(model, height, width)
@@ -167,7 +167,8 @@ def measure_run(
         }
     if threshold is not None:
         report["early_exit"], curve = early_exit(looks, threshold, cost)
-        report["early_exit"]["wanted"] = wanted
+        chosen = {"chosen": "on valid", "wanted": wanted} if wanted else {"chosen": "before"}
+        report["early_exit"] |= chosen
         tables["_early_exit.csv"] = curve
     report["left_out"] = [
         {"path": path, "error": error} for path, error in sorted(left_out.errors.items())
@@ -186,9 +187,13 @@ def measure_run(
 
 
 def wanted_exit(options: Test, config: Config) -> dict[str, float]:
-    """What an early exit is to reach, if one was asked for."""
-    if options.exit_accuracy is not None and options.exit_glimpses is not None:
-        raise UserError("--exit-accuracy, --exit-glimpses: give one of them")
+    """What an early exit is to reach, if a threshold is to be chosen."""
+    asked = (options.exit_accuracy, options.exit_glimpses, options.stop_at)
+    check(
+        sum(one is not None for one in asked) <= 1,
+        "--exit-accuracy, --exit-glimpses, --stop-at: give one of them",
+    )
+    check(0 <= (options.stop_at or 0) <= 1, f"--stop-at: {options.stop_at} is not in 0 to 1")
     wanted = {"accuracy": options.exit_accuracy, "mean_glimpses": options.exit_glimpses}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     check(
@@ -199,7 +204,7 @@ def wanted_exit(options: Test, config: Config) -> dict[str, float]:
         raise UserError(
             "--exit-accuracy, --exit-glimpses: the threshold is chosen on the validation split,"
             f" which this run has learned (train_on: {config.data.train_on}); choose it by a run"
-            " that was trained on train alone"
+            " that was trained on train alone, and give it with --stop-at"
         )
     return wanted
 
@@ -224,7 +229,6 @@ def early_exit(looks: Looks, threshold: float, cost: Cost) -> tuple[dict[str, An
     return {
         "by": "belief" if looks.stops_NT is None else "stopping head",
         "threshold": None if np.isinf(threshold) else threshold,
-        "chosen on": "valid",
         "accuracy": accuracy,
         "mean_glimpses": mean_glimpses,
         "mean_gmacs": cost.before + mean_glimpses * cost.per_glimpse,
@@ -320,7 +324,7 @@ def summary(report: dict[str, Any]) -> str:
         one = report["early_exit"]
         lines.append(
             f"  early exit         {one['accuracy']:7.2%}   ({one['mean_glimpses']:.2f} glimpses,"
-            f" {one['mean_gmacs']:.4f} GMACs on average; threshold chosen on valid)"
+            f" {one['mean_gmacs']:.4f} GMACs on average; threshold chosen {one['chosen']})"
         )
     for one in (report[name] for name in ("mc_samples", "crops") if name in report):
         lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}, {one['gmacs']:.4f} GMACs")

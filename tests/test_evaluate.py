@@ -101,6 +101,15 @@ def test_no_threshold_is_chosen_on_photos_that_were_learned(photos, tmp_path):
     with pytest.raises(UserError, match=r"train_on: train\+valid"):
         run_test(Options(runs=(tmp_path / "run",), exit_glimpses=1.5))
     assert not (tmp_path / "run" / "test.json").exists()
+    run_test(Options(runs=(tmp_path / "run",), stop_at=0.36))  # chosen by another run
+    found = json.loads((tmp_path / "run" / "test.json").read_text())["early_exit"]
+    assert (found["threshold"], found["chosen"]) == (0.36, "before")
+    curve = pandas.read_csv(tmp_path / "run" / "test_early_exit.csv")
+    row = curve[curve["threshold"] <= 0.36].iloc[-1]
+    assert found["mean_glimpses"] >= row["mean_glimpses"]
+    for wrong in (dict(stop_at=1.5), dict(stop_at=0.5, exit_glimpses=1)):
+        with pytest.raises(UserError, match="--stop-at"):
+            run_test(Options(runs=(tmp_path / "run",), **wrong))
 
 
 def test_an_accuracy_that_cannot_be_had_is_told_before_the_test(photos, tmp_path, monkeypatch):
