@@ -50,7 +50,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "flowers17": {
         "three glimpses of 96x96, frozen": seeds("flowers17_lite0"),
         "the same with an LSTM core": ("flowers17_lite0_lstm",),
-        "the same with soft attention": ("flowers17_soft",),
+        "the same with soft attention": seeds("flowers17_soft"),
     },
     "flowers17_splits": {
         "three glimpses of 96x96, frozen": (
