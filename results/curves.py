@@ -46,6 +46,11 @@ PANELS = (
     ),
     Panel("Dogs, all frozen", "dogs", "hard, one closer look at 192x192, frozen", "dogs_p192"),
 )  # fmt: skip
+# further runs of whose early exits the pages give figures
+QUOTED = (
+    "flowers17_closer_split2", "flowers17_closer_split3", "dogs_closer", "scenes_dogs20_tuned",
+    "scenes_dogs20_tuned_seed1",
+)  # fmt: skip
 ATTENTION, PLAIN = RUNS
 ALONG = (GLANCE, *(AFTER.format(number) for number in range(1, MOST)), ALL)
 LONGER = "60 epochs"  # plain rows trained for longer than the others stand apart
@@ -89,17 +94,17 @@ def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, line: pandas.DataFra
 def main(results: Path) -> None:
     sheet, file = Sheet(PAGE, 5.6), results / "tables" / "curves.csv"
     kept = pandas.read_csv(file)
-    lines = []
+    curves = {}
+    for run in (*(panel.run for panel in PANELS), *QUOTED):
+        found = exits(results, run)
+        curves[run] = kept[kept["run"] == run] if found.empty else found
+    write_atomically(file, pandas.concat(curves.values()).to_csv(index=False).encode())
     for number, panel in enumerate(PANELS):
-        curves = exits(results, panel.run)
-        curves = kept[kept["run"] == panel.run] if curves.empty else curves
-        lines.append(curves)
         table = pandas.read_csv(results / "tables" / f"{panel.table}.csv")
         axes = sheet.axes(0.55 + 3.65 * (number % 2), 0.3 + 2.8 * (number // 2), 2.9, 1.95)
-        draw(axes, panel, table, curves)
+        draw(axes, panel, table, curves[panel.run])
         if number == 0:  # the same in all panels
             axes.legend(frameon=False, loc="lower right", fontsize=7.5, labelcolor=QUIET)
-    write_atomically(file, pandas.concat(lines).to_csv(index=False).encode())
     save_figure(sheet.figure, results / "pictures" / "accuracy_cost.png")
 
 

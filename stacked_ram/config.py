@@ -57,7 +57,7 @@ class DataConfig:
     cache: Literal["none", "disk", "memory"] = "disk"
     """Where decoded photos are kept between epochs: a memory-mapped file beside the data set,
     the training process, or nowhere. With it, what a frozen backbone finds in the glance, where
-    no augmentation changes the photos."""
+    no augmentation changes the photos, and what a test found the plain backbone to reach."""
     cache_limit: float = 20.0
     """Largest size of that cache, and of the kept glances, in GB; a data set that does not fit is
     decoded every epoch."""

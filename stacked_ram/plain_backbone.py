@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,19 +39,21 @@ C = 0.01
 
 def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict[str, Any]:
     """Accuracy and GMACs at each of SIZES on the loader's photos, trained on the training split
-    of the same data set. left_out: those of the loader's photos that cannot be read."""
+    of the run's data set (where that has moved, of the loader's). left_out: those of the loader's
+    photos that cannot be read."""
     config = loaded.config
     own = config.model.weights == "none"
     backbone = (
         loaded.model.backbone if own else Backbone(config.model.backbone, config.model.weights)
     )
-    training = open_dataset(config.data, "train")
+    there = Path(config.data.dataset).is_dir()
+    training = open_dataset(config.data if there else loader.data, "train")
     kept = KeptFigures(backbone, loaded, training, loader.dataset)
     rows = kept.read()
     if rows is None:
         missing = LeftOut(training)
         backbone = backbone.to(loaded.device).eval()
-        rows = measure(backbone, loaded, training, missing, loader, left_out)
+        rows = measure(backbone, loaded, missing, loader, left_out)
         if not missing and not left_out:
             kept.write(rows)
     return {
@@ -70,7 +73,7 @@ class KeptFigures:
     ) -> None:
         data = dataclasses.asdict(loaded.config.data)
         self.on = data.pop("cache") != "none"
-        for name in ("dataset", "cache_limit"):
+        for name in ("dataset", "cache_limit", "workers"):
             del data[name]
         weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
         depends = (
@@ -97,12 +100,7 @@ class KeptFigures:
 
 
 def measure(
-    backbone: Backbone,
-    loaded: LoadedRun,
-    training: Dataset,
-    missing: LeftOut,
-    loader: Loader,
-    left_out: LeftOut,
+    backbone: Backbone, loaded: LoadedRun, missing: LeftOut, loader: Loader, left_out: LeftOut
 ) -> list[dict[str, Any]]:
     """Size, accuracy and GMACs at each of SIZES. missing, left_out: of the training photos and of
     the loader's."""
@@ -111,7 +109,7 @@ def measure(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    train = make_loader(training, loaded.config, train=False, device=loaded.device)
+    train = make_loader(missing.dataset, loaded.config, train=False, device=loaded.device)
     try:
         given = features(backbone, train, loaded, missing)
         asked = features(backbone, loader, loaded, left_out)

@@ -237,3 +237,7 @@ def test_the_plain_backbone_is_a_control_of_runs_that_have_one(tmp_path, monkeyp
     for changed in (dict(split="valid"), dict(dataset=other)):
         with pytest.raises(AssertionError, match="measured again"):
             run_test(Options(runs=(tmp_path / "run",), controls=True, **changed))
+    moved = photos.rename(tmp_path / "moved")
+    run_test(Options(runs=(tmp_path / "run",), controls=True, dataset=moved))
+    again = json.loads((tmp_path / "run" / "test.json").read_text())["plain backbone"]
+    assert again == report
