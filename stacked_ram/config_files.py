@@ -1,4 +1,4 @@
-"""Configurations as YAML and as plain dictionaries: read, written, changed by field names.
+"""Configurations as YAML and as plain dictionaries: read, and changed by field names.
 
 Whatever comes in is checked whole: an unknown section or key, and a value of the wrong kind, end in
 a UserError that names the file and the key.
@@ -102,12 +102,6 @@ def repeated_key(node: Any) -> str | None:
         if found := repeated_key(value):
             return found
     return None
-
-
-def save_config(config: Config, path: str | Path) -> None:
-    import yaml
-
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
 def replace_fields(config: Config, values: dict[str, Any], source: str = "fields") -> Config:

@@ -81,6 +81,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def save_config(config: Config, path: Path) -> None:
+    """As YAML that `load_config` reads."""
+    import yaml
+
+    write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+
+
 def lock_file(path: Path) -> IO[str]:
     """Hold a lock until the file is closed or the process ends, however it ends. Raises
     BlockingIOError where another process holds it."""
@@ -138,10 +145,7 @@ class RunFolder:
         return load_config(self.path / "config.yaml")
 
     def save_config(self, config: Config) -> None:
-        import yaml
-
-        text = yaml.safe_dump(to_dict(config), sort_keys=False)
-        write_atomically(self.path / "config.yaml", text.encode())
+        save_config(config, self.path / "config.yaml")
 
     def echo_through(self, write: Callable[[str], None]) -> None:
         """How `log` prints: a progress bar must not be torn."""

@@ -28,10 +28,10 @@ from optuna.visualization import matplotlib as plotting
 from stacked_ram.checkpoint import state_files
 from stacked_ram.cli import Tune
 from stacked_ram.config import Config
-from stacked_ram.config_files import SECTIONS, field_sections, replace_fields, save_config
+from stacked_ram.config_files import SECTIONS, field_sections, replace_fields
 from stacked_ram.engine import Row
 from stacked_ram.errors import RunFailed, UserError, nearest
-from stacked_ram.runs import check_folder, lock_file, write_atomically
+from stacked_ram.runs import check_folder, lock_file, save_config, write_atomically
 from stacked_ram.stopping import Stopped
 from stacked_ram.train import RESULTS, train_run
 
@@ -215,8 +215,7 @@ def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Pat
     tried = replace_fields(config, values, "--search")
     metric = f"valid_{config.training.metric}"
     folder = out / f"trial-{trial.number:04d}"
-    print(f"trial {trial.number}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else
-          f"{k} {v}" for k, v in values.items()))  # fmt: skip
+    print(f"trial {trial.number}: {said(values)}")
 
     def after_epoch(epoch: int, row: Row) -> None:
         value = row[metric]
@@ -242,10 +241,11 @@ def report(study: optuna.Study, config: Config, out: Path) -> None:
     table = study.trials_dataframe(attrs=("number", "value", "params", "state", "duration"))
     table.columns = [name.removeprefix("params_") for name in table.columns]
     write_atomically(out / "trials.csv", table.to_csv(index=False).encode())
-    found = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                      for name, value in best.params.items())  # fmt: skip
     print(table.drop(columns="duration").round(5).to_string(index=False))
-    print(f"best of {len(table)} trials: {config.training.metric} {best.value:.4f} with {found}")
+    print(
+        f"best of {len(table)} trials: {config.training.metric} {best.value:.4f}"
+        f" with {said(best.params)}"
+    )
     print(f"train it with: main.py train {out / 'best.yaml'}")
     done = [one for one in study.get_trials(deepcopy=False) if one.value is not None]
     plots: dict[str, Callable] = {"history": plotting.plot_optimization_history}
@@ -253,6 +253,13 @@ def report(study: optuna.Study, config: Config, out: Path) -> None:
         plots["importance"] = plotting.plot_param_importances
     for name, plot in plots.items():
         write_atomically(out / f"{name}.png", drawn(plot, study))
+
+
+def said(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
 
 
 def drawn(plot: Callable, study: optuna.Study) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from stacked_ram import cli
-from stacked_ram.config_files import save_config
+from stacked_ram.runs import save_config
 
 HEAVY = ("torch", "timm", "pandas", "sklearn", "matplotlib", "optuna", "numpy")
 

@@ -13,13 +13,14 @@ from stacked_ram import demo as demo_room
 from stacked_ram.checkpoint import load_run
 from stacked_ram.cli import Demo, Export, Info, Train
 from stacked_ram.cli import Test as TestOptions
-from stacked_ram.config_files import replace_fields, save_config
+from stacked_ram.config_files import replace_fields
 from stacked_ram.demo import demo
 from stacked_ram.errors import RunFailed, UserError
 from stacked_ram.evaluate import test as run_test
 from stacked_ram.export import DeterministicPass, check_equal, export
 from stacked_ram.info import info
 from stacked_ram.learning_rate_finder import STEPS, find_learning_rate
+from stacked_ram.runs import save_config
 from stacked_ram.train import train, train_run
 
 

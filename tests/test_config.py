@@ -12,10 +12,10 @@ from stacked_ram.config_files import (
     from_dict,
     load_config,
     replace_fields,
-    save_config,
     to_dict,
 )
 from stacked_ram.errors import UserError
+from stacked_ram.runs import save_config
 
 GLANCE = dict(glance=(64, 64))
 WRONG_MODELS = {

@@ -20,8 +20,8 @@ from tiny import tiny_config, tiny_digits, tiny_photos
 from stacked_ram.checkpoint import read_weights, state_files
 from stacked_ram.cli import Predict
 from stacked_ram.config import Config
-from stacked_ram.config_files import save_config
 from stacked_ram.predict import predict
+from stacked_ram.runs import save_config
 from stacked_ram.train import train_run
 
 ROOT = Path(__file__).parent.parent

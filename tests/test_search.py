@@ -8,8 +8,9 @@ from tiny import tiny_config
 from stacked_ram import search
 from stacked_ram.cli import Tune
 from stacked_ram.config import Config
-from stacked_ram.config_files import load_config, save_config
+from stacked_ram.config_files import load_config
 from stacked_ram.errors import UserError
+from stacked_ram.runs import save_config
 from stacked_ram.search import parse_range, tune
 
 
