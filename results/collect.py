@@ -57,13 +57,14 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
     plain = test.get("plain backbone", {}).get("sizes", [])
     with (run / "metrics.csv").open(newline="") as file:
         epochs = {int(one["epoch"]): one for one in csv.DictReader(file)}
+    valid = epochs[test["epoch"]].get("valid_accuracy")  # none where it was trained on
     begun = [one for one in started["starts"] if "started" in one][-1]  # others went on with it
     return {
         "run": run.name,
         "data set": Path(test["dataset"]).name,
         "seed": started["seed"],
         "epoch": test["epoch"],
-        "valid accuracy": percent(float(epochs[test["epoch"]]["valid_accuracy"])),
+        "valid accuracy": percent(float(valid)) if valid else "",
         "accuracy": percent(test["accuracy"]),
         "low_95": percent(test["interval_95"][0]),
         "high_95": percent(test["interval_95"][1]),

@@ -70,7 +70,9 @@ def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, line: pandas.DataFra
     whole, recipes = table["looked"] == ALL, table["recipe"]
     ours = table[(recipes == panel.recipe) & table["looked"].isin(ALONG)]
     plain = table[recipes.str.startswith("plain") & recipes.str.endswith(trained) & whole]
-    longer = table[recipes.str.startswith("plain") & recipes.str.endswith(LONGER) & whole]
+    longer = table[
+        recipes.str.startswith("plain") & recipes.str.endswith(f"{trained} for {LONGER}") & whole
+    ]
     axes.plot(
         line["gmacs"], 100 * line["accuracy"], color=ATTENTION, lw=1.2, label="early exits, seed 0"
     )

@@ -32,15 +32,18 @@ def rows(table: Path) -> dict[str, dict[str, str]]:
 def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
     collect = script("collect").main
     train_run(tiny_config(photos, epochs=1, seed=3), tmp_path / "one")
+    train_run(tiny_config(photos, epochs=1, train_on="train+valid"), tmp_path / "all")
     run_test(Options(runs=(tmp_path / "one",)))
+    run_test(Options(runs=(tmp_path / "all",)))
     collect(tmp_path)
     table = tmp_path / "tables" / "runs.csv"
     one = rows(table)["one"]
     assert one["seed"] == "3" and one["photos"] != "" and one["epoch"] == "1"
     assert 0 <= float(one["valid accuracy"]) <= 100
+    assert rows(table)["all"]["valid accuracy"] == ""  # that split was learned
     (tmp_path / "one").rename(tmp_path / "two")
     collect(tmp_path)
-    assert list(rows(table)) == ["one", "two"]
+    assert list(rows(table)) == ["all", "one", "two"]
     table.write_text("")  # as `> table` leaves it
     with pytest.raises(SystemExit, match="empty"):
         collect(tmp_path)
