@@ -36,7 +36,9 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_flowers17": {
         "cells, fine-tuned": seeds("scenes_flowers17_tuned"),
         "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
-        "plain, 160x160, fine-tuned for 60 epochs": ("scenes_flowers17_plain160_long",),
+        "plain, 160x160, fine-tuned for 60 epochs": (
+            "scenes_flowers17_plain160_long", "scenes_flowers17_plain160_long_seed1",
+        ),
         "plain, 224x224, fine-tuned": seeds("scenes_flowers17_plain"),
         "plain, 384x384, fine-tuned": ("scenes_flowers17_plain384",),
         "cells, frozen": ("scenes_flowers17",),
@@ -67,6 +69,11 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "plain, 128x128, fine-tuned": splits("flowers17_plain128"),
         "plain, 160x160, fine-tuned": splits("flowers17_plain160"),
         "plain, 224x224, fine-tuned": splits("flowers17_plain224"),
+    },
+    "flowers17_tuned_all": {
+        "one closer look at 224x224, fine-tuned": ("flowers17_closer_all_split2",),
+        "plain, 160x160, fine-tuned": ("flowers17_plain160_all_split2",),
+        "plain, 224x224, fine-tuned": ("flowers17_plain224_all_split2",),
     },
     "dogs": {
         "one closer look at 224x224, fine-tuned": ("dogs_closer",),
