@@ -36,9 +36,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_flowers17": {
         "cells, fine-tuned": seeds("scenes_flowers17_tuned"),
         "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
-        "plain, 160x160, fine-tuned for 60 epochs": (
-            "scenes_flowers17_plain160_long", "scenes_flowers17_plain160_long_seed1",
-        ),
+        "plain, 160x160, fine-tuned for 60 epochs": seeds("scenes_flowers17_plain160_long"),
         "plain, 224x224, fine-tuned": seeds("scenes_flowers17_plain"),
         "plain, 384x384, fine-tuned": ("scenes_flowers17_plain384",),
         "cells, frozen": ("scenes_flowers17",),
