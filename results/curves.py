@@ -48,8 +48,9 @@ PANELS = (
 )  # fmt: skip
 # further runs of whose early exits the pages give figures
 QUOTED = (
-    "flowers17_closer_split2", "flowers17_closer_split3", "flowers17_closer_all_split2",
-    "dogs_closer", "scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1",
+    "flowers17_closer_split2", "flowers17_closer_split3", "flowers17_closer_all_split1",
+    "flowers17_closer_all_split2", "flowers17_closer_all_split3", "dogs_closer",
+    "scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1", "scenes_dogs20_tuned_seed2",
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
 ALONG = (GLANCE, *(AFTER.format(number) for number in range(1, MOST)), ALL)

@@ -31,6 +31,11 @@ def splits(run: str) -> tuple[str, ...]:
     return (run, f"{run}_split2", f"{run}_split3")
 
 
+def all_splits(run: str) -> tuple[str, ...]:
+    """The same of a recipe trained on train and valid together: all three have their number."""
+    return (f"{run}_split1", f"{run}_split2", f"{run}_split3")
+
+
 # table: recipes and the runs that are their seeds (or splits)
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_flowers17": {
@@ -43,7 +48,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "Gaussian, frozen": ("scenes_flowers17_gaussian",),
     },
     "scenes_dogs20": {
-        "cells, fine-tuned": ("scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1"),
+        "cells, fine-tuned": seeds("scenes_dogs20_tuned"),
         "plain, 160x160, fine-tuned": ("scenes_dogs20_plain160",),
         "plain, 160x160, fine-tuned for 60 epochs": ("scenes_dogs20_plain160_long",),
         "cells, frozen": seeds("scenes_dogs20"),
@@ -54,12 +59,8 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "the same with soft attention": seeds("flowers17_soft"),
     },
     "flowers17_splits": {
-        "three glimpses of 96x96, frozen": (
-            "flowers17_all_rnn_split1", "flowers17_all_rnn_split2", "flowers17_all_rnn_split3",
-        ),
-        "the same with an LSTM core": (
-            "flowers17_all_split1", "flowers17_all_split2", "flowers17_all_split3",
-        ),
+        "three glimpses of 96x96, frozen": all_splits("flowers17_all_rnn"),
+        "the same with an LSTM core": all_splits("flowers17_all"),
     },
     "flowers17_tuned": {
         "one closer look at 224x224, fine-tuned": splits("flowers17_closer"),
@@ -69,9 +70,9 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "plain, 224x224, fine-tuned": splits("flowers17_plain224"),
     },
     "flowers17_tuned_all": {
-        "one closer look at 224x224, fine-tuned": ("flowers17_closer_all_split2",),
-        "plain, 160x160, fine-tuned": ("flowers17_plain160_all_split2",),
-        "plain, 224x224, fine-tuned": ("flowers17_plain224_all_split2",),
+        "one closer look at 224x224, fine-tuned": all_splits("flowers17_closer_all"),
+        "plain, 160x160, fine-tuned": all_splits("flowers17_plain160_all"),
+        "plain, 224x224, fine-tuned": all_splits("flowers17_plain224_all"),
     },
     "dogs": {
         "one closer look at 224x224, fine-tuned": ("dogs_closer",),

@@ -49,8 +49,8 @@ def train_run(
     overwrite: bool = False,
     **options,
 ) -> Row:
-    """Train a new run into a folder; returns the metrics of its best
-    epoch. See Trainer for options.
+    """Train a new run into a folder; returns the metrics of its best epoch. See Trainer for
+    options.
 
     Raises UserError if a run is there already. After a restart by torchrun the run goes on.
     """
