@@ -71,6 +71,8 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "flowers17_tuned_all": {
         "one closer look at 224x224, fine-tuned": all_splits("flowers17_closer_all"),
+        "plain, 96x96, fine-tuned": all_splits("flowers17_plain96_all"),
+        "plain, 128x128, fine-tuned": all_splits("flowers17_plain128_all"),
         "plain, 160x160, fine-tuned": all_splits("flowers17_plain160_all"),
         "plain, 224x224, fine-tuned": all_splits("flowers17_plain224_all"),
     },
