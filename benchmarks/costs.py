@@ -29,7 +29,7 @@ from stacked_ram.build import build_model
 from stacked_ram.config import Config
 from stacked_ram.config_files import load_config
 from stacked_ram.cost import count_parameters, photo_cost
-from stacked_ram.devices import autocast
+from stacked_ram.devices import autocast, set_switches
 from stacked_ram.learning import learning_passes
 from stacked_ram.optimisation import make_optimizer
 
@@ -99,6 +99,7 @@ def speed(model, config: Config, shape: tuple[int, int, int], rounds: int, threa
         model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, settings)
     device = torch.device("cpu")
+    set_switches(settings, device)
 
     def train() -> None:
         model.train()

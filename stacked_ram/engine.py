@@ -59,8 +59,8 @@ class Trainer:
         self.settings = settings = config.training
         self.world = world = world or World()
         self.after_epoch, self.profile = after_epoch, profile
-        set_switches(settings)
         self.device = pick_device(settings.device, world)
+        set_switches(settings, self.device)
 
         self.dataset = open_dataset(config.data, "train")
         where = {"device": self.device, "rank": world.rank, "world": world.size}

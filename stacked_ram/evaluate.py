@@ -69,7 +69,7 @@ def test_run(run: Path, options: Test) -> dict[str, Any]:
     loaded = load_run(run, options.device)
     out = options.out or loaded.folder
     check_folder(out)
-    set_switches(loaded.config.training)
+    set_switches(loaded.config.training, loaded.device)
     config = tested_config(loaded, options)
     dataset = open_dataset(config.data, options.split)
     if dataset.classes != loaded.classes:

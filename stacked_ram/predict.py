@@ -59,7 +59,7 @@ def predict(options: Predict) -> None:
             raise UserError("under torchrun predict needs --out, and photos by name, not `-`")
         loaded = load_run(options.run, options.device)
         check_criterion(loaded.model, options.stop_by)
-        set_switches(loaded.config.training)
+        set_switches(loaded.config.training, loaded.device)
         rows = predict_names(loaded, shard(photo_names(options.photos), world), options)
         if world.size == 1 and "-" not in options.photos:
             rows = at_least_one(rows)

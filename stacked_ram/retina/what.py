@@ -71,11 +71,30 @@ class ConvWhat(nn.Module):
         return self
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
-        maps = self.convolutions(patches_RKCPP.flatten(0, 1))
+        maps = patches_RKCPP.flatten(0, 1)
+        layers = iter(self.convolutions)
+        for convolution, norm, relu in zip(layers, layers, layers, strict=True):
+            maps = relu(normalised(maps, convolution, norm))
         there = pooled_to(maps, (self.side, self.side)).permute(0, 2, 3, 1).flatten(1)
         anywhere = functional.adaptive_max_pool2d(maps, 1).flatten(1)
         features = torch.cat([there, anywhere], 1)
         return self.layer(features.view(len(patches_RKCPP), -1))
+
+
+def normalised(maps_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """A convolution without a bias, then its batch norm. One that uses the statistics that it has
+    is a factor and a shift a channel: these go into the weights, with the same gradients, and the
+    maps are passed through once."""
+    if norm.training:
+        return norm(convolution(maps_BCHW))
+    factor_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return functional.conv2d(
+        maps_BCHW,
+        convolution.weight * factor_C[:, None, None, None],
+        norm.bias - norm.running_mean * factor_C,
+        convolution.stride,
+        convolution.padding,
+    )
 
 
 class RowNorm(nn.BatchNorm1d):

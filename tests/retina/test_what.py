@@ -66,3 +66,28 @@ def test_a_settled_conv_network_normalises_in_training_as_in_evaluation():
     assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
     retina.settle(False)
     assert not torch.allclose(net(patches), evaluated, atol=1e-3)
+
+
+@pytest.mark.parametrize("statistics", ["of the batch", "running"])
+def test_conv_layers_are_convolution_norm_and_relu_with_all_gradients(statistics):
+    torch.manual_seed(0)
+    net = ConvWhat(channels=2, num_patches=1, patch_size=10, out_features=4).double()
+    layers = net.convolutions
+    for layer in layers:
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            for values in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                torch.nn.init.uniform_(values, 0.3, 2)
+    net.train(statistics == "of the batch")
+    patches = torch.randn(5, 1, 2, 10, 10, dtype=torch.float64, requires_grad=True)
+    inputs = [patches, *layers.parameters()]
+    found, maps = net(patches), layers(patches.flatten(0, 1))
+    there = torch.nn.functional.adaptive_avg_pool2d(maps, 4).permute(0, 2, 3, 1).flatten(1)
+    wanted = net.layer(torch.cat([there, maps.amax((2, 3))], 1))
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-9)
+    slopes = torch.randn_like(found)
+    for one, other in zip(
+        torch.autograd.grad((found * slopes).sum(), inputs),
+        torch.autograd.grad((wanted * slopes).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-8)
