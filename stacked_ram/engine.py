@@ -122,29 +122,32 @@ class Trainer:
                 self.loader.set_epoch(self.epoch)
                 started = time.monotonic()
                 with self.profiler():
-                    self.train_epoch()
+                    photos = self.train_epoch()
                 self.after_batch = nothing
-                self.end_epoch(time.monotonic() - started)
+                self.end_epoch(photos / max(time.monotonic() - started, 1e-9))
         if main:
             write_rows(self.run.path / "metrics.csv", self.history)
             self.log(self.last_words())
         return self.best_row()
 
-    def train_epoch(self) -> None:
-        group = self.settings.accumulate
+    def train_epoch(self) -> int:
+        """Train on what is left of the epoch; how many photos that was, in all processes."""
+        group, photos = self.settings.accumulate, 0
         for batch in self.loader:
             done = self.loader.position
             is_last = done == len(self.loader)
             together = min(group, len(self.loader) - (done - 1) // group * group)
             steps = done % group == 0 or is_last
             self.learner.learn(batch, together, steps)
+            photos += len(batch) * self.world.size
             self.progress.after_batch(len(batch) * self.world.size)
             self.after_batch()
             if steps and not is_last:
                 self.save_or_stop()
         self.learner.watch.check()
+        return photos
 
-    def end_epoch(self, seconds: float) -> None:
+    def end_epoch(self, photos_per_s: float) -> None:
         learner, world = self.learner, self.world
         trained = learner.averages.read(world)
         if learner.skipped >= len(self.loader):
@@ -180,7 +183,7 @@ class Trainer:
             write_rows(self.run.path / "metrics.csv", self.history)
             self.board.write(row, self.epoch)
             self.draw_scan_paths()
-            self.log(epoch_line(row, self.settings.epochs, seconds, self.photos_per_epoch))
+            self.log(epoch_line(row, self.settings.epochs, photos_per_s))
         self.save()
         if self.after_epoch is not None:
             self.after_epoch(self.epoch, row)
@@ -354,11 +357,11 @@ def short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def epoch_line(row: Row, epochs: int, seconds: float, photos: int) -> str:
+def epoch_line(row: Row, epochs: int, photos_per_s: float) -> str:
     """One line for the log."""
     shown = ["train_total", "train_accuracy", "valid_loss", "valid_accuracy"]
     values = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in shown if name in row]
     skipped = [f"{row['skipped']} batches skipped"] if row["skipped"] else []
     left_out = [f"{row['left_out']} photos left out so far"] if row["left_out"] else []
-    rate = f"{photos / max(seconds, 1e-9):.0f} photos/s"
-    return f"epoch {row['epoch']}/{epochs}: " + ", ".join([*values, *skipped, *left_out, rate])
+    words = [*values, *skipped, *left_out, f"{photos_per_s:.0f} photos/s"]
+    return f"epoch {row['epoch']}/{epochs}: " + ", ".join(words)

@@ -147,6 +147,23 @@ def stopped_run(whole, tmp_path, monkeypatch) -> Path:
     return tmp_path / "run"
 
 
+def test_photos_per_second_are_of_those_since_the_run_goes_on(whole, stopped_run, monkeypatch):
+    config, _ = whole
+    train_epoch, counts = Trainer.train_epoch, []
+
+    def counted(self):
+        before = self.learner.step
+        photos = train_epoch(self)
+        counts.append((photos, self.learner.step - before, self.photos_per_epoch))
+        return photos
+
+    monkeypatch.setattr(Trainer, "train_epoch", counted)
+    resume_run(stopped_run, config)
+    for photos, steps, whole_epoch in counts:
+        assert photos == min(steps * config.training.batch_size, whole_epoch)
+    assert counts[0][0] < counts[1][0] == counts[1][2]
+
+
 @pytest.mark.parametrize("damage", ["cut short", "one byte", "empty"])
 def test_a_damaged_state_is_named_and_the_one_before_it_used(whole, stopped_run, damage, capsys):
     config, expected = whole
