@@ -26,6 +26,7 @@ from stacked_ram.model import RAM, SETTLED
 from stacked_ram.not_finite import NotFiniteWatch
 from stacked_ram.optimisation import Schedule, make_optimizer, make_recordable
 from stacked_ram.retina.lazy import LazyPhotos, UnreadablePhoto
+from stacked_ram.retina.norms import synchronise
 
 
 class Pass(nn.Module):
@@ -70,9 +71,9 @@ class Learner:
         model.checkpoint_steps = settings.checkpoint_steps
         self.model = model
         if world.size > 1 and self.device.type == "cuda":
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            synchronise(model)
         if settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)
         self.ema = None
         if settings.ema_decay is not None:
             from timm.utils import ModelEmaV3
