@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stacked_ram.config import TrainingConfig
-from stacked_ram.distributed import World
+from stacked_ram.distributed import local_rank
 from stacked_ram.errors import UserError
 
 MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX = -1, -2, -4  # malloc.h's M_*
@@ -21,9 +21,9 @@ MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX = -1, -2, -4  # malloc.h'
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str, world: World | None = None) -> torch.device:
-    """`auto`: a GPU where there is one (each process of a world its own). Raises UserError for a
-    device that is not there."""
+def pick_device(name: str) -> torch.device:
+    """`auto`: a GPU where there is one (each process of a machine its own). Raises UserError for
+    a device that is not there."""
     cuda = torch.cuda.is_available()
     if name == "auto":
         mps = torch.backends.mps.is_available()
@@ -36,7 +36,7 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
         if not cuda:
             raise UserError(f"device: {name}, but torch sees no CUDA GPU; use --device cpu or auto")
         if device.index is None:
-            device = torch.device("cuda", world.local_rank if world else 0)
+            device = torch.device("cuda", local_rank())
         if device.index >= torch.cuda.device_count():
             raise UserError(f"device: {device}, but there are {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 class World:
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -73,7 +72,12 @@ def join_world() -> World:
             store = dist.PrefixStore(f"attempt {attempt}", store)
         limit = timedelta(minutes=30)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
-    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+    return World(dist.get_rank(), size)
+
+
+def local_rank() -> int:
+    """Which this process is of those that torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def leave_world() -> None:

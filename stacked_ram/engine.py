@@ -59,7 +59,7 @@ class Trainer:
         self.settings = settings = config.training
         self.world = world = world or World()
         self.after_epoch, self.profile = after_epoch, profile
-        self.device = pick_device(settings.device, world)
+        self.device = pick_device(settings.device)
         set_switches(settings, self.device)
 
         self.dataset = open_dataset(config.data, "train")
