@@ -107,7 +107,9 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "Fashion-MNIST 28x28": ("fashion_mnist_conv",),
         "Fashion-MNIST 28x28, the paper's own network": ("fashion_mnist",),
         "60x60 translated": ("mnist_translated60_conv",),
+        "60x60 translated, the paper's own network": ("mnist_translated60",),
         "60x60 cluttered": ("mnist_cluttered60_conv",),
+        "60x60 cluttered, the paper's own network": ("mnist_cluttered60",),
         "100x100 cluttered": ("mnist_cluttered100_conv",),
     },
 }  # fmt: skip
