@@ -109,6 +109,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "60x60 translated": ("mnist_translated60_conv",),
         "60x60 translated, the paper's own network": ("mnist_translated60",),
         "60x60 cluttered": ("mnist_cluttered60_conv",),
+        "60x60 cluttered, for 40 epochs": ("mnist_cluttered60_conv_40",),
         "60x60 cluttered, the paper's own network": ("mnist_cluttered60",),
         "100x100 cluttered": ("mnist_cluttered100_conv",),
     },
