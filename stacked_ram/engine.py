@@ -139,8 +139,9 @@ class Trainer:
             together = min(group, len(self.loader) - (done - 1) // group * group)
             steps = done % group == 0 or is_last
             self.learner.learn(batch, together, steps)
-            photos += len(batch) * self.world.size
-            self.progress.after_batch(len(batch) * self.world.size)
+            trained = len(batch) * self.world.size
+            photos += trained
+            self.progress.after_batch(trained)
             self.after_batch()
             if steps and not is_last:
                 self.save_or_stop()

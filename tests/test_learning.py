@@ -11,6 +11,7 @@ from variants import make, photos_of, pixels, spread_the_policy
 from stacked_ram import losses
 from stacked_ram.config import TrainingConfig
 from stacked_ram.learning import learning_passes
+from stacked_ram.retina.norms import batch_norms
 from stacked_ram.retina.what import ConvWhat
 
 GRID = dict(policy="categorical", regions=(2, 2), glance=(16, 24), first_location="learned")
@@ -166,12 +167,14 @@ def test_self_critical_leaves_the_statistics_and_the_mode_alone():
     seen = []
     for module in model.modules():
         if isinstance(module, ConvWhat):
-            module.register_forward_hook(lambda one, *_: seen.append(one.training))
+            module.register_forward_hook(
+                lambda one, *_: seen.extend(norm.training for norm in batch_norms(one.convolutions))
+            )
     next(iter(passes_of(model, TrainingConfig(estimator="self_critical"))))
     norms = [one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
     glimpses = model.config.num_glimpses
     assert {int(one.num_batches_tracked) for one in norms} == {glimpses}
-    assert seen.count(False) == seen.count(True) == glimpses
+    assert seen.count(False) == seen.count(True) == glimpses * len(norms)
     assert model.training
 
 
