@@ -51,6 +51,7 @@ QUOTED = (
     "flowers17_closer_split2", "flowers17_closer_split3", "flowers17_closer_all_split1",
     "flowers17_closer_all_split2", "flowers17_closer_all_split3", "dogs_closer",
     "scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1", "scenes_dogs20_tuned_seed2",
+    "scenes_dogs20_closer",
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
 ALONG = (GLANCE, *(AFTER.format(number) for number in range(1, MOST)), ALL)
