@@ -115,6 +115,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "60x60 cluttered": ("mnist_cluttered60_conv", "mnist_cluttered60_conv_seed1"),
         "60x60 cluttered, for 40 epochs": ("mnist_cluttered60_conv_40",),
         "60x60 cluttered, the paper's own network": ("mnist_cluttered60",),
+        "100x100 cluttered, a glance and 7 glimpses": ("mnist_cluttered100_glance",),
         "100x100 cluttered": ("mnist_cluttered100_conv",),
         "100x100 cluttered, the paper's own network": ("mnist_cluttered100",),
     },
