@@ -36,22 +36,26 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel(
-        "Flowers in scenes, all fine-tuned", "scenes_flowers17", "cells, fine-tuned",
-        "scenes_flowers17_tuned",
+        "Flowers in scenes, all fine-tuned", "scenes_flowers17", "closer cells, fine-tuned",
+        "scenes_flowers17_closer",
     ),
-    Panel("Dogs in scenes, all frozen", "scenes_dogs20", "cells, frozen", "scenes_dogs20"),
+    Panel(
+        "Dogs in scenes, all fine-tuned", "scenes_dogs20",
+        "closer cells, fine-tuned for 24 epochs", "scenes_dogs20_closer",
+    ),
     Panel(
         "Flowers 17, all fine-tuned", "flowers17_tuned", "one closer look at 224x224, fine-tuned",
         "flowers17_closer",
     ),
     Panel("Dogs, all frozen", "dogs", "hard, one closer look at 192x192, frozen", "dogs_p192"),
 )  # fmt: skip
-# further runs of whose early exits the pages give figures
+# further runs whose early exits stay on record
 QUOTED = (
     "flowers17_closer_split2", "flowers17_closer_split3", "flowers17_closer_all_split1",
     "flowers17_closer_all_split2", "flowers17_closer_all_split3", "dogs_closer",
     "scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1", "scenes_dogs20_tuned_seed2",
-    "scenes_dogs20_closer",
+    "scenes_dogs20_closer_seed1", "scenes_dogs20_closer_seed2", "scenes_flowers17_tuned",
+    "scenes_flowers17_closer_seed1", "scenes_flowers17_closer_seed2", "scenes_dogs20",
 )  # fmt: skip
 ATTENTION, PLAIN = RUNS
 ALONG = (GLANCE, *(AFTER.format(number) for number in range(1, MOST)), ALL)
@@ -68,7 +72,7 @@ def exits(results: Path, run: str) -> pandas.DataFrame:
 
 
 def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, line: pandas.DataFrame) -> None:
-    trained = panel.recipe.rsplit(", ")[-1]  # fine-tuned or frozen
+    trained = panel.recipe.rsplit(", ")[-1].split(" for ")[0]  # fine-tuned or frozen
     whole, recipes = table["looked"] == ALL, table["recipe"]
     ours = table[(recipes == panel.recipe) & table["looked"].isin(ALONG)]
     plain = table[recipes.str.startswith("plain") & recipes.str.endswith(trained) & whole]

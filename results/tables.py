@@ -39,6 +39,7 @@ def all_splits(run: str) -> tuple[str, ...]:
 # table: recipes and the runs that are their seeds (or splits)
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_flowers17": {
+        "closer cells, fine-tuned": seeds("scenes_flowers17_closer"),
         "cells, fine-tuned": seeds("scenes_flowers17_tuned"),
         "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
         "plain, 160x160, fine-tuned for 60 epochs": seeds("scenes_flowers17_plain160_long"),
@@ -50,7 +51,9 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_dogs20": {
         "cells, fine-tuned": seeds("scenes_dogs20_tuned"),
         "cells, fine-tuned for 24 epochs": ("scenes_dogs20_tuned_24",),
-        "closer cells, fine-tuned for 24 epochs": ("scenes_dogs20_closer",),
+        "closer cells, fine-tuned for 24 epochs": (
+            "scenes_dogs20_closer", "scenes_dogs20_closer_seed1",
+        ),
         "plain, 160x160, fine-tuned": ("scenes_dogs20_plain160",),
         "plain, 160x160, fine-tuned for 60 epochs": ("scenes_dogs20_plain160_long",),
         "cells, frozen": seeds("scenes_dogs20"),
