@@ -51,9 +51,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_dogs20": {
         "cells, fine-tuned": seeds("scenes_dogs20_tuned"),
         "cells, fine-tuned for 24 epochs": ("scenes_dogs20_tuned_24",),
-        "closer cells, fine-tuned for 24 epochs": (
-            "scenes_dogs20_closer", "scenes_dogs20_closer_seed1",
-        ),
+        "closer cells, fine-tuned for 24 epochs": seeds("scenes_dogs20_closer"),
         "plain, 160x160, fine-tuned": ("scenes_dogs20_plain160",),
         "plain, 160x160, fine-tuned for 60 epochs": ("scenes_dogs20_plain160_long",),
         "cells, frozen": seeds("scenes_dogs20"),
