@@ -49,8 +49,8 @@ PANELS = (
     ),
     Panel("Dogs, all frozen", "dogs", "hard, one closer look at 192x192, frozen", "dogs_p192"),
 )  # fmt: skip
-# further runs whose early exits stay on record
-QUOTED = (
+# further runs whose early exits are in curves.csv
+ON_RECORD = (
     "flowers17_closer_split2", "flowers17_closer_split3", "flowers17_closer_all_split1",
     "flowers17_closer_all_split2", "flowers17_closer_all_split3", "dogs_closer",
     "scenes_dogs20_tuned", "scenes_dogs20_tuned_seed1", "scenes_dogs20_tuned_seed2",
@@ -72,7 +72,7 @@ def exits(results: Path, run: str) -> pandas.DataFrame:
 
 
 def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, line: pandas.DataFrame) -> None:
-    trained = panel.recipe.rsplit(", ")[-1].split(" for ")[0]  # fine-tuned or frozen
+    trained = "frozen" if panel.recipe.endswith("frozen") else "fine-tuned"
     whole, recipes = table["looked"] == ALL, table["recipe"]
     ours = table[(recipes == panel.recipe) & table["looked"].isin(ALONG)]
     plain = table[recipes.str.startswith("plain") & recipes.str.endswith(trained) & whole]
@@ -103,7 +103,7 @@ def main(results: Path) -> None:
     sheet, file = Sheet(PAGE, 5.6), results / "tables" / "curves.csv"
     kept = pandas.read_csv(file)
     curves = {}
-    for run in (*(panel.run for panel in PANELS), *QUOTED):
+    for run in (*(panel.run for panel in PANELS), *ON_RECORD):
         found = exits(results, run)
         curves[run] = kept[kept["run"] == run] if found.empty else found
     write_atomically(file, pandas.concat(curves.values()).to_csv(index=False).encode())
