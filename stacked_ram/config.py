@@ -41,7 +41,8 @@ class DataConfig:
     colour_jitter: float = 0.0
     """Strength of random brightness, contrast, saturation and hue of training photos, 0 to 1."""
     rotate: float = 0.0
-    """Rotate training photos by up to this many degrees."""
+    """Rotate training photos, or digits before they are put on a canvas, by up to this many
+    degrees."""
     rand_augment: int = 0
     """Magnitude of RandAugment on training photos, 0 (off) to 30."""
     random_erasing: float = 0.0

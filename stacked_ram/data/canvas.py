@@ -107,6 +107,30 @@ def shift(images_BHW: Tensor, max_pixels: int, generator: torch.Generator | None
     return wide_BHW.flatten(1).gather(1, places_BHW.flatten(1)).view(count, 1, height, width)
 
 
+def rotate(
+    images_BHW: Tensor, max_degrees: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Each digit turned about its middle by up to `max_degrees` either way, black coming in.
+
+    images_BHW: uint8, of any shape; the same comes back, interpolated bilinearly.
+    generator: as for `compose`.
+    """
+    count, height, width = images_BHW.shape
+    device = images_BHW.device
+    source = device if generator is None else generator.device
+    share_B = 2 * torch.rand(count, generator=generator, device=source) - 1
+    angle_B = torch.deg2rad(max_degrees * share_B).to(device, non_blocking=True)
+    cos_B, sin_B, zero_B = angle_B.cos(), angle_B.sin(), torch.zeros_like(angle_B)
+    # Places go from -1 to 1 along both sides, however long these are.
+    rows_6B = [cos_B, -sin_B * height / width, zero_B, sin_B * width / height, cos_B, zero_B]
+    turn_B23 = torch.stack(rows_6B, dim=1).view(count, 2, 3)
+    grid_BHW2 = functional.affine_grid(turn_B23, [count, 1, height, width], align_corners=False)
+    turned_B1HW = functional.grid_sample(
+        images_BHW[:, None].float(), grid_BHW2, align_corners=False
+    )
+    return turned_B1HW[:, 0].round().to(torch.uint8)
+
+
 def _window(start: Tensor, height: int, width: int, row: int) -> Tensor:
     """Flat indices of height x width windows that begin at `start` in rows of `row` pixels."""
     rows = torch.arange(height, device=start.device)[:, None] * row

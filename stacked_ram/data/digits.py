@@ -15,7 +15,7 @@ from stacked_ram.config import Config, DataConfig
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.blend import Blend
-from stacked_ram.data.canvas import compose, shift
+from stacked_ram.data.canvas import compose, rotate, shift
 from stacked_ram.data.chance import one_seed
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.order import Rows, drawn, evaluation_batches, training_batches
@@ -84,17 +84,18 @@ class DigitLoader(Loader):
             yield batch
 
     def make(self, index_B: Tensor, seed: int) -> Batch:
-        """The batch of these digits; `seed` decides where they stand."""
+        """The batch of these digits; `seed` decides how they are turned and where they stand."""
         pixels_BHW, boxes_B4 = self.images_NHW[index_B], self.boxes_N4[index_B]
+        self.generator.manual_seed(seed)
+        if self.train and self.data.rotate:
+            pixels_BHW = rotate(pixels_BHW, self.data.rotate, self.generator)
         if self.fresh:
-            self.generator.manual_seed(seed)
             pixels_B1HW, boxes_B4 = compose(
                 pixels_BHW, self.digits.canvas, translate=self.digits.translate,
                 clutter=self.digits.clutter, clutter_size=self.digits.clutter_size,
                 generator=self.generator, pool_NHW=self.images_NHW, index_B=index_B,
             )  # fmt: skip
         elif self.train and self.data.shift:
-            self.generator.manual_seed(seed)
             pixels_B1HW = shift(pixels_BHW, self.data.shift, self.generator)
         else:
             pixels_B1HW = pixels_BHW[:, None]
@@ -136,7 +137,6 @@ def check_options(dataset: Dataset, data: DataConfig) -> None:
         "flip": data.flip,
         "crop_area": data.crop_area != (1.0, 1.0),
         "colour_jitter": data.colour_jitter > 0,
-        "rotate": data.rotate > 0,
         "rand_augment": data.rand_augment > 0,
         "random_erasing": data.random_erasing > 0,
     }
@@ -145,3 +145,8 @@ def check_options(dataset: Dataset, data: DataConfig) -> None:
             raise UserError(f"{name}: {dataset.folder} holds digits, which do not take it")
     if data.shift and dataset.digits.translate:
         raise UserError(f"shift: the digits of {dataset.folder} stand at random places already")
+    if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
+        raise UserError(
+            f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"
+            " their digits could turn; leave one of the two"
+        )

@@ -2,10 +2,12 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from stacked_ram.data.canvas import compose, shift
+from stacked_ram.data.canvas import compose, rotate, shift
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -164,6 +166,20 @@ def test_shift_moves_by_at_most_so_many_pixels_and_brings_in_black():
         seen.update(found)
     assert len(seen) == 49
     assert torch.equal(shift(images, 0, seeded())[:, 0], images)
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (20, 28)])
+def test_rotate_turns_each_digit_about_its_middle_as_scipy_does(sides):
+    images = torch.zeros(50, *sides, dtype=torch.uint8)
+    images[:, 6:-6, 6:-6] = strokes(50)[:, 6 : sides[0] - 6, 6:-6]
+    turned = rotate(images, 30.0, seeded())
+    assert turned.dtype == torch.uint8 and turned.shape == images.shape
+    degrees = 30 * (2 * torch.rand(50, generator=seeded()) - 1)
+    assert degrees.min() < -20 and degrees.max() > 20
+    for image, found, angle in zip(images.double(), turned, degrees.tolist(), strict=True):
+        expected = ndimage.rotate(image.numpy(), angle, reshape=False, order=1)
+        np.testing.assert_allclose(found.numpy(), expected, atol=0.51)
+    assert torch.equal(rotate(images, 0.0, seeded()), images)
 
 
 def test_a_batch_of_one_works_with_a_pool():

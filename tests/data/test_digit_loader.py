@@ -87,6 +87,18 @@ def test_shift_moves_training_digits_only(plain, cluttered):
         loader_of(cluttered, shift=2)
 
 
+def test_rotate_turns_training_digits_only(plain, cluttered):
+    for folder in (plain, cluttered):
+        straight, turned = collected(loader_of(folder)), collected(loader_of(folder, rotate=40.0))
+        assert any(not torch.equal(straight[row][0], turned[row][0]) for row in straight)
+        again = collected(loader_of(folder, rotate=40.0))
+        assert all(torch.equal(again[row][0], turned[row][0]) for row in turned)
+        still = collected(loader_of(folder, "test", rotate=40.0))
+        assert (still[3][0][0].numpy() == np.load(folder / "test" / "images.npy")[3]).all()
+    with pytest.raises(UserError, match="rotate: with clutter: fixed the canvases of"):
+        loader_of(cluttered, rotate=40.0, clutter="fixed")
+
+
 def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(cluttered):
     whole = list(loader_of(cluttered, batch_size=8))
     loader = loader_of(cluttered, batch_size=8)
@@ -113,7 +125,7 @@ def test_ranks_share_the_digits_and_compose_apart(cluttered):
 
 
 @pytest.mark.parametrize(
-    "option", [{"flip": True}, {"rotate": 5.0}, {"short_side": 6}, {"photo_size": (9, 9)},
+    "option", [{"flip": True}, {"rand_augment": 5}, {"short_side": 6}, {"photo_size": (9, 9)},
                {"crop_area": (0.5, 1.0)}, {"random_erasing": 0.5}],
 )  # fmt: skip
 def test_what_is_for_photos_is_refused(plain, option):
