@@ -33,7 +33,7 @@ class DataConfig:
     clutter: Literal["fresh", "fixed"] = "fresh"
     """Digits and scenes: compose the training canvases anew every epoch, or once."""
     shift: int = 0
-    """Digits: move each training canvas by up to this many pixels."""
+    """Digits that are not put on a canvas: move each training digit by up to this many pixels."""
     flip: bool = False
     """Mirror training photos left to right, half of the time."""
     crop_area: tuple[float, float] = (1.0, 1.0)
@@ -266,7 +266,8 @@ class TrainingConfig:
     checkpoint_steps: bool = False
     """Recompute each step's activations in the backward pass, to save memory."""
     not_finite: Literal["stop", "skip"] = "stop"
-    """What to do about a loss that is not finite: stop and say where, or skip the batch."""
+    """What to do about a loss that is not finite: stop and say where, or skip the batch (with
+    accumulate, its group)."""
     metric: Literal["accuracy", "loss"] = "accuracy"
     """Validation metric by which the best checkpoint is chosen."""
     patience: int | None = None

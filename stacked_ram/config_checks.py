@@ -215,10 +215,11 @@ def check_together(data: DataConfig, model: ModelConfig, training: TrainingConfi
             model.retina == "backbone"
             and model.glance is not None
             and model.glance_starts == "core"
+            and model.glance_stride is None
             and model.stack == "none"
         ),
         "pretrain_epochs: it trains the network that glance and patches share; it needs retina"
-        " backbone, and a glance that starts the core",
+        " backbone, and a glance of the whole backbone (no glance_stride) that starts the core",
     )
     check(
         model.glance_dropout == 0 or training.estimator not in ("ppo", "self_critical"),

@@ -159,7 +159,7 @@ class Trainer:
         row: Row = {"epoch": self.epoch + 1, "learning_rate": learner.rate}
         row |= {f"train_{name}": short(value) for name, value in trained.items()}
         row["skipped"] = learner.skipped
-        row["left_out"] = int(world.sum(torch.tensor(len(learner.left_out))))
+        row["left_out"] = len(world.union(learner.left_out.errors))
         if self.valid_loader is not None:
             self.progress.say("validating")
             model = learner.evaluated
@@ -292,8 +292,10 @@ class Trainer:
         checkpoint.save_weights(self.run.path / name, weights, card)
 
     def save(self) -> None:
+        left_out = sorted(self.world.union(self.learner.left_out.errors))
         if self.world.is_main:
-            checkpoint.save_state(self.run.path, self.state_dict(), self.learner.step)
+            state = self.state_dict() | {"left_out": left_out}
+            checkpoint.save_state(self.run.path, state, self.learner.step)
         self.saved_at = time.monotonic()
         self.world.wait()
 
@@ -337,6 +339,7 @@ class Trainer:
                 f" {self.dataset.folder}"
             )
         self.learner.load_state_dict(state["learner"])
+        self.learner.left_out.recall(state.get("left_out", []))  # earlier states have none
         self.loader.load_state_dict(state["loader"])
         for name in ("epoch", "history", "best", "stale"):
             setattr(self, name, state[name])

@@ -52,6 +52,7 @@ class Learner:
     left_out: of the training photos. class_weights_N: of the classification loss.
     averages: of the epoch's losses, kept on the device until they are read.
     step: batches since the start of the run. skipped: batches of this epoch left out.
+    spoiled: whether a batch of the group under way had a loss that is not finite.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Learner:
         self.watch = NotFiniteWatch(left_out.dataset.names)
         self.step = 0
         self.skipped = 0
+        self.spoiled = False
         self.rate = 0.0  # that the last step used, of all but the backbone
 
     @property
@@ -157,11 +159,10 @@ class Learner:
                 if not self.scaler.is_enabled():  # fp16's scaler expects overflows
                     watched["gradient_norm"] = norm
             values = Values.of(watched)
-            if settings.not_finite == "skip" and not self.all_finite(values):
-                self.optimizer.zero_grad(set_to_none=True)
+            if settings.not_finite == "skip" and (self.spoiled or not self.all_finite(values)):
+                self.spoiled = not steps
                 if steps:
-                    self.scaler.update()  # has unscaled: without this it would refuse the next
-                self.skipped += 1
+                    self.skip_group(together)
                 break
             if settings.not_finite == "stop":
                 self.watch.note(self.step, self.rate, batch.index_B, values)
@@ -255,6 +256,12 @@ class Learner:
     def average_weights(self) -> None:
         if self.ema is not None:
             self.ema.update(self.model, step=self.step + 1)
+
+    def skip_group(self, together: int) -> None:
+        """Leave the weights as they are: gradients that were added up cannot be told apart."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()  # has unscaled: without this it would refuse the next
+        self.skipped += together
 
     def make_recordable(self) -> None:
         on = self.graphs is not None and self.device.type == "cuda"

@@ -99,6 +99,8 @@ def ppo_passes(
     """Draw scan paths once, then learn from them several times (Schulman et al., 2017)."""
     with torch.no_grad():
         drawn = model(photos, rollouts=config.rollouts, sample=True)
+    # Older torch would give the passes below what was cast of the weights without a gradient.
+    torch.clear_autocast_cache()
     returns_BT = losses.returns(drawn, targets, config.reward)
     advantages_BT = losses.generalised_advantages(drawn, returns_BT, config.gae_lambda)
     if config.normalise_advantages:

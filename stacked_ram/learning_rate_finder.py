@@ -59,7 +59,8 @@ def ramp(trainer: Trainer) -> tuple[list[float], list[float]]:
             learner.schedule.put(rate / highest)  # the backbone keeps its share
             learner.averages.clear()
             learner.learn(batch)
-            loss = learner.averages.read()["classification"]
+            parts = learner.averages.read()
+            loss = parts["pretraining" if "pretraining" in parts else "classification"]
             if not math.isfinite(loss):
                 return rates, losses
             rates.append(rate)

@@ -222,7 +222,7 @@ class RAM(nn.Module):
             elif where in ("policy", "learned"):
                 choices.append(self.ask(index, looking, sample, given, smooth))
             else:
-                draw = where == "random" and (sample or look == "random")
+                draw = where == "random" and (sample or smooth or look == "random")
                 choices.append(placed(looking.outs[0], draw, given, self.generator))
         return choices * len(self.levels) if self.one_location else choices
 

@@ -7,7 +7,7 @@ import json
 import pandas
 import pytest
 import torch
-from tiny import tiny_config, tiny_digits
+from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram import demo as demo_room
 from stacked_ram.checkpoint import load_run
@@ -60,6 +60,14 @@ def test_the_finder_walks_up_until_the_loss_runs_away(digits, tmp_path):
     assert curve["learning_rate"].min() < best < curve["learning_rate"].max()
     assert (tmp_path / "run-learning-rate" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_finder_follows_the_loss_of_a_pretraining(tmp_path):
+    photos = tiny_photos(tmp_path / "photos")
+    model = dict(retina="backbone", backbone="test_resnet", glance=(64, 64))
+    config = tiny_config(photos, **model, patch_size=32, pretrain_epochs=1, batch_size=6)
+    find_learning_rate(config, tmp_path / "run")
+    assert len(pandas.read_csv(tmp_path / "run-learning-rate" / "curve.csv")) > 10
 
 
 def test_the_exported_program_is_the_model(run, tmp_path):

@@ -267,6 +267,23 @@ def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch, p
     assert all(value.isfinite().all() for value in weights.values())
 
 
+def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatch):
+    """6 batches in groups of 4 and 2: the third one spoils the first group."""
+    settings = dict(accumulate=4, epochs=1, optimizer="sgd", schedule="constant", ema_decay=None)
+    config = tiny_config(digits, not_finite="skip", **settings)
+    trainer = Trainer(config, RunFolder(tmp_path))
+    poison(monkeypatch, step=2)
+    before = {name: value.clone() for name, value in trainer.learner.model.state_dict().items()}
+    seen = []
+    for number, batch in enumerate(trainer.loader):
+        last = number in (3, 5)
+        trainer.learner.learn(batch, together=4 if number < 4 else 2, steps=last)
+        after = trainer.learner.model.state_dict()
+        seen.append(all(torch.equal(after[name], value) for name, value in before.items()))
+    assert seen == [True] * 5 + [False]
+    assert trainer.learner.skipped == 4
+
+
 def test_accumulated_gradients_are_those_of_the_batches_together(digits, tmp_path):
     config = tiny_config(digits, batch_size=16, first_location="centre", num_glimpses=1)
     trainer = Trainer(config, RunFolder(tmp_path))

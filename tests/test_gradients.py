@@ -76,6 +76,14 @@ def test_each_loss_trains_what_it_should_and_nothing_else(name):
         assert reached(model, losses.stop_loss(trace, targets[:6])) == of_stop
 
 
+def test_the_first_location_is_random_in_training_with_every_estimator():
+    model = make("dense", first_location="random")
+    assert model.config.first_location == "random"
+    for how in (dict(sample=True), dict(sample=False, smooth=True)):
+        assert look(model, pixels(6), **how).locations_BTS2[:, 0].std() > 0.1
+    assert not look(model, pixels(6), sample=False).locations_BTS2[:, 0].any()
+
+
 @every_hard_variant
 def test_the_sampled_location_is_detached_and_the_pathwise_one_is_not(name):
     model = make(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tiny import tiny_config
 from stacked_ram import cli, evaluate
 from stacked_ram.build import build_model
 from stacked_ram.checkpoint import load_run
+from stacked_ram.config_files import replace_fields
 from stacked_ram.data import left_out as room
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
@@ -24,7 +26,7 @@ from stacked_ram.distributed import World
 from stacked_ram.errors import RunFailed, UserError
 from stacked_ram.learner import Learner
 from stacked_ram.looks import look_at
-from stacked_ram.train import train_run
+from stacked_ram.train import resume_run, train_run
 
 HOW = dict(epochs=2, batch_size=3, glance=(8, 8), first_location="learned", pictures_every=1)
 
@@ -96,6 +98,34 @@ def test_the_readable_photos_of_a_batch_teach_what_they_would_teach_alone(folder
         learned.append(model.state_dict())
         gone.write_bytes(content)
     torch.testing.assert_close(learned[0], learned[1], atol=0, rtol=0)
+
+
+def test_a_resumed_run_counts_what_was_left_out_before(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "whole")
+    break_one_of_each_kind(folder)
+    config = tiny_config(folder, **HOW | {"epochs": 1})
+    train_run(config, tmp_path / "run")
+    shutil.copytree(tmp_path / "whole", folder, dirs_exist_ok=True)
+    resume_run(tmp_path / "run", replace_fields(config, {"epochs": 2}))
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert [row["left_out"] for row in rows] == ["3", "3"]
+
+
+def test_photos_that_lie_elsewhere_are_named_as_the_manifest_names_them(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "train").rename(elsewhere)
+    manifest = folder / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("\ntrain/", f"\n{elsewhere}/"))
+    lose_tiles(elsewhere / "a" / "0.tif")
+    settings = tiny_config(folder, **HOW)
+    dataset = open_dataset(settings.data, "train")
+    left_out = LeftOut(dataset)
+    loader = make_loader(dataset, settings, train=False)
+    model = build_model(
+        settings.model, num_classes=3, channels=3, mean=dataset.mean, std=dataset.std
+    )
+    look_at(model.eval(), loader, left_out=left_out)
+    assert list(left_out.errors) == [f"{elsewhere}/a/0.tif"] == dataset.names[:1]
 
 
 def test_too_many_are_an_error_that_says_so(folder, tmp_path, monkeypatch, caplog):

@@ -85,3 +85,10 @@ def test_the_loss_is_the_mean_over_the_combinations():
 def test_it_needs_a_network_that_glance_and_patches_share():
     with pytest.raises(UserError, match="pretrain_epochs"):
         Config(model=ModelConfig(), training=TrainingConfig(pretrain_epochs=1))
+    backbone = dict(retina="backbone", backbone="test_resnet", glance=(64, 64))
+    Config(model=ModelConfig(**backbone), training=TrainingConfig(pretrain_epochs=1))
+    with pytest.raises(UserError, match=r"pretrain_epochs.*no glance_stride"):
+        Config(
+            model=ModelConfig(**backbone, glance_stride=16),
+            training=TrainingConfig(pretrain_epochs=1),
+        )

@@ -222,7 +222,7 @@ def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np
         smaller_M2 = -(-stored_M2 // scale)
         kept_M2 = np.where((smaller_M2 >= enough_2).all(axis=1)[:, None], smaller_M2, kept_M2)
     most_2 = np.ceil(share * size_2).astype(np.int64)
-    return np.minimum(kept_M2, most_2), f"{words}-by{share:.3g}"
+    return np.minimum(kept_M2, most_2), f"{words}-by{share}"
 
 
 def empty_batch(count: int, channels: int, height: int, width: int) -> Tensor:

@@ -39,6 +39,12 @@ class Digits:
     seed: int = 0
     """Of the training canvases when they are composed once (`clutter: fixed`)."""
 
+    def digest(self) -> list[Any]:
+        """Tells these digits and how they are composed from others."""
+        made = self.canvas, self.translate, self.clutter, self.clutter_size, self.seed
+        pixels = np.ascontiguousarray(self.images_NHW)
+        return [*made, pixels.shape, hashlib.sha256(pixels).hexdigest()]
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -89,6 +95,8 @@ class Dataset:
         said = [self.kind, self.classes, self.mean, self.std, self.names, self.labels.tolist()]
         if self.manifest is not None:
             said.append(self.manifest.sha256)
+        if self.digits is not None:
+            said.append(self.digits.digest())
         return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
@@ -195,6 +203,13 @@ def _read_manifest(folder: Path, facts: dict[str, Any]) -> Any:
     for name in BOX:
         if name not in manifest:
             manifest[name] = np.nan
+    for name in ("width", "height"):
+        wrong = ~(pandas.to_numeric(manifest[name], errors="coerce") >= 1)
+        if wrong.any():
+            row = manifest[wrong].iloc[0]
+            raise UserError(
+                f"{path}: {name} of {row['path']} is `{row[name]}`, not a number of pixels; {again}"
+            )
     unknown = set(manifest["class"].unique()) - set(facts["classes"])
     if unknown:
         raise UserError(

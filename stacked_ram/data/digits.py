@@ -143,8 +143,11 @@ def check_options(dataset: Dataset, data: DataConfig) -> None:
     for name, given in unused.items():
         if given:
             raise UserError(f"{name}: {dataset.folder} holds digits, which do not take it")
-    if data.shift and dataset.digits.translate:
-        raise UserError(f"shift: the digits of {dataset.folder} stand at random places already")
+    if data.shift and not dataset.digits.composed:
+        raise UserError(
+            f"shift: the digits of {dataset.folder} are put on canvases; it is for digits that are"
+            " seen as they are stored (prepare the data set with --translate for other places)"
+        )
     if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
         raise UserError(
             f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"

@@ -40,6 +40,10 @@ class LeftOut:
     def __len__(self) -> int:
         return len(self.errors)
 
+    def recall(self, names: Iterable[str]) -> None:
+        """Go on from photos that were left out before."""
+        self.errors = dict.fromkeys(names, "could not be read before")
+
     def each(
         self, batches: Iterable[Batch], work: Callable[[Batch], Found]
     ) -> Iterator[tuple[Batch, Found]]:
@@ -59,7 +63,8 @@ class LeftOut:
         """The batch without this photo, which is told of once. Raises RunFailed where too many
         have been left out, or all."""
         photos, count = batch.pixels_BCHW.photos, len(self.dataset)
-        name = error.photo.path.relative_to(self.dataset.folder).as_posix()
+        path, folder = error.photo.path, self.dataset.folder
+        name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         if name not in self.errors:
             self.errors[name] = str(error)
             if len(self) <= NAMED:

@@ -128,6 +128,20 @@ def test_a_manifest_that_is_missing_or_cut(tmp_path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("wrong", ["640px", "", "0", "-3"])
+def test_a_size_that_is_none_is_named_with_its_photo(tmp_path, wrong):
+    make_photos(tmp_path)
+    manifest = tmp_path / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    cells = lines[2].split(",")
+    cells[lines[0].split(",").index("width")] = wrong
+    manifest.write_text("\n".join([*lines[:2], ",".join(cells), *lines[3:]]) + "\n")
+    with pytest.raises(
+        UserError, match=rf"manifest\.csv: width of {cells[0]} is `.*`, not a number"
+    ):
+        opened(tmp_path)
+
+
 def test_a_split_that_is_not_there(tmp_path):
     make_photos(tmp_path, {"train": 6, "test": 3})
     assert len(opened(tmp_path)) == 6
@@ -146,6 +160,24 @@ def test_digits(tmp_path):
     both = opened(tmp_path, train_on="train+valid")
     assert both.digits.images_NHW.shape == (50, 8, 8)  # the digits, not their canvases
     assert len(opened(tmp_path, limit_photos=10).digits.images_NHW) == 10
+
+
+def test_the_digest_tells_digits_and_canvases_apart(tmp_path):
+    made = {
+        "moved": make_digits(tmp_path / "moved", canvas=[20, 20], translate=True),
+        "cluttered": make_digits(
+            tmp_path / "cluttered", canvas=[20, 20], translate=True, clutter=2
+        ),
+        "other": make_digits(tmp_path / "other", canvas=[20, 20], translate=True),
+        "copy": make_digits(tmp_path / "copy", canvas=[20, 20], translate=True),
+    }
+    for split in ("train", "valid"):
+        images = np.load(tmp_path / "other" / split / "images.npy")
+        images[0] = 255 - images[0]
+        np.save(tmp_path / "other" / split / "images.npy", images)
+        digest = {name: opened(folder, split).digest() for name, folder in made.items()}
+        assert digest["moved"] == digest["copy"]
+        assert len(set(digest.values())) == 3
 
 
 def test_digits_that_do_not_belong_together(tmp_path):

@@ -93,6 +93,16 @@ def test_crops_keep_the_photos_shape_or_have_photo_size(folder):
         assert (batch.sizes_B2 == torch.tensor([17, 23])).all()
 
 
+def test_nearly_the_same_crops_do_not_share_a_cache(tmp_path):
+    """Photos are kept larger for smaller crops: here at 236 and 235 pixels."""
+    make_photos(tmp_path, {"train": 3}, sizes=((400, 400),))
+    for lowest in (0.90, 0.91):
+        how = {"photo_size": (224, 224), "crop_area": (lowest, 1.0)}
+        plain, cached = (loader_of(tmp_path, cache=cache, **how) for cache in ("none", "disk"))
+        for one, other in zip(plain, cached, strict=True):
+            assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
+
+
 def test_evaluation_is_never_augmented(folder):
     plain = list(loader_of(folder, "test"))
     augmented = list(
