@@ -96,9 +96,9 @@ def repeated_key(node: Any) -> str | None:
     """A key that a YAML mapping has twice (YAML itself would take the last), if there is one."""
     seen: set[str] = set()
     for key, value in node.value if getattr(node, "id", "") == "mapping" else ():
-        if key.value in seen:
+        if str(key.value) in seen:
             return str(key.value)
-        seen.add(key.value)
+        seen.add(str(key.value))
         if found := repeated_key(value):
             return found
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 import os
 import sys
@@ -27,7 +28,7 @@ from stacked_ram.data.opening import open_photo, photo_endings
 from stacked_ram.devices import autocast, set_switches
 from stacked_ram.distributed import World, join_world, leave_world
 from stacked_ram.early_exit import check_criterion, look_until
-from stacked_ram.errors import UserError, check
+from stacked_ram.errors import NotWritten, UserError, check
 from stacked_ram.preparing.names import as_utf8
 from stacked_ram.reading_ahead import read_ahead
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
@@ -79,6 +80,8 @@ def photo_names(given: Iterable[str]) -> Iterator[str]:
     """Names of photo files, one after the other, from what was typed."""
     for one in given:
         if one == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")  # as names that were typed
             yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
         elif os.path.isdir(one):
             yield from photos_below(one)
@@ -251,9 +254,11 @@ def write(rows: Iterable[Row], out: Path | None, world: World) -> tuple[int, int
     stopped leaves no table."""
     try:
         counts = write_part(rows, out, world)
-    except BaseException:
+    except BaseException as error:
         if out is not None:
             part(out, world.rank).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise NotWritten(f"{out}: cannot be written ({error.strerror})") from None
         raise
     if out is not None and world.size == 1:
         os.replace(part(out, 0), out)

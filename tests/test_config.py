@@ -133,6 +133,9 @@ def test_files_that_are_no_config_say_so(tmp_path):
     (tmp_path / "b.yaml").write_text("training:\n  epochs: 1\n  seed: 3\n  epochs: 2\n")
     with pytest.raises(UserError, match="`epochs` stands there twice"):
         load_config(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("data:\n  dataset: {{ folder }}\n")
+    with pytest.raises(UserError, match=r"c\.yaml: not valid YAML at line 2"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_true_is_no_number(tmp_path):

@@ -188,6 +188,29 @@ def test_a_data_set_of_pyramids_is_read_in_pieces_unless_it_is_needed_whole(tmp_
         assert not in_pieces(dataset, DataConfig(**change))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_photos_too_large_to_be_decoded_are_reduced_for_training(tmp_path, monkeypatch, workers):
+    from stacked_ram.data import assemble, read
+    from stacked_ram.data.dataset import open_dataset
+    from stacked_ram.data.loader import make_loader
+
+    folder = large_data_set(tmp_path / "data")
+    monkeypatch.setattr(assemble, "MAX_PIXELS", 1000)
+    config = tiny_config(folder, short_side=75, batch_size=6, workers=workers)
+    dataset = open_dataset(config.data, "train")
+    whole = {row: read.read_photo(folder / dataset.names[row], 75) for row in range(6)}
+    monkeypatch.setattr(read, "MAX_PIXELS", 1000)
+    loader = make_loader(dataset, config, train=False)
+    batch = next(iter(loader))
+    assert loader.workers.num_workers == 0  # libvips has threads, which a forked process would lack
+    assert batch.sizes_B2.tolist() == [[75, 100]] * 6
+    for row, pixels_CHW in zip(batch.index_B.tolist(), batch.pixels_BCHW.numpy(), strict=True):
+        assert abs(pixels_CHW.astype(int) - whole[row]).mean() < 2
+    (folder / dataset.names[2]).unlink()
+    with pytest.raises(UserError, match=r"train/c/2\.tif: no such photo"):
+        list(make_loader(dataset, config, train=False))
+
+
 def large_data_set(folder):
     """Pyramids of 150 x 200 pixels, with a manifest."""
     import yaml

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -147,9 +148,23 @@ def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, mon
     assert len(list(photo_names([str(photos / "test" / "*" / "*.png")]))) == 6
     monkeypatch.setattr("sys.stdin", io.StringIO("a.jpg\n\nb c.jpg\n"))
     assert list(photo_names(["-"])) == ["a.jpg", "b c.jpg"]
+    odd = io.TextIOWrapper(io.BytesIO(b"caf\xe9.jpg\nb.jpg\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", odd)
+    assert list(photo_names(["-"])) == [os.fsdecode(b"caf\xe9.jpg"), "b.jpg"]
     (tmp_path / "bad.csv").write_text("name\nx\n")
     with pytest.raises(UserError, match="no column `path`"):
         list(photo_names([str(tmp_path / "bad.csv")]))
+
+
+def test_a_full_disk_is_told_and_leaves_no_table(run, photos, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(room, "flat", full)
+    out = tmp_path / "table.csv"
+    with pytest.raises(UserError, match=r"table\.csv: cannot be written \(No space left"):
+        predict(Predict(run=run, photos=(str(photos / "test"),), out=out, device="cpu"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_does_not_grow_with_the_number_of_photos(run, tmp_path):

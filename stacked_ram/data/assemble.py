@@ -6,6 +6,7 @@ Runs in worker processes, or in the training process.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from stacked_ram.data.chance import mixed
 from stacked_ram.data.crop import Cuts, cut_boxes, no_cuts, random_cuts
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
-from stacked_ram.data.opening import LARGE, SLIDES, TOO_LARGE, is_large
+from stacked_ram.data.opening import LARGE, SLIDES, TOO_LARGE, is_large, reduced
 from stacked_ram.data.order import Rows
 from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.errors import UserError
@@ -36,6 +37,7 @@ class BatchMaker(torch.utils.data.Dataset):
 
     whole: whether the model needs the pixels of whole photos.
     sizes_N2: (height, width) of each photo of the split as it is kept, before it is cut.
+    any_too_large: whether there are photos that only libvips can reduce.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class BatchMaker(torch.utils.data.Dataset):
         sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
         self.in_pieces = in_pieces(dataset, data, whole)
+        self.any_too_large = any(map(too_large, dataset.names, dataset.sizes.tolist()))
         kept = "none" if self.in_pieces else data.cache
         self.scenes = None
         if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
@@ -138,12 +141,13 @@ class BatchMaker(torch.utils.data.Dataset):
         place = dataset.manifest.rows[row]
         pixels_CHW = self.cache.get(place, path) if self.cache else None
         if pixels_CHW is None:
-            pixels_CHW = read_photo(
-                path,
-                photo_size=tuple(self.sizes_N2[row].tolist()),
-                channels=dataset.channels,
-                stored_size=tuple(dataset.sizes[row].tolist()),
-            )
+            size, stored = (tuple(sizes[row].tolist()) for sizes in (self.sizes_N2, dataset.sizes))
+            if too_large(path, stored):
+                pixels_CHW = reduced(LazyPhoto(path, dataset.channels, stored), size)
+            else:
+                pixels_CHW = read_photo(
+                    path, photo_size=size, channels=dataset.channels, stored_size=stored
+                )
             if self.cache:
                 self.cache.put(place, path, pixels_CHW)
         return torch.from_numpy(pixels_CHW)
@@ -181,7 +185,7 @@ def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
     """
     if data.short_side is not None or data.photo_size is not None:
         return False
-    endings = {os.path.splitext(name)[1].lower() for name in dataset.names}
+    endings = {ending_of(name) for name in dataset.names}
     changed = data.flip or data.crop_area[0] < 1 or augments(data)
     largest = dataset.manifest.sizes_M2.prod(axis=1).max()
     if whole:
@@ -197,6 +201,15 @@ def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
             " pieces as they are; leave out flip, crop_area and the like, or set short_side"
         )
     return True
+
+
+def too_large(path: str, size: Sequence[int]) -> bool:
+    """Whether a photo of this (height, width) has to be reduced piece by piece."""
+    return size[0] * size[1] > MAX_PIXELS or ending_of(path) in SLIDES
+
+
+def ending_of(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:

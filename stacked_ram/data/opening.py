@@ -13,7 +13,7 @@ from stacked_ram.config import Config
 from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.formats import formats
-from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos, UnreadablePhoto
 from stacked_ram.retina.pyramid import level_factors
 
 LARGE = 32_000_000  # pixels; more are not decoded whole
@@ -55,7 +55,10 @@ def open_photo(path: str | Path, config: Config, channels: int) -> np.ndarray | 
 
 def reduced(photo: LazyPhoto, size: tuple[int, int]) -> np.ndarray:
     """pixels_CHW (uint8) of the whole photo at this (height, width), by averages."""
-    shares_CHW = LazyPhotos([photo]).resized(size)[0]
+    try:
+        shares_CHW = LazyPhotos([photo]).resized(size)[0]
+    except UnreadablePhoto as error:
+        raise UserError(str(error)) from None
     return (shares_CHW * 255).round().byte().numpy()
 
 

@@ -101,9 +101,9 @@ class PhotoLoader(Loader):
 
     def _workers_that_fit(self) -> int:
         """As many as configured, or none where the shared memory is too small for their batches
-        (containers have 64 MB of it unless told otherwise), or where photos are read in pieces,
-        once it is known where."""
-        workers = 0 if self.maker.in_pieces else self.data.workers
+        (containers have 64 MB of it unless told otherwise), or where photos are read in pieces:
+        once it is known where, or by libvips, whose threads a forked process lacks."""
+        workers = 0 if self.maker.in_pieces or self.maker.any_too_large else self.data.workers
         if not workers or not SHARED.is_dir():
             return workers
         height, width = self.maker.sizes_N2.max(axis=0)
