@@ -38,9 +38,9 @@ def attention_figure(seen: Seen, model: RAM) -> Figure:
     side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
     wide, tall = fit(seen.photo.shape[0] / seen.photo.shape[1], side, 2.6)
     rows = -(-seen.steps // columns)
-    locations = (
-        None if seen.weights_TR is not None else sampled_locations(model, seen.photo, SAMPLES)
-    )
+    locations = None
+    if seen.weights_TR is None:
+        locations = sampled_locations(model, seen.photo, SAMPLES, num_glimpses=seen.steps)
     sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
     draw_title(sheet, seen, EDGE, 0.2, PAGE - 2 * EDGE)
     sheet.text(EDGE, TITLE + 0.06, explanation(seen, locations), fontsize=7, color=QUIET)

@@ -22,7 +22,7 @@ from stacked_ram.viz.draw import (
 )
 from stacked_ram.viz.looking import Photo, Seen, look_as_tested
 from stacked_ram.viz.sources import Split, photo_files, read_files
-from stacked_ram.viz.whole_set import look_at_all
+from stacked_ram.viz.whole_set import WholeSet, look_at_all
 
 if TYPE_CHECKING:
     from stacked_ram.viz.options import Viz
@@ -77,25 +77,49 @@ def draw_from_data_set(
     """Pictures of the run's own data set."""
     split = Split(chosen, options.split, options.dataset)
     try:
-        whole = look_at_all(chosen, split)
         if options.one_per_class:
-            draw_one_per_class(drawer, chosen, split, whole)
+            draw_one_per_class(drawer, chosen, split, look_at_all(chosen, split))
         elif other is not None:
-            other_split = Split(other, options.split, options.dataset or split.dataset.folder)
-            try:
-                other_whole = look_at_all(other, other_split)
-                names = names_of(chosen, other)
-                drawer.save("compare", compare.compare_overview((whole, other_whole), names))
-                rows = compare.telling(whole, other_whole, min(options.most, compare.PHOTOS))
-                photos, others = split.photos(rows), other_split.photos(rows)
-                draw_compared(drawer, chosen, other, photos, others)
-            finally:
-                other_split.close()
+            compare_whole(drawer, chosen, other, split, options)
         else:
-            draw_whole(drawer, chosen, split, whole)
+            draw_whole(drawer, chosen, split, look_at_all(chosen, split))
             draw_all(drawer, chosen, sample(split, options.most), options)
     finally:
         split.close()
+
+
+def compare_whole(
+    drawer: Drawer, chosen: LoadedRun, other: LoadedRun, split: Split, options: Viz
+) -> None:
+    """Both runs on one split. Raises UserError where it holds other photos for the other run."""
+    other_split = Split(other, options.split, split.dataset.folder)
+    try:
+        if other_split.dataset.names != split.dataset.names:
+            raise UserError(
+                f"--compare: for {options.compare} the {options.split} split holds other photos"
+                f" than for {options.run} (their fold or train_on differ); leave out --split: the"
+                " test split is the same for both"
+            )
+        wholes = look_at_both(chosen, other, split, other_split)
+        drawer.save("compare", compare.compare_overview(wholes, names_of(chosen, other)))
+        rows = compare.telling(*wholes, min(options.most, compare.PHOTOS))
+        draw_compared(drawer, chosen, other, split.photos(rows), other_split.photos(rows))
+    finally:
+        other_split.close()
+
+
+def look_at_both(
+    chosen: LoadedRun, other: LoadedRun, split: Split, other_split: Split
+) -> tuple[WholeSet, WholeSet]:
+    """Both runs' passes over the photos that both can read where they look; the others are taken
+    out of both splits."""
+    whole = look_at_all(chosen, split)
+    other_split.keep_named(whole.names)
+    other_whole = look_at_all(other, other_split)
+    if other_whole.names != whole.names:
+        split.keep_named(other_whole.names)
+        whole = look_at_all(chosen, split)
+    return whole, other_whole
 
 
 def draw_all(drawer: Drawer, chosen: LoadedRun, photos: Sequence[Photo], options: Viz) -> None:
@@ -128,14 +152,15 @@ def draw_compared(
     photos: Sequence[Photo],
     others: Sequence[Photo],
 ) -> None:
-    """Sheets of a few photos each."""
-    pairs = list(
-        zip(
-            look_as_tested(chosen, photos),
-            look_as_tested(other, others),
-            strict=True,
-        )
-    )
+    """Sheets of a few photos each, of those that both runs could read."""
+    theirs = {one.photo.key: one for one in look_as_tested(other, others)}
+    pairs = [
+        (one, theirs[one.photo.key])
+        for one in look_as_tested(chosen, photos)
+        if one.photo.key in theirs
+    ]
+    if not pairs:
+        raise UserError("--compare: no photo that both runs could read")
     for start in range(0, len(pairs), compare.PHOTOS):
         part = pairs[start : start + compare.PHOTOS]
         drawer.save("compare_photos", compare.compare_figure(part, names_of(chosen, other)))

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,13 @@ class Photo:
     large: LazyPhoto | None = None
     """What is looked at, where the photo is too large to be held: the pixels are then a small
     picture of it, to draw on."""
+    path: Path | None = None
+    """Of a file that was named; the photos of a data set are told apart by their names."""
+
+    @property
+    def key(self) -> Path | str:
+        """Tells it from other photos, and is the same in every run."""
+        return self.path or self.name
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,7 +73,12 @@ class Surface:
     """Exactly what was read: (left, top, right, bottom)."""
     patches_TKPPC: np.ndarray | None
     """uint8 RGB, as the network got them but for the normalisation."""
-    unit: str = "px"
+    is_map: bool = False
+    """Whether it is a feature map (one may be as large as the photo); its boxes are in cells."""
+
+    @property
+    def unit(self) -> str:
+        return "cells" if self.is_map else "px"
 
 
 @dataclass
@@ -93,8 +106,7 @@ class Seen:
     @property
     def photo_surfaces(self) -> list[Surface]:
         """Those whose patches were cut from the photo itself, not from a map of it."""
-        size = self.photo.size
-        return [one for one in self.surfaces if one.size == size and one.patches_TKPPC is not None]
+        return [one for one in self.surfaces if not one.is_map and one.patches_TKPPC is not None]
 
     @property
     def steps(self) -> int:
@@ -158,7 +170,8 @@ def look_at(
     """Look at photos, deterministically, and keep everything; in the order of the photos.
 
     Photos of one size share a batch, large ones stand alone: one that cannot be read where it is
-    looked at is told of and left out. first_location: force the first glimpse there, (x, y).
+    looked at is told of and left out, so that fewer may come back than were given.
+    first_location: force the first glimpse there, (x, y).
     precision: of the matrix products; answers near the edge change with it.
     """
     start = 0
@@ -203,7 +216,7 @@ def look_at_batch(
     first_location: tuple[float, float] | None = None,
     precision: str = "float32",
 ) -> list[Seen]:
-    """As `look_at`, for photos of one size."""
+    """As `look_at`, for photos of one size. Raises UnreadablePhoto for what cannot be read."""
     ready = ready_for(model, photos)
     with autocast(ready.device, precision):
         if first_location is None:
@@ -313,7 +326,7 @@ def surfaces_of(
         colours = FeatureColours(map_CHW)
         title = f"feature map {level}: {map_size[0]} × {map_size[1]}, {len(map_CHW)} channels"
         read = colours(numpy(patches[row]))
-        surfaces.append(Surface(title, colours(map_CHW), map_size, boxes_TK4, read, "cells"))
+        surfaces.append(Surface(title, colours(map_CHW), map_size, boxes_TK4, read, is_map=True))
     return surfaces
 
 

@@ -43,6 +43,10 @@ SIDES = (640, 480, 360, 256)  # longest side of a photo, as large as that allows
 PATCH = 64  # largest side of a patch
 SMALL = 4096  # pixels up to which nothing is lost to JPEG
 MOST_CLASSES = 60
+CURVES = (  # title, whether it is a share, columns of metrics.csv
+    ("Loss", False, {"train": "train_classification", "valid": "valid_loss"}),
+    ("Accuracy", True, {"train": "train_accuracy", "valid": "valid_accuracy"}),
+)
 
 
 def write_report(run: LoadedRun, options: Viz) -> Path:
@@ -65,7 +69,7 @@ def write_report(run: LoadedRun, options: Viz) -> Path:
 
 
 def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], list[dict[str, Any]]]:
-    """Photos of the report (rows of the split), and the galleries as places among them: the
+    """Photos of the report (rows of the split), and the galleries as names of some of them: the
     galleries take at most half of the room, an even sample of the classes the rest."""
     count = max(2, most // 8)
     groups = [
@@ -81,12 +85,11 @@ def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], li
     shown = list(dict.fromkeys(row for _, members in groups for row in members))[: most // 2]
     chosen = (shown + [row for row in rows if row not in set(shown)])[:most]
     chosen = sorted(chosen, key=lambda row: (int(split.dataset.labels[row]), row))
-    place = {row: number for number, row in enumerate(chosen)}
     galleries = [
-        {"title": title, "photos": [place[row] for row in members if row in place]}
+        {"title": title, "photos": [split.dataset.names[row] for row in members if row in chosen]}
         for title, members in groups
     ]
-    return chosen, [one for one in galleries if one["photos"]]
+    return chosen, galleries
 
 
 def page(
@@ -98,9 +101,9 @@ def page(
     split: Split | None = None,
 ) -> bytes:
     """The file's content, its photos as large as the whole may be."""
-    if not photos:
-        raise UserError("--report: no photos to show")
     seen = list(look_as_tested(run, photos, num_glimpses=num_glimpses))
+    if not seen:
+        raise UserError("--report: no photos to show")
     about = facts(run, seen, whole, galleries, split)
     room = LARGEST * max(1.0, len(seen) / 100)
     for side in SIDES:
@@ -151,10 +154,20 @@ def facts(
         "colours": {count: step_colours(count) for count in sorted(counts)},
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
-        "galleries": list(galleries),
+        "galleries": placed(galleries, seen),
         "whole": None if whole is None else whole_entry(whole, split.dataset.split),
         "training": training_curves(run.folder / "metrics.csv"),
     }
+
+
+def placed(galleries: Sequence[dict[str, Any]], seen: Sequence[Seen]) -> list[dict[str, Any]]:
+    """The galleries as places among the photos of the page, without those left empty."""
+    place = {one.photo.name: number for number, one in enumerate(seen)}
+    found = [
+        one | {"photos": [place[name] for name in one["photos"] if name in place]}
+        for one in galleries
+    ]
+    return [one for one in found if one["photos"]]
 
 
 def ramp(count: int = 24) -> list[str]:
@@ -192,7 +205,8 @@ def photo_entry(seen: Seen, side: int) -> dict[str, Any]:
 
 
 def surface_entry(seen: Seen, surface: Surface, side: int) -> dict[str, Any]:
-    is_photo = surface.image_HWC.shape[:2] == seen.photo.pixels_CHW.shape[1:]
+    same_size = surface.image_HWC.shape[:2] == seen.photo.pixels_CHW.shape[1:]
+    is_photo = same_size and not surface.is_map
     return {
         "title": surface.title,
         "size": list(surface.size),
@@ -283,18 +297,22 @@ def grid(places_X2: np.ndarray, cells: tuple[int, int] | None, shape: float) -> 
 
 
 def training_curves(path: Path) -> list[dict[str, Any]]:
-    """Curves of metrics.csv, those of training and validation together; none without the file."""
+    """Curves of metrics.csv, those of training and validation together; none without the file.
+
+    The loss is the cross-entropy of the classes: in training as it was learned from (after every
+    glimpse by default, on augmented photos), in validation that of the last prediction.
+    """
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(float(row["epoch"])) for row in rows if row.get("epoch")]
     curves = []
-    for name, title, share in (("loss", "Loss", False), ("accuracy", "Accuracy", True)):
+    for title, share, columns in CURVES:
         series = [
-            {"name": part, "values": [number(row.get(f"{part}_{name}")) for row in rows]}
-            for part in ("train", "valid")
-            if rows and f"{part}_{name}" in rows[0]
+            {"name": part, "values": [number(row.get(column)) for row in rows]}
+            for part, column in columns.items()
+            if rows and column in rows[0]
         ]
         if series and len(epochs) == len(rows):
             curves.append({"title": title, "share": share, "epochs": epochs, "series": series})

@@ -68,8 +68,11 @@ def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
     label = classes.index(folder) if folder in classes else None
     name = path_text(name or Path(path).name)
     if isinstance(opened, np.ndarray):
-        return Photo(name, opened, true_shape(path), label)
-    return large_photo(name, opened, label)
+        photo = Photo(name, opened, true_shape(path), label)
+    else:
+        photo = large_photo(name, opened, label)
+    photo.path = Path(path)
+    return photo
 
 
 def large_photo(
@@ -121,11 +124,17 @@ class Split:
         return len(self.dataset)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows alone: the others cannot be read."""
+        """Go on with these rows alone, as where the others cannot be read."""
         device = self.loader.device
         self.loader.close()
         self.dataset = only(self.dataset, rows)
         self.loader = make_loader(self.dataset, self.config, train=False, device=device)
+
+    def keep_named(self, names: Sequence[str]) -> None:
+        """Go on with the photos of these names alone."""
+        named = np.isin(self.dataset.names, names)
+        if not named.all():
+            self.keep(np.flatnonzero(named))
 
     def photos(self, rows: Iterable[int]) -> list[Photo]:
         """The photos of these rows of the split."""

@@ -17,7 +17,7 @@ from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.errors import UserError
 from stacked_ram.viz.animation import photo_frame, pixels_of
 from stacked_ram.viz.belief import verdict
-from stacked_ram.viz.looking import cut, look_as_tested
+from stacked_ram.viz.looking import cut, look_at_batch
 from stacked_ram.viz.sources import read_file, true_shape
 from stacked_ram.viz.story import strip_figure
 
@@ -47,12 +47,13 @@ def watch(
     """A scan path being made: after each step some words, a picture, the belief, and at the end
     the patches. Stops at the first step whose belief is at least `least`, if that is below 1.
 
-    Raises UserError for what is no photo, or too large a one.
+    Raises UserError for what is no photo, cannot be read, or is too large.
     """
     check_upload(path)
     photo = read_file(run, Path(path), Path(path).name)
     photo.label = None  # an upload's folder says nothing about it
-    seen = next(look_as_tested(run, [photo], num_glimpses=steps, first_location=first))
+    precision = run.config.training.precision
+    (seen,) = look_at_batch(run.model, [photo], run.classes, steps, first, precision)
     if least < 1:
         surest = seen.belief_TN.max(1) >= least
         seen = cut(seen, int(surest.argmax()) + 1 if surest.any() else steps)

@@ -52,7 +52,7 @@ def save_run(folder: Path, dataset: Path, channels: int, seed: int = 0, **fields
     card = Card(config, tuple(CLASSES), channels, mean, std, epoch=3)
     save_weights(folder / "best.safetensors", model.state_dict(), card)
     (folder / "metrics.csv").write_text(
-        "epoch,train_loss,train_accuracy,valid_loss,valid_accuracy\n"
-        "1,1.1,0.3,1.2,0.3\n2,0.9,0.5,1.0,0.4\n3,0.7,0.7,,\n"
+        "epoch,train_accuracy,train_classification,train_total,valid_accuracy,valid_loss\n"
+        "1,0.3,1.1,1.3,0.3,1.2\n2,0.5,0.9,1.1,0.4,1.0\n3,0.7,0.7,0.9,,\n"
     )
     return folder

@@ -10,17 +10,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
-from small_runs import noise_photo, tiny_model
+from small_runs import noise_photo, save_run, tiny_model
 from test_looking import KINDS
+from tiny import tiny_config, tiny_photos
 
+from stacked_ram.train import train_run
 from stacked_ram.viz.animation import draw_frames, write_gif, write_mp4
 from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.cli import main
 from stacked_ram.viz.draw import PARTS, draw_run
 from stacked_ram.viz.looking import look_at
+from stacked_ram.viz.report import training_curves
 from stacked_ram.viz.scan_path import draw_scan_paths
 from stacked_ram.viz.story import story_figure
 from stacked_ram.viz.style import figure_bytes, spread_apart
@@ -50,6 +54,13 @@ def test_few_and_many_steps_with_and_without_a_label(steps, label):
     model = tiny_model(num_glimpses=steps, channels=1)
     seen = next(look_at(model, [noise_photo(40, 12, 1, label)], CLASSES))
     assert is_picture(figure_bytes(story_figure(seen), dpi=50))
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_attention_is_drawn_at_more_or_fewer_steps_than_the_models_own(steps):
+    model = tiny_model()
+    seen = next(look_at(model, [noise_photo()], CLASSES, num_glimpses=steps))
+    assert is_picture(figure_bytes(attention_figure(seen, model), dpi=50))
 
 
 def test_the_same_photo_gives_the_same_bytes():
@@ -118,6 +129,27 @@ def test_one_per_class_and_compare(run_folder, other_run_folder, tmp_path):
     assert names == ["compare.png", "compare_photos.png", "one_per_class.png"]
 
 
+def test_runs_are_not_compared_on_different_photos(tmp_path, capsys):
+    data = tiny_photos(tmp_path / "data")
+    manifest = pandas.read_csv(data / "manifest.csv")
+    manifest["fold"] = (np.arange(len(manifest)) % 2).astype(float)
+    manifest.loc[manifest["split"] == "test", "fold"] = np.nan
+    manifest.to_csv(data / "manifest.csv", index=False)
+    one, fold, more = (
+        str(save_run(tmp_path / name, data, 3, **fields))
+        for name, fields in {
+            "one": {"fold": 0},
+            "fold": {"fold": 1},
+            "more": {"fold": 0, "train_on": "train+valid"},
+        }.items()
+    )
+    for other, split in ((fold, "valid"), (more, "train")):
+        assert main([one, "--compare", other, "--split", split]) == 2
+        error = capsys.readouterr().err
+        assert "holds other photos" in error and error.count("\n") == 1
+    assert main([one, "--compare", fold]) == 0
+
+
 def test_animation_has_a_frame_a_step_and_plays_in_browsers(tmp_path):
     seen = list(look_at(tiny_model(), [noise_photo(), noise_photo(16, 20)], CLASSES))
     for photos in (seen[:1], seen):
@@ -143,6 +175,15 @@ def test_report_holds_everything_and_names_no_address(run_folder, tmp_path):
     assert len(one["belief"]) == 3 and len(one["surfaces"][0]["boxes"]) == 3
     assert data["whole"]["inside"] is not None
     assert [curve["title"] for curve in data["training"]] == ["Loss", "Accuracy"]
+
+
+def test_curves_of_the_report_are_those_that_training_writes(photos, tmp_path):
+    train_run(tiny_config(photos, epochs=2), tmp_path / "run")
+    curves = training_curves(tmp_path / "run" / "metrics.csv")
+    assert [curve["title"] for curve in curves] == ["Loss", "Accuracy"]
+    for curve in curves:
+        assert [one["name"] for one in curve["series"]] == ["train", "valid"]
+        assert all(value is not None for one in curve["series"] for value in one["values"])
 
 
 def test_a_class_name_cannot_break_out_of_the_report():

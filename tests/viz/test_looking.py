@@ -10,6 +10,7 @@ from small_runs import noise_photo, tiny_model
 from stacked_ram.viz.feature_colours import FeatureColours
 from stacked_ram.viz.foveate import UNSEEN, so_far
 from stacked_ram.viz.looking import cut, look_at, sampled_locations
+from stacked_ram.viz.report import picture, surface_entry
 
 CLASSES = ("bar", "dot", "ring")
 KINDS = {
@@ -80,6 +81,17 @@ def test_unseen_stays_dark_and_seen_is_what_was_read():
     known[rows, columns] = UNSEEN
     assert (known == UNSEEN).all()
     assert (so_far(seen, 0) == UNSEEN).all()
+
+
+def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
+    model = tiny_model(stack="backbone", backbone="dla46_c", num_levels=2)
+    seen = next(look_at(model, [noise_photo()], CLASSES))
+    photo, feature_map = seen.surfaces
+    assert feature_map.size == photo.size == (24, 32)
+    assert [one is photo for one in seen.photo_surfaces] == [True]
+    of_photo, of_map = (surface_entry(seen, one, side=64) for one in seen.surfaces)
+    assert of_photo["onPhoto"] and of_photo["image"] is None
+    assert not of_map["onPhoto"] and of_map["image"] == picture(feature_map.image_HWC)
 
 
 def test_finer_patches_lie_over_coarser_ones():

@@ -1,0 +1,126 @@
+"""Photos that turn out to be damaged while they are looked at: the others are drawn rightly."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from pyramids import lose_tiles, smooth_pixels, vips, write_pyramid
+
+from stacked_ram.checkpoint import load_run
+from stacked_ram.errors import UserError
+from stacked_ram.retina.lazy import UnreadablePhoto
+from stacked_ram.viz import commands, compare, looking, sources
+from stacked_ram.viz.cli import main
+from stacked_ram.viz.watching import watch
+
+FIRST, SECOND = 3, 2  # glimpses of the two runs
+
+
+@pytest.fixture
+def damaged(monkeypatch):
+    """To be filled with (name of a photo, glimpses of the run that cannot read it). Each photo
+    stands alone, as large ones do."""
+    gone = set()
+    look = looking.look_at_batch
+
+    def look_or_fail(model, photos, *how):
+        if (photos[0].name, model.config.num_glimpses) in gone:
+            raise UnreadablePhoto(f"{photos[0].name}: cannot read", None)
+        return look(model, photos, *how)
+
+    monkeypatch.setattr(looking, "look_at_batch", look_or_fail)
+    monkeypatch.setattr(looking, "batch_key", lambda photo: ())
+    return gone
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """The pairs of photos that are drawn side by side."""
+    drawn = []
+    draw = compare.compare_figure
+    monkeypatch.setattr(
+        compare, "compare_figure", lambda part, names: drawn.extend(part) or draw(part, names)
+    )
+    return drawn
+
+
+def report_of(run_folder, out):
+    assert main([str(run_folder), "--report", "--out", str(out)]) == 0
+    text = (out / "report.html").read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found[1])
+
+
+def test_galleries_of_the_report_hold_the_photos_that_they_are_of(run_folder, tmp_path, damaged):
+    def galleries(data):
+        return {
+            one["title"]: [data["photos"][place]["name"] for place in one["photos"]]
+            for one in data["galleries"]
+        }
+
+    before = report_of(run_folder, tmp_path)
+    gone = before["photos"][0]["name"]
+    damaged.add((gone, FIRST))
+    after = report_of(run_folder, tmp_path)
+    assert len(after["photos"]) == len(before["photos"]) - 1
+    left = {
+        title: [name for name in names if name != gone]
+        for title, names in galleries(before).items()
+    }
+    assert galleries(after) == {title: names for title, names in left.items() if names}
+    damaged |= {(photo["name"], FIRST) for photo in before["photos"]}
+    assert main([str(run_folder), "--report", "--out", str(tmp_path)]) == 2
+
+
+def test_named_photos_are_compared_with_themselves(
+    run_folder, other_run_folder, photos, tmp_path, damaged, pairs
+):
+    """One run cannot read one of them, the other run another; two have the same name."""
+    files = sorted((photos / "test").rglob("*.png"))
+    twin = shutil.copy(files[2], tmp_path / files[2].name)
+    damaged |= {(files[0].name, FIRST), (files[3].name, SECOND)}
+    words = [str(run_folder), *map(str, files), str(twin), "--compare", str(other_run_folder),
+             "--out", str(tmp_path)]  # fmt: skip
+    assert main(words) == 0
+    assert [one.photo.path for one, _ in pairs] == [*files[1:3], *files[4:], twin]
+    assert all(one.photo.path == other.photo.path for one, other in pairs)
+    damaged |= {(file.name, SECOND) for file in files}
+    assert main(words) == 2
+
+
+def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
+    run_folder, other_run_folder, tmp_path, monkeypatch, pairs
+):
+    gone = {FIRST: "test/bar/0.png", SECOND: "test/ring/2.png"}
+    look, overview, wholes = commands.look_at_all, compare.compare_overview, []
+
+    def look_at_the_rest(run, split):
+        wanted = [name != gone[run.config.model.num_glimpses] for name in split.dataset.names]
+        split.keep(np.flatnonzero(wanted))
+        return look(run, split)
+
+    monkeypatch.setattr(commands, "look_at_all", look_at_the_rest)
+    monkeypatch.setattr(
+        compare,
+        "compare_overview",
+        lambda both, names: wholes.extend(both) or overview(both, names),
+    )
+    words = [str(run_folder), "--compare", str(other_run_folder), "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert wholes[0].names == wholes[1].names
+    assert len(wholes[0].names) == 4 and not set(gone.values()) & set(wholes[0].names)
+    assert len(pairs) == 4
+    assert all(one.photo.name == other.photo.name for one, other in pairs)
+
+
+def test_the_app_says_what_is_wrong_with_a_damaged_photo(run_folder, tmp_path, monkeypatch):
+    vips()
+    monkeypatch.setattr(sources, "DRAWN", 50)  # the small picture comes from a level that is whole
+    path = write_pyramid(tmp_path / "photo.tif", smooth_pixels(150, 200))
+    lose_tiles(path)
+    with pytest.raises(UserError, match=r"photo\.tif: cannot read"):
+        next(watch(load_run(run_folder, "cpu"), str(path), 3, 1.0, None))
