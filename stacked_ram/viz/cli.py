@@ -29,8 +29,10 @@ def check(options: Viz) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}: {value} is below 1")
-    ways = [name for name in ("report", "app", "one_per_class") if getattr(options, name)]
-    if len(ways) > 1:
+    ways = [
+        name for name in ("report", "app", "one_per_class", "compare") if getattr(options, name)
+    ]
+    if len(ways) > 1 and ways != ["app", "compare"]:
         given = " and ".join("--" + name.replace("_", "-") for name in ways)
         raise UserError(f"{given}: ask for one at a time")
     if options.one_per_class and options.named:
