@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from tiny import tiny_digits, tiny_photos
 
 # A job that a shell starts in the background ignores Ctrl-C; some tests send it.
@@ -42,9 +41,5 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Every test starts alike, whichever ran before it: the same random numbers, and Pillow's own
-    limit of pixels (preparing photos in this process sets another)."""
+    """Every test starts alike, whichever ran before it."""
     torch.manual_seed(0)
-    limit = Image.MAX_IMAGE_PIXELS
-    yield
-    Image.MAX_IMAGE_PIXELS = limit

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.colour import to_srgb
-from stacked_ram.preparing.formats import formats
+from stacked_ram.preparing.formats import formats, size_in_file
 
 MAX_PIXELS = 178_956_970  # of one photo; larger ones are refused before their pixels are made
 ORIENTATION = 0x0112  # EXIF tag
@@ -90,7 +90,7 @@ def _pixels(
     channels: int,
     stored_size: tuple[int, int] | None,
 ) -> np.ndarray:
-    width, height = image.size
+    width, height = size_in_file(image)
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first")
     sideways = image.getexif().get(ORIENTATION) in SIDEWAYS

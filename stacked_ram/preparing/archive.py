@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tarfile
@@ -30,11 +31,12 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
-def open_source(path: Path, working: Path) -> Path:
+def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
     """A folder to read the photos from: `path` itself, or what was unpacked from it.
 
     A folder that holds nothing but archives and lists, as a download leaves it, is unpacked too.
-    What was unpacked before from the same archives is used again.
+    What was unpacked into `working` before from the same archives is used again; else they are
+    unpacked there, or in `scratch` where it is given.
 
     Raises:
         UserError: `path` is not there, is no archive, or an archive is not safe to unpack.
@@ -56,6 +58,8 @@ def open_source(path: Path, working: Path) -> Path:
     state = "\n".join(_state(file) for file in [*archives, *others])
     if target.exists() and done.exists() and done.read_text(encoding="utf-8") == state:
         return target
+    if scratch is not None:
+        target, done = scratch / "source", scratch / "source.done"
     done.unlink(missing_ok=True)
     remove_tree(target)
     target.mkdir(parents=True)
@@ -97,6 +101,7 @@ def unpack(archive: Path, target: Path) -> None:
         tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
         NotImplementedError,
     ) as error:

@@ -24,6 +24,7 @@ from stacked_ram.preparing.large import has_vips
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.records import CheckedRecord, EncodedPhoto, Record
 
+FILE = "work.sqlite"  # in the working folder
 _BATCH = 1000
 
 _TABLES = """
@@ -45,8 +46,11 @@ _USABLE = "FROM photos p JOIN checked c USING (file) WHERE c.problem = '' AND p.
 class Catalogue:
     """The photos of one run. Numbers (`id`) count from 1 in the order of the source."""
 
-    def __init__(self, folder: Path, plan: CheckPlan) -> None:
+    def __init__(self, folder: Path, plan: CheckPlan, *, keep: bool = True) -> None:
         """Open the catalogue of a working folder, keeping what was checked under the same plan.
+
+        Args:
+            keep: whether what this run does is kept; if not, the file stays as it was.
 
         Raises:
             UserError: another run has it open.
@@ -54,7 +58,8 @@ class Catalogue:
         folder.mkdir(parents=True, exist_ok=True)
         self.plan = plan
         self.root = Path()
-        self._db = sqlite3.connect(folder / "work.sqlite", timeout=0, isolation_level=None)
+        self._keep = keep
+        self._db = sqlite3.connect(folder / FILE, timeout=0, isolation_level=None)
         try:
             self._db.executescript(
                 "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=NORMAL; BEGIN EXCLUSIVE;"
@@ -72,13 +77,13 @@ class Catalogue:
         if known != (checked_as,):
             self._db.execute("DELETE FROM checked")
             self._db.execute("INSERT OR REPLACE INTO facts VALUES ('plan', ?)", [checked_as])
-        self._db.execute("COMMIT")
-        self._db.execute("BEGIN")
+        if keep:
+            self.save()
 
     def close(self) -> None:
-        """Keep what was checked and let the file go."""
+        """Keep what was checked, if it is to be kept, and let the file go."""
         if self._db.in_transaction:
-            self._db.execute("COMMIT")
+            self._db.execute("COMMIT" if self._keep else "ROLLBACK")
         self._db.close()
 
     def list_photos(self, root: Path, records: Iterable[Record], seed: int) -> str:
@@ -132,7 +137,7 @@ class Catalogue:
     def keep_classes(self, names: Iterable[str]) -> None:
         """Forget the photos of all other classes."""
         self._db.execute("CREATE TEMP TABLE kept (class TEXT PRIMARY KEY)")
-        self._db.executemany("INSERT INTO kept VALUES (?)", ((name,) for name in names))
+        self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((name,) for name in names))
         self._db.execute("DELETE FROM photos WHERE class NOT IN (SELECT class FROM kept)")
         self._db.execute("DROP TABLE kept")
 

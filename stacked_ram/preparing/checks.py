@@ -37,7 +37,7 @@ from stacked_ram.preparing.checked import Checked, CheckPlan, Refused
 from stacked_ram.preparing.colour import to_srgb
 from stacked_ram.preparing.damage import ends_early, has_end, unidentified
 from stacked_ram.preparing.encoding import encode_image, small_jpeg, thumbnail
-from stacked_ram.preparing.formats import SUFFIXES, formats
+from stacked_ram.preparing.formats import SUFFIXES, formats, pixel_limit, size_in_file
 from stacked_ram.preparing.perceptual import look_at
 from stacked_ram.preparing.working import write_bytes
 
@@ -112,11 +112,9 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
     Raises:
         Refused: whatever is wrong with it.
     """
-    # Ours is the limit that counts; Pillow's own must not warn before, nor refuse what we allow.
-    Image.MAX_IMAGE_PIXELS = plan.max_pixels
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with warnings.catch_warnings():
+        with pixel_limit(plan.max_pixels), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=formats()) as image:
@@ -136,7 +134,7 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
 def _decode(
     image: Image.Image, source: Path, content: bytes, plan: CheckPlan
 ) -> tuple[Image.Image, _Facts]:
-    width, height = image.size
+    width, height = size_in_file(image)
     if width * height > plan.max_pixels:
         raise Refused("too_many_pixels", _above(f"{width} x {height}", plan))
     if min(width, height) < MIN_SIDE:

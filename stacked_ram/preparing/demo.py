@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.records import SPLITS
+from stacked_ram.preparing.standing import existing
 from stacked_ram.preparing.working import remember_run, remove_tree, working_folder
 from stacked_ram.preparing.writing import DatasetWriter, encode_photo
 
@@ -32,9 +33,14 @@ DARKENS = 0.8  # share of the ground's light that the shadow takes
 
 
 def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
-    """Make the demo's data set at `dest`, in place of what is there; returns `dest`."""
+    """Make the demo's data set at `dest`, in place of a data set that is there; returns `dest`.
+
+    Raises:
+        UserError: something else stands there.
+    """
     from tqdm import tqdm
 
+    existing(dest)
     origin = "scikit-learn's handwritten digits on its sample photographs"
     options = PrepareOptions(source=Path("scikit-learn"), dest=dest, seed=seed, quality=95)
     remember_run(dest, command="python main.py demo", source=origin)

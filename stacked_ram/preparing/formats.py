@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from PIL import Image
@@ -22,9 +24,34 @@ SUFFIXES = {  # that each may have; MPO is a JPEG of several pictures
     "AVIF": {".avif"},
 }
 
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
+
 
 @cache
 def formats() -> tuple[str, ...]:
     """Those of them that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def size_in_file(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of a photo just opened as its file holds it, before EXIF turns it.
+
+    Of a TIFF, Pillow's own `size` may be turned already.
+    """
+    if image.format == "TIFF":
+        return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+    return image.size
+
+
+@contextmanager
+def pixel_limit(most: int | None) -> Iterator[None]:
+    """Have Pillow refuse photos of more than `most` pixels in this process (None: none at all).
+
+    Pillow's own limit would refuse photos that --max-megapixels allows.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

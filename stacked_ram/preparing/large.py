@@ -19,6 +19,7 @@ from PIL import Image
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.encoding import small_jpeg, thumbnail
+from stacked_ram.preparing.formats import pixel_limit, size_in_file
 from stacked_ram.preparing.perceptual import Look, look_at
 
 MOST_WHOLE = 32_000_000  # pixels; training decodes no more whole (stacked_ram.data.opening.LARGE)
@@ -56,13 +57,11 @@ class TiledHeader:
 
 def tiled_header(path: Path) -> TiledHeader | None:
     """The header of a TIFF of tiles; None for all other files, readable or not."""
-    allowed = Image.MAX_IMAGE_PIXELS
     try:
         with open(path, "rb") as file:
             if file.read(4) not in _TIFF:
                 return None
-        Image.MAX_IMAGE_PIXELS = None  # no pixel is made here
-        with warnings.catch_warnings():
+        with pixel_limit(None), warnings.catch_warnings():  # no pixel is made here
             warnings.simplefilter("ignore")
             with Image.open(path, formats=["TIFF"]) as image:
                 tags = image.tag_v2
@@ -70,7 +69,7 @@ def tiled_header(path: Path) -> TiledHeader | None:
                     return None
                 orientation = tags.get(_ORIENTATION, 1)
                 return TiledHeader(
-                    *image.size,
+                    *size_in_file(image),
                     tile_pixels=tags[_TILE_WIDTH] * tags[_TILE_HEIGHT],
                     tile_bytes=max(tags.get(_TILE_BYTES, (0,))),
                     orientation=orientation if orientation in range(1, 9) else 1,
@@ -78,8 +77,6 @@ def tiled_header(path: Path) -> TiledHeader | None:
                 )
     except Exception:  # decoders raise anything at all on broken files; the other checks say so
         return None
-    finally:
-        Image.MAX_IMAGE_PIXELS = allowed
 
 
 def has_vips() -> bool:

@@ -48,7 +48,7 @@ class NeedleOptions:
     """Make the needle data set: a small object that decides the class, in large photos."""
 
     dest: Positional[Annotated[Path, arg(metavar="DEST")]]
-    """Folder to make, in place of what is there."""
+    """Folder to make, in place of a data set that is there."""
     photos: tuple[int, int, int] = (480, 80, 200)
     """Photos for training, validation and test."""
     seed: int = 0
@@ -69,16 +69,23 @@ class NeedlePhoto:
 
 
 def prepare_needle(options: NeedleOptions) -> Path:
-    """Make the data set; returns DEST."""
+    """Make the data set; returns DEST.
+
+    Raises:
+        UserError: something that is no prepared data set stands there, or pyvips is missing.
+    """
     from tqdm import tqdm
 
     from stacked_ram.preparing.options import PrepareOptions
+    from stacked_ram.preparing.standing import existing
     from stacked_ram.preparing.working import remember_run, remove_tree, working_folder
     from stacked_ram.preparing.writing import DatasetWriter
     from stacked_ram.retina.pyramid import import_vips
 
     dest = options.dest
-    import_vips(dest)  # where it is missing, say so before anything is made
+    # What stands in the way is said before anything is made.
+    existing(dest)
+    import_vips(dest)
     how = PrepareOptions(source=Path("needle"), dest=dest, seed=options.seed, quality=QUALITY)
     remember_run(dest, command=f"python -m stacked_ram.preparing.needle {dest}", source="drawn")
     with (

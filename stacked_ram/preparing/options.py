@@ -145,6 +145,7 @@ class PrepareOptions:
                 raise UserError(f"{flag(name)} {value}: must be between {low} and {high}")
         for name, low in [
             ("max_per_class", 1), ("folds", 2), ("clutter", 0), ("scenes_per_photo", 1),
+            ("seed", 0),
         ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from stacked_ram.errors import UserError
 from stacked_ram.preparing.archive import open_source
-from stacked_ram.preparing.catalogue import Catalogue
+from stacked_ram.preparing.catalogue import FILE, Catalogue
 from stacked_ram.preparing.checked import NO_FAULT, CheckPlan
 from stacked_ram.preparing.download import download
 from stacked_ram.preparing.duplicates import Duplicates, find_duplicates, leave_out_conflicts
 from stacked_ram.preparing.encoding import small_jpeg, thumbnail_of
+from stacked_ram.preparing.formats import pixel_limit
 from stacked_ram.preparing.names import path_text
 from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.pool import Workers, check_all
@@ -53,12 +54,16 @@ def prepare(options: PrepareOptions, command: str = "") -> None:
         tell_download(options)
         return
     with contextlib.ExitStack() as stack:
-        working = working_folder(dest)
+        # check_photo has its own limit; what it stored is opened whatever its size.
+        stack.enter_context(pixel_limit(None))
+        working = scratch = working_folder(dest)
         began_empty = not working.exists()
-        if options.dry_run and began_empty:
-            working = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.dry_run:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if not (working / FILE).exists():
+                working = scratch
         try:
-            _prepare_in(working, options, command)
+            _prepare_in(working, scratch, options, command)
         except UserError:
             # Nothing was fetched, unpacked or decoded that the next run could use.
             if began_empty and not any((working / name).exists() for name in _WORTH_KEEPING):
@@ -68,7 +73,8 @@ def prepare(options: PrepareOptions, command: str = "") -> None:
             raise PreparationFailed(_what_to_do(error, dest)) from error
 
 
-def _prepare_in(working: Path, options: PrepareOptions, command: str) -> None:
+def _prepare_in(working: Path, scratch: Path, options: PrepareOptions, command: str) -> None:
+    """`working` is only read by a dry run, which writes to `scratch`."""
     plan = CheckPlan(
         folder=working / "decoded",
         short_side=0 if options.keep_size else options.short_side,
@@ -77,14 +83,14 @@ def _prepare_in(working: Path, options: PrepareOptions, command: str) -> None:
         keep_large=options.keep_size and options.scene_size is None,
     )
     # The catalogue is also the lock: from here on no other run works at this data set.
-    with contextlib.closing(Catalogue(working, plan)) as catalogue:
+    with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
         if not options.dry_run:
             restore(options.dest)
         there = existing(options.dest)
         root = options.source
         if options.download:
             root = download(options.download, options.dest)
-        root = open_source(root, working).resolve()
+        root = open_source(root, working, scratch).resolve()
         digits = find_digits(root, options)
         if digits is not None:
             made = _prepare_digits(digits, options, there, command)

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import Image
+
 from stacked_ram.preparing.checked import Checked, CheckPlan
 from stacked_ram.preparing.checks import check_photo
 from stacked_ram.preparing.working import PreparationFailed
@@ -123,8 +125,10 @@ def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked
 
 
 def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
+    """Leave Ctrl-C to the parent, do not outlive it, open photos of any size (check_photo has its
+    own limit)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Image.MAX_IMAGE_PIXELS = None
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -160,7 +160,7 @@ def settle_splits(
         inside = parts == TRAIN
         wanted = [plan.shares.get(part, 0.0) for part in range(3)]
         parts[inside] = _shared_out(photos, units, inside, wanted, names, _told(plan))
-    folds = np.full(len(units), -1, dtype=np.int16)
+    folds = np.full(len(units), -1, dtype=np.int32)
     if options.folds is not None:
         inside = parts != TEST
         folds[inside] = _shared_out(

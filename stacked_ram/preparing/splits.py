@@ -33,7 +33,7 @@ def share_out(
     Raises:
         TooFew: a class has fewer units than there are parts, or its units are too large.
     """
-    parts = np.full(len(classes), -1, dtype=np.int8)
+    parts = np.full(len(classes), -1, dtype=np.int32)
     if not len(classes):
         return parts
     wanted = np.stack(
@@ -101,4 +101,4 @@ def _share_out_single(
         # Where units overfilled a part, the others share what is left in proportion.
         room = left[klass] if left[klass].sum() else np.ones(left.shape[1])
         sizes = _targets(len(members), list(room), klass)
-        parts[members] = np.repeat(np.arange(left.shape[1], dtype=np.int8), sizes)
+        parts[members] = np.repeat(np.arange(left.shape[1], dtype=np.int32), sizes)

@@ -33,7 +33,7 @@ def existing(dest: Path) -> dict[str, object] | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         pass
     raise UserError(
-        f"DEST {dest} is there and is no prepared data set: choose another, or remove it"
+        f"{dest} is there and is no prepared data set: move it away, or choose another DEST"
     )
 
 

@@ -17,6 +17,7 @@ from stacked_ram.data.opening import open_photo, photo_endings, reduced
 from stacked_ram.data.order import Rows
 from stacked_ram.data.read import ORIENTATION, SIDEWAYS
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.formats import size_in_file
 from stacked_ram.preparing.names import path_text
 from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.viz.looking import Photo
@@ -89,7 +90,7 @@ def true_shape(path: str | Path) -> tuple[int, int]:
     from PIL import Image
 
     with Image.open(path) as image:
-        width, height = image.size
+        width, height = size_in_file(image)
         sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     return (width, height) if sideways else (height, width)
 

@@ -55,17 +55,19 @@ def test_grayscale_becomes_three_channels_or_stays_one(tmp_path):
     assert read_photo(path, short_side=20, channels=1).shape == (1, 30, 20)
 
 
-def test_exif_turns_the_photo_upright_before_it_is_reduced(tmp_path):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_turns_the_photo_upright_before_it_is_reduced(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     pixels = GRADIENT.copy()
     pixels[:20] = 255
-    path = saved(tmp_path / "a.jpg", pixels, exif=exif, quality=95)
+    path = saved(tmp_path / f"a.{suffix}", pixels, exif=exif, quality=95)
     turned = read_photo(path)
     assert turned.shape == (3, 40, 60)
     assert turned[:, :, -15:].min() > 200  # the top has come to the right
     assert read_photo(path, short_side=20).shape == (3, 20, 30)
     assert read_photo(path, photo_size=(10, 24)).shape == (3, 10, 24)
+    read_photo(path, stored_size=(40, 60))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "LA", "1", "L"])

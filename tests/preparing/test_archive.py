@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -35,7 +36,7 @@ def make_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def make_tar(path: Path, files: dict[str, bytes]) -> Path:
-    mode = "w" if path.suffix == ".tar" else "w:gz"
+    mode = {".tar": "w", ".xz": "w:xz"}.get(path.suffix, "w:gz")
     with tarfile.open(path, mode) as opened:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
@@ -119,6 +120,15 @@ def test_broken_archives(tmp_path: Path, name: str) -> None:
         packed.write_bytes(broken)
         with pytest.raises(UserError, match="broken archive"):
             unpack(packed, tmp_path / "box")
+
+
+def test_damage_inside_xz_is_told_too(tmp_path: Path) -> None:
+    packed = make_tar(tmp_path / "x.tar.xz", {"a.jpg": random.Random(0).randbytes(100_000)})
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2] ^= 255
+    packed.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.tar\.xz: broken archive"):
+        unpack(packed, tmp_path / "box")
 
 
 def test_entries_in_each_others_way(tmp_path: Path) -> None:

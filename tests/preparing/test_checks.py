@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from making import jpeg, picture, save
 from PIL import Image, ImageCms
 
-from stacked_ram.preparing.boxes import clip_box, scale_box, turn_box
+from stacked_ram.preparing.boxes import clip_box, stored_box
 from stacked_ram.preparing.checked import Checked, CheckPlan
 from stacked_ram.preparing.checks import check_photo
 
@@ -145,10 +145,15 @@ def test_exif_rotation_turns_photo_and_box(
         assert checked.problem == ""
         assert ("exif_rotation" in checked.repairs) == (orientation != 1), suffix
         found = np.argwhere(np.asarray(stored(checked, plan).convert("L")) > 127)
-        turned = turn_box(box, width, height, orientation)
+        assert (checked.raw_width, checked.raw_height) == size, suffix
+        scale = min(1, 64 / height)
         upright = (height, width) if orientation >= 5 else (width, height)
-        scale = checked.width / upright[0], checked.height / upright[1]
-        left, top, right, bottom = scale_box(turned, *scale)
+        reduced = tuple(round(scale * side) for side in upright)
+        assert (checked.width, checked.height) == reduced, suffix
+        left, top, right, bottom = stored_box(
+            " ".join(map(str, (*box, *size))), checked.raw_width, checked.raw_height,
+            checked.orientation, *reduced,
+        )  # fmt: skip
         seen = (*found.min(axis=0)[::-1], *(found.max(axis=0)[::-1] + 1))
         assert np.abs(np.array(seen) - (left, top, right, bottom)).max() <= 1.01, suffix
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from stacked_ram.errors import UserError
 from stacked_ram.preparing import demo
 from stacked_ram.preparing.records import SPLITS
 
@@ -21,6 +22,15 @@ def prepared(tmp_path_factory):
         patch.setattr(demo, "CANVASES_A_SCAN", dict.fromkeys(SPLITS, 1))
         assert demo.prepare_demo(dest) == dest
     return dest
+
+
+def test_a_folder_of_the_users_is_never_replaced(tmp_path):
+    kept = tmp_path / "demo" / "holiday" / "only copy.jpg"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"mine")
+    with pytest.raises(UserError, match="demo is there and is no prepared data set"):
+        demo.prepare_demo(tmp_path / "demo")
+    assert [*tmp_path.rglob("*.*")] == [kept] and kept.read_bytes() == b"mine"
 
 
 def rows_of(dest):

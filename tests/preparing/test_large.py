@@ -105,6 +105,8 @@ def test_grayscale_rotated_and_wrongly_named(source: Path, tmp_path: Path) -> No
     turned.set_type(vips().GValue.gint_type, "orientation", 6)
     turned.tiffsave(str(source / "b" / "turned.tif"), tile=True, pyramid=True, tile_width=64,
                     tile_height=64)  # fmt: skip
+    header = large.tiled_header(source / "b" / "turned.tif")
+    assert (header.width, header.height, header.orientation) == (320, 200, 6)
     prepared(source, tmp_path / "out")
     by_source = {row["source"]: row for row in rows(tmp_path / "out")}
     assert by_source["a/grey.tif"]["repairs"] == ""

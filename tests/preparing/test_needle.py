@@ -80,3 +80,11 @@ def test_too_few_photos_are_refused_in_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "c"), "--photos", "4", "1", "4"]) == 2
     assert "--photos" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_of_the_users_is_never_replaced(tmp_path, capsys):
+    (tmp_path / "needle").mkdir()
+    (tmp_path / "needle" / "mine.jpg").write_bytes(b"mine")
+    assert main([str(tmp_path / "needle"), "--photos", "4", "4", "4"]) == 2
+    assert "needle is there and is no prepared data set" in capsys.readouterr().err
+    assert [*tmp_path.rglob("*.*")] == [tmp_path / "needle" / "mine.jpg"]

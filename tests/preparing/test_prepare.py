@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from making import (
 from PIL import Image
 
 from stacked_ram.errors import UserError
+from stacked_ram.preparing.formats import pixel_limit
+from stacked_ram.preparing.pool import Workers
 from stacked_ram.preparing.sources.common import is_litter, split_of
 from stacked_ram.preparing.working import PreparationFailed
 
@@ -74,6 +77,22 @@ def test_odd_files_are_repaired_or_quarantined_and_counted(tmp_path: Path) -> No
         told["counts"]["train"]["a"] + told["counts"]["valid"]["a"] + told["counts"]["test"]["a"]
         == 12
     )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_max_megapixels_allows_is_opened_everywhere(
+    tmp_path: Path, monkeypatch, workers: int
+) -> None:
+    """Pillow's own limit, here 500 pixels, refuses nothing, in no process and no step."""
+    source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
+    save(picture(0), source / "b" / "again.jpg", quality=95)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    told = run(source, tmp_path / "out", keep_size=True, workers=workers)
+    assert told["left_out"] == {"conflict": 2}
+    assert Image.MAX_IMAGE_PIXELS == 500, "left as it was"
+    with Workers(workers) as all_of_them, pixel_limit(None):
+        limits = all_of_them.in_order(resolve_name, ["PIL.Image:MAX_IMAGE_PIXELS"], name=str)
+        assert list(limits) == [None]
 
 
 def test_strict_makes_them_an_error(tmp_path: Path) -> None:

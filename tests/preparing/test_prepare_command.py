@@ -44,6 +44,13 @@ def test_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "downloads").exists()
 
 
+def test_a_class_that_is_named_twice_is_kept_once(tmp_path: Path) -> None:
+    class_folders(tmp_path / "in", {"cat": 5, "dog": 5, "emu": 5})
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--classes", "cat,dog,Cat,dog"]
+    assert main([*arguments, "--workers", "1"]) == 0
+    assert facts(tmp_path / "out")["classes"] == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize(
     ("how", "message"),
@@ -118,6 +125,7 @@ def test_digits_are_passed_on(tmp_path: Path) -> None:
         (["in", "out", "--group-pattern", "("], "--group-pattern"),
         (["in", "out", "--labels", "no.csv"], "--labels no.csv"),
         (["in", "out", "--quality", "0"], "--quality 0"),
+        (["in", "out", "--seed", "-1", "--scene", "96x72", "--background", "in"], "--seed -1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_code_2(

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from stacked_ram.errors import UserError
 from stacked_ram.preparing import checks, pool, working, writing
 from stacked_ram.preparing.catalogue import Catalogue
 from stacked_ram.preparing.checked import CheckPlan
+from stacked_ram.preparing.options import PrepareOptions
+from stacked_ram.preparing.pipeline import prepare
 from stacked_ram.preparing.working import PreparationFailed, restore, working_folder
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +98,26 @@ def test_other_decoding_options_take_up_nothing(source, tmp_path, monkeypatch) -
     told = run(source, tmp_path / "set", short_side=16)
     assert told["repaired"] == {"reduced": 120}
     check_sound(tmp_path / "set")
+
+
+@pytest.mark.parametrize("other", [{}, {"short_side": 16}], ids=str)
+def test_a_dry_run_leaves_a_stopped_run_as_it_is(
+    source, tmp_path, monkeypatch, capsys, other
+) -> None:
+    packed = shutil.make_archive(str(tmp_path / "photos"), "tar", source)
+    dest = tmp_path / "set"
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 70)
+        with pytest.raises(KeyboardInterrupt):
+            run(Path(packed), dest)
+    before = tree_digest(tmp_path)
+    prepare(PrepareOptions(source=Path(packed), dest=dest, dry_run=True, **other))
+    checked = 0 if other else 64
+    assert f"{120 - checked} photos would be checked, {checked} have" in capsys.readouterr().out
+    prepare(PrepareOptions(source=source, dest=dest, dry_run=True))
+    os.utime(packed, (0, 0))  # another archive
+    prepare(PrepareOptions(source=Path(packed), dest=dest, dry_run=True))
+    assert tree_digest(tmp_path) == before
 
 
 def test_lost_or_cut_decoded_files_are_made_again(source, whole, tmp_path, monkeypatch) -> None:

@@ -66,17 +66,33 @@ def test_folder_name_that_is_no_text(tmp_path: Path) -> None:
 def test_class_folders_wrapped_and_nested(tmp_path: Path) -> None:
     class_folders(tmp_path / "wrapped" / "archive-1.0" / "data", {"a": 5, "b": 5})
     assert run(tmp_path / "wrapped", tmp_path / "o1")["classes"] == ["a", "b"]
-    class_folders(tmp_path / "nested" / "trees", {"oak": 5, "elm": 5})
-    class_folders(tmp_path / "nested" / "flowers", {"rose": 5}, first=90)
-    assert run(tmp_path / "nested", tmp_path / "o2")["classes"] == ["elm", "oak", "rose"]
-    class_folders(tmp_path / "sites" / "north", {"oak": 5, "elm": 5})
-    class_folders(tmp_path / "sites" / "south", {"oak": 5}, first=90)
-    assert run(tmp_path / "sites", tmp_path / "o3")["classes"] == [
-        "north/elm", "north/oak", "south/oak",
-    ]  # fmt: skip
+    told = run(tmp_path / "wrapped", tmp_path / "o2", layout="class_folders")
+    assert told["classes"] == ["a", "b"]
+    (tmp_path / "wrapped" / "archive-1.0" / "README").write_text("beside what wraps them")
+    assert run(tmp_path / "wrapped", tmp_path / "o3")["classes"] == ["a", "b"]
     class_folders(tmp_path / "deep", {"cat": 4, "dog": 5})
     save(picture(77), tmp_path / "deep" / "cat" / "more" / "5.jpg")
     assert split_sizes_total(run(tmp_path / "deep", tmp_path / "o4")) == {"cat": 5, "dog": 5}
+
+
+def test_folders_inside_the_classes_are_no_classes(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    class_folders(source / "cat", {"home": 3, "street": 3})
+    class_folders(source / "dog", {"home": 3, "park": 3}, first=50)
+    assert split_sizes_total(run(source, tmp_path / "o1")) == {"cat": 6, "dog": 6}
+    save(picture(99), source / "cat" / "stray.jpg")
+    assert split_sizes_total(run(source, tmp_path / "o2")) == {"cat": 7, "dog": 6}
+
+
+@pytest.mark.parametrize("wrap", ["", "images"])
+def test_all_splits_have_the_same_classes(tmp_path: Path, wrap: str) -> None:
+    """What says which folders are classes is the training split, also where another would not."""
+    source = tmp_path / "in"
+    class_folders(source / "train" / wrap, {"cat": 5, "dog": 5})
+    class_folders(source / "test" / wrap / "cat", {"home": 2, "street": 2}, first=50)
+    told = run(source, tmp_path / "out")
+    assert told["classes"] == ["cat", "dog"]
+    assert told["counts"]["test"] == {"cat": 4, "dog": 0}
 
 
 def split_sizes_total(told: dict) -> dict[str, int]:

@@ -80,6 +80,11 @@ def test_folds_of_equal_classes_are_of_one_size() -> None:
     assert np.bincount(parts).tolist() == [22] * 5
 
 
+def test_as_many_folds_as_there_are_photos() -> None:
+    parts = share_out(np.zeros(300, np.int64), np.arange(300), lots(1, 300), [1.0] * 300)
+    assert sorted(parts) == list(range(300))
+
+
 def test_units_hang_together_by_groups_and_by_copies() -> None:
     ids = np.array([2, 3, 5, 7, 11, 13])
     groups = np.array([0, 1, 1, 0, 2, 0])

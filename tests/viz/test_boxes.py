@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_runs import noise_photo, tiny_model
 
+from stacked_ram.data.read import ORIENTATION
 from stacked_ram.viz.boxes import draw_boxes, draw_surface, split_at_edges, view_of
 from stacked_ram.viz.looking import Photo, look_at
+from stacked_ram.viz.sources import true_shape
 from stacked_ram.viz.story import fit, view_shape
 from stacked_ram.viz.style import Sheet, figure_bytes, step_colours
 
@@ -77,6 +79,15 @@ def test_photo_keeps_its_true_shape_when_it_was_squeezed():
     seen = next(look_at(tiny_model(patch_size=2), [photo], CLASSES))
     surface = seen.surfaces[0]
     assert view_shape(seen, surface, (0, 0, 20, 20)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_the_true_shape_is_upright(tmp_path, ending):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / f"photo.{ending}"
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    assert true_shape(path) == (40, 20)
 
 
 @given(

@@ -53,15 +53,16 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
     if options.labels is not None:
         return labels_csv.read_labels_csv(root, options)
     adapters = _OFFICIAL | _GENERAL
+    chain = list(_single_chain(root))
     if options.layout != "auto":
         fits, read = adapters[options.layout]
-        base = next((base for base in _bases(root) if fits(base)), root)
+        bases = reversed(chain) if options.layout == "class_folders" else _bases(root)
+        base = next((base for base in bases if fits(base)), root)
         return read(base, options)
     for fits, read in _OFFICIAL.values():
         for base in _bases(root):
             if fits(base):
                 return read(base, options)
-    chain = list(_single_chain(root))
     for name in ("split_folders", "labels_csv"):
         fits, read = _GENERAL[name]
         for base in chain:

@@ -13,19 +13,20 @@ from stacked_ram.preparing.sources.common import Source, entries, split_of, walk
 
 
 def class_folders_fit(root: Path) -> bool:
-    """Whether there are folders with files in them, one or two levels down."""
+    """Whether there are folders with files in them or below."""
     return bool(_class_folders(root))
 
 
 def read_class_folders(root: Path, options: PrepareOptions) -> Source:
-    """One class a folder. Where the folders hold nothing but folders, those are the classes."""
-    classes = _class_folders(root)
+    """One class a folder, with all that is below it."""
+    within = _unwrapped(root)
+    classes = _class_folders(within)
     if not classes:
         raise UserError(
             f"{root}: no class folders found: each class needs a folder with its photos in it, or "
             "give --labels labels.csv"
         )
-    for folder in _siblings(root, classes):
+    for folder in entries(within)[0]:
         name = path_text(folder.name)
         if not any(walk(folder)) and (not options.classes or name in options.class_list):
             raise UserError(
@@ -54,7 +55,11 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
             f"{root}: is train/ the training split, or a class beside {names}? Give --layout"
             " split_folders (which uses train/ alone) or --layout class_folders"
         )
-    classes = {split: _class_folders(folder) for split, folder in splits.items()}
+    wrapped = _unwrapped(splits["train"]) != splits["train"]  # one answer for all of them
+    classes = {
+        split: _class_folders(_unwrapped(folder) if wrapped else folder)
+        for split, folder in splits.items()
+    }
     source = Source("split_folders", _split_records(classes), "the folders' own split")
     for split, folders in classes.items():
         if not folders:
@@ -92,26 +97,18 @@ def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
-    """Class name -> folder.
+    """Class name -> folder: the folders with files in them or anywhere below."""
+    return {path_text(one.name): one for one in entries(root)[0] if any(walk(one))}
 
-    Folders with files in them, or, where no folder has any, the folders in them: named by their
-    own name where no two are alike, else with their parent's ("site1/cat").
-    """
+
+def _unwrapped(root: Path) -> Path:
+    """The only folder in `root`, where it holds nothing but folders: these are the classes."""
     folders = entries(root)[0]
-    filled = [folder for folder in folders if entries(folder)[1]]
-    if filled or not folders:
-        return {path_text(folder.name): folder for folder in folders if any(walk(folder))}
-    inner = [deep for folder in folders for deep in entries(folder)[0] if any(walk(deep))]
-    own = {path_text(folder.name): folder for folder in inner}
-    if len(own) == len(inner):
-        return own
-    return {path_text(folder.relative_to(root)): folder for folder in inner}
-
-
-def _siblings(root: Path, classes: dict[str, Path]) -> list[Path]:
-    """All folders that stand where the class folders stand, empty ones too."""
-    parents = {folder.parent for folder in classes.values()}
-    return [folder for parent in sorted(parents) for folder in entries(parent)[0]]
+    if len(folders) == 1:
+        inner, files = entries(folders[0])
+        if inner and not files:
+            return folders[0]
+    return root
 
 
 def _stray_note(root: Path) -> list[str]:
