@@ -159,7 +159,7 @@ class Trainer:
         row: Row = {"epoch": self.epoch + 1, "learning_rate": learner.rate}
         row |= {f"train_{name}": short(value) for name, value in trained.items()}
         row["skipped"] = learner.skipped
-        row["left_out"] = len(world.union(learner.left_out.errors))
+        row["left_out"] = len(world.union(learner.left_out.names))
         if self.valid_loader is not None:
             self.progress.say("validating")
             model = learner.evaluated
@@ -292,7 +292,7 @@ class Trainer:
         checkpoint.save_weights(self.run.path / name, weights, card)
 
     def save(self) -> None:
-        left_out = sorted(self.world.union(self.learner.left_out.errors))
+        left_out = sorted(self.world.union(self.learner.left_out.names))
         if self.world.is_main:
             state = self.state_dict() | {"left_out": left_out}
             checkpoint.save_state(self.run.path, state, self.learner.step)
@@ -304,7 +304,7 @@ class Trainer:
         return {
             "world": self.world.size,
             "batches": batches,
-            "photos": self.photos,
+            "contents": self.contents,
             "loader": {"epoch": self.epoch, "position": step - self.epoch * batches},
             "learner": self.learner.state_dict(),
             "epoch": self.epoch,
@@ -314,7 +314,7 @@ class Trainer:
         }
 
     @functools.cached_property
-    def photos(self) -> list[str]:
+    def contents(self) -> list[str]:
         """The digests of the splits that this run reads."""
         loaders = [self.loader, *([self.valid_loader] if self.valid_loader is not None else [])]
         return [loader.dataset.digest() for loader in loaders]
@@ -333,13 +333,13 @@ class Trainer:
                     f"{self.run.path}: was trained with {state[name]} {what}, now there are {now};"
                     " start it as it was started (data set, torchrun)"
                 )
-        if state.get("photos", self.photos) != self.photos:  # earlier states have none
+        if state.get("contents", self.contents) != self.contents:  # earlier states have none
             raise UserError(
                 f"{self.run.path}: was trained on other photos, labels or splits than those of"
                 f" {self.dataset.folder}"
             )
         self.learner.load_state_dict(state["learner"])
-        self.learner.left_out.recall(state.get("left_out", []))  # earlier states have none
+        self.learner.left_out.before = set(state.get("left_out", ()))  # earlier states have none
         self.loader.load_state_dict(state["loader"])
         for name in ("epoch", "history", "best", "stale"):
             setattr(self, name, state[name])

@@ -189,7 +189,9 @@ def test_a_data_set_of_pyramids_is_read_in_pieces_unless_it_is_needed_whole(tmp_
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_photos_too_large_to_be_decoded_are_reduced_for_training(tmp_path, monkeypatch, workers):
+def test_photos_too_large_to_be_decoded_are_reduced_for_training(
+    tmp_path, monkeypatch, caplog, workers
+):
     from stacked_ram.data import assemble, read
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.loader import make_loader
@@ -203,6 +205,7 @@ def test_photos_too_large_to_be_decoded_are_reduced_for_training(tmp_path, monke
     loader = make_loader(dataset, config, train=False)
     batch = next(iter(loader))
     assert loader.workers.num_workers == 0  # libvips has threads, which a forked process would lack
+    assert ("read in the training process" in caplog.text) == (workers > 0)
     assert batch.sizes_B2.tolist() == [[75, 100]] * 6
     for row, pixels_CHW in zip(batch.index_B.tolist(), batch.pixels_BCHW.numpy(), strict=True):
         assert abs(pixels_CHW.astype(int) - whole[row]).mean() < 2

@@ -6,7 +6,6 @@ Runs in worker processes, or in the training process.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -47,7 +46,9 @@ class BatchMaker(torch.utils.data.Dataset):
         sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
         self.in_pieces = in_pieces(dataset, data, whole)
-        self.any_too_large = any(map(too_large, dataset.names, dataset.sizes.tolist()))
+        self.any_too_large = bool(
+            (dataset.sizes.prod(axis=1) > MAX_PIXELS).any() or any(map(is_slide, dataset.names))
+        )
         kept = "none" if self.in_pieces else data.cache
         self.scenes = None
         if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
@@ -142,7 +143,7 @@ class BatchMaker(torch.utils.data.Dataset):
         pixels_CHW = self.cache.get(place, path) if self.cache else None
         if pixels_CHW is None:
             size, stored = (tuple(sizes[row].tolist()) for sizes in (self.sizes_N2, dataset.sizes))
-            if too_large(path, stored):
+            if stored[0] * stored[1] > MAX_PIXELS or is_slide(path):
                 pixels_CHW = reduced(LazyPhoto(path, dataset.channels, stored), size)
             else:
                 pixels_CHW = read_photo(
@@ -185,7 +186,7 @@ def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
     """
     if data.short_side is not None or data.photo_size is not None:
         return False
-    endings = {ending_of(name) for name in dataset.names}
+    endings = {os.path.splitext(name)[1].lower() for name in dataset.names}
     changed = data.flip or data.crop_area[0] < 1 or augments(data)
     largest = dataset.manifest.sizes_M2.prod(axis=1).max()
     if whole:
@@ -203,13 +204,8 @@ def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
     return True
 
 
-def too_large(path: str, size: Sequence[int]) -> bool:
-    """Whether a photo of this (height, width) has to be reduced piece by piece."""
-    return size[0] * size[1] > MAX_PIXELS or ending_of(path) in SLIDES
-
-
-def ending_of(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+def is_slide(name: str) -> bool:
+    return name.lower().endswith(tuple(SLIDES))
 
 
 def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:

@@ -144,9 +144,11 @@ def check_options(dataset: Dataset, data: DataConfig) -> None:
         if given:
             raise UserError(f"{name}: {dataset.folder} holds digits, which do not take it")
     if data.shift and not dataset.digits.composed:
+        random = dataset.digits.translate
+        where = "stand at random places already" if random else "stand in the middle of a canvas"
         raise UserError(
-            f"shift: the digits of {dataset.folder} are put on canvases; it is for digits that are"
-            " seen as they are stored (prepare the data set with --translate for other places)"
+            f"shift: the digits of {dataset.folder} {where}; it is for digits that are seen as they"
+            f" are stored{'' if random else ' (--translate prepares them at random places)'}"
         )
     if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
         raise UserError(

@@ -30,19 +30,22 @@ class LeftOut:
     """What was left out of one split, in one process.
 
     most: the share of the split's photos that may be left out (FEW may be anyway).
-    errors: by name of the photo, what was wrong with it.
+    errors: by name of the photo, what was wrong with it. before: names of photos that were left
+    out before the run was resumed.
     """
 
     def __init__(self, dataset: Dataset, most: float = 1.0) -> None:
         self.dataset, self.most = dataset, most
         self.errors: dict[str, str] = {}
+        self.before: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.errors)
 
-    def recall(self, names: Iterable[str]) -> None:
-        """Go on from photos that were left out before."""
-        self.errors = dict.fromkeys(names, "could not be read before")
+    @property
+    def names(self) -> set[str]:
+        """All that were ever left out."""
+        return self.before | self.errors.keys()
 
     def each(
         self, batches: Iterable[Batch], work: Callable[[Batch], Found]

@@ -24,6 +24,7 @@ from stacked_ram.data.batch import Batch
 from stacked_ram.data.blend import Blend
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.order import Rows, drawn, evaluation_batches, padding, training_batches
+from stacked_ram.data.read import MAX_PIXELS
 from stacked_ram.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,13 @@ class PhotoLoader(Loader):
         """As many as configured, or none where the shared memory is too small for their batches
         (containers have 64 MB of it unless told otherwise), or where photos are read in pieces:
         once it is known where, or by libvips, whose threads a forked process lacks."""
-        workers = 0 if self.maker.in_pieces or self.maker.any_too_large else self.data.workers
+        workers = 0 if self.maker.in_pieces else self.data.workers
+        if workers and self.maker.any_too_large:
+            log.warning(
+                "workers: %s has photos of more than %s pixels, or slides; its photos are read in"
+                " the training process", self.dataset.folder, f"{MAX_PIXELS:,}",
+            )  # fmt: skip
+            return 0
         if not workers or not SHARED.is_dir():
             return workers
         height, width = self.maker.sizes_N2.max(axis=0)

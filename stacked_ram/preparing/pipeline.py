@@ -74,7 +74,7 @@ def prepare(options: PrepareOptions, command: str = "") -> None:
 
 
 def _prepare_in(working: Path, scratch: Path, options: PrepareOptions, command: str) -> None:
-    """`working` is only read by a dry run, which writes to `scratch`."""
+    """A dry run leaves `working` as it is, and writes to `scratch`."""
     plan = CheckPlan(
         folder=working / "decoded",
         short_side=0 if options.keep_size else options.short_side,

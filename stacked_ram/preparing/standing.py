@@ -33,7 +33,7 @@ def existing(dest: Path) -> dict[str, object] | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         pass
     raise UserError(
-        f"{dest} is there and is no prepared data set: move it away, or choose another DEST"
+        f"{dest} is there and is no prepared data set: move it away, or choose another folder"
     )
 
 

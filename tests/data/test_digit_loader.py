@@ -83,7 +83,7 @@ def test_shift_moves_training_digits_only(plain, cluttered):
     assert len(moves) > 8
     still = collected(loader_of(plain, "test", shift=2))
     assert (still[3][0][0].numpy() == np.load(plain / "test" / "images.npy")[3]).all()
-    with pytest.raises(UserError, match="are put on canvases"):
+    with pytest.raises(UserError, match="random places already"):
         loader_of(cluttered, shift=2)
 
 

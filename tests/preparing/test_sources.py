@@ -95,6 +95,17 @@ def test_all_splits_have_the_same_classes(tmp_path: Path, wrap: str) -> None:
     assert told["counts"]["test"] == {"cat": 4, "dog": 0}
 
 
+@pytest.mark.parametrize("wrapped", ["train", "test"])
+def test_one_of_the_splits_may_be_wrapped(tmp_path: Path, wrapped: str) -> None:
+    source = tmp_path / "in"
+    for split in ("train", "test"):
+        folder = source / split / ("images" if split == wrapped else "")
+        class_folders(folder, {"cat": 5, "dog": 5}, first=50 * (split == "test"))
+    told = run(source, tmp_path / "out")
+    assert told["classes"] == ["cat", "dog"]
+    assert told["counts"]["test"] == {"cat": 5, "dog": 5}
+
+
 def split_sizes_total(told: dict) -> dict[str, int]:
     return {name: sum(told["counts"][s][name] for s in told["counts"]) for name in told["classes"]}
 

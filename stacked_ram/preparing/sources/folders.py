@@ -55,11 +55,8 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
             f"{root}: is train/ the training split, or a class beside {names}? Give --layout"
             " split_folders (which uses train/ alone) or --layout class_folders"
         )
-    wrapped = _unwrapped(splits["train"]) != splits["train"]  # one answer for all of them
-    classes = {
-        split: _class_folders(_unwrapped(folder) if wrapped else folder)
-        for split, folder in splits.items()
-    }
+    trained = _class_folders(_unwrapped(splits["train"]))
+    classes = {split: _like(trained, folder) for split, folder in splits.items()}
     source = Source("split_folders", _split_records(classes), "the folders' own split")
     for split, folders in classes.items():
         if not folders:
@@ -99,6 +96,13 @@ def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
 def _class_folders(root: Path) -> dict[str, Path]:
     """Class name -> folder: the folders with files in them or anywhere below."""
     return {path_text(one.name): one for one in entries(root)[0] if any(walk(one))}
+
+
+def _like(classes: dict[str, Path], root: Path) -> dict[str, Path]:
+    """The class folders of a split whose training split has these: in a wrapping folder where some
+    of them are there, else in the split's own."""
+    inner = _class_folders(_unwrapped(root))
+    return inner if inner.keys() & classes.keys() else _class_folders(root)
 
 
 def _unwrapped(root: Path) -> Path:
