@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ FORMAT = 1
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """dataset.yaml, checked. Raises UserError saying what is wrong with it."""
+    """dataset.yaml, checked; a `std` of 0 (a channel that does not vary) is given as 1.
+
+    Raises UserError saying what is wrong with it.
+    """
     import yaml
 
     path = folder / "dataset.yaml"
@@ -41,16 +45,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
         "kind": facts.get("kind") in ("photos", "digits"),
         "channels": channels in (1, 3),
         "classes": _all_of(facts.get("classes"), str) and len(facts["classes"]) > 0,
-        "mean": _all_of(facts.get("mean"), (int, float)) and len(facts["mean"]) == channels,
-        "std": _all_of(facts.get("std"), (int, float)) and len(facts["std"]) == channels,
+        "mean": _pixel_values(facts.get("mean"), channels),
+        "std": _pixel_values(facts.get("std"), channels),
     }
     for key, right in good.items():
         if not right:
             raise UserError(f"{path}: {key}: {facts.get(key)!r} is not valid; {again}")
     if len(set(facts["classes"])) < len(facts["classes"]):
         raise UserError(f"{path}: classes: a class is named twice; {again}")
+    facts["std"] = [one or 1.0 for one in facts["std"]]
     return facts
 
 
 def _all_of(values: Any, kind: Any) -> bool:
     return isinstance(values, list) and all(isinstance(one, kind) for one in values)
+
+
+def _pixel_values(values: Any, channels: int) -> bool:
+    """Whether these are numbers that pixels can have, finite and not negative, one a channel."""
+    right = _all_of(values, (int, float)) and len(values) == channels
+    return right and all(0 <= one < math.inf for one in values)

@@ -27,7 +27,7 @@ from stacked_ram.errors import UserError
 from stacked_ram.preparing.digit_report import write_digit_reports
 from stacked_ram.preparing.idx import PARTS, find_idx, read_idx
 from stacked_ram.preparing.names import path_text
-from stacked_ram.preparing.options import PrepareOptions, flag
+from stacked_ram.preparing.options import PrepareOptions
 from stacked_ram.preparing.records import SPLITS
 from stacked_ram.preparing.working import publish, recall_run, remove_tree, working_folder
 
@@ -47,7 +47,7 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
     Whoever calls has seen to it that DEST may be written. Raises UserError when files are missing
     or damaged, or an option is given that digits do not have.
     """
-    _check(options)
+    options.refuse_unused("digits")
     canvas, clutter = canvas_of(options)
     splits, classes, sources = _read_splits(options, folder or options.source)
     digit_size = splits["train"][0].shape[1:]
@@ -236,22 +236,6 @@ def _draw(labels_N: np.ndarray, options: PrepareOptions) -> np.ndarray:
             raise UserError(f"--valid-ratio {ratio}: {error}") from error
         drawn_N[valid] = True
     return drawn_N
-
-
-def _check(options: PrepareOptions) -> None:
-    """Refuse what digits do not have."""
-    given = {
-        "scene": options.scene is not None,
-        "folds": options.folds is not None,
-        "labels": options.labels is not None,
-        "group_pattern": options.group_pattern is not None,
-        "max_per_class": options.max_per_class is not None,
-        "split": options.split == "ratio",
-        "test_ratio": options.test_ratio is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise UserError(f"{flag(name)}: the MNIST family's digits do not take it; leave it out")
 
 
 def _origin(options: PrepareOptions) -> dict[str, object]:

@@ -51,24 +51,29 @@ def find_duplicates(catalogue: Catalogue, distance: int) -> Duplicates:
 
 
 def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
-    """Leave out every photo that stands under two labels, in all its copies; returns how many."""
-    copies: dict[int, list[int]] = {}
-    for first, second in found.exact:
-        copies.setdefault(first, [first]).append(second)
-    out: dict[int, str] = {}
+    """Leave out every photo that stands under two labels, in all its copies; returns how many.
+
+    Its copies are what hangs together by equal files and by photos of one hash that look alike.
+    """
+    if not found.conflicts:
+        return 0
+    ids = np.unique(found.links())
+    copies = [*found.exact, *((a, b) for a, b, bits in found.near if bits == 0)]
+    units = units_of(
+        ids, np.zeros(len(ids), dtype=np.int64), np.array(copies, dtype=np.int64).reshape(-1, 2)
+    )
+    others: dict[int, dict[str, int]] = {}  # unit -> label -> a photo that gives it this label
     for first, second in found.conflicts:
         for here, there in ((first, second), (second, first)):
-            other = f"also under {catalogue.class_of(there)!r}: {catalogue.source_of(there)}"
-            for copy in copies.get(here, [here]):
-                if catalogue.class_of(copy) != catalogue.class_of(there):
-                    out.setdefault(copy, other)
-    for numbers in copies.values():
-        if any(number in out for number in numbers):
-            for number in numbers:
-                out.setdefault(number, "its copy stands under another label")
-    for number, detail in out.items():
+            unit = int(units[np.searchsorted(ids, here)])
+            others.setdefault(unit, {}).setdefault(catalogue.class_of(there), there)
+    out = np.isin(units, list(others))
+    for number, unit in zip(ids[out].tolist(), units[out].tolist(), strict=True):
+        own = catalogue.class_of(number)
+        label, there = next(pair for pair in others[unit].items() if pair[0] != own)
+        detail = f"also under {label!r}: {catalogue.source_of(there)}"
         catalogue.leave_out([number], "conflict", detail)
-    return len(out)
+    return int(out.sum())
 
 
 def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:

@@ -28,6 +28,19 @@ Download = Literal[
 # These say how or where a run goes, not what it makes: DEST is the same whatever they are.
 RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
 
+# What only some data sets can be asked for: what they are made of, or their layout -> the options.
+# Every option that is not here is for all.
+ONLY_FOR = {
+    "photos": (
+        "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
+        "near_duplicates", "keep_conflicts", "short_side", "keep_size", "quality",
+        "max_megapixels", "scene",
+    ),
+    "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
+    "digits": ("canvas", "translate", "clutter", "clutter_size"),
+    "flowers17": ("official_split",),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class PrepareOptions:
@@ -73,7 +86,7 @@ class PrepareOptions:
     part, share of its training photos."""
     folds: int | None = None
     """Number the photos outside the test split 0 to FOLDS-1 in the manifest's column `fold`;
-    fold 0 is written as valid."""
+    fold 0 is written as valid. Not for scenes."""
     seed: int = 0
     """Seed of everything drawn."""
     near_duplicates: int = 8
@@ -155,14 +168,7 @@ class PrepareOptions:
                 f"--valid-ratio {self.valid_share} and --test-ratio {self.test_share} leave "
                 "nothing to train on: their sum must be below 1"
             )
-        if self.folds is not None and self.valid_ratio is not None:
-            raise UserError("--folds makes valid of fold 0, --valid-ratio draws it: not both")
-        if self.scene is not None and (self.canvas is not None or self.translate):
-            raise UserError("--scene is for photos, --canvas and --translate for digits: not both")
-        if self.scene is not None and self.background is None:
-            raise UserError("--scene needs photos of other things: give --background FOLDER too")
-        if self.background is not None and self.scene is None:
-            raise UserError("--background is for scenes: give --scene WIDTHxHEIGHT too")
+        self._check_together()
         if self.group_pattern is not None:
             try:
                 re.compile(self.group_pattern)
@@ -172,6 +178,63 @@ class PrepareOptions:
         _ = (self.scene_size, self.canvas_size, self.object_shares, self.clutter_shares)
         if self.classes is not None and not self.class_list:
             raise UserError("--classes is empty: name the classes to keep, as --classes a,b,c")
+
+    def _check_together(self) -> None:
+        """Refuse options of which one rules out the other, or needs it."""
+        given, scene = self._given(), self.scene is not None
+        for_scenes = [
+            name for name in given if name in ONLY_FOR["scenes"] and name not in ONLY_FOR["digits"]
+        ]
+        if for_scenes and not scene:
+            raise UserError(f"{flag(for_scenes[0])} is for scenes: give --scene WIDTHxHEIGHT too")
+        for wrong, told in [
+            ("folds" in given and "valid_ratio" in given,
+             "--folds makes valid of fold 0, --valid-ratio draws it: not both"),
+            ("official_split" in given and self.split == "ratio",
+             "--official-split follows the source's split, --split ratio draws another: not both"),
+            ("labels" in given and self.layout not in ("auto", "labels_csv"),
+             f"--labels is for photos that a CSV names, not --layout {self.layout}: not both"),
+            ("keep_size" in given and "short_side" in given,
+             "--keep-size keeps every photo's size, --short-side reduces it: not both"),
+            (scene and ("canvas" in given or "translate" in given),
+             "--scene is for photos, --canvas and --translate for digits: not both"),
+            (scene and "background" not in given,
+             "--scene needs photos of other things: give --background FOLDER too"),
+            (scene and "folds" in given,
+             "--folds is not for scenes, which share the photos behind them over all folds: leave "
+             "out --folds or --scene"),
+            ("clutter_size" in given and not self.clutter,
+             "--clutter-size is that of pieces of other digits: give --clutter NUMBER too"),
+            ("clutter_share" in given and self.clutter == 0,
+             "--clutter-share is that of distracting crops, --clutter 0 has none: not both"),
+        ]:  # fmt: skip
+            if wrong:
+                raise UserError(told)
+
+    def _given(self) -> list[str]:
+        """The names of the options that are not as they are by themselves."""
+        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+
+    def refuse_unused(self, *kinds: str) -> None:
+        """Refuse options that would be recorded and change nothing.
+
+        Args:
+            kinds: all that holds of the data set to be made, of the keys of `ONLY_FOR`; the first
+                is what it is called.
+
+        Raises:
+            UserError: naming each such option and what it is for.
+        """
+        told = []
+        for name in self._given():
+            takers = [kind for kind, names in ONLY_FOR.items() if name in names]
+            if takers and not set(takers) & set(kinds):
+                told.append(f"{flag(name)} (for {' or '.join(takers)})")
+        if told:
+            raise UserError(
+                f"{self.download or self.source}: {kinds[0]} do not take {', '.join(told)}: "
+                f"leave {'it' if len(told) == 1 else 'them'} out"
+            )
 
     @property
     def class_list(self) -> list[str]:

@@ -107,6 +107,7 @@ def _prepare_digits(
     folder: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
 ) -> bool:
     """Returns whether a data set was made."""
+    options.refuse_unused("digits")
     files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
     if is_done(options, there, files):
         return False
@@ -133,6 +134,8 @@ def _prepare_photos(
     if not options.dry_run and (there is None or options.overwrite):
         workers.start()
     source = find_source(root, options)
+    scenes = [] if options.scene is None else ["scenes"]
+    options.refuse_unused(*scenes, "photos", source.layout)
     fingerprint = catalogue.list_photos(root, source.records, options.seed)
     if options.scene_size is not None:
         from stacked_ram.preparing.scenes import background_fingerprint, prepare_scenes

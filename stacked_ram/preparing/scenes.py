@@ -112,7 +112,6 @@ def prepare_scenes(
                 source=record.source,
                 group=record.group or record.source,
                 box=box,
-                fold=record.fold,
                 repairs=record.repairs,
             )
             if record.split == "train":

@@ -306,7 +306,9 @@ class DatasetWriter:
         }
 
     def _pixel_facts(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each channel over all pixels of train, in 0..1."""
+        """Mean and standard deviation of each channel over all pixels of train, in 0..1; the
+        deviation of a channel that does not vary is given as 1: it is what photos are divided by.
+        """
         if not self._pixels:
             return {"mean": [0.0] * self.channels, "std": [1.0] * self.channels}
         means = [float(total) / self._pixels for total in self._sums]
@@ -316,5 +318,5 @@ class DatasetWriter:
         ]
         return {
             "mean": [round(mean / 255, 6) for mean in means],
-            "std": [round(spread / 255, 6) for spread in spreads],
+            "std": [round(spread / 255, 6) or 1.0 for spread in spreads],
         }

@@ -84,6 +84,10 @@ def test_limit_photos_keeps_the_classes_shares_and_the_same_photos(tmp_path):
         ({"classes": ["a", "a"]}, "named twice"),
         ({"mean": [0.5]}, r"mean: \[0.5\] is not valid"),
         ({"std": "wide"}, "std: 'wide' is not valid"),
+        ({"std": [0.2, -0.1, 0.2]}, r"std: \[0.2, -0.1, 0.2\] is not valid"),
+        ({"std": [0.2, float("nan"), 0.2]}, r"std: \[0.2, nan, 0.2\] is not valid"),
+        ({"mean": [0.5, 0.5, float("inf")]}, r"mean: \[0.5, 0.5, inf\] is not valid"),
+        ({"mean": [-0.5, 0.5, 0.5]}, r"mean: \[-0.5, 0.5, 0.5\] is not valid"),
         ({"channels": 2}, "channels: 2 is not valid"),
         ({"classes": ["a", "b"]}, "class `c` is not among those of dataset.yaml"),
         ({"classes": ["a", "b", "c", "d"]}, "class `d` has no training photo"),
@@ -97,6 +101,11 @@ def test_a_wrong_dataset_yaml_is_named(tmp_path, change, message):
         opened(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_channel_that_does_not_vary_is_divided_by_1(tmp_path):
+    make_photos(tmp_path, std=[0.25, 0.0, 0])
+    assert opened(tmp_path).std == (0.25, 1.0, 1.0)
 
 
 def test_no_data_set_says_how_to_make_one(tmp_path):

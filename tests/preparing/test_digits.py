@@ -231,6 +231,8 @@ def cut(path: Path) -> None:
         ({"clutter": 4, "clutter_size": 29}, "--clutter-size 29"),
         ({"folds": 5, "valid_ratio": None}, "--folds"),
         ({"test_ratio": 0.1}, "--test-ratio"),
+        ({"short_side": 64}, r"digits do not take --short-side \(for photos\): leave it out"),
+        ({"clutter_size": 5}, "--clutter-size .*give --clutter NUMBER too"),
         ({"classes": "3,eleven"}, "no class 'eleven'"),
     ],
 )

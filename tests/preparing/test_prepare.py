@@ -233,6 +233,19 @@ def test_one_photo_under_two_labels(tmp_path: Path) -> None:
     assert splits["b/same.jpg"] == splits["a/photo 000.jpg"] == splits["a/again.jpg"]
 
 
+def test_a_conflict_leaves_out_all_that_look_alike(tmp_path: Path) -> None:
+    """Three files of the same pixels, other bytes: of one hash, and one under another label."""
+    source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
+    for level, name in [(1, "a/one.png"), (6, "a/two.png"), (9, "b/three.png")]:
+        save(picture(500), source / name, compress_level=level)
+    run(source, tmp_path / "out")
+    names = ["one.png", "two.png", "three.png"]
+    assert problems(tmp_path / "out") == dict.fromkeys(names, "conflict")
+    details = {row["source"]: row["detail"] for row in rows(tmp_path / "out", "report.csv")}
+    assert details["a/two.png"] == "also under 'b': b/three.png"
+    assert details["b/three.png"] == "also under 'a': a/one.png"
+
+
 def test_leaks_across_an_official_split_are_told_and_not_moved(tmp_path: Path) -> None:
     source = tmp_path / "in"
     for first, split in [(0, "train"), (100, "valid"), (200, "test")]:
@@ -346,6 +359,18 @@ def test_mean_and_std_are_those_of_the_training_pixels(tmp_path: Path) -> None:
     pixels = np.concatenate([np.asarray(Image.open(p)).reshape(-1, 3) for p in train]) / 255
     assert np.allclose(told["mean"], pixels.mean(axis=0), atol=1e-5)
     assert np.allclose(told["std"], pixels.std(axis=0), atol=1e-5)
+
+
+def test_the_std_of_a_channel_that_does_not_vary_is_1(tmp_path: Path) -> None:
+    """Photos of one stain: whoever divides by it must not get NaN."""
+    for seed in range(10):
+        red = picture(seed).getchannel("R")
+        green, blue = (Image.new("L", red.size, level) for level in (0, 77))
+        photo = Image.merge("RGB", (red, green, blue))
+        save(photo, tmp_path / "in" / "ab"[seed % 2] / f"{seed}.png")
+    told = run(tmp_path / "in", tmp_path / "out")
+    assert 0.1 < told["std"][0] < 0.4 and told["std"][1:] == [1.0, 1.0]
+    assert told["mean"][1:] == [0.0, round(77 / 255, 6)]
 
 
 def test_torchvision_numbers_the_classes_alike(tmp_path: Path) -> None:

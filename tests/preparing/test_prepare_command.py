@@ -91,8 +91,8 @@ def test_an_official_split_is_foreseen_too(tmp_path: Path, capsys) -> None:
     assert main([*arguments, "--valid-ratio", "0"]) == 0
 
 
-def test_digits_are_passed_on(tmp_path: Path) -> None:
-    source = tmp_path / "mnist"
+def digits(source: Path) -> Path:
+    """80 digits of 8x8 of noise, in the files of MNIST."""
     source.mkdir()
     rng = np.random.default_rng(0)
     for part, count in (("train", 60), ("t10k", 20)):
@@ -106,6 +106,11 @@ def test_digits_are_passed_on(tmp_path: Path) -> None:
         (source / f"{part}-labels-idx1-ubyte.gz").write_bytes(
             gzip.compress(head + labels.tobytes())
         )
+    return source
+
+
+def test_digits_are_passed_on(tmp_path: Path) -> None:
+    source = digits(tmp_path / "mnist")
     arguments = [str(source), str(tmp_path / "out"), "--valid-ratio", "0.5"]
     assert main(arguments) == 0
     assert facts(tmp_path / "out")["kind"] == "digits"
@@ -126,6 +131,17 @@ def test_digits_are_passed_on(tmp_path: Path) -> None:
         (["in", "out", "--labels", "no.csv"], "--labels no.csv"),
         (["in", "out", "--quality", "0"], "--quality 0"),
         (["in", "out", "--seed", "-1", "--scene", "96x72", "--background", "in"], "--seed -1"),
+        (["in", "out", "--scene", "96x72", "--background", "in", "--folds", "3"],
+         "--folds is not for scenes"),
+        (["in", "out", "--object-share", "0.2:0.3"], "--object-share is for scenes: give --scene"),
+        (["in", "out", "--clutter-share", "0.2:0.3"], "--clutter-share is for scenes"),
+        (["in", "out", "--scenes-per-photo", "5"], "--scenes-per-photo is for scenes"),
+        (["in", "out", "--background", "in"], "--background is for scenes"),
+        (["in", "out", "--clutter", "0", "--scene", "96x72", "--background", "in",
+          "--clutter-share", "0.2:0.3"], "--clutter 0 has none"),
+        (["in", "out", "--official-split", "2", "--split", "ratio"], "--split ratio draws another"),
+        (["in", "out", "--keep-size", "--short-side", "64"], "--short-side reduces it: not both"),
+        (["in", "out", "--labels", "in.csv", "--layout", "bach"], "not --layout bach: not both"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_code_2(
@@ -138,6 +154,47 @@ def test_mistakes_are_one_line_and_code_2(
     assert message in told
     assert told.count("\n") == 0
     assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
+PHOTOS_TAKE_NONE = (
+    ["--canvas", "60x60"], ["--translate"], ["--clutter", "3"], ["--official-split", "2"]
+)  # fmt: skip
+DIGITS_TAKE_NONE = (
+    ["--labels", "l.csv"], ["--group-pattern", "x"], ["--max-per-class", "3"], ["--folds", "3"],
+    ["--split", "ratio"], ["--test-ratio", "0.1"], ["--near-duplicates", "2"],
+    ["--keep-conflicts"], ["--short-side", "64"], ["--keep-size"], ["--quality", "80"],
+    ["--max-megapixels", "9"], ["--official-split", "2"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("what", "ignored"),
+    [
+        *(("photos", one) for one in PHOTOS_TAKE_NONE),
+        ("photos", [word for one in PHOTOS_TAKE_NONE for word in one]),
+        ("scenes", ["--clutter", "3", "--clutter-size", "9"]),
+        *(("digits", one) for one in DIGITS_TAKE_NONE),
+        ("digits", ["--scene", "96x72", "--background", "x", "--scenes-per-photo", "5"]),
+    ],
+    ids=str,
+)
+def test_options_that_a_source_would_ignore_are_refused(
+    tmp_path: Path, capsys, dry_run: bool, what: str, ignored: list[str]
+) -> None:
+    make = digits if what == "digits" else lambda place: class_folders(place, {"a": 5, "b": 5})
+    source = make(tmp_path / "in")
+    scene = ["--scene", "96x72", "--background", str(source)] if what == "scenes" else []
+    arguments = [str(source), str(tmp_path / "out"), *scene, *ignored]
+    assert main([*arguments, "--dry-run"] if dry_run else arguments) == 2
+    told = capsys.readouterr().err.strip()
+    flags = [word for word in ignored if word.startswith("--")]
+    if what == "scenes":
+        flags.remove("--clutter")  # which scenes have
+        assert "--clutter (" not in told
+    assert f"{source}: {what} do not take" in told and told.count("\n") == 0
+    assert all(f"{one} (for " in told for one in flags)
+    assert os.listdir(tmp_path) == ["in"]
 
 
 def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
