@@ -15,7 +15,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -27,6 +27,9 @@ from stacked_ram.config import Config
 from stacked_ram.config_files import from_dict, to_dict
 from stacked_ram.errors import UserError
 from stacked_ram.runs import write_atomically
+
+if TYPE_CHECKING:
+    from stacked_ram.data.dataset import Dataset
 
 FORMAT = 1
 KEPT_STATES = 2
@@ -69,6 +72,19 @@ class LoadedRun:
     def folder(self) -> Path:
         """The run's folder."""
         return self.path.parent
+
+    def check_fits(self, dataset: Dataset) -> None:
+        """Raises UserError where a data set has other classes or channels than the run's."""
+        if dataset.classes != self.classes:
+            raise UserError(
+                f"{dataset.folder}: its {len(dataset.classes)} classes are not the"
+                f" {len(self.classes)} that {self.folder} was trained on"
+            )
+        if dataset.channels != self.card.channels:
+            raise UserError(
+                f"{dataset.folder}: its photos have {dataset.channels} channel(s), not the"
+                f" {self.card.channels} that {self.folder} was trained on; give one with as many"
+            )
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], card: Card) -> None:

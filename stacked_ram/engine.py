@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -205,17 +206,20 @@ class Trainer:
 
     def is_better(self, metric: float | None) -> bool:
         """Without a validation split there is nothing to choose by: the last epoch is the best."""
-        if metric is None or self.best is None:
-            return True
-        return metric > self.best if self.settings.metric == "accuracy" else metric < self.best
+        return metric is None or self.best is None or self.score(metric) > self.score(self.best)
+
+    def score(self, metric: float) -> float:
+        """The higher the better; what is not a number is the worst."""
+        if math.isnan(metric):
+            return -math.inf
+        return metric if self.settings.metric == "accuracy" else -metric
 
     def best_row(self) -> Row:
         """Metrics of the epoch whose weights are kept as best."""
         name = f"valid_{self.settings.metric}"
         if name not in self.history[-1]:
             return self.history[-1]
-        sign = 1 if self.settings.metric == "accuracy" else -1
-        return max(self.history, key=lambda row: sign * row[name])
+        return max(self.history, key=lambda row: self.score(row[name]))
 
     def last_words(self) -> str:
         text = f"{self.epoch} epochs trained"

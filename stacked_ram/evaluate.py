@@ -72,11 +72,7 @@ def test_run(run: Path, options: Test) -> dict[str, Any]:
     set_switches(loaded.config.training, loaded.device)
     config = tested_config(loaded, options)
     dataset = open_dataset(config.data, options.split)
-    if dataset.classes != loaded.classes:
-        raise UserError(
-            f"{dataset.folder}: its {len(dataset.classes)} classes are not the"
-            f" {len(loaded.classes)} that {run} was trained on"
-        )
+    loaded.check_fits(dataset)
     loader = make_loader(dataset, config, train=False, device=loaded.device)
     keep_glances(loader, loaded.model, config)
     try:

@@ -2,7 +2,7 @@
 
 RUN/export/model.pt2     torch.export program: pixels -> beliefs, locations
 RUN/export/model.json    its card: input, outputs, classes, how to prepare a photo
-RUN/export/model.onnx    on request
+RUN/export/model.onnx    on request; without, one that an earlier export left is removed
 
 program = torch.export.load("model.pt2").module()
 beliefs_BTN, locations_BTS2 = program(pixels_BCHW)     # uint8, raw 0..255, of the card's size
@@ -27,6 +27,7 @@ from stacked_ram.info import stored_size
 from stacked_ram.runs import check_folder, write_atomically
 
 TOLERANCE = 1e-4  # largest difference of a probability or a location that counts as equal
+ONNX_FILES = ("model.onnx", "model.onnx.data")  # the second holds weights of more than 2 GB
 
 
 class DeterministicPass(nn.Module):
@@ -57,9 +58,9 @@ def export(options: Export) -> None:
     example = torch.randint(
         0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    whole = DeterministicPass(loaded.model).eval()
-    with torch.no_grad():
-        program = torch.export.export(whole, (example,))
+    # weights that want no gradient: sums of maps are exported as they are made without
+    whole = DeterministicPass(loaded.model).eval().requires_grad_(False)
+    program = traced(whole, example)
     check_equal(program.module(), whole, example)
     working = out.with_name(f".{out.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
@@ -70,10 +71,24 @@ def export(options: Export) -> None:
     card = json.dumps(describe(loaded, shape), indent=2)
     write_atomically(working / "model.json", card.encode() + b"\n")
     out.mkdir(parents=True, exist_ok=True)
+    for name in ONNX_FILES:  # an earlier export's would be another model
+        (out / name).unlink(missing_ok=True)
     for path in sorted(working.iterdir()):
         path.replace(out / path.name)
         print(out / path.name)
     working.rmdir()
+
+
+@torch.no_grad()
+def traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Raises RunFailed if torch cannot export the model."""
+    try:
+        return torch.export.export(model, (example,), strict=False)  # maps.exporting() tells it so
+    except UserError:  # the model's own: photos too small for it
+        raise
+    except Exception as error:  # the exporter's own errors are many, and long
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunFailed(f"export: torch cannot export this model ({first})") from None
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from stacked_ram.cli import Tune
 from stacked_ram.config import Config
 from stacked_ram.config_files import SECTIONS, field_sections, replace_fields
 from stacked_ram.engine import Row
-from stacked_ram.errors import RunFailed, UserError, nearest
+from stacked_ram.errors import NotWritten, RunFailed, UserError, nearest
 from stacked_ram.runs import check_folder, lock_file, save_config, write_atomically
 from stacked_ram.stopping import Stopped
 from stacked_ram.train import RESULTS, train_run
@@ -38,6 +38,7 @@ from stacked_ram.train import RESULTS, train_run
 SHORT = {"lr": "learning_rate"}
 STUDY = "stacked_ram"
 FIRST_TRIALS = 5  # drawn by chance, and never pruned
+MOST_FAILURES = 3  # in a row; a search in which nothing can be trained ends
 HEARTBEAT = 60  # seconds; a trial whose process died is told by its silence
 
 
@@ -64,6 +65,7 @@ class Range:
 
 
 def tune(options: Tune) -> None:
+    """Raises NotWritten when the disk is full, and RunFailed when trial after trial fails."""
     if options.config is None:
         raise UserError("tune what? give a config: main.py tune configs/mnist_translated.yaml")
     config = options.fields
@@ -84,13 +86,23 @@ def tune(options: Tune) -> None:
     def objective(trial: optuna.Trial) -> float:
         return run_trial(trial, config, ranges, out)
 
-    def enough(study: optuna.Study, _trial: object) -> None:
-        if finished(study) >= options.trials:
-            study.stop()
-
+    failures = 0
     try:
-        if finished(study) < options.trials:
-            study.optimize(objective, callbacks=[enough], catch=(RunFailed,))
+        while finished(study) < options.trials:
+            try:
+                study.optimize(objective, n_trials=1)
+                failures = 0
+            except NotWritten as error:
+                raise NotWritten(
+                    f"{error}; make room, then the same command goes on with the study"
+                ) from None
+            except RunFailed as error:
+                failures += 1
+                if failures == MOST_FAILURES:
+                    raise RunFailed(
+                        f"tune: {failures} trials in a row failed, the last: {error}; mend that or"
+                        " change --search, then the same command goes on with the study"
+                    ) from None
     except Stopped:
         print("the trial is given up; the same command goes on with the study")
         raise
@@ -194,13 +206,27 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def check_same_ranges(study: optuna.Study, ranges: list[Range]) -> None:
-    """A study goes on with the fields that it began with."""
+    """A study goes on with the fields that it began with, their choices and their `:log`; bounds
+    may change."""
     wanted = sorted(one.name for one in ranges)
     if study.user_attrs.setdefault("fields", wanted) != wanted:
         raise UserError(
             f"--search: this study searches {', '.join(study.user_attrs['fields'])}; give those,"
             " or another --out"
         )
+    drawn: dict[str, Any] = {}
+    for trial in study.get_trials(deepcopy=False):
+        drawn |= trial.distributions
+    for one in ranges:
+        before = drawn.get(one.name)
+        if before is None:
+            continue
+        choices, log = getattr(before, "choices", ()), getattr(before, "log", False)
+        if (choices, log) != (one.choices, one.log):
+            values = ",".join(map(str, choices)) or ("LOW:HIGH:log" if log else "LOW:HIGH")
+            raise UserError(
+                f"--search: this study searches {one.name}={values}; give that, or another --out"
+            )
     study.set_user_attr("fields", wanted)
 
 
@@ -210,28 +236,35 @@ def finished(study: optuna.Study) -> int:
 
 
 def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Path) -> float:
-    """Train with the values that the study suggests; returns the best validation metric."""
+    """Train with the values that the study suggests; returns the best validation metric. Raises
+    RunFailed."""
     values = {one.name: one.draw(trial) for one in ranges}
     tried = replace_fields(config, values, "--search")
     metric = f"valid_{config.training.metric}"
+    worst = -math.inf if config.training.metric == "accuracy" else math.inf
     folder = out / f"trial-{trial.number:04d}"
     print(f"trial {trial.number}: {said(values)}")
 
     def after_epoch(epoch: int, row: Row) -> None:
         value = row[metric]
-        trial.report(value if math.isfinite(value) else -math.inf, epoch)
+        trial.report(value if math.isfinite(value) else worst, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
     try:
-        best = train_run(tried, folder, overwrite=True, after_epoch=after_epoch)
-    except RunFailed as error:
+        best = float(train_run(tried, folder, overwrite=True, after_epoch=after_epoch)[metric])
+        if not math.isfinite(best):
+            raise RunFailed(f"{metric} is not finite")
+    except RunFailed as failure:
+        # of a full disk train_run says how to resume, which a trial is not
+        full = isinstance(failure.__context__, NotWritten)
+        error = failure.__context__ if full else failure
         print(f"trial {trial.number} failed: {error}")
-        raise
+        raise error from None
     finally:
         for state in state_files(folder):  # a trial is not resumed; its weights and table stay
             state.unlink()
-    return float(best[metric])
+    return best
 
 
 def report(study: optuna.Study, config: Config, out: Path) -> None:
@@ -249,7 +282,7 @@ def report(study: optuna.Study, config: Config, out: Path) -> None:
     print(f"train it with: main.py train {out / 'best.yaml'}")
     done = [one for one in study.get_trials(deepcopy=False) if one.value is not None]
     plots: dict[str, Callable] = {"history": plotting.plot_optimization_history}
-    if len({trial.value for trial in done}) > 1:
+    if min(len({one.value for one in done}), len({str(one.params) for one in done})) > 1:
         plots["importance"] = plotting.plot_param_importances
     for name, plot in plots.items():
         write_atomically(out / f"{name}.png", drawn(plot, study))

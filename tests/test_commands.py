@@ -70,7 +70,15 @@ def test_the_finder_follows_the_loss_of_a_pretraining(tmp_path):
     assert len(pandas.read_csv(tmp_path / "run-learning-rate" / "curve.csv")) > 10
 
 
-def test_the_exported_program_is_the_model(run, tmp_path):
+@pytest.mark.parametrize(
+    "model",
+    [{}, {"stack": "conv", "num_levels": 2},
+     {"stack": "backbone", "backbone": "test_efficientnet", "num_levels": 2}],
+    ids=["dense", "stack conv", "stack backbone"],
+)  # fmt: skip
+def test_the_exported_program_is_the_model(digits, tmp_path, model):
+    run = tmp_path / "run"
+    train_run(tiny_config(digits, epochs=1, **model), run)
     export(Export(run=run, out=tmp_path / "out", batch_size=3))
     card = json.loads((tmp_path / "out" / "model.json").read_text())
     assert card["input"]["shape"] == [3, 1, 12, 12]
@@ -83,6 +91,25 @@ def test_the_exported_program_is_the_model(run, tmp_path):
     beliefs_BTN, locations_BTS2 = program(pixels)
     torch.testing.assert_close(beliefs_BTN, trace.logits_BTN.softmax(2))
     torch.testing.assert_close(locations_BTS2, trace.locations_BTS2)
+
+
+def test_an_export_leaves_no_program_of_an_earlier_one(run, tmp_path):
+    for name in ("model.onnx", "model.onnx.data", "notes.txt"):
+        (tmp_path / name).write_text("older")
+    export(Export(run=run, out=tmp_path))
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["model.json", "model.pt2", "notes.txt"]
+
+
+def test_what_torch_cannot_export_is_told_in_one_line(run, monkeypatch):
+    def looks_at_its_pixels(self, pixels_BCHW):
+        return (pixels_BCHW, pixels_BCHW) if pixels_BCHW.any() else None
+
+    monkeypatch.setattr(DeterministicPass, "forward", looks_at_its_pixels)
+    with pytest.raises(RunFailed, match="torch cannot export this model") as told:
+        export(Export(run=run))
+    assert "\n" not in str(told.value)
+    assert not (run / "export").exists()
 
 
 def test_a_program_that_differs_is_not_written(run):

@@ -227,6 +227,19 @@ def test_early_stopping_keeps_the_best_and_survives_a_restart(digits, tmp_path, 
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_an_epoch_whose_metric_is_not_a_number_is_never_the_best(
+    digits, tmp_path, monkeypatch, metric
+):
+    from stacked_ram import engine
+
+    values, validate = [math.nan, 0.5, math.nan], engine.validate
+    monkeypatch.setattr(engine, "validate", lambda *some: validate(*some) | {metric: values.pop(0)})
+    row = train_run(tiny_config(digits, metric=metric), tmp_path / "run")
+    _, card = read_weights(tmp_path / "run" / "best.safetensors")
+    assert row["epoch"] == card.epoch == 2 and row[f"valid_{metric}"] == 0.5
+
+
 def poison(monkeypatch, step: int) -> None:
     """Make one part of one step's loss infinite."""
 

@@ -7,7 +7,7 @@ import pandas
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_config, tiny_photos
+from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram import evaluate
 from stacked_ram.checkpoint import load_run
@@ -153,6 +153,12 @@ def test_a_data_set_with_other_classes_is_refused(run, tmp_path):
     manifest = (other / "manifest.csv").read_text()
     (other / "manifest.csv").write_text(manifest.replace(",ring,", ",disc,"))
     with pytest.raises(UserError, match="classes are not the"):
+        run_test(Options(runs=(run,), dataset=other))
+
+
+def test_a_data_set_with_other_channels_is_refused(run, tmp_path):
+    other = tiny_digits(tmp_path / "other")  # grey, of the same classes
+    with pytest.raises(UserError, match=r"have 1 channel\(s\), not the 3 that .*run was"):
         run_test(Options(runs=(run,), dataset=other))
 
 

@@ -8,8 +8,8 @@ from tiny import tiny_config
 from stacked_ram import search
 from stacked_ram.cli import Tune
 from stacked_ram.config import Config
-from stacked_ram.config_files import load_config
-from stacked_ram.errors import UserError
+from stacked_ram.config_files import load_config, replace_fields
+from stacked_ram.errors import NotWritten, RunFailed, UserError
 from stacked_ram.runs import save_config
 from stacked_ram.search import parse_range, tune
 
@@ -49,6 +49,58 @@ def test_a_study_goes_on_where_it_was_left(options, tmp_path, capsys):
         tune(options(trials=4, search=("std=0.1:0.5",)))
 
 
+def scores(*found):
+    """Instead of a training: it gives these values one after the other, or raises them."""
+    values = iter(found)
+
+    def scripted(tried, folder, **_):
+        folder.mkdir(parents=True)
+        value = next(values)
+        if isinstance(value, Exception):
+            raise value
+        return {"valid_accuracy": value, "valid_loss": value}
+
+    return scripted
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("core=lstm,gru", "core=lstm,rnn"), ("core=lstm,gru", "core=lstm,gru,rnn"),
+     ("num_glimpses=1,3", "num_glimpses=1:3"), ("lr=1e-3:1e-1:log", "lr=1e-3:1e-1"),
+     ("num_glimpses=1:3", "num_glimpses=1:3:log")],
+)  # fmt: skip
+def test_a_study_goes_on_with_its_choices_and_scales(options, monkeypatch, before, after):
+    monkeypatch.setattr(search, "train_run", scores(0.5, 0.6))
+    tune(options(trials=1, search=(before,)))
+    began = before.replace("lr=1e-3:1e-1", "learning_rate=LOW:HIGH").replace("=1:3", "=LOW:HIGH")
+    with pytest.raises(UserError, match=f"this study searches {began}; give that"):
+        tune(options(trials=2, search=(after,)))
+    tune(options(trials=2, search=(before.replace("1e-1", "1").replace("1:3", "1:4"),)))
+
+
+def test_a_search_in_which_every_trial_fails_ends(options, tmp_path, monkeypatch, capsys):
+    bad = RunFailed("the loss is not finite")
+    monkeypatch.setattr(search, "train_run", scores(bad, bad, 0.5, bad, float("nan"), bad, bad))
+    with pytest.raises(RunFailed, match="3 trials in a row failed, the last: the loss is not fin"):
+        tune(options(trials=9))
+    assert len(list((tmp_path / "study").glob("trial-*"))) == 6
+    assert "best of 6 trials" in capsys.readouterr().out  # what was found is kept
+    monkeypatch.setattr(search, "train_run", scores(0.7))
+    tune(options(trials=2))
+    assert pandas.read_csv(tmp_path / "study" / "trials.csv")["value"].max() == 0.7
+
+
+def test_a_full_disk_ends_a_search_at_once(options, tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise NotWritten(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("stacked_ram.engine.write_rows", full)
+    with pytest.raises(NotWritten, match=r"No space left on device\); make room, then the same"):
+        tune(options())
+    assert len(list((tmp_path / "study").glob("trial-*"))) == 1
+    assert "--resume" not in capsys.readouterr().out
+
+
 def test_the_same_seed_suggests_the_same_values(options, tmp_path):
     tables = []
     for name in ("one", "two"):
@@ -76,6 +128,24 @@ def test_bad_trials_end_early(options, tmp_path, monkeypatch):
 
     monkeypatch.setattr(search, "train_run", scripted)
     tune(options(trials=4, search=("std=0.05:0.5",)))
+    table = pandas.read_csv(tmp_path / "study" / "trials.csv")
+    assert table["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
+
+
+@pytest.mark.parametrize(("metric", "good"), [("loss", 0.1), ("accuracy", 0.9)])
+def test_a_value_that_is_not_finite_is_the_worst(options, tmp_path, monkeypatch, metric, good):
+    monkeypatch.setattr(search, "FIRST_TRIALS", 2)
+    values = iter([0.5, 0.6, float("nan"), good])
+
+    def scripted(tried, folder, *, after_epoch, **_):
+        row = {f"valid_{metric}": next(values)}
+        for epoch in range(1, 5):
+            after_epoch(epoch, row)
+        return row
+
+    monkeypatch.setattr(search, "train_run", scripted)
+    config = replace_fields(options().fields, {"metric": metric})
+    tune(options(fields=config, trials=4, search=("std=0.05:0.5",)))
     table = pandas.read_csv(tmp_path / "study" / "trials.csv")
     assert table["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
 

@@ -52,7 +52,9 @@ class ConvMaps(nn.Module):
                 f" {len(self.norms) + 1} levels; each halves the one before"
             )
         # a look at the sizes would make the host wait for a GPU
-        padded = not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
+        padded = not exporting() and (
+            not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
+        )
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             inside = inside_mask(sizes_B2, maps.shape[2:]) if padded else None
             maps = norm(convolution(maps), inside).relu()
@@ -107,12 +109,16 @@ class BackboneMaps(Pretrained):
 
     def forward(self, photos: Photos) -> list[Photos]:
         images = as_rgb(normalised(photos))
-        sizes, group_B = photos.sizes_B2.unique(dim=0, return_inverse=True)
+        if exporting():
+            sizes = [list(images.shape[2:])]
+        else:
+            found, group_B = photos.sizes_B2.unique(dim=0, return_inverse=True)
+            sizes = found.tolist()
         if len(sizes) == 1:
-            height, width = sizes[0].tolist()
+            height, width = sizes[0]
             maps = [Photos(one.float()) for one in self.network(images[..., :height, :width])]
         else:
-            maps = self.each_size(images, sizes.tolist(), group_B)
+            maps = self.each_size(images, sizes, group_B)
         surfaces = [photos, *maps]
         return [surfaces[level] for level in self.levels]
 
@@ -135,6 +141,15 @@ class BackboneMaps(Pretrained):
             own = group_B.new_tensor([one.shape[2:] for one in same_level])
             maps.append(Photos(torch.cat(padded)[order].float(), own[group_B]))
         return maps
+
+
+def exporting() -> bool:
+    """Whether torch.export traces the model: all photos are whole then (export.py), and their sizes
+    cannot be looked at.
+
+    torch.compiler.is_exporting is not in torch 2.6, and later ones said yes to torch.compile too.
+    """
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def normalised(photos: Photos) -> Tensor:

@@ -27,7 +27,7 @@ def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Ten
     (b * (H + rim) + y + rim) * (W + rim) + x + rim. uint8 pixels are summed exactly, in the
     smallest integers that can hold the widest cell.
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_dynamo_compiling():
         return _sums_as_one(pixels_BCHW, list(cells))
     if pixels_BCHW.is_floating_point():
         return _SlidingSums.apply(pixels_BCHW, cells)

@@ -104,7 +104,7 @@ def _averages(
 def exact_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ right in full float32, though training may allow TF32: photos have 8 bits, and a
     share rounded to 10 would be seen. (Its gradients may be rounded.)"""
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_dynamo_compiling():
         return _exact_product_as_one(left, right)
     allowed = torch.get_float32_matmul_precision()
     if allowed == "highest":

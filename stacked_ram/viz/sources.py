@@ -99,7 +99,7 @@ class Split:
     """A split of the run's data set, photo by photo or in batches.
 
     folder: where the data set lies now, if not where it lay in training.
-    Raises UserError when there is none or its classes are others than the run's.
+    Raises UserError when there is none or its classes or channels are others than the run's.
     """
 
     def __init__(
@@ -114,11 +114,7 @@ class Split:
             changes["dataset"] = str(folder)
         self.config: Config = replace_fields(run.config, changes, "viz")
         self.dataset: Dataset = open_dataset(self.config.data, split)
-        if self.dataset.classes != run.classes:
-            raise UserError(
-                f"{self.dataset.folder}: its {len(self.dataset.classes)} classes are not the"
-                f" {len(run.classes)} that {run.path} was trained on"
-            )
+        run.check_fits(self.dataset)
         self.loader: Loader = make_loader(self.dataset, self.config, train=False, device=run.device)
 
     def __len__(self) -> int:
