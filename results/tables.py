@@ -111,7 +111,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "28x28, the paper's own network": ("mnist",),
         "Fashion-MNIST 28x28": seeds("fashion_mnist_conv"),
         "Fashion-MNIST 28x28, the paper's own network": ("fashion_mnist",),
-        "60x60 translated": ("mnist_translated60_conv",),
+        "60x60 translated": ("mnist_translated60_conv", "mnist_translated60_conv_seed1"),
         "60x60 translated, the paper's own network": ("mnist_translated60",),
         "60x60 cluttered, a glance and 7 glimpses": (
             "mnist_cluttered60_glance", "mnist_cluttered60_glance_seed1",
@@ -119,7 +119,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "60x60 cluttered": ("mnist_cluttered60_conv", "mnist_cluttered60_conv_seed1"),
         "60x60 cluttered, for 40 epochs": ("mnist_cluttered60_conv_40",),
         "60x60 cluttered, the paper's own network": ("mnist_cluttered60",),
-        "100x100 cluttered, a glance and 7 glimpses": ("mnist_cluttered100_glance",),
+        "100x100 cluttered, a glance and 7 glimpses": seeds("mnist_cluttered100_glance"),
         "100x100 cluttered": ("mnist_cluttered100_conv",),
         "100x100 cluttered, the paper's own network": ("mnist_cluttered100",),
     },
