@@ -44,7 +44,9 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
         "plain, 160x160, fine-tuned for 60 epochs": seeds("scenes_flowers17_plain160_long"),
         "plain, 224x224, fine-tuned": seeds("scenes_flowers17_plain"),
-        "plain, 224x224, fine-tuned for 60 epochs": ("scenes_flowers17_plain_long",),
+        "plain, 224x224, fine-tuned for 60 epochs": (
+            "scenes_flowers17_plain_long", "scenes_flowers17_plain_long_seed1",
+        ),
         "plain, 384x384, fine-tuned": ("scenes_flowers17_plain384",),
         "cells, frozen": ("scenes_flowers17",),
         "Gaussian, frozen": ("scenes_flowers17_gaussian",),
