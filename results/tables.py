@@ -113,7 +113,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "28x28, the paper's own network": ("mnist",),
         "Fashion-MNIST 28x28": seeds("fashion_mnist_conv"),
         "Fashion-MNIST 28x28, the paper's own network": ("fashion_mnist",),
-        "60x60 translated": ("mnist_translated60_conv", "mnist_translated60_conv_seed1"),
+        "60x60 translated": seeds("mnist_translated60_conv"),
         "60x60 translated, the paper's own network": ("mnist_translated60",),
         "60x60 cluttered, a glance and 7 glimpses": (
             "mnist_cluttered60_glance", "mnist_cluttered60_glance_seed1",
