@@ -256,9 +256,7 @@ def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Pat
         if not math.isfinite(best):
             raise RunFailed(f"{metric} is not finite")
     except RunFailed as failure:
-        # of a full disk train_run says how to resume, which a trial is not
-        full = isinstance(failure.__context__, NotWritten)
-        error = failure.__context__ if full else failure
+        error = failure.__cause__ or failure  # a full disk, without how to resume: a trial is not
         print(f"trial {trial.number} failed: {error}")
         raise error from None
     finally:

@@ -89,7 +89,7 @@ def finish(trainer: Trainer) -> Row:
         raise RunFailed(
             f"{error}; make room, then go on from the last checkpoint with --resume"
             f" {trainer.run.path}"
-        ) from None
+        ) from error
     finally:
         trainer.run.close()
 

@@ -19,7 +19,7 @@ from stacked_ram.data.chance import mixed
 from stacked_ram.data.crop import Cuts, cut_boxes, no_cuts, random_cuts
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
-from stacked_ram.data.opening import LARGE, SLIDES, TOO_LARGE, is_large, reduced
+from stacked_ram.data.opening import LARGE, SLIDES, TOO_LARGE, is_large, is_slide, reduced
 from stacked_ram.data.order import Rows
 from stacked_ram.data.read import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.errors import UserError
@@ -36,7 +36,7 @@ class BatchMaker(torch.utils.data.Dataset):
 
     whole: whether the model needs the pixels of whole photos.
     sizes_N2: (height, width) of each photo of the split as it is kept, before it is cut.
-    any_too_large: whether there are photos that only libvips can reduce.
+    too_large_N: which photos only libvips can reduce.
     """
 
     def __init__(
@@ -46,9 +46,8 @@ class BatchMaker(torch.utils.data.Dataset):
         sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
         self.in_pieces = in_pieces(dataset, data, whole)
-        self.any_too_large = bool(
-            (dataset.sizes.prod(axis=1) > MAX_PIXELS).any() or any(map(is_slide, dataset.names))
-        )
+        slides_N = np.fromiter(map(is_slide, dataset.names), bool, len(dataset))
+        self.too_large_N = slides_N | (dataset.sizes.prod(axis=1) > MAX_PIXELS)
         kept = "none" if self.in_pieces else data.cache
         self.scenes = None
         if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
@@ -143,7 +142,7 @@ class BatchMaker(torch.utils.data.Dataset):
         pixels_CHW = self.cache.get(place, path) if self.cache else None
         if pixels_CHW is None:
             size, stored = (tuple(sizes[row].tolist()) for sizes in (self.sizes_N2, dataset.sizes))
-            if stored[0] * stored[1] > MAX_PIXELS or is_slide(path):
+            if self.too_large_N[row]:
                 pixels_CHW = reduced(LazyPhoto(path, dataset.channels, stored), size)
             else:
                 pixels_CHW = read_photo(
@@ -202,10 +201,6 @@ def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
             " pieces as they are; leave out flip, crop_area and the like, or set short_side"
         )
     return True
-
-
-def is_slide(name: str) -> bool:
-    return name.lower().endswith(tuple(SLIDES))
 
 
 def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:

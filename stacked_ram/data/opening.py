@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 
@@ -62,6 +63,10 @@ def reduced(photo: LazyPhoto, size: tuple[int, int]) -> np.ndarray:
     return (shares_CHW * 255).round().byte().numpy()
 
 
+def is_slide(path: str | Path) -> bool:
+    return os.path.splitext(path)[1].lower() in SLIDES
+
+
 def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> bool:
     """Whether a file is to be read piece by piece: more pixels than the limit, a slide, or (with
     `pyramids`) a TIFF with smaller levels. Only its header is read; what cannot be read is not
@@ -69,7 +74,7 @@ def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> boo
 
     Without pyvips, what fits in memory all the same is not large either.
     """
-    if Path(path).suffix.lower() in SLIDES:
+    if is_slide(path):
         return True
     if importlib.util.find_spec("pyvips") is None:
         limit, pyramids = MAX_PIXELS, False

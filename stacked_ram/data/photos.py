@@ -105,7 +105,7 @@ class PhotoLoader(Loader):
         (containers have 64 MB of it unless told otherwise), or where photos are read in pieces:
         once it is known where, or by libvips, whose threads a forked process lacks."""
         workers = 0 if self.maker.in_pieces else self.data.workers
-        if workers and self.maker.any_too_large:
+        if workers and self.maker.too_large_N.any():
             log.warning(
                 "workers: %s has photos of more than %s pixels, or slides; its photos are read in"
                 " the training process", self.dataset.folder, f"{MAX_PIXELS:,}",

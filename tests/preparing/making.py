@@ -125,3 +125,9 @@ def check_sound(dest: Path) -> None:
         assert told["folders"][told["classes"].index(row["class"])] == folder
     assert counts == told["counts"]
     assert told["folders"] == sorted(told["folders"])
+
+
+def encoded_again(path: Path, target: Path) -> None:
+    """A near duplicate: smaller, and of another quality."""
+    image = Image.open(path)
+    save(image.resize((image.width * 3 // 4, image.height * 3 // 4)), target, quality=80)

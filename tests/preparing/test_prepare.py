@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 from making import (
     check_sound,
     class_folders,
-    facts,
+    encoded_again,
     jpeg,
     picture,
-    problems,
     rows,
     run,
     save,
-    split_sizes,
     tree_digest,
 )
 from PIL import Image
@@ -184,79 +182,6 @@ def test_source_and_dest_must_be_apart(tmp_path: Path) -> None:
         run(source, tmp_path / "link" / "prepared")
     (tmp_path / "link").unlink()
     assert tree_digest(tmp_path) == before
-
-
-def encoded_again(path: Path, target: Path) -> None:
-    """A near duplicate: smaller, and of another quality."""
-    image = Image.open(path)
-    save(image.resize((image.width * 3 // 4, image.height * 3 // 4)), target, quality=80)
-
-
-def test_duplicates_are_kept_on_one_side(tmp_path: Path) -> None:
-    source = class_folders(tmp_path / "in", {"a": 20, "b": 20})
-    for number in range(8):
-        original = source / "a" / f"photo {number:03d}.jpg"
-        (source / "a" / f"copy {number}.jpg").write_bytes(original.read_bytes())
-        encoded_again(original, source / "a" / f"small {number}.jpg")
-    told = run(source, tmp_path / "out")
-    check_sound(tmp_path / "out")
-    found = {row["source"]: row for row in rows(tmp_path / "out")}
-    for number in range(8):
-        three = [
-            found[f"a/{name}.jpg"]
-            for name in (f"photo {number:03d}", f"copy {number}", f"small {number}")
-        ]
-        assert len({row["split"] for row in three}) == 1
-        assert len({row["group"] for row in three}) == 1
-        assert three[0]["group"]
-    assert any("8 exact and 8 near" in note for note in told["notes"])
-    assert set(split_sizes(tmp_path / "out")["b"].values()) == {12, 4}
-    run(source, tmp_path / "exact", near_duplicates=-1)
-    assert "8 exact and 0 near" in facts(tmp_path / "exact")["notes"][0]
-
-
-def test_one_photo_under_two_labels(tmp_path: Path) -> None:
-    source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
-    first, second = source / "a/photo 000.jpg", source / "a/photo 001.jpg"
-    (source / "b/same.jpg").write_bytes(first.read_bytes())
-    (source / "a/again.jpg").write_bytes(first.read_bytes())
-    encoded_again(second, source / "b/alike.jpg")
-    run(source, tmp_path / "out")
-    assert problems(tmp_path / "out") == dict.fromkeys(
-        ["photo 000.jpg", "same.jpg", "again.jpg", "photo 001.jpg", "alike.jpg"], "conflict"
-    )
-    details = {row["source"]: row["detail"] for row in rows(tmp_path / "out", "report.csv")}
-    assert details["b/same.jpg"] == "also under 'a': a/again.jpg"
-    told = run(source, tmp_path / "kept", keep_conflicts=True)
-    assert told["left_out"] == {}
-    splits = {r["source"]: r["split"] for r in rows(tmp_path / "kept")}
-    assert splits["b/same.jpg"] == splits["a/photo 000.jpg"] == splits["a/again.jpg"]
-
-
-def test_a_conflict_leaves_out_all_that_look_alike(tmp_path: Path) -> None:
-    """Three files of the same pixels, other bytes: of one hash, and one under another label."""
-    source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
-    for level, name in [(1, "a/one.png"), (6, "a/two.png"), (9, "b/three.png")]:
-        save(picture(500), source / name, compress_level=level)
-    run(source, tmp_path / "out")
-    names = ["one.png", "two.png", "three.png"]
-    assert problems(tmp_path / "out") == dict.fromkeys(names, "conflict")
-    details = {row["source"]: row["detail"] for row in rows(tmp_path / "out", "report.csv")}
-    assert details["a/two.png"] == "also under 'b': b/three.png"
-    assert details["b/three.png"] == "also under 'a': a/one.png"
-
-
-def test_leaks_across_an_official_split_are_told_and_not_moved(tmp_path: Path) -> None:
-    source = tmp_path / "in"
-    for first, split in [(0, "train"), (100, "valid"), (200, "test")]:
-        class_folders(source / split, {"a": 6, "b": 6}, first)
-    (source / "test/a/copy.jpg").write_bytes((source / "train/a/photo 000.jpg").read_bytes())
-    encoded_again(source / "train/b/photo 001.jpg", source / "valid/b/alike.jpg")
-    told = run(source, tmp_path / "out")
-    assert any("2 pairs of one photo stand in two splits" in note for note in told["notes"])
-    for row in rows(tmp_path / "out"):
-        assert row["source"].split("/")[0] == row["split"]
-    assert "in two splits" in (tmp_path / "out/report.html").read_text()
 
 
 @settings(
