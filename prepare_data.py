@@ -7,6 +7,6 @@ python prepare_data.py --help
 import sys
 
 if __name__ == "__main__":  # worker processes load this file too, and need nothing of it
-    from stacked_ram.preparing.cli import main
+    from stacked_ram.cli.prepare import main
 
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from stacked_ram.viz.cli import main
+from stacked_ram.cli.viz import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import repository  # noqa: F401
 
-from stacked_ram.preparing.needle import ANGLES, OBJECT, PERIOD, ground, put_disc
+from stacked_ram.preparation.needle import ANGLES, OBJECT, PERIOD, ground, put_disc
 
 MEGAPIXELS = (1, 4, 16, 64, 256, 1024)
 QUICK = (1, 4, 16, 64)
@@ -122,11 +122,11 @@ def measure(path: Path, way: str) -> dict[str, float]:
 def glimpses():
     import torch
 
-    from stacked_ram.build import build_model
-    from stacked_ram.config import Config, ModelConfig
-    from stacked_ram.data.opening import open_photo
-    from stacked_ram.early_exit import look_until
-    from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+    from stacked_ram.config.schema import Config, ModelConfig
+    from stacked_ram.evaluation.early_exit import look_until
+    from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
+    from stacked_ram.images.opening import open_photo
+    from stacked_ram.models.build import build_model
 
     config = ModelConfig(
         patch_size=32, num_patches=2, num_glimpses=6, glance=(64, 64), first_location="learned"
@@ -148,7 +148,7 @@ def resized_whole():
     import pyvips
     import torch
 
-    from stacked_ram.retina.backbone import Backbone
+    from stacked_ram.models.retina.backbone import Backbone
 
     pyvips.cache_set_max(0)
     backbone = Backbone("tf_efficientnet_lite0", "none").eval()
@@ -172,7 +172,7 @@ def peak_megabytes() -> float:
 
 def seen(path: Path) -> tuple[float, float]:
     """Share of discs read right from the patch, and from the whole resized."""
-    from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
+    from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 
     photo = LazyPhoto(path)
     side = photo.size[0]
@@ -215,12 +215,12 @@ def accuracy(run: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from stacked_ram.checkpoint import load_run
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.loader import make_loader
-    from stacked_ram.looks import look_at
-    from stacked_ram.plain_backbone import C
-    from stacked_ram.retina.backbone import Backbone
+    from stacked_ram.evaluation.linear_probe import C
+    from stacked_ram.evaluation.predictions import look_at
+    from stacked_ram.models.retina.backbone import Backbone
+    from stacked_ram.runs.checkpoint import load_run
 
     loaded = load_run(run, "cpu")
     loaders = {

@@ -31,9 +31,9 @@ from PIL import Image
 from torch import Tensor, nn
 from turns import medians
 
-from stacked_ram.build import build_model
-from stacked_ram.config import ModelConfig, TrainingConfig
-from stacked_ram.learning import learning_passes
+from stacked_ram.config.schema import ModelConfig, TrainingConfig
+from stacked_ram.models.build import build_model
+from stacked_ram.training.estimators import training_losses
 
 SIDE, PATCHES, CLASSES, FEATURES = 96, 2, 17, 512
 TARGET = 3.0
@@ -181,7 +181,7 @@ def our_step(
     def step() -> None:
         photos = model.photos(pixels, None, glance)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = next(learning_passes(model, photos, labels, settings)).total
+            loss = next(training_losses(model, photos, labels, settings)).total
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -201,7 +201,7 @@ def known_places(backbone: str, steps: int) -> dict[str, Callable[[], None]]:
     locations = torch.rand(photos, steps, 2) * 2 - 1
 
     def step(parts: list[Tensor]) -> None:
-        from stacked_ram.retina.patches import Photos
+        from stacked_ram.ops.patches import Photos
 
         view = retina.view(Photos(pixels))
         sum(retina(view, one)[0].square().sum() for one in parts).backward()

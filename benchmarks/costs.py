@@ -25,13 +25,13 @@ import torch
 from memory import resident
 from turns import medians
 
-from stacked_ram.build import build_model
-from stacked_ram.config import Config
-from stacked_ram.config_files import load_config
-from stacked_ram.cost import count_parameters, photo_cost
-from stacked_ram.devices import autocast, set_switches
-from stacked_ram.learning import learning_passes
-from stacked_ram.optimisation import make_optimizer
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import load_config
+from stacked_ram.evaluation.cost import count_parameters, photo_cost
+from stacked_ram.models.build import build_model
+from stacked_ram.runtime.devices import autocast, set_switches
+from stacked_ram.training.estimators import training_losses
+from stacked_ram.training.optim import make_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = {
@@ -104,7 +104,7 @@ def speed(model, config: Config, shape: tuple[int, int, int], rounds: int, threa
     def train() -> None:
         model.train()
         with autocast(device, settings.precision):
-            losses = next(learning_passes(model, model.photos(pixels), labels, settings))
+            losses = next(training_losses(model, model.photos(pixels), labels, settings))
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -26,12 +26,12 @@ import torch
 from peers import PeerRAM
 from turns import medians
 
-from stacked_ram.build import build_model
-from stacked_ram.config import ModelConfig, TrainingConfig
-from stacked_ram.learning import learning_passes
-from stacked_ram.optimisation import make_optimizer
-from stacked_ram.retina.geometry import GlimpseGeometry
-from stacked_ram.retina.patches import Photos
+from stacked_ram.config.schema import ModelConfig, TrainingConfig
+from stacked_ram.models.build import build_model
+from stacked_ram.ops.geometry import GlimpseGeometry
+from stacked_ram.ops.patches import Photos
+from stacked_ram.training.estimators import training_losses
+from stacked_ram.training.optim import make_optimizer
 
 BATCH = 128
 SETTINGS = {28: (8, 1, 6), 60: (12, 3, 8), 100: (12, 4, 8)}  # side: patch_size, patches, steps
@@ -76,7 +76,7 @@ def our_step(pixels, labels, setting, bf16: bool, free: bool) -> Callable[[], No
     def step() -> None:
         photos = given if free else model.photos(pixels)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            for losses in learning_passes(model, photos, labels, training):
+            for losses in training_losses(model, photos, labels, training):
                 total = losses.total
         total.backward()
         optimizer.step()

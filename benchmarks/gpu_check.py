@@ -10,13 +10,13 @@ from gpu_digits import SETTINGS, Digits, made_digits, paper_model
 from gpu_parts import Row, Sizes
 from torch import Tensor
 
-from stacked_ram import losses
-from stacked_ram.config import TrainingConfig
-from stacked_ram.graphs import StepGraph
-from stacked_ram.learning import total
-from stacked_ram.model import RAM
-from stacked_ram.retina.geometry import GlimpseGeometry
-from stacked_ram.retina.patches import Photos
+from stacked_ram.config.schema import TrainingConfig
+from stacked_ram.models.ram import RAM
+from stacked_ram.ops.geometry import GlimpseGeometry
+from stacked_ram.ops.patches import Photos
+from stacked_ram.training import losses
+from stacked_ram.training.cuda_graphs import StepGraph
+from stacked_ram.training.estimators import total
 
 
 def check(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]:

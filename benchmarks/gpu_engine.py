@@ -18,10 +18,10 @@ from gpu_check import apart, bounded
 from gpu_digits import EPOCHS, SETTINGS, made_digits
 from gpu_parts import Row, Sizes, clocked
 
-from stacked_ram.config import Config, DataConfig, ModelConfig, TrainingConfig
+from stacked_ram.config.schema import Config, DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from stacked_ram.engine import Trainer
+    from stacked_ram.training.trainer import Trainer
 
 EPOCH = 60_000  # digits of the target
 SIDE = 28
@@ -32,8 +32,8 @@ def engine(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
     if importlib.util.find_spec("timm") is None:
         yield {"what": "", "left out": "no timm"}
         return
-    from stacked_ram.engine import Trainer
-    from stacked_ram.runs import RunFolder
+    from stacked_ram.runs.folder import RunFolder
+    from stacked_ram.training.trainer import Trainer
 
     sizes = Sizes(options.quick)
     usual, large = sizes.batch, sizes.large_batch

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from stacked_ram.config import Config, DataConfig, TrainingConfig
+from stacked_ram.config.schema import Config, DataConfig, TrainingConfig
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
 

@@ -81,9 +81,9 @@ def make_step(options: argparse.Namespace, device):
     import torch
     from torch import nn
 
-    from stacked_ram.build import build_model
-    from stacked_ram.config import ModelConfig, TrainingConfig
-    from stacked_ram.learning import learning_passes
+    from stacked_ram.config.schema import ModelConfig, TrainingConfig
+    from stacked_ram.models.build import build_model
+    from stacked_ram.training.estimators import training_losses
 
     config = ModelConfig(
         retina="backbone", backbone=options.backbone, patch_size=PATCH, num_patches=PATCHES,
@@ -107,11 +107,11 @@ def make_step(options: argparse.Namespace, device):
             return nn.functional.cross_entropy(trained(images), answers)
     else:
         trained = model
-        model.checkpoint_steps = options.case == "checkpoint"
+        model.activation_checkpointing = options.case == "checkpoint"
 
         def loss_of():
             return next(
-                learning_passes(model, model.photos(pixels), labels, TrainingConfig())
+                training_losses(model, model.photos(pixels), labels, TrainingConfig())
             ).total
 
     optimizer = torch.optim.AdamW(trained.parameters(), fused=True)

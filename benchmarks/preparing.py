@@ -32,17 +32,17 @@ import numpy as np
 import repository  # noqa: F401
 from PIL import Image
 
-from stacked_ram.preparing import writing
-from stacked_ram.preparing.catalogue import Catalogue
-from stacked_ram.preparing.checked import Checked, CheckPlan
-from stacked_ram.preparing.duplicates import find_duplicates, leave_out_conflicts
-from stacked_ram.preparing.options import PrepareOptions
-from stacked_ram.preparing.pipeline import prepare
-from stacked_ram.preparing.records import Record
-from stacked_ram.preparing.settling import plan_splits, settle_splits
-from stacked_ram.preparing.sources import find_source
-from stacked_ram.preparing.sources.common import Source
-from stacked_ram.preparing.working import working_folder
+from stacked_ram.preparation import writing
+from stacked_ram.preparation.assign_splits import plan_splits, settle_splits
+from stacked_ram.preparation.catalogue import Catalogue
+from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.duplicates import find_duplicates, leave_out_conflicts
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.pipeline import prepare
+from stacked_ram.preparation.records import Record
+from stacked_ram.preparation.sources import find_source
+from stacked_ram.preparation.sources.common import Source
+from stacked_ram.preparation.workdir import working_folder
 
 QUALITY = 92
 BATCH = 10_000

@@ -56,9 +56,9 @@ def made_run(folder: Path, backbone: str | None) -> tuple[Path, Path]:
     import numpy as np
     from PIL import Image
 
-    from stacked_ram.build import build_model
-    from stacked_ram.checkpoint import Card, save_weights
-    from stacked_ram.config import Config, ModelConfig
+    from stacked_ram.config.schema import Config, ModelConfig
+    from stacked_ram.models.build import build_model
+    from stacked_ram.runs.checkpoint import Card, save_weights
 
     config = Config(
         model=ModelConfig(

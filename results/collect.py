@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from stacked_ram.runs import write_atomically
+from stacked_ram.runs.folder import write_atomically
 
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
 PLAIN = ("plain sizes", "plain gmacs", "plain accuracies")  # of the frozen backbone

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tables import AFTER, ALL, GLANCE, MOST
 
-from stacked_ram.runs import write_atomically
+from stacked_ram.runs.folder import write_atomically
 from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 
 

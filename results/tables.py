@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from stacked_ram.runs import write_atomically
+from stacked_ram.runs.folder import write_atomically
 
 
 def seeds(run: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from stacked_ram.preparing.records import CheckedRecord
+from stacked_ram.preparation.records import CheckedRecord
 
 MAGENTA = (255, 0, 255)
 # each class has its own proportions, so that these would tell if they got out of the box

@@ -10,9 +10,9 @@ import pandas
 import pytest
 from tiny import tiny_config
 
-from stacked_ram.cli import Test as Options
-from stacked_ram.evaluate import test as run_test
-from stacked_ram.train import train_run
+from stacked_ram.cli.main import Test as Options
+from stacked_ram.cli.train import train_run
+from stacked_ram.evaluation.report import test as run_test
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 

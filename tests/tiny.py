@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stacked_ram.config import Config
-from stacked_ram.config_files import from_dict
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import from_dict
 
 CLASSES = ["bar", "dot", "ring"]
 SIZE = 12
@@ -73,7 +73,7 @@ def draw(image_HW: np.ndarray, label: int) -> None:
 
 def tiny_config(dataset: Path, **fields: object) -> Config:
     """A small dense model on that data set, with some fields changed by their flat names."""
-    from stacked_ram.config_files import replace_fields
+    from stacked_ram.config.yaml import replace_fields
 
     config = from_dict(
         {

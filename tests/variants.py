@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from stacked_ram.build import build_model
-from stacked_ram.config import ModelConfig
-from stacked_ram.model import RAM
-from stacked_ram.retina.patches import Photos
+from stacked_ram.config.schema import ModelConfig
+from stacked_ram.models.build import build_model
+from stacked_ram.models.ram import RAM
+from stacked_ram.ops.patches import Photos
 
 BACKBONE = "test_efficientnet"  # a hundred thousand parameters
 SMALL = dict(

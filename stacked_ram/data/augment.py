@@ -15,7 +15,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from stacked_ram.config import DataConfig
+from stacked_ram.config.schema import DataConfig
 
 EDGE = cv2.BORDER_REFLECT_101  # what comes in from outside: the photo, mirrored; no black corners
 OPERATIONS = 2  # of RandAugment, on each photo

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from stacked_ram.config import Config
+from stacked_ram.config.schema import Config
 from stacked_ram.data.batch import Batch
+from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.order import Rows
 
 
 class Glances(Protocol):
@@ -32,7 +32,7 @@ class Loader:
     position: batches of this epoch that were handed out.
     padding: mean share of a batch's pixels that is padding, in this epoch.
     glances: what a frozen backbone finds in a batch's photos, for its `glance`
-        (stacked_ram.kept_glances).
+        (stacked_ram.data.glance_cache).
     """
 
     glances: Glances | None = None

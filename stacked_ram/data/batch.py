@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stacked_ram.retina.lazy import LazyPhotos
+from stacked_ram.images.lazy import LazyPhotos
 
 
 @dataclass

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.errors import UserError
+from stacked_ram.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,10 @@ def open_cache(
     sizes_M2: np.ndarray,
     kind: str,
     limit: float,
-    size_words: str,
+    cache_key: str,
     *,
     channels: int | None = None,
-    plainly: str = "photos are decoded every epoch",
+    fallback_note: str = "photos are decoded every epoch",
 ) -> PhotoCache | None:
     """The cache of a data set whose photos are kept at these sizes.
 
@@ -130,16 +130,20 @@ def open_cache(
     if kind == "none":
         return None
     channels = channels or dataset.channels
-    name = f"v{FORMAT}-{size_words}-{channels}"
+    name = f"v{FORMAT}-{cache_key}-{channels}"
     total = int(sizes_M2.prod(axis=1).sum()) * channels
     here = f"cache of {dataset.folder}"
     if total > limit * 1e9:
         log.warning(
-            "%s: %.1f GB would be more than cache_limit: %g; %s", here, total / 1e9, limit, plainly
+            "%s: %.1f GB would be more than cache_limit: %g; %s",
+            here,
+            total / 1e9,
+            limit,
+            fallback_note,
         )
         return None
     if not hasattr(os, "pwrite"):
-        log.warning("%s: this system cannot share it; %s", here, plainly)
+        log.warning("%s: this system cannot share it; %s", here, fallback_note)
         return None
     if kind == "memory":
         if not hasattr(os, "memfd_create"):
@@ -158,12 +162,12 @@ def open_cache(
         if total - held > free:
             log.warning(
                 "%s: %.1f GB do not fit on the disk (%.1f GB free); %s",
-                here, total / 1e9, free / 1e9, plainly,
+                here, total / 1e9, free / 1e9, fallback_note,
             )  # fmt: skip
             return None
         return PhotoCache(sizes_M2, channels, folder, whole)
     except OSError as error:
-        log.warning("%s: cannot be written (%s); %s", here, error.strerror, plainly)
+        log.warning("%s: cannot be written (%s); %s", here, error.strerror, fallback_note)
         return None
 
 

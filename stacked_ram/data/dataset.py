@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from stacked_ram.config import DataConfig
-from stacked_ram.data.facts import read_facts
+from stacked_ram.config.schema import DataConfig
+from stacked_ram.data.dataset_info import read_dataset_info
 from stacked_ram.data.scenes import SceneShape
-from stacked_ram.errors import UserError
+from stacked_ram.runtime.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
@@ -110,7 +110,7 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {SPLITS}")
     folder = Path(config.dataset)
-    facts = read_facts(folder)
+    facts = read_dataset_info(folder)
     parts = {"train", "valid"} if split == "train" and config.train_on != "train" else {split}
     opened = (_open_digits if facts["kind"] == "digits" else _open_photos)(
         folder, facts, config, split, parts

@@ -20,9 +20,9 @@ from torch.nn.functional import interpolate
 
 from stacked_ram.data.cache import open_cache
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.read import read_photo, resized, to_CHW
 from stacked_ram.data.scenes import GROUND_SHARES, PIECES, choose_others, compose_scene
-from stacked_ram.errors import UserError
+from stacked_ram.images.decoding import read_photo, resized, to_CHW
+from stacked_ram.runtime.errors import UserError
 
 
 class SceneMaker:

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.errors import RunFailed
-from stacked_ram.retina.lazy import UnreadablePhoto
+from stacked_ram.images.lazy import UnreadablePhoto
+from stacked_ram.runtime.errors import RunFailed
 
 log = logging.getLogger(__name__)
 

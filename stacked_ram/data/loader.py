@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import torch
 
-from stacked_ram.config import Config
+from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.digits import DigitLoader
-from stacked_ram.data.photos import PhotoLoader
+from stacked_ram.data.digit_loader import DigitLoader
+from stacked_ram.data.photo_loader import PhotoLoader
 
 
 def make_loader(

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from stacked_ram.errors import UserError
+from stacked_ram.runtime.errors import UserError
 
 PIECES = "pieces"  # folder of a data set of scenes: what its training scenes are made of
 

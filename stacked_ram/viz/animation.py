@@ -17,12 +17,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stacked_ram.errors import UserError
-from stacked_ram.runs import write_atomically
+from stacked_ram.runs.folder import write_atomically
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
 from stacked_ram.viz.foveate import so_far
-from stacked_ram.viz.looking import Seen, cut
+from stacked_ram.viz.records import PhotoRecord, cut
 from stacked_ram.viz.scan_path import view_of_seen
 from stacked_ram.viz.story import EDGE, LINES_LEFT, LINES_TOP, TITLE, fit, view_shape
 from stacked_ram.viz.strip import ROW
@@ -48,7 +48,7 @@ MOST = 12  # photos of a grid
 
 
 @styled
-def photo_frame(seen: Seen, steps: int) -> Figure:
+def photo_frame(seen: PhotoRecord, steps: int) -> Figure:
     """Everything about a photo after so many steps (0: before the first)."""
     surface = seen.surfaces[-1]
     view = view_of(surface.size, surface.boxes_TK4)
@@ -85,7 +85,7 @@ def photo_frame(seen: Seen, steps: int) -> Figure:
 
 
 @styled
-def grid_frame(photos: Sequence[Seen], steps: int) -> Figure:
+def grid_frame(photos: Sequence[PhotoRecord], steps: int) -> Figure:
     """Many photos after so many steps."""
     columns = min(4, len(photos))
     side = (PAGE - EDGE) / columns - EDGE
@@ -109,7 +109,7 @@ def grid_frame(photos: Sequence[Seen], steps: int) -> Figure:
     return sheet.figure
 
 
-def answer_after(seen: Seen, steps: int) -> tuple[str, str]:
+def answer_after(seen: PhotoRecord, steps: int) -> tuple[str, str]:
     """The answer after so many steps, and its colour."""
     if steps == 0:
         return "…", QUIET
@@ -117,7 +117,7 @@ def answer_after(seen: Seen, steps: int) -> tuple[str, str]:
     return words.split(", is ")[0], colour
 
 
-def draw_frames(photos: Sequence[Seen]) -> list[np.ndarray]:
+def draw_frames(photos: Sequence[PhotoRecord]) -> list[np.ndarray]:
     """The pictures of an animation, one a step, of one size with even sides."""
     steps = max(one.steps for one in photos)
     figures = [

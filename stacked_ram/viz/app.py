@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from stacked_ram.checkpoint import LoadedRun, weights_file
 from stacked_ram.data.dataset import stratified
-from stacked_ram.errors import UserError
-from stacked_ram.viz.looking import as_rgb
+from stacked_ram.runs.checkpoint import LoadedRun, weights_file
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz.app_view import MOST_BYTES, cached_run
+from stacked_ram.viz.records import as_rgb
 from stacked_ram.viz.sources import Split
-from stacked_ram.viz.watching import MOST_BYTES, cached_run
 
 if TYPE_CHECKING:
-    from stacked_ram.viz.options import Viz
+    from stacked_ram.cli.viz_options import Viz
 
 EXAMPLES = 10
 
 
 def serve(options: Viz) -> None:
     """Open the page and stay until stopped. Raises UserError when Gradio is missing."""
-    from stacked_ram.runs import now
+    from stacked_ram.runs.folder import now
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio
 
-from stacked_ram.checkpoint import LoadedRun
-from stacked_ram.errors import UserError
-from stacked_ram.viz.watching import cached_run, location_of, watch
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz.app_view import cached_run, location_of, watch
 
 MOST_GLIMPSES = 16
 KEPT = 300  # seconds that an uploaded photo is kept at most
@@ -21,7 +21,7 @@ SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscre
 
 def as_uploaded(payload: Any) -> str | None:
     """The path of an uploaded file, unopened: what it is and how large is checked first, in one
-    place (`stacked_ram.viz.watching.check_upload`)."""
+    place (`stacked_ram.viz.app_view.check_upload`)."""
     return None if payload is None else payload.path
 
 

@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from stacked_ram.model import RAM
+from stacked_ram.models.ram import RAM
 from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_tag
-from stacked_ram.viz.looking import Seen, sampled_locations
 from stacked_ram.viz.overview import odd
+from stacked_ram.viz.records import PhotoRecord, sampled_locations
 from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit
 from stacked_ram.viz.style import PAGE, QUIET, Sheet, is_dark, step_colours, styled
 
@@ -28,7 +28,7 @@ LIGHT = mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.12, 0.9
 
 
 @styled
-def attention_figure(seen: Seen, model: RAM) -> Figure:
+def attention_figure(seen: PhotoRecord, model: RAM) -> Figure:
     """One panel a step (and a row a level; of weights, which the trace has of the last level, one
     row)."""
     every = range(seen.locations_TS2.shape[1])
@@ -62,7 +62,7 @@ def attention_figure(seen: Seen, model: RAM) -> Figure:
     return sheet.figure
 
 
-def explanation(seen: Seen, locations: np.ndarray | None) -> str:
+def explanation(seen: PhotoRecord, locations: np.ndarray | None) -> str:
     if locations is None:
         return "Light: weight of each region before the glimpse. Cross: where it then looked."
     return (
@@ -71,7 +71,7 @@ def explanation(seen: Seen, locations: np.ndarray | None) -> str:
     )
 
 
-def draw_weights(axes: Axes, seen: Seen, step: int) -> str:
+def draw_weights(axes: Axes, seen: PhotoRecord, step: int) -> str:
     """The regions' weights as light; returns a few words about them."""
     weights = seen.weights_TR[step].reshape(seen.regions)
     chosen = bool(weights.sum() > 0)
@@ -85,7 +85,7 @@ def draw_weights(axes: Axes, seen: Seen, step: int) -> str:
     return f"strongest region {percent(float(weights.max()))}" if chosen else "not chosen"
 
 
-def write_weights(axes: Axes, seen: Seen, weights: np.ndarray) -> None:
+def write_weights(axes: Axes, seen: PhotoRecord, weights: np.ndarray) -> None:
     height, width = seen.photo.size
     rows, columns = weights.shape
     for row in range(rows):
@@ -99,7 +99,9 @@ def write_weights(axes: Axes, seen: Seen, weights: np.ndarray) -> None:
             )  # fmt: skip
 
 
-def draw_policy(axes: Axes, seen: Seen, sampled_M2: np.ndarray, step: int, level: int) -> str:
+def draw_policy(
+    axes: Axes, seen: PhotoRecord, sampled_M2: np.ndarray, step: int, level: int
+) -> str:
     """Density of sampled locations, and the policy's mean with its deviation."""
     height, width = seen.photo.size
     shape = seen.photo.shape[0] / seen.photo.shape[1]
@@ -124,7 +126,7 @@ def draw_policy(axes: Axes, seen: Seen, sampled_M2: np.ndarray, step: int, level
     return f"x {mean[0]:+.2f}, y {mean[1]:+.2f}".replace("-", "−")
 
 
-def draw_light(axes: Axes, seen: Seen, values: np.ndarray, least: float = 1e-9) -> None:
+def draw_light(axes: Axes, seen: PhotoRecord, values: np.ndarray, least: float = 1e-9) -> None:
     """The photo in grey, dark, lit where values are high.
 
     least: what counts as full light at least, so that regions that are all alike do not glare.
@@ -143,7 +145,7 @@ def draw_light(axes: Axes, seen: Seen, values: np.ndarray, least: float = 1e-9) 
         spine.set_visible(False)
 
 
-def draw_cross(axes: Axes, seen: Seen, location: np.ndarray, step: int) -> None:
+def draw_cross(axes: Axes, seen: PhotoRecord, location: np.ndarray, step: int) -> None:
     height, width = seen.photo.size
     place = (location + 1) / 2 * (width, height)
     for colour, line, size in (("#14161a", 3.4, 9), ("#ffffff", 1.6, 8)):

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import (
     FAINT,
     INK,
@@ -25,7 +25,7 @@ from stacked_ram.viz.style import (
 TOP = 5
 
 
-def verdict(seen: Seen) -> tuple[str, str]:
+def verdict(seen: PhotoRecord) -> tuple[str, str]:
     """One line about the answer, and its colour."""
     says = f"says {seen.classes[seen.says]} ({percent(seen.sure)})"
     if seen.right is None:
@@ -42,21 +42,21 @@ def percent(share: float) -> str:
     return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
-def colour_of(seen: Seen, label: int) -> str:
+def colour_of(seen: PhotoRecord, label: int) -> str:
     """Of a class in this photo's drawings: the true one, or another."""
     if seen.photo.label is None:
         return NEUTRAL
     return RIGHT if label == seen.photo.label else WRONG
 
 
-def beliefs(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+def beliefs(seen: PhotoRecord) -> tuple[np.ndarray, np.ndarray]:
     """Steps (0: after the glance, where there is one) and the belief after each."""
     if seen.glance_belief_N is None:
         return np.arange(1, seen.steps + 1), seen.belief_TN
     return np.arange(seen.steps + 1), np.vstack([seen.glance_belief_N, seen.belief_TN])
 
 
-def leading(seen: Seen, most: int = TOP) -> list[int]:
+def leading(seen: PhotoRecord, most: int = TOP) -> list[int]:
     """Classes worth a line: the true one, those that were ever the answer, the likeliest."""
     _, belief = beliefs(seen)
     wanted = [] if seen.photo.label is None else [seen.photo.label]
@@ -65,7 +65,7 @@ def leading(seen: Seen, most: int = TOP) -> list[int]:
 
 
 def draw_lines(
-    axes: Axes, seen: Seen, width: float, height: float, last: int | None = None
+    axes: Axes, seen: PhotoRecord, width: float, height: float, last: int | None = None
 ) -> None:
     """Probabilities over the steps, the true class in its own colour, names at the right; above
     them a ribbon of the answers.
@@ -130,7 +130,7 @@ def draw_lines(
     draw_ribbon(axes, seen, per_step, height, int(shown.sum()))
 
 
-def draw_ribbon(axes: Axes, seen: Seen, per_step: float, height: float, count: int) -> None:
+def draw_ribbon(axes: Axes, seen: PhotoRecord, per_step: float, height: float, count: int) -> None:
     """Over the axes: which class was the answer after which steps; a new piece is a new mind."""
     steps, belief = beliefs(seen)
     answers = belief.argmax(1)[:count]
@@ -158,7 +158,7 @@ def draw_ribbon(axes: Axes, seen: Seen, per_step: float, height: float, count: i
     )  # fmt: skip
 
 
-def draw_top(axes: Axes, seen: Seen, column: int, width: float, row: float) -> None:
+def draw_top(axes: Axes, seen: PhotoRecord, column: int, width: float, row: float) -> None:
     """The five likeliest classes after one step, as bars with their names in them.
 
     axes: bare, in inches, width x (row * TOP). column: index among `beliefs`.

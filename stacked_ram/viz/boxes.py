@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from stacked_ram.viz.looking import Surface
+from stacked_ram.viz.records import Surface
 from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, step_colours
 
 BEYOND = 0.3  # at most this share of a side is shown beyond each edge of the photo

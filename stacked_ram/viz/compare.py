@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stacked_ram.viz.belief import beliefs
-from stacked_ram.viz.looking import Seen
 from stacked_ram.viz.overview import draw_density, legend, map_size, share_axis, step_axis
+from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.scan_path import draw_small, view_of_seen
 from stacked_ram.viz.story import EDGE, fit, view_shape
 from stacked_ram.viz.style import (
@@ -29,7 +29,9 @@ PHOTOS = 6
 
 
 @styled
-def compare_figure(pairs: Sequence[tuple[Seen, Seen]], names: tuple[str, str]) -> Figure:
+def compare_figure(
+    pairs: Sequence[tuple[PhotoRecord, PhotoRecord]], names: tuple[str, str]
+) -> Figure:
     """A row a photo: its scan path by either model, and what each believed of the true class (of
     its own answer, where the true class is not known)."""
     chart = 1.9
@@ -59,7 +61,7 @@ def compare_figure(pairs: Sequence[tuple[Seen, Seen]], names: tuple[str, str]) -
     return sheet.figure
 
 
-def draw_pair(axes: Axes, pair: Sequence[Seen]) -> None:
+def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
     """The belief of two models over their steps."""
     every: set[int] = set()
     for number, one in enumerate(pair):

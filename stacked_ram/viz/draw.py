@@ -8,19 +8,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stacked_ram.checkpoint import LoadedRun, load_run
 from stacked_ram.data.dataset import stratified
-from stacked_ram.errors import UserError
+from stacked_ram.runs.checkpoint import LoadedRun, load_run
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import gallery
-from stacked_ram.viz.looking import Photo, Seen, look_as_tested
 from stacked_ram.viz.overview import overview_figure
+from stacked_ram.viz.records import Photo, PhotoRecord, look_as_tested
 from stacked_ram.viz.scan_path import scan_path_figure
 from stacked_ram.viz.sources import Split, photo_files, read_files
 from stacked_ram.viz.story import belief_figure, story_figure, strip_figure
 from stacked_ram.viz.style import FORMATS, save_figure
 from stacked_ram.viz.whole_set import WholeSet, look_at_all, warnings
 
-PARTS: dict[str, Callable[[Seen], Figure]] = {
+PARTS: dict[str, Callable[[PhotoRecord], Figure]] = {
     "scan_path": scan_path_figure,
     "strip": strip_figure,
     "belief": belief_figure,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.records import PhotoRecord
 
 UNSEEN = 18  # brightness of what was not seen
 GLANCED = 0.45  # brightness left to what only the glance saw
 
 
-def so_far(seen: Seen, steps: int) -> np.ndarray:
+def so_far(seen: PhotoRecord, steps: int) -> np.ndarray:
     """The photo (H x W x 3, uint8) from the patches of its first `steps` steps.
 
     Where several patches overlap, the one of the smallest cells shows, and of those the last.

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stacked_ram.viz.boxes import draw_tag
-from stacked_ram.viz.looking import Seen
+from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.scan_path import ROOMY, draw_small, view_of_seen
 from stacked_ram.viz.story import EDGE, fit, view_shape
 from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, step_colours, styled, text_width
@@ -70,26 +70,26 @@ CHOICES: dict[str, tuple[str, Callable[[WholeSet], np.ndarray]]] = {
 }
 
 
-def gallery_figure(photos: Sequence[Seen], title: str, more: str = "") -> Figure:
+def gallery_figure(photos: Sequence[PhotoRecord], title: str, more: str = "") -> Figure:
     """Small scan paths under a heading."""
     return rows_figure([("", list(photos))], title, more, COLUMNS)
 
 
-def one_per_class_figure(photos: Sequence[Seen]) -> Figure:
+def one_per_class_figure(photos: Sequence[PhotoRecord]) -> Figure:
     """One photo a class, up to ten in a row."""
     columns = min(10, len(photos))
     return rows_figure([("", list(photos))], "One photo of each class",
                        "the one of median certainty", columns)  # fmt: skip
 
 
-def confused_figure(pairs: Sequence[tuple[str, list[Seen]]]) -> Figure:
+def confused_figure(pairs: Sequence[tuple[str, list[PhotoRecord]]]) -> Figure:
     """A row a pair of classes, each under its own heading."""
     return rows_figure(pairs, "Confused most often", "surest mistakes first", EACH)
 
 
 @styled
 def rows_figure(
-    groups: Sequence[tuple[str, list[Seen]]], title: str, more: str, columns: int
+    groups: Sequence[tuple[str, list[PhotoRecord]]], title: str, more: str, columns: int
 ) -> Figure:
     """Groups of small scan paths, each group under its name, `columns` in a row."""
     gap = EDGE if columns <= 6 else 0.05

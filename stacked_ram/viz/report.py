@@ -22,21 +22,21 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.data.dataset import stratified
-from stacked_ram.errors import UserError
-from stacked_ram.runs import now, write_atomically
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runs.folder import now, write_atomically
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs
 from stacked_ram.viz.boxes import view_of
-from stacked_ram.viz.looking import Photo, Seen, Surface, look_as_tested
 from stacked_ram.viz.overview import chosen_places, class_order, density_of
+from stacked_ram.viz.records import Photo, PhotoRecord, Surface, look_as_tested
 from stacked_ram.viz.sources import Split, photo_files, read_files
 from stacked_ram.viz.style import step_colours
 from stacked_ram.viz.whole_set import WholeSet, look_at_all, spread_T, warnings
 
 if TYPE_CHECKING:
-    from stacked_ram.viz.options import Viz
+    from stacked_ram.cli.viz_options import Viz
 
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
 SIDES = (640, 480, 360, 256)  # longest side of a photo, as large as that allows
@@ -129,7 +129,7 @@ def filled(about: dict[str, Any]) -> bytes:
 
 def facts(
     run: LoadedRun,
-    seen: Sequence[Seen],
+    seen: Sequence[PhotoRecord],
     whole: WholeSet | None,
     galleries: Sequence[dict[str, Any]],
     split: Split | None,
@@ -160,7 +160,9 @@ def facts(
     }
 
 
-def placed(galleries: Sequence[dict[str, Any]], seen: Sequence[Seen]) -> list[dict[str, Any]]:
+def placed(
+    galleries: Sequence[dict[str, Any]], seen: Sequence[PhotoRecord]
+) -> list[dict[str, Any]]:
     """The galleries as places among the photos of the page, without those left empty."""
     place = {one.photo.name: number for number, one in enumerate(seen)}
     found = [
@@ -176,7 +178,7 @@ def ramp(count: int = 24) -> list[str]:
     return [mpl.colors.to_hex(one) for one in colours]
 
 
-def photo_entry(seen: Seen, side: int) -> dict[str, Any]:
+def photo_entry(seen: PhotoRecord, side: int) -> dict[str, Any]:
     """One photo, as the page's script reads it."""
     photo = seen.photo
     _, belief = beliefs(seen)
@@ -204,7 +206,7 @@ def photo_entry(seen: Seen, side: int) -> dict[str, Any]:
     }
 
 
-def surface_entry(seen: Seen, surface: Surface, side: int) -> dict[str, Any]:
+def surface_entry(seen: PhotoRecord, surface: Surface, side: int) -> dict[str, Any]:
     same_size = surface.image_HWC.shape[:2] == seen.photo.pixels_CHW.shape[1:]
     is_photo = same_size and not surface.is_map
     return {

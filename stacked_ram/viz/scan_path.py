@@ -8,11 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from stacked_ram.retina.lazy import LazyPhotos
-from stacked_ram.trace import Trace
+from stacked_ram.images.lazy import LazyPhotos
+from stacked_ram.models.trace import Trace
 from stacked_ram.viz.belief import percent, verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
-from stacked_ram.viz.looking import Photo, Seen, seen_in
+from stacked_ram.viz.records import Photo, PhotoRecord, seen_in
 from stacked_ram.viz.sources import large_photo
 from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit, view_shape
 from stacked_ram.viz.style import INK, PAGE, Sheet, shrunk, styled
@@ -21,7 +21,7 @@ ROOMY = 1.2  # inches from which on a small picture has room for numbers
 
 
 @styled
-def scan_path_figure(seen: Seen) -> Figure:
+def scan_path_figure(seen: PhotoRecord) -> Figure:
     """The scan path of one photo; of a stack, one row a level or map, each as it sees the photo."""
     width, many = PAGE * 0.62, len(seen.surfaces) > 1
     rows = []
@@ -42,7 +42,7 @@ def scan_path_figure(seen: Seen) -> Figure:
 
 
 @styled
-def scan_path_grid(photos: Sequence[Seen], columns: int = 4, width: float = PAGE) -> Figure:
+def scan_path_grid(photos: Sequence[PhotoRecord], columns: int = 4, width: float = PAGE) -> Figure:
     """Many scan paths, small, each with the answer below; of a stack, its last level."""
     side = (width - EDGE) / columns - EDGE
     tall = max(
@@ -58,13 +58,15 @@ def scan_path_grid(photos: Sequence[Seen], columns: int = 4, width: float = PAGE
     return sheet.figure
 
 
-def view_of_seen(seen: Seen) -> tuple:
+def view_of_seen(seen: PhotoRecord) -> tuple:
     """What a small picture shows: it has the narrowest boxes alone."""
     surface = seen.surfaces[-1]
     return view_of(surface.size, surface.boxes_TK4[:, :1])
 
 
-def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float) -> None:
+def draw_small(
+    sheet: Sheet, seen: PhotoRecord, x: float, y: float, width: float, height: float
+) -> None:
     """A small scan path in this room, and its verdict in one line or two below."""
     surface, view = seen.surfaces[-1], view_of_seen(seen)
     wide, tall = fit(view_shape(seen, surface, view), width, height)
@@ -78,7 +80,7 @@ def draw_small(sheet: Sheet, seen: Seen, x: float, y: float, width: float, heigh
                    color=INK if number else colour, ha="center")  # fmt: skip
 
 
-def caption(seen: Seen, roomy: bool) -> tuple[list[str], str]:
+def caption(seen: PhotoRecord, roomy: bool) -> tuple[list[str], str]:
     """A line or two about the answer, and the colour of the first."""
     words, colour = verdict(seen)
     if roomy:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from stacked_ram.checkpoint import LoadedRun
-from stacked_ram.config import Config
-from stacked_ram.config_files import replace_fields
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import replace_fields
+from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import Dataset, only, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
-from stacked_ram.data.opening import open_photo, photo_endings, reduced
-from stacked_ram.data.order import Rows
-from stacked_ram.data.read import ORIENTATION, SIDEWAYS
-from stacked_ram.errors import UserError
-from stacked_ram.preparing.formats import size_in_file
-from stacked_ram.preparing.names import path_text
-from stacked_ram.retina.lazy import LazyPhoto, LazyPhotos
-from stacked_ram.viz.looking import Photo
+from stacked_ram.images.decoding import ORIENTATION, SIDEWAYS
+from stacked_ram.images.formats import size_in_file
+from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
+from stacked_ram.images.names import path_text
+from stacked_ram.images.opening import open_photo, photo_endings, reduced
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz.records import Photo
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from stacked_ram.viz import strip
 from stacked_ram.viz.belief import draw_lines, verdict
 from stacked_ram.viz.boxes import draw_surface, view_of
-from stacked_ram.viz.looking import Seen, Surface
+from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, styled, text_width
 
 EDGE = 0.08
@@ -21,7 +21,7 @@ LINES_TOP = 0.28  # for the ribbon
 LINES_BOTTOM = 0.36
 
 
-def view_shape(seen: Seen, surface: Surface, view: tuple) -> float:
+def view_shape(seen: PhotoRecord, surface: Surface, view: tuple) -> float:
     """Height over width of a drawing of this view, at the photo's true shape."""
     true = seen.photo.shape[0] / seen.photo.shape[1]
     share_y = (view[3] - view[1]) / surface.size[0]
@@ -34,7 +34,7 @@ def fit(shape: float, width: float, height: float) -> tuple[float, float]:
     return (width, width * shape) if width * shape <= height else (height / shape, height)
 
 
-def draw_title(sheet: Sheet, seen: Seen, x: float, y: float, width: float) -> None:
+def draw_title(sheet: Sheet, seen: PhotoRecord, x: float, y: float, width: float) -> None:
     """The answer, and the photo's name at the right."""
     words, colour = verdict(seen)
     sheet.text(x, y, fitted(words, width, 10, "bold"), color=colour, fontsize=10,
@@ -45,17 +45,17 @@ def draw_title(sheet: Sheet, seen: Seen, x: float, y: float, width: float) -> No
 
 
 @styled
-def story_figure(seen: Seen) -> Figure:
+def story_figure(seen: PhotoRecord) -> Figure:
     """Scan path, patch strip, what was known, and belief of one photo."""
     return single_story(seen) if len(seen.surfaces) == 1 else stacked_story(seen)
 
 
-def page_width(seen: Seen) -> float:
+def page_width(seen: PhotoRecord) -> float:
     """A page, or more where the columns of many steps need it."""
     return max(PAGE, 2 * EDGE + strip.LABEL + strip.columns_of(seen) * 0.8)
 
 
-def single_story(seen: Seen) -> Figure:
+def single_story(seen: PhotoRecord) -> Figure:
     width = page_width(seen)
     inner = width - 2 * EDGE
     surface = seen.surfaces[0]
@@ -82,7 +82,7 @@ def single_story(seen: Seen) -> Figure:
     return sheet.figure
 
 
-def stacked_story(seen: Seen) -> Figure:
+def stacked_story(seen: PhotoRecord) -> Figure:
     width = page_width(seen)
     inner = width - 2 * EDGE
     rows = []
@@ -120,7 +120,7 @@ def stacked_story(seen: Seen) -> Figure:
     return sheet.figure
 
 
-def draw_glance(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+def draw_glance(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
     """What the glance saw, in the first column beside the first row of patches."""
     from stacked_ram.viz.style import FAINT, frame, show_image
 
@@ -133,7 +133,9 @@ def draw_glance(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> fl
     return y
 
 
-def draw_belief(sheet: Sheet, seen: Seen, x: float, y: float, width: float, height: float) -> None:
+def draw_belief(
+    sheet: Sheet, seen: PhotoRecord, x: float, y: float, width: float, height: float
+) -> None:
     """The belief's lines in this room, ribbon and numbers of the axes included."""
     inner_width = width - LINES_LEFT
     inner_height = height - LINES_TOP - LINES_BOTTOM
@@ -142,7 +144,7 @@ def draw_belief(sheet: Sheet, seen: Seen, x: float, y: float, width: float, heig
 
 
 @styled
-def strip_figure(seen: Seen) -> Figure:
+def strip_figure(seen: PhotoRecord) -> Figure:
     """The patch strip alone: every surface's patches, and what was known."""
     width = page_width(seen)
     inner = width - 2 * EDGE
@@ -165,7 +167,7 @@ def strip_figure(seen: Seen) -> Figure:
 
 
 @styled
-def belief_figure(seen: Seen) -> Figure:
+def belief_figure(seen: PhotoRecord) -> Figure:
     """The belief alone: lines, and the five likeliest classes after each step."""
     width = page_width(seen)
     inner = width - 2 * EDGE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stacked_ram.viz.belief import TOP, beliefs, draw_top
 from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.foveate import so_far
-from stacked_ram.viz.looking import Seen, Surface
+from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image, step_colours
 
 LABEL = 0.82  # inches for the names of the rows
@@ -14,24 +14,24 @@ HEAD = 0.22  # inches for the numbers of the columns
 ROW = 0.145  # inches for one class of the top five
 
 
-def columns_of(seen: Seen) -> int:
+def columns_of(seen: PhotoRecord) -> int:
     """The steps, and one more for a glance."""
     return len(beliefs(seen)[0])
 
 
-def cell_size(seen: Seen, width: float) -> float:
+def cell_size(seen: PhotoRecord, width: float) -> float:
     """Side of a patch in a strip of this width."""
     count = columns_of(seen)
     return min(1.15, (width - LABEL) / count - GAP)
 
 
-def column_x(seen: Seen, x: float, cell: float, step: int) -> float:
+def column_x(seen: PhotoRecord, x: float, cell: float, step: int) -> float:
     """Left edge of a step's column (step 0: the glance)."""
     first = 0 if columns_of(seen) > seen.steps else 1
     return x + LABEL + (step - first) * (cell + GAP)
 
 
-def draw_head(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+def draw_head(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
     """Numbers over the columns; returns the y below."""
     colours = step_colours(seen.steps)
     for step in range((columns_of(seen) - seen.steps and -1) or 0, seen.steps):
@@ -46,7 +46,7 @@ def draw_head(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> floa
 
 
 def draw_patches(
-    sheet: Sheet, seen: Seen, surface: Surface, x: float, y: float, cell: float
+    sheet: Sheet, seen: PhotoRecord, surface: Surface, x: float, y: float, cell: float
 ) -> float:
     """K rows of patches, the narrowest first; returns the y below."""
     colours = step_colours(seen.steps)
@@ -82,7 +82,7 @@ def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> Non
         )  # fmt: skip
 
 
-def draw_so_far(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+def draw_so_far(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
     """The photo from all that was seen up to each step; returns the y below."""
     if not seen.photo_surfaces:
         return y
@@ -99,7 +99,7 @@ def draw_so_far(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> fl
     return y + tall + GAP
 
 
-def draw_top_row(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> float:
+def draw_top_row(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
     """The likeliest classes after each step; returns the y below."""
     rows = min(TOP, len(seen.classes))
     row_label(sheet, x, y, rows * ROW, "belief, %")
@@ -109,18 +109,18 @@ def draw_top_row(sheet: Sheet, seen: Seen, x: float, y: float, cell: float) -> f
     return y + rows * ROW + GAP
 
 
-def strip_height(seen: Seen, cell: float, surfaces: int = 1) -> float:
+def strip_height(seen: PhotoRecord, cell: float, surfaces: int = 1) -> float:
     """Inches that `draw_head` and `draw_patches` take."""
     rows = sum(patch_rows(one) for one in seen.surfaces[:surfaces])
     return HEAD + rows * (cell + GAP)
 
 
-def so_far_height(seen: Seen, cell: float) -> float:
+def so_far_height(seen: PhotoRecord, cell: float) -> float:
     if not seen.photo_surfaces:
         return 0.0
     height, width = seen.photo.shape
     return (cell * height / width if height <= width else cell) + GAP
 
 
-def top_height(seen: Seen) -> float:
+def top_height(seen: PhotoRecord) -> float:
     return min(TOP, len(seen.classes)) * ROW + GAP

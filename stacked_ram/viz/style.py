@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from stacked_ram.fonts import families
-from stacked_ram.runs import write_atomically
+from stacked_ram.runs.folder import write_atomically
+from stacked_ram.viz.fonts import families
 
 PAGE = 7.2  # width of a page's text
 DPI = 200

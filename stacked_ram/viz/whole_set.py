@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stacked_ram.checkpoint import LoadedRun
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.devices import autocast
-from stacked_ram.trace import Trace
-from stacked_ram.viz.looking import numpy
+from stacked_ram.models.trace import Trace
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runtime.devices import autocast
+from stacked_ram.viz.records import numpy
 from stacked_ram.viz.sources import Split
 
 SAME_PLACE = 0.05  # spread of locations over photos (the photo is 2 wide) below which it is one

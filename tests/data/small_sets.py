@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from stacked_ram.config import Config, DataConfig, TrainingConfig
+from stacked_ram.config.schema import Config, DataConfig, TrainingConfig
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stacked_ram.config import DataConfig
+from stacked_ram.config.schema import DataConfig
 from stacked_ram.data.augment import Augment
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (3, 40, 60), dtype=np.uint8)

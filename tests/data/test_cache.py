@@ -13,10 +13,10 @@ from PIL import Image
 from small_sets import config_of, loader_of, make_photos
 
 from stacked_ram.data import cache as cache_room
-from stacked_ram.data.assemble import kept_sizes
 from stacked_ram.data.cache import open_cache
 from stacked_ram.data.dataset import open_dataset
-from stacked_ram.errors import UserError
+from stacked_ram.data.photo_batches import kept_sizes
+from stacked_ram.runtime.errors import UserError
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_batches_are_the_same_with_and_without_cache(folder, kind):
 
 
 def test_the_second_epoch_decodes_nothing(folder, monkeypatch):
-    from stacked_ram.data import assemble
+    from stacked_ram.data import photo_batches as assemble
 
     loader = loader_of(folder, cache="disk")
     for _ in loader:

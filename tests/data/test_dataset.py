@@ -9,7 +9,7 @@ import yaml
 from small_sets import COUNTS, config_of, make_digits, make_photos, write_facts
 
 from stacked_ram.data.dataset import open_dataset, stratified
-from stacked_ram.errors import UserError
+from stacked_ram.runtime.errors import UserError
 
 
 def opened(folder, split="train", **data):
@@ -209,9 +209,9 @@ def test_opening_and_reading_need_no_torch(tmp_path):
     make_photos(tmp_path)
     code = (
         "import sys\n"
-        "from stacked_ram.config import DataConfig\n"
+        "from stacked_ram.config.schema import DataConfig\n"
         "from stacked_ram.data.dataset import open_dataset\n"
-        "from stacked_ram.data.read import read_photo\n"
+        "from stacked_ram.images.decoding import read_photo\n"
         f"found = open_dataset(DataConfig(dataset={str(tmp_path)!r}), 'train')\n"
         "read_photo(found.folder / found.names[0])\n"
         "assert 'torch' not in sys.modules and 'albumentations' not in sys.modules\n"

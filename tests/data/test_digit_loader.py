@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_sets import loader_of, make_digits
 
-from stacked_ram.errors import UserError
+from stacked_ram.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from small_sets import config_of, loader_of
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
 from stacked_ram.data.scenes import draw_scene
-from stacked_ram.errors import UserError
-from stacked_ram.preparing.options import PrepareOptions
-from stacked_ram.preparing.records import CheckedRecord
-from stacked_ram.preparing.scenes import prepare_scenes, scene_task
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import CheckedRecord
+from stacked_ram.preparation.scenes import prepare_scenes, scene_task
+from stacked_ram.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from small_sets import COUNTS, SIZES, loader_of, make_photos
 
-from stacked_ram.data import photos as room
-from stacked_ram.data.assemble import kept_sizes
-from stacked_ram.errors import UserError
+from stacked_ram.data import photo_loader as room
+from stacked_ram.data.photo_batches import kept_sizes
+from stacked_ram.runtime.errors import UserError
 
 EVERYTHING = {
     "flip": True, "crop_area": (0.5, 1.0), "colour_jitter": 0.4, "random_erasing": 0.5,
@@ -246,7 +246,7 @@ def test_grayscale_sets(tmp_path):
 
 
 def test_photos_to_be_cropped_are_kept_large_enough():
-    from stacked_ram.config import DataConfig
+    from stacked_ram.config.schema import DataConfig
 
     stored_M2 = np.array([[512, 640], [100, 120], [2000, 2500], [480, 224]])
     data = DataConfig(photo_size=(224, 224), crop_area=(0.5, 1.0))

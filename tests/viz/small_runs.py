@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from tiny import CLASSES, tiny_config
 
-from stacked_ram.build import build_model
-from stacked_ram.checkpoint import Card, save_weights
-from stacked_ram.config import ModelConfig
-from stacked_ram.model import RAM
-from stacked_ram.viz.looking import Photo
+from stacked_ram.config.schema import ModelConfig
+from stacked_ram.models.build import build_model
+from stacked_ram.models.ram import RAM
+from stacked_ram.runs.checkpoint import Card, save_weights
+from stacked_ram.viz.records import Photo
 
 
 def lively(model: RAM) -> RAM:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_runs import noise_photo, tiny_model
 
-from stacked_ram.data.read import ORIENTATION
+from stacked_ram.images.decoding import ORIENTATION
 from stacked_ram.viz.boxes import draw_boxes, draw_surface, split_at_edges, view_of
-from stacked_ram.viz.looking import Photo, look_at
+from stacked_ram.viz.records import Photo, look_at
 from stacked_ram.viz.sources import true_shape
 from stacked_ram.viz.story import fit, view_shape
 from stacked_ram.viz.style import Sheet, figure_bytes, step_colours

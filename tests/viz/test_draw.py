@@ -15,15 +15,15 @@ import pytest
 import torch
 from PIL import Image
 from small_runs import noise_photo, save_run, tiny_model
-from test_looking import KINDS
+from test_records import KINDS
 from tiny import tiny_config, tiny_photos
 
-from stacked_ram.train import train_run
+from stacked_ram.cli.train import train_run
+from stacked_ram.cli.viz import main
 from stacked_ram.viz.animation import draw_frames, write_gif, write_mp4
 from stacked_ram.viz.attention_map import attention_figure
-from stacked_ram.viz.cli import main
 from stacked_ram.viz.draw import PARTS, draw_run
-from stacked_ram.viz.looking import look_at
+from stacked_ram.viz.records import look_at
 from stacked_ram.viz.report import training_curves
 from stacked_ram.viz.scan_path import draw_scan_paths
 from stacked_ram.viz.story import story_figure
@@ -221,7 +221,7 @@ def test_mistakes_are_said_in_one_line(run_folder, tmp_path, capsys, words, says
 def test_help_loads_nothing_heavy():
     heavy = ("torch", "matplotlib", "pandas", "gradio")
     code = (
-        "import sys\nfrom stacked_ram.viz.cli import main\n"
+        "import sys\nfrom stacked_ram.cli.viz import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
         f"print('loaded', [name for name in {heavy!r} if name in sys.modules])"
     )

@@ -17,7 +17,7 @@ from chromium import chromium, complaints, missing, requests
 from PIL import Image
 from small_runs import CLASSES
 
-from stacked_ram.viz.cli import main
+from stacked_ram.cli.viz import main
 
 ROOT = Path(__file__).parents[2]
 no_browser = missing()
@@ -135,8 +135,8 @@ def test_boxes_of_the_report_stand_where_the_retina_read(other_run_folder, tmp_p
     the first glimpse reads, and found in a screenshot inside the box's rectangle."""
     from selenium.webdriver.common.by import By
 
-    from stacked_ram.checkpoint import load_run
-    from stacked_ram.viz.looking import look_at
+    from stacked_ram.runs.checkpoint import load_run
+    from stacked_ram.viz.records import look_at
     from stacked_ram.viz.sources import read_file
 
     path = tmp_path / "blank.png"
@@ -248,8 +248,8 @@ def test_app_says_what_is_wrong_with_an_upload(app, tmp_path):
 
 
 def test_uploads_are_limited_in_bytes_and_pixels(tmp_path, monkeypatch):
-    from stacked_ram.errors import UserError
-    from stacked_ram.viz import watching as module
+    from stacked_ram.runtime.errors import UserError
+    from stacked_ram.viz import app_view as module
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(photo)

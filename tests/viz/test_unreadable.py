@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from pyramids import lose_tiles, smooth_pixels, vips, write_pyramid
 
-from stacked_ram.checkpoint import load_run
-from stacked_ram.errors import UserError
-from stacked_ram.retina.lazy import UnreadablePhoto
-from stacked_ram.viz import commands, compare, looking, sources
-from stacked_ram.viz.cli import main
-from stacked_ram.viz.watching import watch
+from stacked_ram.cli import viz_commands as commands
+from stacked_ram.cli.viz import main
+from stacked_ram.images.lazy import UnreadablePhoto
+from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz import compare, sources
+from stacked_ram.viz import records as looking
+from stacked_ram.viz.app_view import watch
 
 FIRST, SECOND = 3, 2  # glimpses of the two runs
 

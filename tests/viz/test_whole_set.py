@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from small_runs import save_run
 
-from stacked_ram import looks
-from stacked_ram.attention.choice import region_centres
-from stacked_ram.checkpoint import load_run
+from stacked_ram.evaluation import predictions as looks
+from stacked_ram.models.attention.base import region_centres
+from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.viz import gallery
 from stacked_ram.viz.compare import telling
-from stacked_ram.viz.looking import look_as_tested
 from stacked_ram.viz.overview import chosen_places, density_of
+from stacked_ram.viz.records import look_as_tested
 from stacked_ram.viz.sources import Split
 from stacked_ram.viz.whole_set import WholeSet, inside, look_at_all, warnings
 

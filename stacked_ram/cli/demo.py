@@ -1,0 +1,85 @@
+"""The demo command: the main job from end to end, on data that the packages bring along."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from stacked_ram.cli.main import Demo, Test
+from stacked_ram.cli.train import train_run
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import load_config, replace_fields
+from stacked_ram.data.dataset import read_dataset_info
+from stacked_ram.evaluation.report import summary, test_run
+from stacked_ram.preparation.demo import prepare_demo
+from stacked_ram.runs.folder import RunFolder
+from stacked_ram.runtime.errors import UserError
+
+PICTURES = 8
+# A run that only shows that everything works: about half a minute in all.
+QUICK = {"limit_photos": 600, "epochs": 2, "random_glimpses": 1.0}
+
+
+def demo(options: Demo) -> None:
+    """Prepare, train, test and draw; prints the accuracy beside two controls."""
+    started = time.monotonic()
+    home = home_folder()
+    config = demo_config(home)
+    dataset = Path(config.data.dataset)
+    if not (dataset / "dataset.yaml").is_file():
+        print(f"preparing {dataset} (digits on photographs, from scikit-learn)")
+        prepare_demo(dataset, seed=0)
+    read_dataset_info(dataset)
+    if options.quick:
+        config = replace_fields(config, QUICK, "--quick")
+    folder = options.out or home / "results" / ("demo_quick" if options.quick else "demo")
+    print(f"training {folder}")
+    train_run(config, folder, overwrite=is_demo(folder, config))
+    limit = config.data.limit_photos
+    report = test_run(folder, Test(runs=(folder,), controls=True, limit_photos=limit))
+    pictures = draw(folder)
+    print(summary(report))
+    centre, random = (report["controls"][name]["accuracy"] for name in ("centre", "random"))
+    print(
+        f"\nTest accuracy {report['accuracy']:.1%}; the same model made to look at the centre"
+        f" {centre:.1%}, at random places {random:.1%}.  ({time.monotonic() - started:.0f} s)"
+    )
+    print("Open:")
+    for path in (pictures, folder / "test_confusion.png", folder / "metrics.csv"):
+        print(f"  {path}")
+
+
+def home_folder() -> Path:
+    """Where configs, datasets and results lie: beside main.py, or, for the installed command,
+    the current folder."""
+    script = Path(sys.argv[0]).resolve()
+    home = script.parent if script.name == "main.py" else Path.cwd()
+    # Names are shown and saved as they would be typed.
+    return Path() if home == Path.cwd() else home
+
+
+def demo_config(home: Path) -> Config:
+    """configs/demo.yaml, its data set found from any folder."""
+    places = [home / "configs", Path(__file__).parents[1] / "configs"]
+    path = next((one / "demo.yaml" for one in places if (one / "demo.yaml").is_file()), None)
+    if path is None:
+        raise UserError("configs/demo.yaml: missing; run the demo from the repository's folder")
+    config = load_config(path)
+    return replace_fields(config, {"dataset": str(home / config.data.dataset)}, str(path))
+
+
+def is_demo(folder: Path, config: Config) -> bool:
+    """Whether the folder holds an earlier demo, which is simply run again."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    return RunFolder(folder).config().data.dataset == config.data.dataset
+
+
+def draw(folder: Path) -> Path:
+    """Draw what the model looked at on some test photos; returns where."""
+    from stacked_ram.viz.draw import draw_run
+
+    out = folder / "pictures"
+    draw_run(folder, photos=None, out=out, limit=PICTURES)
+    return out

@@ -1,0 +1,32 @@
+"""The command line of `prepare_data.py`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.runtime.errors import run_entry_point
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, prepare; 0: done, 1: could not be finished, 2: misuse."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+
+    def work() -> int:
+        import tyro
+
+        options = tyro.cli(PrepareOptions, prog="prepare_data.py", args=arguments)
+        # What decodes photos is loaded only now, so that --help answers at once.
+        from stacked_ram.preparation.pipeline import prepare
+        from stacked_ram.preparation.workdir import PreparationFailed
+
+        try:
+            prepare(options, command=shlex.join(["prepare_data.py", *arguments]))
+        except PreparationFailed as failure:
+            print(f"error: {failure}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run_entry_point(work)

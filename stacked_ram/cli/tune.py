@@ -1,0 +1,309 @@
+"""The tune command: a Bayesian search over fields of the configuration, with Optuna.
+
+    STUDY/study.db               the study (SQLite; --storage puts it in another database)
+    STUDY/best.yaml              the configuration with the best values
+    STUDY/trials.csv             every trial
+    STUDY/history.png            the best value so far, trial by trial
+    STUDY/importance.png         which fields matter
+    STUDY/trial-0007/            each trial's run (its states are removed when it ends)
+
+Trials share one seed, so that they differ by their fields alone; the sampler's chances are a
+function of the seed and of the number of trials so far, so that a study that goes on draws anew.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, get_args, get_type_hints
+
+import optuna
+from optuna.visualization import matplotlib as plotting
+
+from stacked_ram.cli.main import Tune
+from stacked_ram.cli.train import RESULTS, train_run
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import SECTIONS, field_sections, replace_fields
+from stacked_ram.runs.checkpoint import state_files
+from stacked_ram.runs.folder import check_folder, lock_file, save_config, write_atomically
+from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError, nearest
+from stacked_ram.runtime.signals import Stopped
+from stacked_ram.training.trainer import Row
+
+SHORT = {"lr": "learning_rate"}
+STUDY = "stacked_ram"
+FIRST_TRIALS = 5  # drawn by chance, and never pruned
+MOST_FAILURES = 3  # in a row; a search in which nothing can be trained ends
+HEARTBEAT = 60  # seconds; a trial whose process died is told by its silence
+
+
+_HELD: list[IO[str]] = []  # locks, until the process ends
+
+
+@dataclass(frozen=True)
+class Range:
+    """A field and the values that are searched."""
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def draw(self, trial: optuna.Trial) -> Any:
+        if self.choices:
+            return trial.suggest_categorical(self.name, list(self.choices))
+        if self.whole:
+            return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+
+
+def tune(options: Tune) -> None:
+    """Raises NotWritten when the disk is full, and RunFailed when trial after trial fails."""
+    if options.config is None:
+        raise UserError("tune what? give a config: main.py tune configs/mnist_translated.yaml")
+    config = options.fields
+    if config.data.train_on != "train":
+        raise UserError("train_on: a search chooses by the validation split; leave train_on: train")
+    ranges = [parse_range(one, config) for one in options.search]
+    names = [one.name for one in ranges]
+    if not names:
+        raise UserError("--search: give a field and its range, as std=0.05:0.5")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--search: {twice} is given twice")
+    out = options.out or RESULTS / f"{options.config.stem}-study"
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    study = open_study(options, config, out)
+    check_same_ranges(study, ranges)
+
+    def objective(trial: optuna.Trial) -> float:
+        return run_trial(trial, config, ranges, out)
+
+    failures = 0
+    try:
+        while finished(study) < options.trials:
+            try:
+                study.optimize(objective, n_trials=1)
+                failures = 0
+            except NotWritten as error:
+                raise NotWritten(
+                    f"{error}; make room, then the same command goes on with the study"
+                ) from None
+            except RunFailed as error:
+                failures += 1
+                if failures == MOST_FAILURES:
+                    raise RunFailed(
+                        f"tune: {failures} trials in a row failed, the last: {error}; mend that or"
+                        " change --search, then the same command goes on with the study"
+                    ) from None
+    except Stopped:
+        print("the trial is given up; the same command goes on with the study")
+        raise
+    finally:
+        if any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+            report(study, config, out)
+
+
+def parse_range(text: str, config: Config) -> Range:
+    """`std=0.05:0.5`, `learning_rate=1e-5:1e-2:log`, `num_glimpses=2:8`, `core=lstm,gru`.
+
+    Raises UserError for an unknown field and for a range that is none.
+    """
+    name, _, values = text.partition("=")
+    name = SHORT.get(name, name).replace("-", "_")
+    sections = field_sections()
+    if name not in sections:
+        raise UserError(f"--search: unknown field `{name}`{nearest(name, sections)}")
+    kind = get_type_hints(SECTIONS[sections[name]])[name]
+    whole = int in (kind, *get_args(kind))
+    if ":" not in values:
+        choices = tuple(plain(one) for one in values.split(",") if one)
+        if len(choices) < 2:
+            raise UserError(f"--search: {text} is neither LOW:HIGH[:log] nor A,B,...")
+        for choice in choices:
+            replace_fields(config, {name: choice}, f"--search {text}")
+        return Range(name, choices=choices)
+    low, high, *log = values.split(":")
+    try:
+        found = Range(name, float(low), float(high), log=log == ["log"], whole=whole)
+    except ValueError:
+        raise UserError(f"--search: {text}: a range is LOW:HIGH or LOW:HIGH:log") from None
+    if not found.low < found.high or (log and log != ["log"]) or (log and found.low <= 0):
+        raise UserError(f"--search: {text}: LOW must be below HIGH, and above 0 with :log")
+    if whole and not (found.low.is_integer() and found.high.is_integer()):
+        raise UserError(f"--search: {text}: {name} takes whole numbers")
+    for end in (found.low, found.high):  # both ends must be good values of the field
+        replace_fields(config, {name: int(end) if whole else end}, f"--search {text}")
+    return found
+
+
+def plain(text: str) -> Any:
+    """A choice as YAML would read it: 3, 0.5, true, lstm."""
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def open_study(options: Tune, config: Config, out: Path) -> optuna.Study:
+    """The study in this folder, or a new one. Raises UserError if its database cannot be had."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    seed = config.training.seed
+    url = options.storage or f"sqlite:///{(out / 'study.db').resolve()}"
+    try:
+        storage = optuna.storages.RDBStorage(
+            url,
+            heartbeat_interval=HEARTBEAT,
+            engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
+        )
+        study = optuna.create_study(
+            storage=storage,
+            study_name=STUDY if options.storage is None else str(out),
+            direction="maximize" if config.training.metric == "accuracy" else "minimize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # drivers raise their own kinds
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"--storage: {url}: cannot be opened ({first})") from None
+    started = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(options.sampler, seed + 1000 * started + take_place(out))
+    study.pruner = (
+        optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS, n_warmup_steps=1)
+        if options.prune
+        else optuna.pruners.NopPruner()
+    )
+    return study
+
+
+def take_place(out: Path) -> int:
+    """This process's number among those that work on the study now, from 0, held until it ends:
+    processes that start together draw different values."""
+    for number in itertools.count():
+        try:
+            _HELD.append(lock_file(out / f".process-{number}.lock"))
+            return number
+        except BlockingIOError:
+            continue
+    raise AssertionError
+
+
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=FIRST_TRIALS)
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    # constant_liar: processes at work on one study do not try the same place
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=FIRST_TRIALS, multivariate=True, constant_liar=True
+    )
+
+
+def check_same_ranges(study: optuna.Study, ranges: list[Range]) -> None:
+    """A study goes on with the fields that it began with, their choices and their `:log`; bounds
+    may change."""
+    wanted = sorted(one.name for one in ranges)
+    if study.user_attrs.setdefault("fields", wanted) != wanted:
+        raise UserError(
+            f"--search: this study searches {', '.join(study.user_attrs['fields'])}; give those,"
+            " or another --out"
+        )
+    drawn: dict[str, Any] = {}
+    for trial in study.get_trials(deepcopy=False):
+        drawn |= trial.distributions
+    for one in ranges:
+        before = drawn.get(one.name)
+        if before is None:
+            continue
+        choices, log = getattr(before, "choices", ()), getattr(before, "log", False)
+        if (choices, log) != (one.choices, one.log):
+            values = ",".join(map(str, choices)) or ("LOW:HIGH:log" if log else "LOW:HIGH")
+            raise UserError(
+                f"--search: this study searches {one.name}={values}; give that, or another --out"
+            )
+    study.set_user_attr("fields", wanted)
+
+
+def finished(study: optuna.Study) -> int:
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return sum(trial.state in states for trial in study.get_trials(deepcopy=False))
+
+
+def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Path) -> float:
+    """Train with the values that the study suggests; returns the best validation metric. Raises
+    RunFailed."""
+    values = {one.name: one.draw(trial) for one in ranges}
+    tried = replace_fields(config, values, "--search")
+    metric = f"valid_{config.training.metric}"
+    worst = -math.inf if config.training.metric == "accuracy" else math.inf
+    folder = out / f"trial-{trial.number:04d}"
+    print(f"trial {trial.number}: {said(values)}")
+
+    def after_epoch(epoch: int, row: Row) -> None:
+        value = row[metric]
+        trial.report(value if math.isfinite(value) else worst, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        best = float(train_run(tried, folder, overwrite=True, after_epoch=after_epoch)[metric])
+        if not math.isfinite(best):
+            raise RunFailed(f"{metric} is not finite")
+    except RunFailed as failure:
+        error = failure.__cause__ or failure  # a full disk, without how to resume: a trial is not
+        print(f"trial {trial.number} failed: {error}")
+        raise error from None
+    finally:
+        for state in state_files(folder):  # a trial is not resumed; its weights and table stay
+            state.unlink()
+    return best
+
+
+def report(study: optuna.Study, config: Config, out: Path) -> None:
+    """Write the best configuration, the table and the plots; print what was found."""
+    best = study.best_trial
+    save_config(replace_fields(config, best.params, "best trial"), out / "best.yaml")
+    table = study.trials_dataframe(attrs=("number", "value", "params", "state", "duration"))
+    table.columns = [name.removeprefix("params_") for name in table.columns]
+    write_atomically(out / "trials.csv", table.to_csv(index=False).encode())
+    print(table.drop(columns="duration").round(5).to_string(index=False))
+    print(
+        f"best of {len(table)} trials: {config.training.metric} {best.value:.4f}"
+        f" with {said(best.params)}"
+    )
+    print(f"train it with: main.py train {out / 'best.yaml'}")
+    done = [one for one in study.get_trials(deepcopy=False) if one.value is not None]
+    plots: dict[str, Callable] = {"history": plotting.plot_optimization_history}
+    if min(len({one.value for one in done}), len({str(one.params) for one in done})) > 1:
+        plots["importance"] = plotting.plot_param_importances
+    for name, plot in plots.items():
+        write_atomically(out / f"{name}.png", drawn(plot, study))
+
+
+def said(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+
+
+def drawn(plot: Callable, study: optuna.Study) -> bytes:
+    """One of Optuna's plots as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these plots are experimental, they say
+        axes = plot(study)
+    content = io.BytesIO()
+    axes.figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+    pyplot.close(axes.figure)
+    return content.getvalue()

@@ -1,0 +1,140 @@
+"""Which photos are in which batch: shuffled, balanced, grouped by shape, shared out over ranks.
+
+Everything here is a function of its arguments: no state, no worker, no process.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from stacked_ram.data.rng import one_seed
+
+POOL = 16  # batches whose photos are grouped by shape together; more pad less and shuffle less
+NOISE = 0.1  # in the sizes by which training photos are grouped: else the same meet every epoch
+
+
+class Rows(NamedTuple):
+    """The photos of one batch, or of an epoch."""
+
+    index_B: np.ndarray
+    """Row of each photo in its split."""
+    copy_B: np.ndarray
+    """How many times the photo was drawn before in this epoch (balanced sampling)."""
+
+    def take(self, places: np.ndarray | slice) -> Rows:
+        return Rows(self.index_B[places], self.copy_B[places])
+
+
+def drawn(labels_N: np.ndarray, seed: int, epoch: int, balanced: bool) -> Rows:
+    """The photos of an epoch in random order: each once, or as many of every class."""
+    rng = np.random.default_rng(one_seed(seed, epoch, 1))
+    count = len(labels_N)
+    if not balanced:
+        index_N = rng.permutation(count)
+        return Rows(index_N, np.zeros_like(index_N))
+    groups = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
+    shares = np.full(len(groups), count // len(groups))
+    shares[rng.permutation(len(groups))[: count % len(groups)]] += 1
+    index, copy = [], []
+    for group, share in zip(groups, shares, strict=True):
+        rounds = -(-share // len(group))  # whole passes over the class, the last one cut short
+        index.append(np.concatenate([rng.permutation(group) for _ in range(rounds)])[:share])
+        copy.append(np.repeat(np.arange(rounds), len(group))[:share])
+    order = rng.permutation(count)
+    return Rows(np.concatenate(index)[order], np.concatenate(copy)[order])
+
+
+def training_batches(
+    rows: Rows,
+    sizes_N2: np.ndarray,
+    *,
+    batch_size: int,
+    rank: int,
+    world: int,
+    seed: int,
+    epoch: int,
+) -> list[Rows]:
+    """This rank's batches of an epoch.
+
+    rows: the photos in random order; sizes_N2: the (height, width) of each, in that order.
+    Every rank gets as many batches of the same sizes: up to world - 1 photos of an epoch are left
+    out, and a last batch of one photo (batch norm has no use for it) unless it is the only one.
+    Photos of like shape stand together: pools of POOL batches, drawn at random, are sorted by
+    shape, cut, and their batches shuffled.
+    """
+    together = batch_size * world  # photos that all ranks take at once
+    count = len(rows.index_B)
+    last = count % together // world * world
+    if last == world and count > together:
+        last = 0
+    whole = count // together * together
+    places = np.arange(whole + last)
+    rng = np.random.default_rng(one_seed(seed, epoch, 2))
+    if whole > together and (sizes_N2 != sizes_N2[:1]).any():
+        places = _grouped(places, sizes_N2, together, whole, rng)
+    batches = [places[start : start + together] for start in range(0, len(places), together)]
+    batches = [batches[i] for i in rng.permutation(len(batches))]
+    return [rows.take(batch[rank::world]) for batch in batches]
+
+
+def evaluation_batches(
+    sizes_N2: np.ndarray, *, batch_size: int, rank: int, world: int
+) -> list[Rows]:
+    """This rank's batches of an evaluation: each photo once over all ranks, none twice.
+
+    Sorted by shape. Ranks may get one batch more or fewer, or none.
+    """
+    places = np.arange(len(sizes_N2))
+    if (sizes_N2 != sizes_N2[:1]).any():
+        places = by_shape(places, sizes_N2, batch_size)
+    batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    return [Rows(batch, np.zeros_like(batch)) for batch in batches[rank::world]]
+
+
+def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.ndarray:
+    """The places in an order in which each batch has photos of like height and width.
+
+    places: of the photos in sizes_N2. They are cut in two between batches, by height, by width or
+    by proportions, wherever that leaves the least padding, and so on with both parts.
+    """
+    if len(places) <= batch_size:
+        return places
+    heights, widths = sizes_N2[places].T
+    batches = -(-len(places) // batch_size)
+    cuts = np.arange(1, batches) if batches <= POOL else np.array([batches // 2])
+    cuts = cuts * batch_size
+    best = np.inf
+    for key in (heights, widths, heights / widths):
+        order = np.argsort(key, kind="stable")
+        high, wide = heights[order], widths[order]
+        below = np.maximum.accumulate(high) * np.maximum.accumulate(wide)
+        above = (np.maximum.accumulate(high[::-1]) * np.maximum.accumulate(wide[::-1]))[::-1]
+        areas = cuts * below[cuts - 1] + (len(places) - cuts) * above[cuts]
+        if areas.min() < best:
+            best, split, cut = areas.min(), places[order], cuts[areas.argmin()]
+    parts = (by_shape(part, sizes_N2, batch_size) for part in (split[:cut], split[cut:]))
+    return np.concatenate([*parts])
+
+
+def padding(sizes: list[np.ndarray]) -> float:
+    """Share of all pixels of an epoch's batches that is padding; sizes_B2 of each batch."""
+    own = whole = 0
+    for sizes_B2 in sizes:
+        own += int(sizes_B2.prod(axis=1).sum())
+        whole += len(sizes_B2) * int(sizes_B2.max(axis=0).prod())
+    return 1 - own / whole if whole else 0.0
+
+
+def _grouped(
+    places: np.ndarray, sizes_N2: np.ndarray, together: int, whole: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Whole batches' places, sorted by shape within pools; the last, smaller batch as it is."""
+    pool = together * POOL
+    parts = []
+    for start in range(0, whole, pool):
+        part = places[start : min(start + pool, whole)]
+        noisy_X2 = sizes_N2[part] * rng.uniform(1 - NOISE, 1 + NOISE, (len(part), 2))
+        parts.append(part[by_shape(np.arange(len(part)), noisy_X2, together)])
+    return np.concatenate([*parts, places[whole:]])

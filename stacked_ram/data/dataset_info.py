@@ -1,0 +1,67 @@
+"""dataset.yaml: what a prepared data set says of itself. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from stacked_ram.runtime.errors import UserError
+
+FORMAT = 1
+
+
+def read_dataset_info(folder: Path) -> dict[str, Any]:
+    """dataset.yaml, checked; a `std` of 0 (a channel that does not vary) is given as 1.
+
+    Raises UserError saying what is wrong with it.
+    """
+    import yaml
+
+    path = folder / "dataset.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"no prepared data set at {folder}; run prepare_data.py SOURCE {folder}"
+            + (
+                " (the folder is there, dataset.yaml is not)"
+                if folder.is_dir()
+                else "; if it was moved, give --dataset"
+            )
+        )
+    again = f"run prepare_data.py SOURCE {folder} --overwrite"
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: not valid YAML; {again}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(facts, dict) or "format" not in facts:
+        raise UserError(f"{path}: format: missing; {again}")
+    if facts["format"] != FORMAT:
+        raise UserError(f"{path}: format: {facts['format']!r}, not {FORMAT}; {again}")
+    facts.setdefault("name", folder.name)
+    channels = facts.setdefault("channels", 3)
+    good = {
+        "kind": facts.get("kind") in ("photos", "digits"),
+        "channels": channels in (1, 3),
+        "classes": _all_of(facts.get("classes"), str) and len(facts["classes"]) > 0,
+        "mean": _pixel_values(facts.get("mean"), channels),
+        "std": _pixel_values(facts.get("std"), channels),
+    }
+    for key, right in good.items():
+        if not right:
+            raise UserError(f"{path}: {key}: {facts.get(key)!r} is not valid; {again}")
+    if len(set(facts["classes"])) < len(facts["classes"]):
+        raise UserError(f"{path}: classes: a class is named twice; {again}")
+    facts["std"] = [one or 1.0 for one in facts["std"]]
+    return facts
+
+
+def _all_of(values: Any, kind: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(one, kind) for one in values)
+
+
+def _pixel_values(values: Any, channels: int) -> bool:
+    """Whether these are numbers that pixels can have, finite and not negative, one a channel."""
+    right = _all_of(values, (int, float)) and len(values) == channels
+    return right and all(0 <= one < math.inf for one in values)

@@ -1,0 +1,157 @@
+"""Digits: everything in memory, on the device where it fits; canvases composed batch by batch.
+
+No workers and no loop over photos: a batch is a gather and `canvas.compose`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stacked_ram.config.schema import Config, DataConfig
+from stacked_ram.data.base_loader import Loader
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.batching import Rows, drawn, evaluation_batches, training_batches
+from stacked_ram.data.canvas import compose, rotate, shift
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.mixup import Blend
+from stacked_ram.data.rng import one_seed
+from stacked_ram.runtime.errors import UserError
+
+CHUNK = 4096  # canvases composed at once when all of them are
+EVALUATED = 8  # training batches at once on a GPU, which one leaves idle; gradients are not kept
+
+
+class DigitLoader(Loader):
+    def __init__(self, dataset: Dataset, config: Config, **where: Any):
+        super().__init__(dataset, config, **where)
+        check_options(dataset, self.data)
+        digits = dataset.digits
+        self.digits = digits
+        images_NHW = torch.from_numpy(digits.images_NHW)
+        boxes_N4 = torch.from_numpy(dataset.boxes)
+        fresh = self.train and self.data.clutter == "fresh"
+        self.fresh = fresh and not digits.composed
+        if not self.fresh and not digits.composed:
+            images_NHW, boxes_N4 = compose_all(dataset)
+        self.home = self._home(images_NHW)
+        self.images_NHW = images_NHW.to(self.home)
+        self.boxes_N4 = boxes_N4.to(self.home)
+        self.labels_N = torch.from_numpy(dataset.labels).to(self.home)
+        size = digits.canvas if self.fresh else images_NHW.shape[1:]
+        self.size_2 = torch.tensor(tuple(size), device=self.home)
+        self.generator = torch.Generator(self.home)
+        data = self.data
+        blends = self.train and (data.mixup or data.cutmix)
+        self.blend = Blend(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
+
+    def _home(self, images_NHW: Tensor) -> torch.device:
+        """The device, if its memory takes the digits and leaves three quarters free."""
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if images_NHW.nbytes > free / 4:
+                return torch.device("cpu")
+        return self.device
+
+    def _plan(self, epoch: int) -> list[Rows]:
+        sizes_N2 = self.dataset.sizes
+        if not self.train:
+            batch_size = self.batch_size * (EVALUATED if self.device.type == "cuda" else 1)
+            return evaluation_batches(
+                sizes_N2, batch_size=batch_size, rank=self.rank, world=self.world
+            )
+        return training_batches(
+            drawn(self.dataset.labels, self.seed, epoch, self.data.balanced_sampler),
+            sizes_N2, batch_size=self.batch_size, rank=self.rank, world=self.world,
+            seed=self.seed, epoch=epoch,
+        )  # fmt: skip
+
+    def _load(self, start: int) -> Iterator[Batch]:
+        left = self.batches[start:]
+        if not left:  # so few photos that other processes have all
+            return
+        # one copy to the device for the epoch, not one for every batch
+        index_X = torch.cat([torch.from_numpy(rows.index_B) for rows in left]).to(self.home)
+        parts = index_X.split([len(rows.index_B) for rows in left])
+        for number, index_B in enumerate(parts, start):
+            batch = self.make(index_B, one_seed(self.seed, self.epoch, number, self.rank))
+            batch = batch.to(self.device)
+            if self.blend is not None:
+                batch = self.blend(batch, self.seed, self.epoch, number, self.rank)
+            yield batch
+
+    def make(self, index_B: Tensor, seed: int) -> Batch:
+        """The batch of these digits; `seed` decides how they are turned and where they stand."""
+        pixels_BHW, boxes_B4 = self.images_NHW[index_B], self.boxes_N4[index_B]
+        self.generator.manual_seed(seed)
+        if self.train and self.data.rotate:
+            pixels_BHW = rotate(pixels_BHW, self.data.rotate, self.generator)
+        if self.fresh:
+            pixels_B1HW, boxes_B4 = compose(
+                pixels_BHW, self.digits.canvas, translate=self.digits.translate,
+                clutter=self.digits.clutter, clutter_size=self.digits.clutter_size,
+                generator=self.generator, pool_NHW=self.images_NHW, index_B=index_B,
+            )  # fmt: skip
+        elif self.train and self.data.shift:
+            pixels_B1HW = shift(pixels_BHW, self.data.shift, self.generator)
+        else:
+            pixels_B1HW = pixels_BHW[:, None]
+        return Batch(
+            pixels_BCHW=pixels_B1HW.expand(-1, self.dataset.channels, -1, -1),
+            sizes_B2=self.size_2.expand(len(index_B), 2),
+            labels_B=self.labels_N[index_B],
+            boxes_B4=boxes_B4.float(),
+            index_B=index_B,
+        )
+
+
+def compose_all(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """All canvases of a split, composed once by the data set's own seed: (N, H, W) and boxes.
+
+    For `clutter: fixed`. On the CPU, whatever the device: the same canvases everywhere.
+    """
+    digits = dataset.digits
+    images_NHW = torch.from_numpy(digits.images_NHW)
+    generator = torch.Generator().manual_seed(one_seed(digits.seed, len(dataset)))
+    parts = [
+        compose(
+            images_NHW[index_B], digits.canvas, translate=digits.translate,
+            clutter=digits.clutter, clutter_size=digits.clutter_size,
+            generator=generator, pool_NHW=images_NHW, index_B=index_B,
+        )
+        for index_B in torch.arange(len(images_NHW)).split(CHUNK)
+    ]  # fmt: skip
+    return torch.cat([pixels[:, 0] for pixels, _ in parts]), torch.cat(
+        [boxes for _, boxes in parts]
+    )
+
+
+def check_options(dataset: Dataset, data: DataConfig) -> None:
+    """Refuse what digits do not have."""
+    unused = {
+        "short_side": data.short_side is not None,
+        "photo_size": data.photo_size not in (None, dataset.digits.canvas),
+        "flip": data.flip,
+        "crop_area": data.crop_area != (1.0, 1.0),
+        "colour_jitter": data.colour_jitter > 0,
+        "rand_augment": data.rand_augment > 0,
+        "random_erasing": data.random_erasing > 0,
+    }
+    for name, given in unused.items():
+        if given:
+            raise UserError(f"{name}: {dataset.folder} holds digits, which do not take it")
+    if data.shift and not dataset.digits.composed:
+        random = dataset.digits.translate
+        where = "stand at random places already" if random else "stand in the middle of a canvas"
+        raise UserError(
+            f"shift: the digits of {dataset.folder} {where}; it is for digits that are seen as they"
+            f" are stored{'' if random else ' (--translate prepares them at random places)'}"
+        )
+    if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
+        raise UserError(
+            f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"
+            " their digits could turn; leave one of the two"
+        )

@@ -1,0 +1,245 @@
+"""Whole batches of photos: read or taken from the cache, cut, augmented, put together.
+
+Runs in worker processes, or in the training process.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from stacked_ram.config.schema import DataConfig
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.batching import Rows
+from stacked_ram.data.cache import open_cache
+from stacked_ram.data.crops import Cuts, cut_boxes, no_cuts, random_cuts
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.fresh_scenes import SceneMaker
+from stacked_ram.data.rng import mixed
+from stacked_ram.images.decoding import MAX_PIXELS, read_photo, reduced_size
+from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
+from stacked_ram.images.opening import LARGE, SLIDES, TOO_LARGE, is_large, is_slide, reduced
+from stacked_ram.runtime.errors import UserError
+
+# Photos to be cropped and then resized are kept so much larger than photo_size that
+MARGIN = 2  # the smallest crop need not be enlarged, but at most by this factor;
+ENOUGH = 0.75  # this share of it is enough where a JPEG gives it without resizing
+TRIED = 8  # files that are opened to see whether a data set is one of pyramids
+
+
+class BatchMaker(torch.utils.data.Dataset):
+    """Makes the batches of one split.
+
+    whole: whether the model needs the pixels of whole photos.
+    sizes_N2: (height, width) of each photo of the split as it is kept, before it is cut.
+    too_large_N: which photos only libvips can reduce.
+    """
+
+    def __init__(
+        self, dataset: Dataset, data: DataConfig, seed: int, train: bool, whole: bool = False
+    ):
+        self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
+        sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
+        self.sizes_N2 = sizes_M2[dataset.manifest.rows]
+        self.in_pieces = in_pieces(dataset, data, whole)
+        slides_N = np.fromiter(map(is_slide, dataset.names), bool, len(dataset))
+        self.too_large_N = slides_N | (dataset.sizes.prod(axis=1) > MAX_PIXELS)
+        kept = "none" if self.in_pieces else data.cache
+        self.scenes = None
+        if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
+            size = tuple(self.sizes_N2[0].tolist())
+            self.scenes = SceneMaker(dataset, size, data.cache, data.cache_limit)
+        self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, words)
+        self.augment = None
+        if train and augments(data):
+            from stacked_ram.data.augment import Augment
+
+            self.augment = Augment(data, dataset.channels)
+
+    def __getitem__(self, order: tuple[int, Rows]) -> Batch | UserError:
+        """One batch: (epoch, its photos). An error is handed over, not raised, so that it keeps
+        its own words on the way out of a worker."""
+        try:
+            return self.make(*order)
+        except UserError as error:
+            return error
+
+    def make(self, epoch: int, rows: Rows) -> Batch:
+        index_B = rows.index_B
+        if self.in_pieces:
+            return self.make_in_pieces(index_B)
+        cuts = self.cuts(epoch, rows)
+        sizes_B2 = self._sizes_of(cuts)
+        seeds_B = mixed(self.seed, epoch, *rows, 4)
+        scenes_B = mixed(self.seed, epoch, *rows, 5)
+        boxes_B4 = np.empty((len(index_B), 4))
+        pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
+        for place in range(len(index_B)):
+            height, width = sizes_B2[place]
+            left, top, right, bottom = cuts.windows_B4[place]
+            photo_CHW, boxes_B4[place] = self.boxed(int(index_B[place]), int(scenes_B[place]))
+            photo_CHW = photo_CHW[:, top:bottom, left:right]
+            if photo_CHW.shape[1:] != (height, width):
+                whole_1CHW = photo_CHW[None].contiguous()  # a third faster than from a window
+                size = (int(height), int(width))
+                photo_CHW = interpolate(whole_1CHW, size, mode="bilinear", antialias=True)[0]
+            if cuts.flips_B[place]:
+                photo_CHW = photo_CHW.flip(2)
+            if self.augment is not None:
+                augmented = self.augment(photo_CHW.numpy(), int(seeds_B[place]))
+                photo_CHW = torch.from_numpy(augmented)
+            pixels_BCHW[place, :, :height, :width] = photo_CHW
+        boxes_B4 = cut_boxes(boxes_B4, cuts)
+        boxes_B4 *= np.tile((sizes_B2 / cuts.sizes_B2)[:, ::-1], 2)
+        if self.augment is not None and self.augment.moves:
+            boxes_B4[:] = np.nan
+        return Batch(
+            pixels_BCHW=pixels_BCHW,
+            sizes_B2=torch.from_numpy(np.ascontiguousarray(sizes_B2)),
+            labels_B=torch.from_numpy(self.dataset.labels[index_B]),
+            boxes_B4=torch.from_numpy(boxes_B4.astype(np.float32)),
+            index_B=torch.from_numpy(index_B),
+        )
+
+    def make_in_pieces(self, index_B: np.ndarray) -> Batch:
+        """Photos that are opened and read when and where they are looked at."""
+        dataset = self.dataset
+        photos = [
+            LazyPhoto(
+                os.path.join(dataset.folder, dataset.names[row]),
+                dataset.channels,
+                tuple(dataset.sizes[row].tolist()),
+            )
+            for row in index_B
+        ]
+        return Batch(
+            pixels_BCHW=LazyPhotos(photos),
+            sizes_B2=torch.from_numpy(dataset.sizes[index_B]),
+            labels_B=torch.from_numpy(dataset.labels[index_B]),
+            boxes_B4=torch.from_numpy(dataset.boxes[index_B]),
+            index_B=torch.from_numpy(index_B),
+        )
+
+    def boxed(self, row: int, chance: int) -> tuple[Tensor, np.ndarray]:
+        """pixels_CHW and box_4 of one photo of the split as it is kept, or of another scene of
+        it, which `chance` decides."""
+        dataset = self.dataset
+        if self.scenes is not None and dataset.names[row] in self.scenes.photo_of:
+            scene_CHW, box_4 = self.scenes.make(dataset.names[row], (chance,))
+            return torch.from_numpy(scene_CHW), box_4
+        scale_2 = (self.sizes_N2[row] / dataset.sizes[row])[::-1]
+        return self.photo(row), dataset.boxes[row] * np.tile(scale_2, 2)
+
+    def photo(self, row: int) -> Tensor:
+        """pixels_CHW of one photo of the split as it is kept; not to be written to."""
+        dataset = self.dataset
+        path = os.path.join(dataset.folder, dataset.names[row])
+        place = dataset.manifest.rows[row]
+        pixels_CHW = self.cache.get(place, path) if self.cache else None
+        if pixels_CHW is None:
+            size, stored = (tuple(sizes[row].tolist()) for sizes in (self.sizes_N2, dataset.sizes))
+            if self.too_large_N[row]:
+                pixels_CHW = reduced(LazyPhoto(path, dataset.channels, stored), size)
+            else:
+                pixels_CHW = read_photo(
+                    path, photo_size=size, channels=dataset.channels, stored_size=stored
+                )
+            if self.cache:
+                self.cache.put(place, path, pixels_CHW)
+        return torch.from_numpy(pixels_CHW)
+
+    def flush(self) -> None:
+        """Bring what was decoded to the disk."""
+        for cache in (self.cache, self.scenes and self.scenes.cache):
+            if cache is not None:
+                cache.flush()
+
+    def cuts(self, epoch: int, rows: Rows) -> Cuts:
+        """What is cut out of each photo."""
+        sizes_B2 = self.sizes_N2[rows.index_B]
+        if not self.train:
+            return no_cuts(sizes_B2)
+        return random_cuts(self.data, self.seed, epoch, rows, sizes_B2)
+
+    def final_sizes(self, epoch: int, rows: Rows) -> np.ndarray:
+        """(height, width) of each photo in its batch."""
+        return self._sizes_of(self.cuts(epoch, rows))
+
+    def _sizes_of(self, cuts: Cuts) -> np.ndarray:
+        if self.data.photo_size is None:
+            return cuts.sizes_B2
+        return np.tile(np.array(self.data.photo_size, np.int64), (len(cuts.flips_B), 1))
+
+
+def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
+    """Whether a split's photos, where nothing reduces them, are read where they are looked at: of
+    a data set with slides, or with photos too large to be decoded whole; and of one of pyramids,
+    unless they are needed whole.
+
+    whole: whether the model needs the pixels of whole photos. Raises UserError where it, or how
+    training photos are to be changed, asks for more than can be held in memory.
+    """
+    if data.short_side is not None or data.photo_size is not None:
+        return False
+    endings = {os.path.splitext(name)[1].lower() for name in dataset.names}
+    changed = data.flip or data.crop_area[0] < 1 or augments(data)
+    largest = dataset.manifest.sizes_M2.prod(axis=1).max()
+    if whole:
+        if largest > MAX_PIXELS or endings & SLIDES:
+            raise UserError(f"{dataset.folder}: {TOO_LARGE}")
+        return False
+    if largest <= LARGE and not endings & SLIDES:
+        first = [os.path.join(dataset.folder, name) for name in dataset.names[:TRIED]]
+        return not changed and endings <= {".tif", ".tiff"} and any(map(is_large, first))
+    if changed:
+        raise UserError(
+            f"{dataset.folder}: holds photos of more than {LARGE:,} pixels, which are read in"
+            " pieces as they are; leave out flip, crop_area and the like, or set short_side"
+        )
+    return True
+
+
+def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:
+    """(height, width) at which photos of these stored sizes are kept, and words for the rule.
+
+    As short_side and photo_size say. Where a crop is resized to photo_size afterwards, photos are
+    kept larger (MARGIN, ENOUGH), never larger than they are.
+    """
+    if data.photo_size is None:
+        if data.short_side is None:
+            return stored_M2, "stored"
+        unique_U2, which_M = np.unique(stored_M2, axis=0, return_inverse=True)
+        reduced = [reduced_size(int(h), int(w), data.short_side, None) for h, w in unique_U2]
+        return np.array(reduced, np.int64)[which_M.reshape(-1)], f"short{data.short_side}"
+    size_2 = np.array(data.photo_size, np.int64)
+    words = f"size{size_2[0]}x{size_2[1]}"
+    if not train or data.crop_area[0] == 1:
+        return np.tile(size_2, (len(stored_M2), 1)), words
+    share = min(MARGIN, data.crop_area[0] ** -0.5)
+    enough_2 = np.maximum(size_2, ENOUGH * share * size_2)
+    kept_M2 = stored_M2
+    for scale in (2, 4, 8):  # a JPEG is decoded at these at next to no cost
+        smaller_M2 = -(-stored_M2 // scale)
+        kept_M2 = np.where((smaller_M2 >= enough_2).all(axis=1)[:, None], smaller_M2, kept_M2)
+    most_2 = np.ceil(share * size_2).astype(np.int64)
+    return np.minimum(kept_M2, most_2), f"{words}-by{share}"
+
+
+def empty_batch(count: int, channels: int, height: int, width: int) -> Tensor:
+    """Black pixels_BCHW; in a worker, in memory that it shares with the parent, so that the batch
+    is not copied on its way."""
+    shape = (count, channels, int(height), int(width))
+    if torch.utils.data.get_worker_info() is None:
+        return torch.zeros(shape, dtype=torch.uint8)
+    # as torch's default_collate does; new shared memory is zero
+    storage = torch.empty(0, dtype=torch.uint8).untyped_storage()._new_shared(int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+
+
+def augments(data: DataConfig) -> bool:
+    """Whether an option is on that albumentations does."""
+    return bool(data.rotate or data.rand_augment or data.colour_jitter or data.random_erasing)

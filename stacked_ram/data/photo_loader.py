@@ -1,0 +1,172 @@
+"""Photo folders: batches made by worker processes (torch's DataLoader) and handed over whole."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing.util  # noqa: F401  its exit hook must be there before ours
+import shutil
+import signal
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from stacked_ram.config.schema import Config
+from stacked_ram.data.base_loader import Loader
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.batching import Rows, drawn, evaluation_batches, padding, training_batches
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.mixup import Blend
+from stacked_ram.data.photo_batches import BatchMaker
+from stacked_ram.images.decoding import MAX_PIXELS
+from stacked_ram.runtime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 2  # batches that each worker makes ahead
+SHARED = Path("/dev/shm")  # where Linux keeps the memory that workers hand over
+
+
+class PhotoLoader(Loader):
+    """Loader of a data set of kind photos."""
+
+    def __init__(self, dataset: Dataset, config: Config, **where: Any):
+        super().__init__(dataset, config, **where)
+        data = self.data
+        if data.shift:
+            raise UserError(f"shift: {dataset.folder} holds photos; it is for digits")
+        if data.clutter == "fixed" and dataset.scene is None:
+            raise UserError(
+                f"clutter: {dataset.folder} holds photos as they are; it is for digits and scenes"
+            )
+        whole = config.model.needs_whole_photo
+        self.maker = BatchMaker(dataset, data, self.seed, self.train, whole)
+        blends = self.train and (data.mixup or data.cutmix)
+        self.blend = Blend(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
+        self.workers: DataLoader | None = None
+        _OPEN.add(self)
+
+    def _plan(self, epoch: int) -> list[Rows]:
+        maker = self.maker
+        if not self.train:
+            every = np.arange(len(self.dataset))
+            sizes_N2 = maker.final_sizes(epoch, Rows(every, np.zeros_like(every)))
+            batches = evaluation_batches(
+                sizes_N2, batch_size=self.batch_size, rank=self.rank, world=self.world
+            )
+        else:
+            rows = drawn(self.dataset.labels, self.seed, epoch, self.data.balanced_sampler)
+            batches = training_batches(
+                rows, maker.final_sizes(epoch, rows), batch_size=self.batch_size,
+                rank=self.rank, world=self.world, seed=self.seed, epoch=epoch,
+            )  # fmt: skip
+        self.padding = padding([maker.final_sizes(epoch, rows) for rows in batches])
+        return batches
+
+    def _load(self, start: int) -> Iterator[Batch]:
+        if self.workers is None:
+            self.workers = self._start()
+        for number, batch in enumerate(self.workers, start):
+            if isinstance(batch, UserError):
+                raise batch
+            batch = batch.to(self.device)
+            if self.blend is not None:
+                batch = self.blend(batch, self.seed, self.epoch, number, self.rank)
+            yield batch
+        self.maker.flush()
+
+    def _start(self) -> DataLoader:
+        workers = self._workers_that_fit()
+        more = {}
+        if workers:
+            # Forked workers share what the parent has read; only on Linux is that safe.
+            more["multiprocessing_context"] = "fork" if sys.platform == "linux" else "spawn"
+            more["prefetch_factor"] = PREFETCH
+            more["persistent_workers"] = True
+        return DataLoader(
+            self.maker,
+            batch_size=None,
+            sampler=_Left(self),
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_to_parent,
+            generator=torch.Generator(),  # else it draws from torch's own, which training uses
+            **more,
+        )
+
+    def _workers_that_fit(self) -> int:
+        """As many as configured, or none where the shared memory is too small for their batches
+        (containers have 64 MB of it unless told otherwise), or where photos are read in pieces:
+        once it is known where, or by libvips, whose threads a forked process lacks."""
+        workers = 0 if self.maker.in_pieces else self.data.workers
+        if workers and self.maker.too_large_N.any():
+            log.warning(
+                "workers: %s has photos of more than %s pixels, or slides; its photos are read in"
+                " the training process", self.dataset.folder, f"{MAX_PIXELS:,}",
+            )  # fmt: skip
+            return 0
+        if not workers or not SHARED.is_dir():
+            return workers
+        height, width = self.maker.sizes_N2.max(axis=0)
+        batch = self.batch_size * self.dataset.channels * int(height * width)
+        free = shutil.disk_usage(SHARED).free
+        if batch * (PREFETCH * workers + 1) < free:
+            return workers
+        log.warning(
+            "workers: %d workers need %.0f MB of shared memory, %s has %.0f MB free (docker: "
+            "--shm-size); photos are read in the training process",
+            workers, batch * (PREFETCH * workers + 1) / 1e6, SHARED, free / 1e6,
+        )  # fmt: skip
+        return 0
+
+    def close(self) -> None:
+        iterator = getattr(self.workers, "_iterator", None)
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+        self.workers = None
+
+
+class _Left(torch.utils.data.Sampler):
+    """What is left of the loader's epoch, each batch with its epoch."""
+
+    def __init__(self, loader: PhotoLoader):
+        self.loader = weakref.proxy(loader)
+
+    def __iter__(self) -> Iterator[tuple[int, Rows]]:
+        loader = self.loader
+        return iter([(loader.epoch, rows) for rows in loader.batches[loader.position :]])
+
+    def __len__(self) -> int:
+        return len(self.loader.batches) - self.loader.position
+
+
+_OPEN: weakref.WeakSet[PhotoLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the workers before multiprocessing's exit hook waits for them: they ignore SIGTERM."""
+    for loader in list(_OPEN):
+        loader.close()
+
+
+def _leave_to_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole group: the parent saves, and then ends its workers.
+
+    A parent that is gone in the middle of taking a batch is no news to print.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print_it = sys.excepthook
+
+    def hook(kind: type[BaseException], *more: Any) -> None:
+        if not issubclass(kind, ConnectionError):
+            print_it(kind, *more)
+
+    sys.excepthook = hook

@@ -1,0 +1,114 @@
+"""What a photo costs: multiply-accumulates counted by torch, and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from stacked_ram.config.schema import DataConfig
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.images.decoding import reduced_size
+from stacked_ram.ops.patches import Photos
+
+LARGEST = 4096  # side of the photo that stands for any larger one
+
+
+@dataclass(frozen=True)
+class Cost:
+    """GMACs of one photo, everything that torch's counter knows (matrix products, convolutions):
+    the glance and feature maps, each glimpse with all its patches, and the core. Bringing pixels
+    to size stands by itself, as no figure of a plain network counts how its photos were resized."""
+
+    total: float
+    per_glimpse: float
+    """Of one glimpse, the choice of its place included; the mean over the steps."""
+    before: float
+    """What is done once, before the first glimpse: the glance and the feature maps."""
+    core: float = 0.0
+    """Share of per_glimpse that the core takes."""
+    reading: float = 0.0
+    """Not in total: the area averages that make the glance and all patches."""
+
+
+@torch.no_grad()
+def photo_cost(model: Any, height: int, width: int) -> Cost:
+    """The cost of one photo of this size, counted on one pass."""
+    device = next(model.parameters()).device
+    if model.config.stack in ("none", "rnn"):  # nothing but patches and the glance is computed
+        height, width = min(height, LARGEST), min(width, LARGEST)
+    pixels = torch.zeros(1, len(model.mean), height, width, dtype=torch.uint8, device=device)
+    was_training = model.training
+    model.eval()
+    total, core = gmacs(lambda: model(model.photos(pixels)))
+    before, core_before = gmacs(lambda: model.start(model.photos(pixels)))
+    of_glance, of_glimpse = reading(model, model.photos(pixels))
+    model.train(was_training)
+    steps = model.config.num_glimpses
+    return Cost(
+        total=total - of_glance - steps * of_glimpse,
+        per_glimpse=(total - before) / steps - of_glimpse,
+        before=before - of_glance,
+        core=(core - core_before) / steps,
+        reading=of_glance + steps * of_glimpse,
+    )
+
+
+def reading(model: Any, photos: Photos) -> tuple[float, float]:
+    """GMACs of making the glance's image, and one glimpse's patches."""
+    of_glance = of_glimpse = 0.0
+    if model.glance is not None:
+        of_glance, _ = gmacs(lambda: photos.resized(model.glance.size))
+    centre_12 = torch.zeros(1, 2, device=photos.device)
+    for retina in (level.retina for level in model.levels):
+        view = retina.view(photos)
+        read = retina.smooth_geometry if model.config.attention == "soft" else retina.geometry
+        for surface in view.surfaces:
+            of_glimpse += gmacs(partial(surface.patches, centre_12, read))[0]
+    return of_glance, of_glimpse
+
+
+def gmacs(work: Callable[[], Any]) -> tuple[float, float]:
+    """GMACs of all that is done, and of the cores in it.
+
+    Attention is done by plain matrix products meanwhile: torch's counter knows none of the fused
+    kernels that a processor would take instead, and would count them as free.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    cores = [
+        sum(counts.values())
+        for name, counts in counter.get_flop_counts().items()
+        if name.endswith(".core")
+    ]
+    return counter.get_total_flops() / 2e9, sum(cores) / 2e9
+
+
+def typical_size(dataset: Dataset, data: DataConfig) -> tuple[int, int]:
+    """(height, width) of the photo of a split whose area, as the model gets it, is nearest to the
+    mean: what is done on whole photos costs as their areas do. (Medians of heights and of widths
+    would make a square of portraits and landscapes.)"""
+    sizes, counts = np.unique(dataset.sizes, axis=0, return_counts=True)
+    reduced = np.array(
+        [reduced_size(*size, data.short_side, data.photo_size) for size in sizes.tolist()]
+    )
+    areas = reduced.prod(axis=1)
+    height, width = reduced[np.abs(areas - np.average(areas, weights=counts)).argmin()].tolist()
+    return height, width
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """All parameters, and those that are trained."""
+    counts = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)

@@ -1,0 +1,170 @@
+"""Looking no longer than needed: a photo leaves the batch when its belief is sure enough.
+
+Where a glance starts the core, it is the first thing that may be sure: such a photo gets no
+glimpse at all (a stopping head is asked after glimpses only, where it was trained).
+
+The threshold is chosen on the validation split, from one full pass over it; what is reported for
+the test split is then at that threshold.
+
+B photos   T steps   N classes
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stacked_ram.models.ram import RAM
+from stacked_ram.ops.patches import Photos
+from stacked_ram.runtime.errors import UserError
+
+if TYPE_CHECKING:  # counting brings imports that predict has no use for
+    from stacked_ram.evaluation.cost import Cost
+
+Criterion = Literal["belief", "stop"]
+ExitTable = dict[str, NDArray]  # threshold, accuracy, mean_glimpses, by rising threshold
+NEVER = float("inf")  # a threshold that no photo passes
+
+
+@dataclass
+class Answers:
+    beliefs_BN: Tensor
+    """Class probabilities after each photo's last glimpse."""
+    glimpses_B: Tensor
+    """Glimpses used; 0: the glance was enough."""
+    locations_BT2: Tensor
+    """(x, y) of each glimpse of the top level; nan after a photo's last."""
+
+
+@torch.no_grad()
+def look_until(
+    model: RAM, photos: Photos, threshold: float | None = None, criterion: Criterion = "belief"
+) -> Answers:
+    """The deterministic pass, step by step; photos that are sure enough are looked at no more.
+
+    threshold: of the likeliest class's probability (`belief`), or of the probability that the
+    model's stopping head gives to being right already (`stop`). None: every photo gets every
+    glimpse.
+    """
+    check_criterion(model, criterion)
+    steps = model.config.num_glimpses
+    loop, scores = model.start(photos)
+    rows = torch.arange(loop.rows, device=photos.device)  # that are still looked at
+    beliefs_BN = torch.zeros(loop.rows, model.num_classes, device=photos.device)
+    glimpses_B = torch.full_like(rows, steps)
+    locations_BT2 = torch.full((loop.rows, steps, 2), float("nan"), device=photos.device)
+    for used in range(steps + 1):
+        if used:
+            choices = model.choose(loop)
+            loop = model.integrate(loop, choices, model.glimpse(loop, choices))
+            locations_BT2[rows, used - 1] = choices[-1].location_B2.float()
+            scores = model.scores(loop.outs[-1])
+        elif scores is None or criterion == "stop":
+            continue
+        beliefs = scores.softmax(1)
+        beliefs_BN[rows] = beliefs
+        if threshold is None or used == steps:
+            continue
+        if criterion == "belief":
+            sure = beliefs.amax(1)
+        else:
+            sure = model.stop(loop.outs[-1]).float().sigmoid()[:, 0]
+        enough = sure >= threshold
+        glimpses_B[rows[enough]] = used
+        unsure = (~enough).nonzero()[:, 0]
+        if len(unsure) == 0:
+            break
+        if len(unsure) < len(rows):
+            rows, loop = rows[unsure], loop.select(unsure)
+    return Answers(beliefs_BN, glimpses_B, locations_BT2)
+
+
+def check_criterion(model: RAM, criterion: Criterion) -> None:
+    """Raises UserError where a model has no stopping head to ask."""
+    if criterion == "stop" and model.stop is None:
+        raise UserError("criterion stop: the model has no stopping head; train with learned_stop")
+
+
+def exit_table(
+    beliefs_BTN: NDArray, labels_B: NDArray, stops_BT: NDArray | None = None, fewest: int = 1
+) -> ExitTable:
+    """What each threshold that makes a difference would give: threshold, accuracy, mean_glimpses.
+
+    beliefs_BTN: class probabilities after every glimpse, of a full pass. stops_BT: the stopping
+    head's probabilities, where they and not the beliefs decide. fewest: how many glimpses the
+    first of them follow; 0: those of the glance stand first. Thresholds rise from 0 (as few
+    glimpses as can be for all) to infinity (every glimpse for all).
+    """
+    right_BT = beliefs_BTN.argmax(2) == np.asarray(labels_B)[:, None]
+    sure_BT = beliefs_BTN.max(2) if stops_BT is None else np.asarray(stops_BT)
+    thresholds = np.unique(sure_BT[:, :-1])
+    thresholds = np.concatenate([[0.0], thresholds, [NEVER]])
+    # the first step at which each photo passes: how sure it was at most up to each step
+    most_BT = np.maximum.accumulate(sure_BT[:, :-1], axis=1)
+    accuracy, glimpses = [], []
+    for threshold in thresholds:
+        last_B = (most_BT < threshold).sum(1)
+        accuracy.append(right_BT[np.arange(len(last_B)), last_B].mean())
+        glimpses.append(last_B.mean() + fewest)
+    return {
+        "threshold": thresholds,
+        "accuracy": np.array(accuracy),
+        "mean_glimpses": np.array(glimpses),
+    }
+
+
+def choose_threshold(
+    table: ExitTable, *, accuracy: float | None = None, mean_glimpses: float | None = None
+) -> float:
+    """The threshold for a wanted accuracy (0 to 1) with the fewest glimpses, or for a wanted mean
+    number of glimpses with the highest accuracy. Give one of them, and the validation split's
+    table.
+
+    Raises UserError if it cannot be had.
+    """
+    if (accuracy is None) == (mean_glimpses is None):
+        raise ValueError("give accuracy or mean_glimpses, one of them")
+    if accuracy is not None:
+        good = table["accuracy"] >= accuracy
+        order = (-table["accuracy"], table["mean_glimpses"])  # the last key counts first
+        if not good.any():
+            raise UserError(
+                f"--exit-accuracy: {accuracy:.4f} is not reached at any threshold on the validation"
+                f" split; the best is {table['accuracy'].max():.4f}"
+            )
+    else:
+        good = table["mean_glimpses"] <= mean_glimpses
+        order = (table["mean_glimpses"], -table["accuracy"])
+        if not good.any():
+            raise UserError(
+                f"--exit-glimpses: {mean_glimpses} is below {table['mean_glimpses'][0]:.0f}"
+            )
+    best = np.lexsort([np.where(good, key, NEVER) for key in order])
+    return float(table["threshold"][best[0]])
+
+
+def exit_at(table: ExitTable, threshold: float) -> tuple[float, float]:
+    """Accuracy and mean number of glimpses at any threshold, another split's for one: between two
+    of the table's nothing changes."""
+    place = np.searchsorted(table["threshold"], threshold)
+    return float(table["accuracy"][place]), float(table["mean_glimpses"][place])
+
+
+def exit_curve(table: ExitTable, cost: Cost, points: int = 101) -> object:
+    """The whole curve, a pandas table: threshold, accuracy, mean_glimpses, mean_gmacs.
+
+    cost: of one photo (evaluation.cost.photo_cost). At most this many points, evenly spread over
+    the mean number of glimpses.
+    """
+    import pandas
+
+    curve = pandas.DataFrame(table)
+    curve["mean_gmacs"] = cost.before + curve["mean_glimpses"] * cost.per_glimpse
+    wanted = np.linspace(*curve["mean_glimpses"].iloc[[0, -1]], points)
+    nearest = np.searchsorted(curve["mean_glimpses"], wanted).clip(max=len(curve) - 1)
+    return curve.iloc[np.unique(nearest)].reset_index(drop=True)

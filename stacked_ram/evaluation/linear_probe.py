@@ -1,0 +1,183 @@
+"""The control without attention: the frozen backbone on the photo, and a logistic regression.
+
+Photos are resized so that their shorter side is R / 0.875 and the central R x R is cut out, as
+ImageNet models are tested. (It loses objects at the edge of scenes, and tells them better than all
+of the scene squeezed to R x R: results/scenes.md.) Features are standardised; C is a constant. The
+backbone has the weights that the configuration names, or, where it names none, those that the run
+learned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.left_out import LeftOut
+from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.evaluation.cost import gmacs
+from stacked_ram.images.decoding import reduced_size
+from stacked_ram.images.lazy import LazyPhotos
+from stacked_ram.images.opening import reduced
+from stacked_ram.models.retina.backbone import Backbone
+from stacked_ram.runs.checkpoint import LoadedRun, digest
+from stacked_ram.runs.folder import write_atomically
+from stacked_ram.runtime.errors import NotWritten
+
+SIZES = (96, 128, 160, 224)
+MARGIN = 0.875
+C = 0.01
+
+
+def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict[str, Any]:
+    """Accuracy and GMACs at each of SIZES on the loader's photos, trained on the training split
+    of the run's data set (where that has moved, of the loader's). left_out: those of the loader's
+    photos that cannot be read."""
+    config = loaded.config
+    own = config.model.weights == "none"
+    backbone = (
+        loaded.model.backbone if own else Backbone(config.model.backbone, config.model.weights)
+    )
+    there = Path(config.data.dataset).is_dir()
+    training = open_dataset(config.data if there else loader.data, "train")
+    kept = KeptFigures(backbone, loaded, training, loader.dataset)
+    rows = kept.read()
+    if rows is None:
+        missing = LeftOut(training)
+        backbone = backbone.to(loaded.device).eval()
+        rows = measure(backbone, loaded, missing, loader, left_out)
+        if not missing and not left_out:
+            kept.write(rows)
+    return {
+        "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
+        f" features, logistic regression (C={C}) trained on the training split",
+        "weights": "the run's own" if own else config.model.weights,
+        "sizes": rows,
+    }
+
+
+class KeptFigures:
+    """The same for every run with this backbone on these photos, so kept in the data set's cache:
+    further seeds need not look at the training split again."""
+
+    def __init__(
+        self, backbone: Backbone, loaded: LoadedRun, training: Dataset, asked: Dataset
+    ) -> None:
+        data = dataclasses.asdict(loaded.config.data)
+        self.on = data.pop("cache") != "none"
+        for name in ("dataset", "cache_limit", "workers"):
+            del data[name]
+        weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
+        depends = (
+            loaded.config.model.backbone, digest(weights), training.digest(), asked.digest(), data,
+            SIZES, MARGIN, C, torch.__version__,
+        )  # fmt: skip
+        self.key = hashlib.sha256(repr(depends).encode()).hexdigest()
+        self.file = training.folder / ".cache" / "plain_backbone.json"
+
+    def all(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def read(self) -> list[dict[str, Any]] | None:
+        return self.all().get(self.key) if self.on else None
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        if self.on:
+            with contextlib.suppress(NotWritten):  # a data set that is not ours to write to
+                write_atomically(self.file, json.dumps(self.all() | {self.key: rows}).encode())
+
+
+def measure(
+    backbone: Backbone, loaded: LoadedRun, missing: LeftOut, loader: Loader, left_out: LeftOut
+) -> list[dict[str, Any]]:
+    """Size, accuracy and GMACs at each of SIZES. missing, left_out: of the training photos and of
+    the loader's."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    train = make_loader(missing.dataset, loaded.config, train=False, device=loaded.device)
+    try:
+        given = features(backbone, train, loaded, missing)
+        asked = features(backbone, loader, loaded, left_out)
+    finally:
+        train.close()
+    rows = []
+    for size in SIZES:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+        with threadpool_limits(torch.get_num_threads()):
+            classifier.fit(given[size], given["labels"])
+        accuracy = classifier.score(asked[size], asked["labels"])
+        cost = image_gmacs(backbone, size, loaded.device)
+        rows.append({"size": size, "accuracy": float(accuracy), "gmacs": cost})
+    return rows
+
+
+@torch.no_grad()
+def features(
+    backbone: Backbone, loader: Loader, loaded: LoadedRun, left_out: LeftOut
+) -> dict[Any, np.ndarray]:
+    """Pooled features at each of SIZES, and the labels."""
+    from tqdm import tqdm
+
+    found: dict[Any, list[np.ndarray]] = {size: [] for size in (*SIZES, "labels")}
+    mean, std = (
+        value.to(loaded.device)[:, None, None] for value in (loaded.model.mean, loaded.model.std)
+    )
+    loader.set_epoch(0)
+    batches = tqdm(loader, desc="plain backbone", unit=" batches", disable=None, leave=False)
+    for batch, photos in left_out.each(batches, whole_photos):
+        found["labels"].append(batch.labels_B.cpu().numpy())
+        for size in SIZES:
+            images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
+            pooled = backbone((images_BCRR.float() / 255 - mean) / std)
+            found[size].append(pooled.float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def whole_photos(batch: Batch) -> list[torch.Tensor]:
+    """pixels_CHW of each photo, without padding; of one that is read in pieces, reduced to twice
+    what the largest of SIZES needs."""
+    if isinstance(batch.pixels_BCHW, LazyPhotos):
+        photos = batch.pixels_BCHW.photos
+        sizes = [
+            reduced_size(*photo.size, round(2 * max(SIZES) / MARGIN), None) for photo in photos
+        ]
+        device = batch.labels_B.device
+        return [
+            torch.from_numpy(reduced(photo, size)).to(device)
+            for photo, size in zip(photos, sizes, strict=True)
+        ]
+    return [
+        pixels_CHW[:, :height, :width]
+        for pixels_CHW, (height, width) in zip(
+            batch.pixels_BCHW, batch.sizes_B2.tolist(), strict=True
+        )
+    ]
+
+
+def middle(photo_CHW: torch.Tensor, size: int) -> torch.Tensor:
+    """The central size x size of the reduced photo."""
+    from torchvision.transforms.v2 import functional
+
+    reduced = functional.resize(photo_CHW, [round(size / MARGIN)], antialias=True)
+    return functional.center_crop(reduced, [size, size])
+
+
+@torch.no_grad()
+def image_gmacs(backbone: Backbone, size: int, device: torch.device) -> float:
+    total, _ = gmacs(lambda: backbone(torch.zeros(1, 3, size, size, device=device)))
+    return total

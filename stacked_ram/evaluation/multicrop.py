@@ -1,0 +1,81 @@
+"""Multi-crop evaluation: a model that says the mean belief of several crops of each photo.
+
+The customary five or ten crops (Krizhevsky et al., 2012, section 4.1): the four corners and the
+centre, and the same mirrored. That is an average over as many passes, at as many times the cost,
+and reported as such; what a model is worth in one pass is said by one pass.
+
+B photos   T steps   N classes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stacked_ram.images.lazy import LazyPhotos
+from stacked_ram.models.trace import Trace
+from stacked_ram.ops.patches import Photos
+from stacked_ram.runtime.errors import UserError
+
+SHARE = 7 / 8  # of the photo's height and width: 224 of 256 pixels
+PLACES = ((0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1))  # (x, y) of a crop's room to move
+
+
+class Crops:
+    """To be looked at in place of the model (`look_at`).
+
+    count: 5, or 10 with the mirrored ones. Where the glimpses were is said of the first crop, the
+    centre's, in its own terms.
+    """
+
+    def __init__(self, model: Any, count: int):
+        self.model, self.count = model, count
+
+    def eval(self) -> None:
+        self.model.eval()
+
+    def photos(
+        self, pixels_BCHW: Tensor | LazyPhotos, sizes_B2: Tensor, glance: object = None
+    ) -> Iterator[Photos]:
+        """One crop of all photos after the other. A glance kept of whole photos is of no use.
+
+        Raises UserError for photos that are read in pieces.
+        """
+        if isinstance(pixels_BCHW, LazyPhotos):
+            raise UserError("--crops: not for photos that are read in pieces; set short_side")
+        for mirror in (False, True)[: self.count // len(PLACES)]:
+            for place in PLACES:
+                yield self.model.photos(*cropped(pixels_BCHW, sizes_B2, place, mirror))
+
+    def __call__(self, photos: Iterator[Photos], **how: Any) -> Trace:
+        traces = [self.model(one, **how) for one in photos]
+        beliefs_XBTN = torch.stack([trace.logits_BTN.float().softmax(2) for trace in traces])
+        return dataclasses.replace(traces[0], logits_BTN=beliefs_XBTN.mean(0).log())
+
+
+def crop_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) of a crop of such a photo."""
+    return max(1, round(height * SHARE)), max(1, round(width * SHARE))
+
+
+def cropped(
+    pixels_BCHW: Tensor, sizes_B2: Tensor, place: tuple[float, float], mirror: bool
+) -> tuple[Tensor, Tensor]:
+    """The crop at this place of each photo, padded below and right with zeros, and its
+    (height, width)."""
+    sizes = [crop_size(*size) for size in sizes_B2.tolist()]
+    cut_B2 = torch.tensor(sizes, dtype=sizes_B2.dtype)
+    tallest, widest = cut_B2.amax(0).tolist()
+    cut_BCHW = pixels_BCHW.new_zeros(*pixels_BCHW.shape[:2], tallest, widest)
+    for row, ((whole_height, whole_width), (height, width)) in enumerate(
+        zip(sizes_B2.tolist(), sizes, strict=True)
+    ):
+        left = round(place[0] * (whole_width - width))
+        top = round(place[1] * (whole_height - height))
+        crop_CHW = pixels_BCHW[row, :, top : top + height, left : left + width]
+        cut_BCHW[row, :, :height, :width] = crop_CHW.flip(2) if mirror else crop_CHW
+    return cut_BCHW, cut_B2.to(sizes_B2.device)

@@ -1,0 +1,127 @@
+"""Pixels of one photo file, made what the model expects: upright, 8-bit, RGB or grayscale, sRGB.
+
+The one place that reads photos, for prepared data sets and for arbitrary files alike. Reduction:
+a JPEG is decoded at the smallest of its scales (1/2, 1/4, 1/8 in the DCT) that is not below the
+wanted size, and what is left is done by torch's antialiased bilinear filter: a triangle as wide
+as the reduction is strong, as in torchvision's Resize and in Pillow, which takes four times as
+long. Torch is imported only where a photo is resized.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from stacked_ram.images.colour import to_srgb
+from stacked_ram.images.formats import formats, size_in_file
+from stacked_ram.runtime.errors import UserError
+
+MAX_PIXELS = 178_956_970  # of one photo; larger ones are refused before their pixels are made
+ORIENTATION = 0x0112  # EXIF tag
+SIDEWAYS = (5, 6, 7, 8)  # its values that swap height and width
+
+
+def read_photo(
+    path: str | Path,
+    short_side: int | None = None,
+    photo_size: tuple[int, int] | None = None,
+    channels: int = 3,
+    stored_size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """The photo's pixels_CHW, uint8.
+
+    short_side: reduce so that the shorter side is this many pixels (never enlarge).
+    photo_size: resize to this (height, width).
+    channels: 3 (grayscale is repeated) or 1.
+    stored_size: the (height, width) that a manifest says it has, upright, before any reduction.
+
+    Raises UserError, naming the file, when it cannot be read, is no image, is damaged, is larger
+    than MAX_PIXELS or not of its stored_size.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large photos, and of torch reading Pillow's bytes
+            with Image.open(path, formats=formats()) as image:
+                return _pixels(image, path, short_side, photo_size, channels, stored_size)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such photo") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image that can be read; leave it out") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first") from None
+    except Exception as error:  # decoders raise anything at all on broken files
+        raise UserError(f"{path}: cannot read this photo ({error}); leave it out") from None
+
+
+def check_stored_size(
+    path: str | Path, size: tuple[int, int], stored_size: tuple[int, int]
+) -> None:
+    """Raises UserError where a photo's (height, width) is not what the manifest says."""
+    if tuple(size) != tuple(stored_size):
+        raise UserError(
+            f"{path}: {size[1]}x{size[0]} pixels, where manifest.csv says {stored_size[1]}x"
+            f"{stored_size[0]}; prepare the data set again"
+        )
+
+
+def reduced_size(
+    height: int, width: int, short_side: int | None, photo_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """(height, width) of a photo after reading; `read_photo` says how."""
+    if photo_size is not None:
+        return photo_size
+    shorter = min(height, width)
+    if short_side is None or shorter <= short_side:
+        return height, width
+    share = short_side / shorter
+    return max(1, round(height * share)), max(1, round(width * share))
+
+
+def _pixels(
+    image: Image.Image,
+    path: str | Path,
+    short_side: int | None,
+    photo_size: tuple[int, int] | None,
+    channels: int,
+    stored_size: tuple[int, int] | None,
+) -> np.ndarray:
+    width, height = size_in_file(image)
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first")
+    sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    if sideways:
+        width, height = height, width
+    if stored_size is not None:
+        check_stored_size(path, (height, width), stored_size)
+    new_height, new_width = reduced_size(height, width, short_side, photo_size)
+    if image.format == "JPEG":
+        smallest = (new_height, new_width) if sideways else (new_width, new_height)
+        image.draft(None, smallest)
+    ImageOps.exif_transpose(image, in_place=True)
+    upright, _ = to_srgb(image)
+    if channels == 1:
+        upright = upright.convert("L")
+    if upright.size == (new_width, new_height):
+        return to_CHW(upright)
+    return resized(np.asarray(upright), new_height, new_width)
+
+
+def to_CHW(image: Image.Image) -> np.ndarray:
+    """pixels_CHW of an 8-bit image. Plane by plane: faster than moving single bytes about."""
+    return np.stack([np.asarray(plane) for plane in image.split()])
+
+
+def resized(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """pixels_CHW of a photo (HWC, or HW) at this size, antialiased, uint8."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels_CHW = torch.from_numpy(pixels_HWC).view(*pixels_HWC.shape[:2], -1).permute(2, 0, 1)
+    size = (height, width)
+    pixels_1CHW = interpolate(pixels_CHW[None], size, mode="bilinear", antialias=True)
+    return pixels_1CHW[0].contiguous().numpy()

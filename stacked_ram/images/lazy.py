@@ -1,0 +1,240 @@
+"""Photos that are not in memory: what a patch needs is read when it is looked at.
+
+A patch is read from the pyramid level nearest to its cells that is not coarser, then averaged
+as in memory. Level 0 is the photo itself: patches from it are exact. The pixels of a further level
+are averages, rounded: a cell whose edges fall on them is off by at most half a grey value (of 255)
+a halving; elsewhere a pixel that an edge crosses counts by its share, as if it were even.
+
+B photos, R rows (photo-major), K patches, C channels, P patch_size, h x w cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from stacked_ram.images.pyramid import Pyramid
+from stacked_ram.ops.geometry import GlimpseGeometry, Placing
+from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.windows import share_inside
+from stacked_ram.runtime.errors import UserError
+
+LUMA = np.array([19595, 38470, 7471])  # of red, green and blue, in 65536ths, as Pillow has them
+
+
+class Window(NamedTuple):
+    """What was read for one box."""
+
+    pixels_CHW: np.ndarray
+    """uint8; nothing (0 x 0) where the box lies outside the photo."""
+    corner: tuple[int, int]
+    """(x, y) of its first pixel, in pixels of its level."""
+    factors: tuple[float, float]
+    """Pixels of the photo that one of its pixels stands for, across and down."""
+
+
+class UnreadablePhoto(UserError):
+    """What is wrong with one photo of a batch, found when it was looked at.
+
+    photo: which of the batch it is.
+    """
+
+    def __init__(self, message: str, photo: LazyPhoto) -> None:
+        super().__init__(message)
+        self.photo = photo
+
+
+class LazyPhoto:
+    """One photo file. Raises UserError, naming it, when it cannot be read.
+
+    size: (height, width), upright. Where it is known already, the file is opened when it is first
+    looked at, and has to be of this size; else at once. channels: 3 (grayscale is repeated) or 1.
+    """
+
+    def __init__(
+        self, path: str | Path, channels: int = 3, size: tuple[int, int] | None = None
+    ) -> None:
+        self.path, self.channels, self.known_size = Path(path), channels, size
+        self.size = size or self.pyramid.size
+
+    def __reduce__(self):
+        """Goes to another process as a name, and is opened again there."""
+        return LazyPhoto, (self.path, self.channels, self.known_size)
+
+    @cached_property
+    def pyramid(self) -> Pyramid:
+        pyramid = Pyramid(self.path)
+        if self.known_size is not None and pyramid.size != self.known_size:
+            (height, width), (tall, wide) = pyramid.size, self.known_size
+            raise UserError(
+                f"{self.path}: {width}x{height} pixels, where {wide}x{tall} were expected; put the"
+                " file back, or prepare the data set again"
+            )
+        return pyramid
+
+    def window(
+        self, start: tuple[float, float], side: tuple[float, float], cells: tuple[int, int]
+    ) -> Window:
+        """The pixels of a box that is to be averaged over h x w cells.
+
+        start, side: (x, y) of the left top corner and (width, height), in pixels of the photo.
+        """
+        inside = [
+            max(0.0, min(first + length, size) - max(first, 0.0))
+            for first, length, size in zip(start, side, self.size[::-1], strict=True)
+        ]
+        if min(inside) <= 0:
+            return Window(np.zeros((self.channels, 0, 0), np.uint8), (0, 0), (1.0, 1.0))
+        cell = side[0] / cells[1], side[1] / cells[0]
+        level = self.pyramid.level_for(cell, (inside[0], inside[1]))
+        firsts, lasts, beyond = [], [], []
+        for first, length, size, factor in zip(start, side, level.size, level.factors, strict=True):
+            end = (first + length) / factor
+            firsts.append(min(max(math.floor(first / factor), 0), size - 1))
+            lasts.append(min(max(math.ceil(end), firsts[-1] + 1), size))
+            # A level of a size that was rounded down ends before the photo does.
+            beyond.append(int(end > size and level.factors != (1.0, 1.0)))
+        pixels_HWC = self.pyramid.read(level, *firsts, *lasts)
+        pixels_CHW = np.moveaxis(self._of_channels(pixels_HWC), 2, 0)
+        if any(beyond):
+            pixels_CHW = np.pad(pixels_CHW, ((0, 0), (0, beyond[1]), (0, beyond[0])), mode="edge")
+        return Window(pixels_CHW, (firsts[0], firsts[1]), level.factors)
+
+    def _of_channels(self, pixels_HWC: np.ndarray) -> np.ndarray:
+        if pixels_HWC.shape[2] == self.channels:
+            return pixels_HWC
+        if self.channels == 3:
+            return pixels_HWC.repeat(3, axis=2)
+        luma_HW = (pixels_HWC @ LUMA + 2**15) >> 16
+        return luma_HW.astype(np.uint8)[:, :, None]
+
+
+class LazyPhotos:
+    """A batch of LazyPhotos with the interface of `Photos`; memory does not grow with the photos.
+
+    mean, std: C values in 0..1 units, as for Photos. A photo gives the same patches alone and in
+    any batch. Patches raise UnreadablePhoto for the first photo that cannot be read.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[LazyPhoto],
+        mean: Sequence[float] | torch.Tensor | None = None,
+        std: Sequence[float] | torch.Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.photos = list(photos)
+        self.mean, self.std, self.device = mean, std, torch.device(device)
+        self.sizes_B2 = torch.tensor([photo.size for photo in self.photos], device=self.device)
+        self.glance = None  # as in Photos; nothing is kept of what is read in pieces
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.photos)
+
+    @property
+    def channels(self) -> int:
+        return self.photos[0].channels
+
+    def select(self, index_b: torch.Tensor) -> LazyPhotos:
+        """The photos at these places of the batch."""
+        chosen = [self.photos[place] for place in index_b.tolist()]
+        return LazyPhotos(chosen, self.mean, self.std, self.device)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LazyPhotos:
+        """The same photos, whose patches will be on another device."""
+        return LazyPhotos(self.photos, self.mean, self.std, device)
+
+    def pin_memory(self) -> LazyPhotos:
+        """Nothing is in memory."""
+        return self
+
+    def normalised(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> LazyPhotos:
+        """The same photos with another normalisation."""
+        return LazyPhotos(self.photos, mean, std, self.device)
+
+    def patches(
+        self,
+        locations_R2: torch.Tensor,
+        geometry: GlimpseGeometry,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """The glimpses at these locations, as `Photos.patches`: (R, K, C, P, P)."""
+        rows = locations_R2.shape[0]
+        if rows % self.batch_size:
+            raise ValueError(f"{rows} locations do not share out over {self.batch_size} photos")
+        sizes_R2 = self._sizes_R2(rows)
+        placing = Placing.of(sizes_R2, geometry, locations_R2.dtype)
+        starts_RK2 = placing.left_top(locations_R2)
+        sides_RK2 = placing.widths_RK1.expand(-1, -1, 2)
+        cells = geometry.patch_size, geometry.patch_size
+        patches = [
+            self._averages(starts_RK2[:, k], sides_RK2[:, k], cells)
+            for k in range(geometry.num_patches)
+        ]
+        return torch.stack(patches, 1).to(dtype or torch.float32)
+
+    def resized(self, size: tuple[int, int]) -> torch.Tensor:
+        """The whole of each photo at size (h, w), stretched to it: (B, C, h, w)."""
+        sides_B2 = self.sizes_B2.flip(1).double()
+        return self._averages(torch.zeros_like(sides_B2), sides_B2, size).float()
+
+    def _sizes_R2(self, rows: int) -> torch.Tensor:
+        return self.sizes_B2.repeat_interleave(rows // self.batch_size, 0)
+
+    def _averages(
+        self, starts_R2: torch.Tensor, sides_R2: torch.Tensor, cells: tuple[int, int]
+    ) -> torch.Tensor:
+        """Of one box a row: (R, C, h, w), normalised."""
+        rollouts = len(starts_R2) // self.batch_size
+        boxes = torch.cat([starts_R2, sides_R2], 1).detach().double().cpu().tolist()
+        windows = []
+        for row, (left, top, width, height) in enumerate(boxes):
+            photo = self.photos[row // rollouts]
+            try:
+                windows.append(photo.window((left, top), (width, height), cells))
+            except UserError as error:
+                raise UnreadablePhoto(str(error), photo) from None
+        photos = Photos(*(one.to(self.device) for one in padded(windows)), self.mean, self.std)
+        corners_R2, factors_R2 = (
+            torch.tensor(values, dtype=torch.float64, device=self.device)
+            for values in zip(*((one.corner, one.factors) for one in windows), strict=True)
+        )
+        starts_R12 = (starts_R2 / factors_R2 - corners_R2).to(starts_R2.dtype).unsqueeze(1)
+        sides_R12 = (sides_R2 / factors_R2).to(sides_R2.dtype).unsqueeze(1)
+        most = tuple(
+            max(box[2 + axis] / one.factors[axis] for box, one in zip(boxes, windows, strict=True))
+            for axis in (0, 1)
+        )
+        averages = photos.averages(starts_R12, sides_R12, [most], cells)[:, 0]
+        if all(one.factors == (1.0, 1.0) for one in windows):
+            return averages
+        # The last pixels of a level may stand for a little more than the photo has.
+        sizes_R2 = self._sizes_R2(len(windows))
+        for axis, count in ((0, cells[1]), (1, cells[0])):
+            true = share_inside(
+                starts_R2[:, None, axis], sides_R2[:, None, axis], sizes_R2[:, 1 - axis], count
+            )
+            read = share_inside(
+                starts_R12[..., axis], sides_R12[..., axis], photos.sizes_B2[:, 1 - axis], count
+            )
+            share_Rn = torch.where(read > 0, true / read, 1.0)[:, 0].to(averages.dtype)
+            share = share_Rn[:, None, None, :] if axis == 0 else share_Rn[:, None, :, None]
+            averages = averages * share
+        return averages
+
+
+def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The windows as one batch: pixels_RCHW, zero below and right of each, and sizes_R2."""
+    sizes = [one.pixels_CHW.shape[1:] for one in windows]
+    height, width = (max(1, *(size[axis] for size in sizes)) for axis in (0, 1))
+    pixels_RCHW = np.zeros((len(windows), len(windows[0].pixels_CHW), height, width), np.uint8)
+    for pixels_CHW, one, (tall, wide) in zip(pixels_RCHW, windows, sizes, strict=True):
+        pixels_CHW[:, :tall, :wide] = one.pixels_CHW
+    return torch.from_numpy(pixels_RCHW), torch.tensor(sizes)

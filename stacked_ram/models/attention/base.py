@@ -1,0 +1,109 @@
+"""What every attention returns, and the grid of regions that some of them choose among.
+
+B rows   R regions or cells, row by row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Context:
+    """What the glance left for the attention to read: its map, pooled into regions."""
+
+    regions_BRD: Tensor
+    keys_BRH: Tensor | None = None
+    """What an attention's scorer makes of the regions, whatever the state: once a photo."""
+
+    def read_by(self, attention: nn.Module | None) -> Context:
+        """With the keys for this attention, if it scores regions."""
+        scorer = getattr(attention, "scorer", None)
+        keys = None if scorer is None else scorer.region(self.regions_BRD)
+        return Context(self.regions_BRD, keys)
+
+    def detach(self) -> Context:
+        return self._each(Tensor.detach)
+
+    def repeat(self, rollouts: int) -> Context:
+        return self._each(lambda values: values.repeat_interleave(rollouts, 0))
+
+    def select(self, rows: Tensor) -> Context:
+        return self._each(lambda values: values[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Context:
+        keys = self.keys_BRH
+        return Context(change(self.regions_BRD), None if keys is None else change(keys))
+
+
+@dataclass
+class PolicyOutput:
+    """Where to look next, and how that was decided."""
+
+    location_B2: Tensor
+    """Inside the photo: each in [-1, 1]."""
+    sample_B2: Tensor
+    """What was drawn, before it was clamped."""
+    mean_B2: Tensor
+    log_prob_B: Tensor
+    """Of the sample, before it was clamped; 0 where nothing is drawn (soft attention)."""
+    entropy_B: Tensor
+    weights_BR: Tensor | None = None
+    """Over the regions, where there are some; they sum to 1."""
+    attended_BD: Tensor | None = None
+    """Soft attention: the regions' features under the weights, for the core."""
+
+
+def fixed_location(
+    like_RD: Tensor, draw: bool, given_R2: Tensor | None, generator: torch.Generator | None
+) -> PolicyOutput:
+    """A place that no attention chose: a given one, or a random one (uniform over the photo), or
+    the centre. like_RD: a row of it for each row."""
+    location = like_RD.new_zeros(len(like_RD), 2, dtype=torch.float32)
+    if given_R2 is not None:
+        location = given_R2
+    elif draw:
+        # in place: torch.compile cannot trace torch.rand with a generator and a free shape
+        location.uniform_(-1, 1, generator=generator)
+    nothing = like_RD.new_zeros(len(like_RD), dtype=torch.float32)
+    inside = location.clamp(-1, 1)
+    return PolicyOutput(inside, location, inside, nothing, nothing)
+
+
+def region_centres(regions: tuple[int, int]) -> Tensor:
+    """(x, y) of the centres of rows x columns equal regions of the photo, R x 2."""
+    rows, columns = regions
+    y = (2 * torch.arange(rows) + 1) / rows - 1
+    x = (2 * torch.arange(columns) + 1) / columns - 1
+    return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], dim=1)
+
+
+def expected_centre(weights_BR: Tensor, centres_R2: Tensor) -> Tensor:
+    """The regions' mean centre under the weights, B x 2: no matrix product, which autocast would
+    round to 8 bits."""
+    return (weights_BR.unsqueeze(2) * centres_R2).sum(1)
+
+
+class RegionScorer(nn.Module):
+    """Additive attention: one score a region from its feature and the core's state.
+
+    score_r = w . tanh(V region_r + H state), the same weights for all regions ("Knowing When to
+    Look", Lu et al., 2017, equation 6).
+    """
+
+    def __init__(self, region_features: int, state_features: int, hidden: int = 128):
+        super().__init__()
+        self.region = nn.Linear(region_features, hidden)
+        self.state = nn.Linear(state_features, hidden, bias=False)
+        self.score = nn.Linear(hidden, 1, bias=False)
+
+    def forward(self, context: Context, state_BD: Tensor) -> Tensor:
+        keys_BRH = context.keys_BRH
+        if keys_BRH is None:
+            keys_BRH = self.region(context.regions_BRD)
+        hidden_BRH = (keys_BRH + self.state(state_BD).unsqueeze(1)).tanh()
+        return self.score(hidden_BRH).squeeze(-1).float()

@@ -1,0 +1,169 @@
+"""Hard attention: a policy over locations, trained by REINFORCE and its relatives.
+
+Every policy has `forward(state_BD, context, sample, given_B2)`: the state (and the glance's
+regions) -> a Choice. `sample` draws from the policy; without it the policy's mean (or likeliest
+cell) is taken; `given_B2` takes those samples instead and says their log-probability.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stacked_ram.models.attention.base import (
+    Context,
+    PolicyOutput,
+    RegionScorer,
+    expected_centre,
+    region_centres,
+)
+from stacked_ram.ops.linear import Linear
+
+
+class GaussianPolicy(nn.Module):
+    """The paper's: location network -> mean; a Gaussian of fixed (or annealed) std around it.
+
+    Reading the state alone, the mean is the tanh of a network with one hidden layer (in Mnih et
+    al., 2014, section 4, it is linear in the state). Reading the glance's map, it is the expected
+    centre of the regions under scores that one network gives to each: from a pooled vector a
+    policy can hardly say where.
+    """
+
+    def __init__(
+        self,
+        state_features: int,
+        std: float,
+        *,
+        region_features: int | None = None,
+        regions: tuple[int, int] = (1, 1),
+        hidden: int = 128,
+    ):
+        super().__init__()
+        self.reads_map = region_features is not None
+        if self.reads_map:
+            self.scorer = RegionScorer(region_features, state_features, hidden)
+            self.register_buffer("centres_R2", region_centres(regions), persistent=False)
+        else:
+            # near the centre at the start, and far from where the tanh is flat
+            self.layers = location_network(state_features, hidden, 2)
+        self.register_buffer("std", torch.tensor(float(std)), persistent=False)
+
+    def forward(
+        self,
+        state_BD: Tensor,
+        context: Context | None,
+        sample: bool,
+        given_B2: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> PolicyOutput:
+        weights_BR = None
+        if self.reads_map:
+            weights_BR = self.scorer(context, state_BD).softmax(1)
+            mean_B2 = expected_centre(weights_BR, self.centres_R2)
+        else:
+            mean_B2 = self.layers(state_BD).float().tanh()
+        if given_B2 is not None:
+            sample_B2 = given_B2
+        elif sample:
+            noise = torch.empty_like(mean_B2).normal_(generator=generator)
+            sample_B2 = (mean_B2 + self.std * noise).detach()
+        else:
+            sample_B2 = mean_B2
+        z_B2 = (sample_B2.detach() - mean_B2) / self.std
+        per_axis = math.log(2 * math.pi) + 2 * self.std.log()
+        return PolicyOutput(
+            location_B2=sample_B2.clamp(-1, 1),
+            sample_B2=sample_B2,
+            mean_B2=mean_B2,
+            log_prob_B=-0.5 * (z_B2.square() + per_axis).sum(1),
+            entropy_B=(1 + per_axis).expand(len(mean_B2)),
+            weights_BR=weights_BR,
+        )
+
+
+def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    """What a policy that reads the state alone says: nearly nothing at the start."""
+    layers = nn.Sequential(
+        Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
+    )
+    nn.init.normal_(layers[-1].weight, std=0.01)
+    nn.init.zeros_(layers[-1].bias)
+    return layers
+
+
+class CategoricalPolicy(nn.Module):
+    """The cells of a grid: of the glance's map, each scored from its feature and the state by one
+    network; or, with no map to read, all of them from the state alone.
+
+    A cell whose centre was looked at is not drawn again (until all have been).
+    """
+
+    def __init__(
+        self,
+        state_features: int,
+        *,
+        region_features: int | None,
+        regions: tuple[int, int],
+        hidden: int = 128,
+    ):
+        super().__init__()
+        rows, columns = regions
+        if region_features is not None:
+            self.scorer = RegionScorer(region_features, state_features, hidden)
+            nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
+        else:
+            self.layers = location_network(state_features, hidden, rows * columns)
+        self.reads_map = region_features is not None
+        self.register_buffer("centres_R2", region_centres(regions), persistent=False)
+        self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)
+
+    def cell_of(self, location_B2: Tensor) -> Tensor:
+        """Index of the cell that a location lies in."""
+        cell_B2 = ((location_B2 + 1) / 2 * self.grid_2).floor().long()
+        column_B, row_B = torch.minimum(cell_B2.clamp(min=0), self.grid_2 - 1).unbind(1)
+        return row_B * self.grid_2[0] + column_B
+
+    def seen_by(self, location_B2: Tensor) -> Tensor:
+        """Which cells a look at this location has seen, B x R: the one that it is the centre of."""
+        far_BR2 = (location_B2.unsqueeze(1) - self.centres_R2).abs() * self.grid_2
+        return (far_BR2 < 0.02).all(2)  # in half cells; the policy's places are centres
+
+    def forward(
+        self,
+        state_BD: Tensor,
+        context: Context | None,
+        sample: bool,
+        given_B2: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        visited_BR: Tensor | None = None,
+    ) -> PolicyOutput:
+        if self.reads_map:
+            scores_BR = self.scorer(context, state_BD)
+        else:
+            scores_BR = self.layers(state_BD).float()
+        if visited_BR is not None:
+            blocked = visited_BR & ~visited_BR.all(1, keepdim=True)
+            scores_BR = scores_BR.masked_fill(blocked, float("-inf"))
+        log_p_BR = scores_BR.log_softmax(1)
+        p_BR = log_p_BR.exp()
+        if given_B2 is not None:
+            cell_B = self.cell_of(given_B2)
+        elif sample:
+            # the first of exponential clocks that run at rates p rings in cell r with probability
+            # p_r; torch.multinomial would make the host wait for its check of p
+            clocks_BR = torch.empty_like(p_BR).exponential_(generator=generator) / p_BR
+            cell_B = clocks_BR.argmin(1)
+        else:
+            cell_B = log_p_BR.argmax(1)
+        location_B2 = self.centres_R2[cell_B]
+        finite_BR = log_p_BR.masked_fill(p_BR == 0, 0.0)  # 0 log 0 = 0
+        return PolicyOutput(
+            location_B2=location_B2,
+            sample_B2=location_B2,
+            mean_B2=self.centres_R2[log_p_BR.argmax(1)],
+            log_prob_B=log_p_BR.gather(1, cell_B.unsqueeze(1)).squeeze(1),
+            entropy_B=-(p_BR * finite_BR).sum(1),
+            weights_BR=p_BR,
+        )

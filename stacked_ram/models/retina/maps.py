@@ -1,0 +1,228 @@
+"""Feature maps of the whole photo, made once: what the upper levels of a stack look at.
+
+B photos   C channels   H W height and width of a map   L levels looked at
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from stacked_ram.models.retina.backbone import Pretrained, as_rgb, load_weights
+from stacked_ram.ops.depthwise import fast_depthwise
+from stacked_ram.ops.patches import Photos
+from stacked_ram.runtime.errors import UserError, nearest
+
+
+class ConvMaps(nn.Module):
+    """Level s+1: convolution, batch norm, ReLU and 2x2 max pooling of level s (stack conv).
+
+    Photos of different sizes share a batch: what lies outside a photo is kept at zero at every
+    level and counts neither in the batch statistics nor in the pooling.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_levels: int,
+        map_channels: int,
+        kernel_size: int,
+        levels: tuple[int, ...],
+    ):
+        super().__init__()
+        self.levels = levels
+        widths = [channels] + [map_channels] * (num_levels - 1)
+        self.channels = [widths[level] for level in levels]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size, padding="same", bias=False)
+            for before, after in itertools.pairwise(widths)
+        )
+        self.norms = nn.ModuleList(MaskedBatchNorm2d(width) for width in widths[1:])
+
+    def forward(self, photos: Photos) -> list[Photos]:
+        surfaces = [photos]
+        maps, sizes_B2 = normalised(photos), photos.sizes_B2
+        if min(maps.shape[2:]) >> len(self.norms) == 0:
+            raise UserError(
+                f"num_levels: photos of {maps.shape[2]}x{maps.shape[3]} pixels are too small for"
+                f" {len(self.norms) + 1} levels; each halves the one before"
+            )
+        # a look at the sizes would make the host wait for a GPU
+        padded = not exporting() and (
+            not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
+        )
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            inside = inside_mask(sizes_B2, maps.shape[2:]) if padded else None
+            maps = norm(convolution(maps), inside).relu()
+            sizes_B2 = sizes_B2 // 2
+            maps = functional.max_pool2d(maps, 2)
+            if padded:
+                maps = maps * inside_mask(sizes_B2, maps.shape[2:])
+            surfaces.append(Photos(maps.float(), sizes_B2))
+        return [surfaces[level] for level in self.levels]
+
+
+class BackboneMaps(Pretrained):
+    """The feature maps of a timm backbone (`features_only`), finest first (stack backbone).
+
+    Photos of each size pass through the backbone by themselves: padding would change the maps
+    near a photo's edges, by the company that it happens to be in.
+    """
+
+    def __init__(
+        self, name: str, weights: str, *, frozen: bool, num_levels: int, levels: tuple[int, ...],
+        channels: int,
+    ):  # fmt: skip
+        import timm
+
+        super().__init__()
+        self.levels = levels
+        if not timm.is_model(name):
+            raise UserError(
+                f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
+            )
+        whole = timm.create_model(name, num_classes=0)
+        load_weights(whole, name, weights)
+        self.mean, self.std = whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"]
+        available = len(whole.feature_info)
+        if num_levels - 1 > available:
+            raise UserError(
+                f"num_levels: {name} has {available} feature maps: {available + 1} levels at most"
+            )
+        # "getter" cuts off the layers after the last map that is wanted
+        network = timm.create_model(
+            name,
+            features_only=True,
+            feature_cls="getter",
+            out_indices=tuple(range(num_levels - 1)),
+        )
+        kept = network.model.state_dict()
+        network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
+        fast_depthwise(network)
+        self.hold(network, weights, frozen)
+        widths = [channels, *network.feature_info.channels()]
+        self.channels = [widths[level] for level in levels]
+
+    def forward(self, photos: Photos) -> list[Photos]:
+        images = as_rgb(normalised(photos))
+        if exporting():
+            sizes = [list(images.shape[2:])]
+        else:
+            found, group_B = photos.sizes_B2.unique(dim=0, return_inverse=True)
+            sizes = found.tolist()
+        if len(sizes) == 1:
+            height, width = sizes[0]
+            maps = [Photos(one.float()) for one in self.network(images[..., :height, :width])]
+        else:
+            maps = self.each_size(images, sizes, group_B)
+        surfaces = [photos, *maps]
+        return [surfaces[level] for level in self.levels]
+
+    def each_size(self, images: Tensor, sizes: list[list[int]], group_B: Tensor) -> list[Photos]:
+        """The maps of photos of several sizes, padded to the largest."""
+        members = [(group_B == group).nonzero().squeeze(1) for group in range(len(sizes))]
+        done = [
+            self.network(images[member][..., :height, :width])
+            for member, (height, width) in zip(members, sizes, strict=True)
+        ]
+        order = torch.cat(members).argsort()
+        maps = []
+        for same_level in zip(*done, strict=True):
+            height = max(one.shape[2] for one in same_level)
+            width = max(one.shape[3] for one in same_level)
+            padded = [
+                functional.pad(one, (0, width - one.shape[3], 0, height - one.shape[2]))
+                for one in same_level
+            ]
+            own = group_B.new_tensor([one.shape[2:] for one in same_level])
+            maps.append(Photos(torch.cat(padded)[order].float(), own[group_B]))
+        return maps
+
+
+def exporting() -> bool:
+    """Whether torch.export traces the model: all photos are whole then (export.py), and their sizes
+    cannot be looked at.
+
+    torch.compiler.is_exporting is not in torch 2.6, and later ones said yes to torch.compile too.
+    """
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+def normalised(photos: Photos) -> Tensor:
+    """All pixels as patches would have them, B x C x H x W: zero outside each photo."""
+    pixels = photos.pixels_BCHW
+    if not pixels.is_floating_point():
+        pixels = pixels / 255
+    if photos.mean is not None:
+        pixels = (pixels - photos.mean.view(-1, 1, 1)) / photos.std.view(-1, 1, 1)
+    return pixels * inside_mask(photos.sizes_B2, pixels.shape[2:])
+
+
+def inside_mask(sizes_B2: Tensor, shape: torch.Size) -> Tensor:
+    """1 inside each photo, 0 outside it: B x 1 x H x W."""
+    rows = torch.arange(shape[0], device=sizes_B2.device) < sizes_B2[:, :1]
+    columns = torch.arange(shape[1], device=sizes_B2.device) < sizes_B2[:, 1:]
+    return (rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+class MaskedBatchNorm2d(nn.Module):
+    """Batch norm whose statistics count the pixels inside the photos alone.
+
+    With several processes the statistics are those of all of them. It is no nn.BatchNorm2d, so
+    that nothing swaps it for a synchronised one, which would know of no mask.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, maps_BCHW: Tensor, inside_B1HW: Tensor | None) -> Tensor:
+        """inside_B1HW: None where the photos fill the batch and torch's own norm will do."""
+        if inside_B1HW is None and processes() == 1:
+            return functional.batch_norm(
+                maps_BCHW, self.running_mean, self.running_var, self.weight, self.bias,
+                self.training, self.momentum, self.eps,
+            )  # fmt: skip
+        maps = maps_BCHW.float()
+        if inside_B1HW is None:
+            inside_B1HW = maps.new_ones(len(maps), 1, *maps.shape[2:])
+        if self.training:
+            mean_C, variance_C = self.statistics(maps, inside_B1HW)
+        else:
+            mean_C, variance_C = self.running_mean, self.running_var
+        scale_C = self.weight * (variance_C + self.eps).rsqrt()
+        shift_C = self.bias - mean_C * scale_C
+        return maps * scale_C.view(1, -1, 1, 1) + shift_C.view(1, -1, 1, 1)
+
+    def statistics(self, maps: Tensor, inside_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        count = over_processes(inside_B1HW.sum())
+        mean_C = over_processes((maps * inside_B1HW).sum((0, 2, 3))) / count
+        centred = (maps - mean_C.view(1, -1, 1, 1)) * inside_B1HW
+        variance_C = over_processes(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(unbiased_C, self.momentum)
+        return mean_C, variance_C
+
+
+def processes() -> int:
+    started = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if started else 1
+
+
+def over_processes(part: Tensor) -> Tensor:
+    """The sum of a tensor over all training processes, differentiable."""
+    if processes() == 1:
+        return part
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(part.clone())

@@ -1,0 +1,82 @@
+"""Glimpses of whole cells read by a compiled loop (numba): uint8 photos in a processor's memory.
+
+A cell is summed from the photo's own pixels: nothing is made beforehand, no places are written
+down, and a batch of small photos stays in the second-level cache, where the maps of sliding sums do
+not. The sums are whole numbers, so the averages are those of the sliding sums to the last bit.
+
+B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+
+from stacked_ram.ops.geometry import Placing
+
+
+def can_read(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> bool:
+    """Whether a CellReader takes these photos and cells, here and now."""
+    return (
+        pixels_BCHW.dtype == torch.uint8
+        and pixels_BCHW.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and max(cells) <= loop_of_cells()[1]
+    )
+
+
+class CellReader:
+    """Reads each cell's sum times its patch's and channel's scale. What does not change from one
+    glimpse to the next is laid out here once.
+
+    pixels_BCHW: uint8, contiguous. cells: pixels of a cell's side, one a patch. scales_KC: float32.
+    placing: where the patches' first pixels lie, on whole pixels; outside the photos is zero.
+    """
+
+    def __init__(
+        self,
+        pixels_BCHW: torch.Tensor,
+        cells: tuple[int, ...],
+        scales_KC: torch.Tensor,
+        patch_size: int,
+        placing: Placing,
+    ) -> None:
+        self.pixels = pixels_BCHW.view(-1).numpy()
+        self.pixels_shape = tuple(pixels_BCHW.shape)
+        self.cells = np.array(cells)
+        self.scales_KC = scales_KC.contiguous().numpy()
+        self.patch_size = patch_size
+        self.half_R2 = placing.half_R12[:, 0].contiguous().numpy()
+        self.shift_RK2 = placing.shift_RK2.contiguous().numpy()
+        self.dtype = placing.half_R12.dtype
+        self.shape = len(cells), patch_size, patch_size, pixels_BCHW.shape[1]
+        self.loop, _ = loop_of_cells()
+
+    def __call__(self, locations_R2: torch.Tensor) -> torch.Tensor:
+        """Float32, R x K x P x P x C."""
+        averages = torch.empty(len(self.half_R2), *self.shape)
+        self.loop(
+            self.pixels,
+            self.pixels_shape,
+            locations_R2.detach().to(self.dtype).contiguous().numpy(),
+            self.half_R2,
+            self.shift_RK2,
+            self.cells,
+            self.scales_KC,
+            averages.numpy().reshape(-1),
+            self.patch_size,
+        )
+        return averages
+
+
+@cache
+def loop_of_cells() -> tuple[Callable | None, int]:
+    """The compiled loop, and the widest cell it takes; none, and 0, without numba."""
+    try:
+        from stacked_ram.ops import cell_loop
+    except ImportError:
+        return None, 0
+    return cell_loop.read_cells, cell_loop.WIDEST

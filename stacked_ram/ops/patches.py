@@ -1,0 +1,327 @@
+"""Reading glimpses from photos: the co-centred patches, by exact area averages, without a loop.
+
+Two ways to the same averages, both exact, both zero outside the photo:
+
+- Cells of whole pixels at whole positions. uint8 photos in a processor's memory are read by a
+  compiled loop (compiled.py); others, if they are not large, by sliding sums: for every cell size
+  s, a map holds the sum of the s x s pixels that start at each place, made once a photo. A patch
+  pixel is then one number of a map, and all patches of all rows are one index_select.
+- Anything else: the pixels of each box, multiplied by their shares in the cells. Nothing is made
+  for the whole photo, and gradients reach the locations.
+
+B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from stacked_ram.ops.compiled import CellReader, can_read
+from stacked_ram.ops.geometry import GlimpseGeometry, Placing, vector
+from stacked_ram.ops.sliding_sums import read, sliding_sums
+from stacked_ram.ops.windows import share_inside, window_averages
+
+SLIDING_PIXELS = 2**18  # above this, work that grows with the photo is not worth its while
+
+
+class Photos:
+    """A batch of photos in memory, prepared once (lazily) and read many times.
+
+    pixels_BCHW: uint8 (0 to 255) or floating point (may require grad: feature maps). Photos of
+    different sizes stand at the top left; the rest must be zero.
+    sizes_B2: int64 (height, width) of each photo's own part; None: all of it.
+    mean, std: C values in 0..1 units, for uint8 photos, which are read as
+    (pixel / 255 - mean) / std. Outside a photo patches are zero after this, not before.
+    """
+
+    def __init__(
+        self,
+        pixels_BCHW: torch.Tensor,
+        sizes_B2: torch.Tensor | None = None,
+        mean: Sequence[float] | torch.Tensor | None = None,
+        std: Sequence[float] | torch.Tensor | None = None,
+    ) -> None:
+        if pixels_BCHW.ndim != 4:
+            raise ValueError(f"pixels must be (B, C, H, W), not {tuple(pixels_BCHW.shape)}")
+        if pixels_BCHW.dtype != torch.uint8 and not pixels_BCHW.is_floating_point():
+            raise ValueError(f"pixels must be uint8 or floating point, not {pixels_BCHW.dtype}")
+        self.pixels_BCHW = pixels_BCHW
+        if sizes_B2 is None:
+            size_2 = vector(pixels_BCHW.shape[2:], pixels_BCHW, torch.int64)
+            sizes_B2 = size_2.expand(pixels_BCHW.shape[0], 2)
+        self.sizes_B2 = sizes_B2
+        self.mean, self.std = (
+            None if values is None else _per_channel(values, pixels_BCHW) for values in (mean, std)
+        )
+        self.glance: tuple[torch.Tensor, torch.Tensor] | None = None
+        """What the model's glance finds in them (`Glance.find`), where that is known already."""
+        self._prepared: dict = {}
+
+    @property
+    def batch_size(self) -> int:
+        return self.pixels_BCHW.shape[0]
+
+    @property
+    def channels(self) -> int:
+        return self.pixels_BCHW.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels_BCHW.device
+
+    def select(self, index_b: torch.Tensor) -> Photos:
+        """The photos at these places of the batch."""
+        return Photos(self.pixels_BCHW[index_b], self.sizes_B2[index_b], self.mean, self.std)
+
+    def to(self, device: torch.device | str) -> Photos:
+        """The same photos on another device."""
+        mean, std = (v if v is None else v.to(device) for v in (self.mean, self.std))
+        return Photos(self.pixels_BCHW.to(device), self.sizes_B2.to(device), mean, std)
+
+    def patches(
+        self,
+        locations_R2: torch.Tensor,
+        geometry: GlimpseGeometry,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """The glimpses at these locations: (R, K, C, P, P).
+
+        locations_R2: (x, y) in [-1, 1], further out is allowed; R = B * M, rows b*M to b*M+M-1
+        look at photo b. Averages are made exactly (float32 or float64) before they are rounded to
+        dtype, by default that of floating-point pixels, float32 for uint8. In memory the channels
+        may lie together ("channels last").
+        """
+        if locations_R2.shape[0] % self.batch_size:
+            raise ValueError(
+                f"{locations_R2.shape[0]} locations do not share out over {self.batch_size} photos"
+            )
+        whole = self._once(
+            ("whole", geometry, torch.compiler.is_compiling()),
+            lambda: self._reads_whole_cells(geometry),
+        )
+        read = self._whole_cells if whole else self._any_cells
+        return read(locations_R2, geometry).to(dtype or self._default_dtype())
+
+    def _reads_whole_cells(self, geometry: GlimpseGeometry) -> bool:
+        cells = geometry.whole_cells
+        small = math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
+        return cells is not None and (small or can_read(self.pixels_BCHW, cells))
+
+    def resized(self, size: tuple[int, int]) -> torch.Tensor:
+        """The whole of each photo at size (h, w), by exact area averages: (B, C, h, w).
+
+        A photo of another shape than h x w is stretched to it.
+        """
+        sides_B12 = self.sizes_B2.flip(1).unsqueeze(1).float()
+        most = [(self.pixels_BCHW.shape[3], self.pixels_BCHW.shape[2])]
+        averages = self.averages(torch.zeros_like(sides_B12), sides_B12, most, size)
+        return averages.squeeze(1).to(self._default_dtype())
+
+    def _default_dtype(self) -> torch.dtype:
+        pixels = self.pixels_BCHW
+        return pixels.dtype if pixels.is_floating_point() else torch.float32
+
+    def _once(self, key: tuple, prepare):
+        """What is made once a batch of photos, and kept."""
+        if key not in self._prepared:
+            self._prepared[key] = prepare()
+        return self._prepared[key]
+
+    def _sizes_R2(self, rows: int) -> torch.Tensor:
+        if rows == self.batch_size:
+            return self.sizes_B2
+        return self.sizes_B2.index_select(0, self._photos_R(rows))
+
+    def _photos_R(self, rows: int) -> torch.Tensor:
+        """The photo that each row looks at."""
+        return torch.arange(rows, device=self.device) // (rows // self.batch_size)
+
+    def _placing(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> Placing:
+        rows, dtype = locations_R2.shape[0], locations_R2.dtype
+        return self._once(
+            ("placing", geometry, rows, dtype),
+            lambda: Placing.of(self._sizes_R2(rows), geometry, dtype),
+        )
+
+    # Cells of whole pixels ------------------------------------------------------------------
+
+    def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
+        cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
+        ways = self._once(
+            ("cells", geometry, rows, locations_R2.dtype, torch.compiler.is_compiling()),
+            lambda: self._ways_of_cells(locations_R2, geometry),
+        )
+        means = ways.means
+        if ways.reader is None or means is not None:
+            corners_RK2 = ways.placing.left_top(locations_R2.detach())
+        if ways.reader is not None:
+            patches = ways.reader(locations_R2).view(rows, len(cells), size, -1)
+        else:
+            scales_K1Q = ways.scales_KC.repeat(1, size).unsqueeze(1)
+            patches = self._cell_sums(corners_RK2, geometry) * scales_K1Q
+        if means is not None:
+            edges_2RKE = (self._whole(corners_RK2, geometry) + means.edges_1KE).clamp_(min=0)
+            edges_2RKE = edges_2RKE.clamp_max_(means.limits_2R11).to(patches.dtype)
+            inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
+            inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
+            inside_x_RK1Q = inside_x_RK1P.repeat_interleave(self.channels, 3)
+            taken_RK1Q = inside_x_RK1Q * means.means_K1Q
+            patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
+        patches_RKPPC = patches.view(rows, len(cells), size, size, self.channels)
+        return patches_RKPPC.permute(0, 1, 4, 2, 3)
+
+    def _ways_of_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> _Ways:
+        cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
+        placing = self._placing(locations_R2, geometry)
+        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
+        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+        shares_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
+        scales_C, means_C = self._normalisation()
+        scales_KC = shares_KC if scales_C is None else shares_KC * scales_C
+        reader = means = None
+        if can_read(pixels, cells):
+            pixels = self._once(("pixels",), pixels.contiguous)
+            reader = CellReader(pixels, cells, scales_KC, size, placing)
+        if means_C is not None:
+            counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
+            limits_R2 = self._sizes_R2(len(locations_R2)).flip(1).to(torch.int32)
+            means = _Means(
+                means_K1Q=(shares_KC * means_C).repeat(1, size).unsqueeze(1),
+                edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
+                limits_2R11=limits_R2.T[:, :, None, None],
+            )
+        return _Ways(placing, scales_KC, means, reader)
+
+    def _whole(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
+        """Corners as integers, 2 x R x K x 1. Far outside is fully outside: the bound keeps them
+        small."""
+        rim = max(geometry.whole_cells)
+        bound = float(max(self.pixels_BCHW.shape[2:]) + (geometry.patch_size + 1) * rim)
+        corners_2RK = corners_RK2.clamp(-bound, bound).to(torch.int32).permute(2, 0, 1)
+        return corners_2RK.contiguous().unsqueeze(3)
+
+    def _cell_sums(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
+        """The sum of every cell, R x K x P x (P * C), from the maps of sliding sums."""
+        cells, rows = geometry.whole_cells, corners_RK2.shape[0]
+        sums_NC = self._once(
+            ("sums", cells), lambda: sliding_sums(self.pixels_BCHW, cells).flatten(0, 1)
+        )
+        index = self._once(
+            ("index", geometry, rows), lambda: self._index(geometry, rows, len(sums_NC))
+        )
+        # All cells of a patch as one dimension: long runs for the arithmetic.
+        starts_2RKA = self._whole(corners_RK2, geometry) + index.cells_21KA
+        x_RKA, y_RKA = starts_2RKA.clamp_(min=-max(cells)).clamp_max_(index.ends_2111)
+        places_RKA = torch.add(x_RKA, y_RKA, alpha=index.stride) + index.bases_RK1
+        sums_NC, self._prepared["sums", cells] = read(sums_NC, places_RKA.view(-1))
+        return sums_NC.view(rows, len(cells), geometry.patch_size, -1)
+
+    def _index(self, geometry: GlimpseGeometry, rows: int, places: int) -> _Index:
+        cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
+        height, width = pixels.shape[2:]
+        rim, stride = max(cells), width + max(cells)
+        wide = torch.int32 if places < 2**31 else torch.int64
+
+        def count(number: int, dtype: torch.dtype = wide) -> torch.Tensor:
+            return torch.arange(number, dtype=dtype, device=pixels.device)
+
+        photos_R1 = self._photos_R(rows).to(wide).unsqueeze(1)
+        bases_RK = (
+            photos_R1 * ((height + rim) * stride)
+            + count(len(cells)) * (places // len(cells))
+            + (rim * stride + rim)
+        )
+        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
+        starts_KP = cells_K1 * count(size, torch.int32)
+        across_KA, down_KA = starts_KP.repeat(1, size), starts_KP.repeat_interleave(size, 1)
+        return _Index(
+            cells_21KA=torch.stack([across_KA, down_KA]).unsqueeze(1),
+            ends_2111=vector((width, height), pixels, torch.int32).view(2, 1, 1, 1),
+            stride=stride,
+            bases_RK1=bases_RK.unsqueeze(2),
+        )
+
+    # Any cells ------------------------------------------------------------------------------
+
+    def _any_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
+        placing = self._placing(locations_R2, geometry)
+        shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "share" else 1
+        return self.averages(
+            placing.left_top(locations_R2),
+            placing.widths_RK1.expand(-1, -1, 2),
+            [(width * shorter, width * shorter) for width in geometry.widths],
+            (geometry.patch_size, geometry.patch_size),
+        )
+
+    def averages(
+        self,
+        starts_RK2: torch.Tensor,
+        sides_RK2: torch.Tensor,
+        most_K2: list[tuple[float, float]],
+        cells: tuple[int, int],
+    ) -> torch.Tensor:
+        """Normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), in the dtype
+        of the arithmetic. The arguments are those of `window_averages`."""
+        averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
+        scales_C, means_C = self._normalisation()
+        if scales_C is not None:
+            averages = averages * scales_C.to(averages.dtype).view(-1, 1, 1)
+        if means_C is not None:
+            limits_R2 = self._sizes_R2(len(starts_RK2)).flip(1)
+            share_y, share_x = (
+                share_inside(starts_RK2[..., axis], sides_RK2[..., axis], limits_R2[:, axis], count)
+                for axis, count in ((1, cells[0]), (0, cells[1]))
+            )
+            share_y = (share_y[:, :, None, :, None] * -means_C.view(-1, 1, 1)).to(averages.dtype)
+            share_x = share_x[:, :, None, None, :].to(averages.dtype)
+            averages = torch.addcmul(averages, share_y, share_x)
+        return averages
+
+    def _normalisation(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What averages are multiplied by, then what is taken away where the photo is."""
+        scales_C = None if self.std is None else 1 / self.std
+        means_C = self.mean if scales_C is None or self.mean is None else self.mean * scales_C
+        if not self.pixels_BCHW.is_floating_point():
+            if scales_C is None:
+                scales_C = torch.ones(self.channels, device=self.device)
+            scales_C = scales_C / 255
+        return scales_C, means_C
+
+
+class _Ways(NamedTuple):
+    """How cells of whole pixels are read, for one geometry and number of rows."""
+
+    placing: Placing
+    scales_KC: torch.Tensor  # what sums of cells are multiplied by
+    means: _Means | None  # what is taken away then
+    reader: CellReader | None  # where there is no compiled loop: sliding sums
+
+
+class _Means(NamedTuple):
+    """What is taken from the averages of whole cells where the photo is, for one geometry and
+    number of rows."""
+
+    means_K1Q: torch.Tensor  # Q: P * C
+    edges_1KE: torch.Tensor  # E: P + 1, the edges of the cells from the corner
+    limits_2R11: torch.Tensor
+
+
+class _Index(NamedTuple):
+    """What turns corners into places in the sliding sums, for one geometry and number of rows."""
+
+    cells_21KA: torch.Tensor  # A: P * P, where each cell starts across and down from the corner
+    ends_2111: torch.Tensor
+    stride: int
+    bases_RK1: torch.Tensor
+
+
+def _per_channel(values: Sequence[float] | torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    if len(values) != pixels.shape[1]:
+        raise ValueError(f"{len(values)} values of mean or std for {pixels.shape[1]} channels")
+    if isinstance(values, torch.Tensor):
+        return values.to(pixels.device)
+    return vector(values, pixels, torch.float32)

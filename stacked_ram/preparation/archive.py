@@ -1,0 +1,155 @@
+"""Opening a source: a folder as it is, an archive unpacked with care into the working folder."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from stacked_ram.images.names import path_text
+from stacked_ram.preparation.sources.common import entries
+from stacked_ram.preparation.workdir import remove_tree
+from stacked_ram.runtime.errors import UserError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+MAX_ENTRIES = 5_000_000
+# Photos hardly shrink in an archive: one that grows more than this was made to fill the disk.
+MAX_GROWTH = 100
+SMALL_BYTES = 2**30  # an archive may grow to this whatever its own size
+
+_COPY = 2**20
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is called as an archive is."""
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
+
+
+def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
+    """A folder to read the photos from: `path` itself, or what was unpacked from it.
+
+    A folder that holds nothing but archives and lists, as a download leaves it, is unpacked too.
+    What was unpacked into `working` before from the same archives is used again; else they are
+    unpacked there, or in `scratch` where it is given.
+
+    Raises:
+        UserError: `path` is not there, is no archive, or an archive is not safe to unpack.
+    """
+    if not path.exists():
+        raise UserError(f"SOURCE {path}: no such file or folder")
+    if path.is_dir():
+        folders, files = entries(path)
+        archives = [file for file in files if is_archive(file)]
+        if folders or not archives:
+            return path
+        others = [file for file in files if not is_archive(file)]
+    else:
+        if not is_archive(path):
+            raise UserError(f"SOURCE {path}: neither a folder nor one of {' '.join(SUFFIXES)}")
+        archives, others = [path], []
+    target = working / "source"
+    done = working / "source.done"
+    state = "\n".join(_state(file) for file in [*archives, *others])
+    if target.exists() and done.exists() and done.read_text(encoding="utf-8") == state:
+        return target
+    if scratch is not None:
+        target, done = scratch / "source", scratch / "source.done"
+    done.unlink(missing_ok=True)
+    remove_tree(target)
+    target.mkdir(parents=True)
+    for archive in archives:
+        unpack(archive, target)
+    for file in others:
+        shutil.copyfile(file, target / file.name)
+    done.write_text(state, encoding="utf-8")
+    return target
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack the regular files of an archive below `target`; everything else is refused.
+
+    Raises:
+        UserError: an entry would leave `target`, is a link or a device; there are too many, or
+            they grow too large; the archive is broken or locked by a password.
+    """
+    name = archive.name.lower()
+    try:
+        files = _zip_files(archive) if name.endswith(".zip") else _tar_files(archive)
+        most = max(SMALL_BYTES, MAX_GROWTH * archive.stat().st_size)
+        written = 0
+        for count, (entry, content) in enumerate(files, start=1):
+            if count > MAX_ENTRIES:
+                raise UserError(f"{archive}: more than {MAX_ENTRIES} entries: unpack it by hand")
+            path = target.joinpath(*_safe_parts(archive, entry))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "wb") as file:
+                while piece := content.read(_COPY):
+                    written += len(piece)
+                    if written > most:
+                        raise UserError(
+                            f"{archive}: grows to more than {MAX_GROWTH} times its size (at "
+                            f"{entry!r}): if you trust it, unpack it by hand"
+                        )
+                    file.write(piece)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+    ) as error:
+        raise UserError(f"{archive}: broken archive ({error}): fetch it again") from error
+    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        raise UserError(f"{archive}: two entries stand in each other's way ({error})") from error
+
+
+def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as opened:
+        for entry in opened.infolist():
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if entry.is_dir():
+                _safe_parts(archive, entry.filename)
+                continue
+            if kind not in (0, stat.S_IFREG):
+                raise UserError(f"{archive}: {entry.filename!r} is a link or a device: refused")
+            if entry.flag_bits & 1:
+                raise UserError(
+                    f"{archive}: {entry.filename!r} needs a password: unpack it by hand"
+                )
+            with opened.open(entry) as content:
+                yield entry.filename, content
+
+
+def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(archive, "r:*") as opened:
+        for entry in opened:
+            opened.members = []  # or it would remember every entry
+            if entry.isdir():
+                _safe_parts(archive, entry.name)
+                continue
+            if not entry.isreg():
+                raise UserError(f"{archive}: {entry.name!r} is a link or a device: refused")
+            with opened.extractfile(entry) as content:
+                yield entry.name, content
+
+
+def _safe_parts(archive: Path, name: str) -> list[str]:
+    """The parts of an entry's name, all of them below the folder that it is unpacked into."""
+    plain = name.replace("\\", "/")
+    parts = [part for part in plain.split("/") if part not in ("", ".")]
+    drive = bool(parts) and len(parts[0]) == 2 and parts[0].endswith(":")
+    if PurePosixPath(plain).is_absolute() or drive or ".." in parts or "\0" in name:
+        raise UserError(f"{archive}: entry {name!r} would leave the folder: refused")
+    return parts
+
+
+def _state(file: Path) -> str:
+    status = file.stat()
+    return f"{path_text(file.name)} {status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,274 @@
+"""Which photo goes into which split: the source's own split, ratios, groups, folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stacked_ram.preparation.catalogue import Catalogue
+from stacked_ram.preparation.duplicates import Duplicates, units_of
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import SPLITS
+from stacked_ram.preparation.sources.common import Source
+from stacked_ram.preparation.splits import TooFew, share_out
+from stacked_ram.runtime.errors import UserError
+
+TRAIN, VALID, TEST = range(3)
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How the split will be made: known before any photo is decoded.
+
+    Attributes:
+        rule: in words, for dataset.yaml.
+        official: whether the source's own split is followed.
+        shares: part -> share of what it is drawn from; empty: nothing is drawn, the source's own
+            split is whole.
+    """
+
+    rule: str
+    official: bool
+    shares: dict[int, float]
+
+
+@dataclass
+class Settled:
+    """What came of it.
+
+    Attributes:
+        leaks: pairs of numbers of photos that are the same and stand in two splits.
+        notes: lines for the user.
+    """
+
+    leaks: list[tuple[int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -> SplitPlan:
+    """What is to be drawn, and from what.
+
+    Raises:
+        UserError: a class has too few photos, by name; a ratio is given for a part that the
+            source's own split has; that split has no training photos.
+    """
+    official = bool(source.split_name) and options.split != "ratio"
+    rule, shares = (_follow if official else _draw_all)(catalogue, source, options)
+    if options.folds is not None:
+        rule += f"; {options.folds} folds outside test, fold 0 written as valid"
+    plan = SplitPlan(rule, official, shares)
+    _foresee(catalogue, plan, options)
+    return plan
+
+
+def _draw_all(
+    catalogue: Catalogue, source: Source, options: PrepareOptions
+) -> tuple[str, dict[int, float]]:
+    """The rule and the shares where the whole split is drawn."""
+    # With folds, what is not test is shared out among them.
+    valid = 0.0 if options.folds is not None else options.valid_share
+    test = options.test_share
+    shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
+    told = ", ".join(
+        f"{share:.4g} {SPLITS[part]}"
+        for part, share in shares.items()
+        if options.folds is None or part == TEST
+    )
+    return (
+        f"drawn by seed {options.seed}: {told}; stratified, groups and duplicates kept together",
+        shares,
+    )
+
+
+def _follow(
+    catalogue: Catalogue, source: Source, options: PrepareOptions
+) -> tuple[str, dict[int, float]]:
+    """The rule and the shares where the source's own split is followed: what it lacks is drawn."""
+    given = catalogue.given_counts()
+    if not given.get("train"):
+        raise UserError(f"{source.split_name} has no training photos: give --split ratio")
+    for name, ratio in [("valid", options.valid_ratio), ("test", options.test_ratio)]:
+        if ratio is not None and given.get(name):
+            raise UserError(
+                f"--{name}-ratio {ratio:g}: {source.split_name} has its own {name} part: leave "
+                "the ratio out, or give --split ratio to draw another split"
+            )
+    rule, shares = source.split_name, {}
+    # With folds the whole of train and valid is drawn anew, so nothing is missing there.
+    if not given.get("valid") and options.valid_share and options.folds is None:
+        shares[VALID] = options.valid_share
+    if not given.get("test") and options.test_share:
+        shares[TEST] = options.test_share
+    if shares:
+        drawn = " and ".join(f"{share:.4g} for {SPLITS[part]}" for part, share in shares.items())
+        rule += f"; of its training photos {drawn}, drawn by seed {options.seed}, stratified"
+        shares[TRAIN] = 1 - sum(shares.values())
+    return rule, shares
+
+
+def _foresee(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
+    """Refuse what is bound to fail even if every photo can be used and none is there twice."""
+    names = sorted(catalogue.class_counts())
+    photos = catalogue.columns(usable=False)
+    units = units_of(photos["id"], photos["group"], np.empty((0, 2), dtype=np.int64))
+    given = photos["given"] if plan.official else np.full(len(units), TRAIN)
+    needed = []
+    if plan.shares:
+        needed.append((given == TRAIN, np.count_nonzero(list(plan.shares.values())), _told(plan)))
+    if options.folds is not None:
+        takes_test = not plan.official and bool(plan.shares[TEST])
+        outside = (given == TRAIN) | (given == VALID)
+        needed.append((outside, options.folds + takes_test, f"{options.folds} folds"))
+    for inside, parts, what in needed:
+        classes = photos["klass"][inside]
+        in_unit = np.unique(np.stack([classes, units[inside]], axis=1), axis=0)[:, 0]
+        groups = np.bincount(in_unit)  # of each class
+        few = np.flatnonzero((groups > 0) & (groups < parts))
+        if len(few):
+            count = np.count_nonzero(classes == few[0])
+            raise _too_few(names[few[0]], _number(count, "photo"), groups[few[0]], what)
+
+
+def settle_splits(
+    catalogue: Catalogue,
+    source: Source,
+    options: PrepareOptions,
+    plan: SplitPlan,
+    found: Duplicates,
+) -> Settled:
+    """Give every usable photo its split, its group and, with --folds, its fold.
+
+    Raises:
+        UserError: a class has too few usable photos, by name.
+    """
+    settled = Settled()
+    _must_have_photos(catalogue)
+    if plan.official:
+        unnamed = catalogue.given_counts().get(None, 0)
+        if unnamed:
+            catalogue.leave_out_unnamed()
+            settled.notes.append(f"{unnamed} photos are not named by {source.split_name}: left out")
+            _must_have_photos(catalogue)
+    names = sorted(catalogue.class_counts(usable=True))
+    photos = catalogue.columns()
+    units = units_of(photos["id"], photos["group"], found.links())
+    parts = np.full(len(units), TRAIN, dtype=np.int8)
+    if plan.official:
+        parts = photos["given"].astype(np.int8)
+    if plan.shares:
+        inside = parts == TRAIN
+        wanted = [plan.shares.get(part, 0.0) for part in range(3)]
+        parts[inside] = _shared_out(photos, units, inside, wanted, names, _told(plan))
+    folds = np.full(len(units), -1, dtype=np.int32)
+    if options.folds is not None:
+        inside = parts != TEST
+        folds[inside] = _shared_out(
+            photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds"
+        )
+        parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
+    _report_leaks(settled, photos, units, parts, found, catalogue)
+    for klass, name in enumerate(names):
+        there = np.bincount(parts[photos["klass"] == klass], minlength=3)
+        missing = [SPLITS[part] for part in np.unique(parts) if not there[part]]
+        if missing:
+            settled.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
+    catalogue.set_splits(_rows(catalogue, photos, units, parts, folds, found))
+    return settled
+
+
+def _must_have_photos(catalogue: Catalogue) -> None:
+    usable = catalogue.class_counts(usable=True)
+    for name, count in catalogue.class_counts().items():
+        if name not in usable:
+            raise UserError(
+                f"class {name!r}: none of its {count} photos can be used "
+                f"({catalogue.told_why(name)}): add photos, or name the other classes with "
+                "--classes"
+            )
+
+
+def _shared_out(
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    inside: np.ndarray,
+    shares: list[float],
+    names: list[str],
+    what: str,
+) -> np.ndarray:
+    try:
+        return share_out(photos["klass"][inside], units[inside], photos["lot"][inside], shares)
+    except TooFew as few:
+        photos_told = _number(few.photos, "usable photo")
+        raise _too_few(names[few.klass], photos_told, few.units, what) from few
+
+
+def _told(plan: SplitPlan) -> str:
+    parts = (SPLITS[part] for part in range(3) if plan.shares.get(part))
+    return f"a split into {', '.join(parts)}"
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _too_few(name: str, photos_told: str, groups: int, what: str) -> UserError:
+    fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
+    return UserError(
+        f"class {name!r} has {photos_told} in {_number(groups, 'group')}, too few for {what}: add "
+        f"photos, leave the class out with --classes, or ask for fewer {fewer}"
+    )
+
+
+def _report_leaks(
+    settled: Settled,
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    parts: np.ndarray,
+    found: Duplicates,
+    catalogue: Catalogue,
+) -> None:
+    """Tell of photos and groups that stand on both sides of the split."""
+    links = found.links()
+    links = links[np.isin(links, photos["id"]).all(axis=1)]
+    ends = parts[np.searchsorted(photos["id"], links)]
+    settled.leaks = [tuple(pair) for pair in links[ends[:, 0] != ends[:, 1]].tolist()]
+    if settled.leaks:
+        first, second = settled.leaks[0]
+        settled.notes.append(
+            f"{len(settled.leaks)} pairs of one photo stand in two splits of the source (left "
+            "there), "
+            f"such as {catalogue.source_of(first)} and {catalogue.source_of(second)}"
+        )
+    grouped = photos["group"] > 0
+    pairs = np.unique(np.stack([photos["group"][grouped], parts[grouped]], axis=1), axis=0)
+    across = np.count_nonzero(np.unique(pairs[:, 0], return_counts=True)[1] > 1)
+    if across:
+        settled.notes.append(f"{across} groups stand in two splits of the source (not moved)")
+
+
+def _rows(
+    catalogue: Catalogue,
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    parts: np.ndarray,
+    folds: np.ndarray,
+    found: Duplicates,
+):
+    """(split, fold, group, number) of every photo; units of one photo without a group have none.
+
+    A unit is named by the group of its first photo that has one, or by the number of that photo.
+    """
+    sizes = np.bincount(units)
+    group_names: dict[int, str] = {}
+    named = np.flatnonzero((sizes[units] > 1) | (photos["group"] > 0))
+    for index in named.tolist():
+        unit = int(units[index])
+        if photos["group"][index] and not group_names.get(unit, "").startswith("group "):
+            own = catalogue.group_name(int(photos["id"][index]))
+            group_names[unit] = f"group {own}"
+        group_names.setdefault(unit, f"same {int(photos['id'][index])}")
+    for index in range(len(units)):
+        group = group_names.get(int(units[index]), "")
+        fold = int(folds[index]) if folds[index] >= 0 else None
+        yield SPLITS[parts[index]], fold, group, int(photos["id"][index])

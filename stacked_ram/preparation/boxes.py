@@ -1,0 +1,52 @@
+"""Keeping a box on its object while the photo is turned and reduced."""
+
+from __future__ import annotations
+
+from stacked_ram.preparation.records import Box
+
+
+def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
+    """The box after the EXIF `orientation` (1 to 8) of a `width` x `height` photo is applied."""
+    left, top, right, bottom = box
+    if orientation in (5, 6, 7, 8):  # these exchange rows and columns
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
+def scale_box(box: Box, across: float, down: float) -> Box:
+    """The box after the photo was resized by these factors."""
+    left, top, right, bottom = box
+    return left * across, top * down, right * across, bottom * down
+
+
+def clip_box(box: Box, width: int, height: int) -> Box | None:
+    """The part of the box on the photo, to hundredths of a pixel; None where nothing is left."""
+    left, right = (round(min(max(x, 0.0), width), 2) for x in (box[0], box[2]))
+    top, bottom = (round(min(max(y, 0.0), height), 2) for y in (box[1], box[3]))
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def fits_photo(box: str, raw_width: int, raw_height: int) -> Box | None:
+    """A box as the catalogue writes it (four numbers, and perhaps the size of the photo that it was
+    drawn on), in pixels; None where it belongs to a photo of another size.
+    """
+    left, top, right, bottom, *size = (float(number) for number in box.split())
+    return None if size and size != [raw_width, raw_height] else (left, top, right, bottom)
+
+
+def stored_box(
+    text: str | None, raw_width: int, raw_height: int, orientation: int, width: int, height: int
+) -> Box | None:
+    """The same box in pixels of the stored photo, upright and of its size."""
+    box = fits_photo(text, raw_width, raw_height) if text else None
+    if box is None:
+        return None
+    box = turn_box(box, raw_width, raw_height, orientation)
+    if orientation >= 5:
+        raw_width, raw_height = raw_height, raw_width
+    return scale_box(box, width / raw_width, height / raw_height)

@@ -1,0 +1,371 @@
+"""The photos of one run, on disk: what was found, what became of each, where it goes.
+
+One SQLite file in the working folder. What was checked stays there when a run is killed, so the
+next run has only the rest to do. Two runs cannot have it open at once. Memory does not grow with
+the number of photos, but for a few numbers each while duplicates and splits are worked out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stacked_ram.images.names import path_text
+from stacked_ram.preparation.boxes import fits_photo, stored_box
+from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.large import has_vips
+from stacked_ram.preparation.records import CheckedRecord, EncodedPhoto, Record
+from stacked_ram.runtime.errors import UserError
+
+FILE = "work.sqlite"  # in the working folder
+_BATCH = 1000
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS checked (file BLOB PRIMARY KEY, size INTEGER, changed INTEGER,
+    problem TEXT, detail TEXT, source_sha256 TEXT, preview BLOB, stored TEXT,
+    stored_bytes INTEGER, sha256 TEXT, raw_width INTEGER, raw_height INTEGER,
+    orientation INTEGER, width INTEGER, height INTEGER, repairs TEXT, phash INTEGER, tiny BLOB,
+    sums TEXT, squares TEXT) WITHOUT ROWID;
+DROP TABLE IF EXISTS photos;
+CREATE TABLE photos (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, changed INTEGER,
+    class TEXT, given TEXT, grp TEXT, box TEXT, lot INTEGER,
+    why TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', split TEXT, fold INTEGER);
+"""
+# A photo that can be stored: checked without a problem and not left out for any reason.
+_USABLE = "FROM photos p JOIN checked c USING (file) WHERE c.problem = '' AND p.why = ''"
+
+
+class Catalogue:
+    """The photos of one run. Numbers (`id`) count from 1 in the order of the source."""
+
+    def __init__(self, folder: Path, plan: CheckPlan, *, keep: bool = True) -> None:
+        """Open the catalogue of a working folder, keeping what was checked under the same plan.
+
+        Args:
+            keep: whether what this run does is kept; if not, the file stays as it was.
+
+        Raises:
+            UserError: another run has it open.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.plan = plan
+        self.root = Path()
+        self._keep = keep
+        self._db = sqlite3.connect(folder / FILE, timeout=0, isolation_level=None)
+        try:
+            self._db.executescript(
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=NORMAL; BEGIN EXCLUSIVE;"
+                + _TABLES
+            )
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            if "locked" not in str(error):
+                raise
+            raise UserError(f"another run is at work in {folder}: wait for it to end") from error
+        checked_as = f"{plan.short_side} {plan.quality} {plan.max_pixels}"
+        if plan.keep_large:
+            checked_as += f" large {has_vips()}"
+        known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()
+        if known != (checked_as,):
+            self._db.execute("DELETE FROM checked")
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES ('plan', ?)", [checked_as])
+        if keep:
+            self.save()
+
+    def close(self) -> None:
+        """Keep what was checked, if it is to be kept, and let the file go."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT" if self._keep else "ROLLBACK")
+        self._db.close()
+
+    def list_photos(self, root: Path, records: Iterable[Record], seed: int) -> str:
+        """Take in the source's photos; returns a fingerprint of their paths, sizes and times."""
+        self.root = root
+        fingerprint = hashlib.sha256()
+
+        def rows() -> Iterator[tuple]:
+            for record in records:
+                file = os.fsencode(record.source.relative_to(root))
+                try:
+                    status = record.source.stat()
+                    size, changed = status.st_size, status.st_mtime_ns
+                except OSError:
+                    size, changed = -1, 0
+                row = (file, size, changed, record.class_name, record.split, record.group)
+                box = None
+                if record.box is not None:
+                    box = " ".join(str(x) for x in (*record.box, *(record.box_of or ())))
+                told = row if box is None else (*row, box)
+                fingerprint.update(repr(told).encode("utf-8", "backslashreplace"))
+                yield (*row, box, _lot(seed, file))
+
+        self._db.executemany(
+            "INSERT INTO photos (file, size, changed, class, given, grp, box, lot)"
+            " VALUES (?,?,?,?,?,?,?,?)",
+            rows(),
+        )
+        self._db.execute("CREATE INDEX photos_file ON photos (file)")
+        self._db.execute("CREATE INDEX photos_class ON photos (class)")
+        return fingerprint.hexdigest()
+
+    def class_counts(self, *, usable: bool = False) -> dict[str, int]:
+        """Class -> number of photos, as listed, or those that can be stored."""
+        source = _USABLE if usable else "FROM photos p"
+        return dict(self._db.execute(f"SELECT class, count(*) {source} GROUP BY class ORDER BY 1"))
+
+    def told_why(self, name: str) -> str:
+        """Why photos of a class cannot be stored, with their numbers."""
+        query = (
+            "SELECT CASE c.problem WHEN '' THEN p.why ELSE c.problem END AS word, count(*)"
+            " FROM photos p JOIN checked c USING (file) WHERE p.class = ? AND word != ''"
+            " GROUP BY word ORDER BY word"
+        )
+        return ", ".join(f"{count} {word}" for word, count in self._db.execute(query, [name]))
+
+    def given_counts(self) -> dict[str | None, int]:
+        """The source's own split -> number of photos; None: those that it does not name."""
+        return dict(self._db.execute("SELECT given, count(*) FROM photos GROUP BY given"))
+
+    def keep_classes(self, names: Iterable[str]) -> None:
+        """Forget the photos of all other classes."""
+        self._db.execute("CREATE TEMP TABLE kept (class TEXT PRIMARY KEY)")
+        self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((name,) for name in names))
+        self._db.execute("DELETE FROM photos WHERE class NOT IN (SELECT class FROM kept)")
+        self._db.execute("DROP TABLE kept")
+
+    def keep_most(self, number: int) -> None:
+        """Keep `number` photos a class, by lot, the source's splits in proportion."""
+        self._db.execute(
+            "DELETE FROM photos WHERE id NOT IN (SELECT id FROM (SELECT id, row_number() OVER"
+            " (PARTITION BY class ORDER BY place, lot, id) AS n FROM (SELECT id, class, lot,"
+            " percent_rank() OVER (PARTITION BY class, given ORDER BY lot, id) AS place"
+            " FROM photos)) WHERE n <= ?)",
+            [number],
+        )
+
+    def group_by(self, pattern: str) -> None:
+        """Set the group of every photo from its path, by a regular expression."""
+        import re
+
+        find = re.compile(pattern)
+
+        def group(file: bytes) -> str:
+            match = find.search(path_text(os.fsdecode(file)))
+            if match is None:
+                return ""
+            return "|".join(part or "" for part in match.groups()) if match.groups() else match[0]
+
+        self._db.create_function("group_of", 1, group, deterministic=True)
+        self._db.execute("UPDATE photos SET grp = group_of(file)")
+
+    def to_check(self) -> int:
+        """Work out which files still have to be checked; returns how many."""
+        self._db.create_function("is_there", 2, self._is_there)
+        self._db.execute("DROP TABLE IF EXISTS temp.todo")
+        self._db.execute(
+            "CREATE TEMP TABLE todo AS SELECT min(p.id) AS id, p.file FROM photos p"
+            " LEFT JOIN checked c ON c.file = p.file AND c.size = p.size AND c.changed = p.changed"
+            " AND is_there(c.stored, c.stored_bytes) WHERE c.file IS NULL GROUP BY p.file"
+            " ORDER BY min(p.id)"
+        )
+        return self._db.execute("SELECT count(*) FROM todo").fetchone()[0]
+
+    def tasks(self) -> Iterator[tuple[int, Path]]:
+        """The files to check, as (number, path)."""
+        last = 0
+        while rows := self._db.execute(
+            "SELECT rowid, id, file FROM todo WHERE rowid > ? ORDER BY rowid LIMIT ?",
+            [last, _BATCH],
+        ).fetchall():
+            for _, number, file in rows:
+                yield number, self.root / os.fsdecode(file)
+            last = rows[-1][0]
+
+    def take(self, results: Iterable[tuple[int, Checked]]) -> None:
+        """Keep what became of some files, for good."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO checked SELECT file, size, changed,"
+            " ?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,? FROM photos WHERE id = ?",
+            ((*_to_row(checked), number) for number, checked in results),
+        )
+
+    def save(self) -> None:
+        """Put what was taken on the disk."""
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN")
+
+    def troubled(self) -> Iterator[tuple[str, str, str]]:
+        """(source, word, detail) of every photo that is quarantined or was repaired."""
+        for file, problem, detail, repairs in self._db.execute(
+            "SELECT p.file, c.problem, c.detail, c.repairs FROM photos p JOIN checked c"
+            " USING (file) WHERE c.problem != '' OR c.repairs != '' ORDER BY p.id"
+        ):
+            yield path_text(os.fsdecode(file)), problem or repairs, detail
+
+    def exact_duplicates(self) -> Iterator[list[int]]:
+        """Numbers of the usable photos whose files have the same bytes."""
+        query = (
+            f"SELECT c.source_sha256, p.id {_USABLE} AND c.source_sha256 IN (SELECT source_sha256"
+            f" {_USABLE} GROUP BY source_sha256 HAVING count(*) > 1) ORDER BY 1, 2"
+        )
+        for _, rows in itertools.groupby(self._db.execute(query), key=lambda row: row[0]):
+            yield [number for _, number in rows]
+
+    def looks(self) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers, perceptual hashes) of the usable photos, one of each set of equal files."""
+        query = f"SELECT min(p.id), c.phash {_USABLE} GROUP BY c.source_sha256 ORDER BY 1"
+        table = np.fromiter(self._db.execute(query), dtype=np.dtype((np.int64, 2)))
+        return table[:, 0].copy(), table[:, 1].astype(np.uint64)
+
+    def tiny(self, number: int) -> bytes:
+        """The tiny copy of a photo."""
+        return self._one("c.tiny", number)
+
+    def class_of(self, number: int) -> str:
+        """The class of a photo."""
+        return self._one("p.class", number)
+
+    def source_of(self, number: int) -> str:
+        """The path of a photo in the source, as text."""
+        return path_text(os.fsdecode(self._one("p.file", number)))
+
+    def picture(self, number: int) -> bytes | Path:
+        """A small JPEG of a photo where there is one, else the stored photo."""
+        preview = self._one("c.preview", number)
+        return self.plan.folder / self._one("c.stored", number) if preview is None else preview
+
+    def leave_out(self, numbers: Iterable[int], why: str, detail: str) -> None:
+        """Do not store these photos; `why` is the word for the counts."""
+        self._db.executemany(
+            "UPDATE photos SET why = ?, detail = ? WHERE id = ?",
+            ((why, detail, n) for n in numbers),
+        )
+
+    def leave_out_unnamed(self) -> None:
+        """Leave out the photos that the source's own split does not name."""
+        self._db.execute(
+            "UPDATE photos SET why = 'no_split', detail = 'not named by the source''s split'"
+            " WHERE given IS NULL"
+        )
+
+    def columns(self, *, usable: bool = True) -> dict[str, np.ndarray]:
+        """Of every photo that can be stored, or of all that are listed: `id`, `klass` (number of
+        its class in sorted order), `group` (number of its group, 0: none), `given` (0, 1, 2:
+        train, valid, test; -1: none), `lot`.
+        """
+        source = _USABLE if usable else "FROM photos p"
+        query = (
+            "SELECT p.id, dense_rank() OVER (ORDER BY p.class) - 1,"
+            " CASE p.grp WHEN '' THEN 0 ELSE dense_rank() OVER (ORDER BY p.grp) END,"
+            " CASE p.given WHEN 'train' THEN 0 WHEN 'valid' THEN 1 WHEN 'test' THEN 2 ELSE -1 END,"
+            f" p.lot {source} ORDER BY p.id"
+        )
+        kinds = {"id": "i8", "klass": "i4", "group": "i4", "given": "i1", "lot": "i8"}
+        count = self._db.execute(f"SELECT count(*) {source}").fetchone()[0]
+        table = np.fromiter(self._db.execute(query), dtype=[*kinds.items()], count=count)
+        return {name: table[name].copy() for name in kinds}
+
+    def set_splits(self, rows: Iterable[tuple[str, int | None, str, int]]) -> None:
+        """Settle (split, fold, group, number) of photos."""
+        self._db.executemany("UPDATE photos SET split = ?, fold = ?, grp = ? WHERE id = ?", rows)
+
+    def group_name(self, number: int) -> str:
+        """The source's own group of a photo, "" where it has none."""
+        return self._one("p.grp", number)
+
+    def dataset(self) -> Iterator[tuple[CheckedRecord, EncodedPhoto]]:
+        """The photos to be stored, in the order of the source."""
+        query = (
+            "SELECT p.file, p.class, p.split, p.grp, p.box, p.fold, c.stored, c.sha256,"
+            " c.raw_width, c.raw_height, c.orientation, c.width, c.height, c.repairs, c.phash,"
+            " c.sums, c.squares, c.preview"
+            f" {_USABLE} AND p.split IS NOT NULL ORDER BY p.id"
+        )
+        for row in self._db.execute(query):
+            (file, name, split, group, box, fold, stored, sha256, raw_width, raw_height, turned,
+             width, height, repairs, phash, sums, squares, preview) = row  # fmt: skip
+            path = self.plan.folder / stored
+            record = CheckedRecord(
+                path_text(os.fsdecode(file)), name, split, group,
+                stored_box(box, raw_width, raw_height, turned, width, height),
+                fold, path, width, height, tuple(repairs.split()),
+            )  # fmt: skip
+            yield record, EncodedPhoto(
+                path, path.suffix, width, height, sha256, f"{phash % 2**64:016x}",
+                _numbers(sums), _numbers(squares), preview,
+            )  # fmt: skip
+
+    def records(self) -> Iterable[CheckedRecord]:
+        """The records of `dataset`, to be gone through as often as is wanted."""
+        return _Records(self)
+
+    def not_in_dataset(self) -> Iterator[tuple[str, str, str, str, str, bytes | None, Path | None]]:
+        """(source, class, fate, problem, detail, preview, stored file) of all other photos."""
+        for file, name, why, detail, problem, about, preview, stored in self._db.execute(
+            "SELECT p.file, p.class, p.why, p.detail, c.problem, c.detail, c.preview, c.stored"
+            " FROM photos p JOIN checked c USING (file) WHERE p.why != '' OR c.problem != ''"
+            " ORDER BY p.id"
+        ):
+            source = path_text(os.fsdecode(file))
+            if problem:
+                yield source, name, "quarantined", problem, about, preview, None
+            else:
+                yield source, name, "left out", why, detail, preview, self.plan.folder / stored
+
+    def boxes_lost(self) -> int:
+        """How many boxes were drawn on a photo of another size than the one that is here."""
+        return sum(
+            fits_photo(box, width, height) is None
+            for box, width, height in self._db.execute(
+                f"SELECT p.box, c.raw_width, c.raw_height {_USABLE} AND p.box IS NOT NULL"
+            )
+        )
+
+    def _one(self, column: str, number: int):
+        query = f"SELECT {column} FROM photos p JOIN checked c USING (file) WHERE p.id = ?"
+        return self._db.execute(query, [number]).fetchone()[0]
+
+    def _is_there(self, stored: str | None, size: int | None) -> bool:
+        if not stored:
+            return True  # quarantined: nothing was stored
+        try:
+            return (self.plan.folder / stored).stat().st_size == size
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class _Records:
+    catalogue: Catalogue
+
+    def __iter__(self) -> Iterator[CheckedRecord]:
+        return (record for record, _ in self.catalogue.dataset())
+
+
+def _lot(seed: int, file: bytes) -> int:
+    """A random number that depends on the seed and the photo's path alone."""
+    digest = hashlib.blake2b(file, digest_size=8, key=str(seed).encode()[:64]).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _to_row(checked: Checked) -> tuple:
+    phash = checked.phash - 2**64 if checked.phash >= 2**63 else checked.phash
+    return (
+        checked.problem, checked.detail, checked.source_sha256, checked.preview, checked.file,
+        checked.stored_bytes, checked.sha256, checked.raw_width, checked.raw_height,
+        checked.orientation, checked.width, checked.height, " ".join(checked.repairs), phash,
+        checked.tiny, " ".join(map(str, checked.channel_sums)),
+        " ".join(map(str, checked.channel_squares)),
+    )  # fmt: skip
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split())

@@ -1,0 +1,302 @@
+"""One photo: decoded in full, repaired or refused, stored. Runs in worker processes.
+
+Every oddity has one fate, told by one word:
+
+    repaired to 8-bit upright sRGB            quarantined
+    exif_rotation  turned upright             unreadable    cannot be read or decoded
+    cmyk           to RGB, by its profile     truncated     its end is missing
+    palette        to RGB                     empty         no bytes
+    transparency   laid on white              not_an_image  none of the known formats
+    grayscale      to RGB                     too_many_pixels  refused before any pixel is made
+    16_bit         scaled to 8 bits           too_small     a side of fewer than 4 pixels
+    animated       the first picture kept     too_large     a file above half a gigabyte
+    colour_profile to sRGB
+    colour_space   other modes to RGB
+    wrong_suffix   stored under the right one
+
+`reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are told as well,
+but are no fault of the photo. With --keep-size, a TIFF of tiles that training reads piece by piece
+is stored as it is, whatever its size (stacked_ram.preparation.large).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from stacked_ram.images.colour import to_srgb
+from stacked_ram.images.formats import SUFFIXES, formats, pixel_limit, size_in_file
+from stacked_ram.preparation import large
+from stacked_ram.preparation.checked import Checked, CheckPlan, Refused
+from stacked_ram.preparation.damage import ends_early, has_end, unidentified
+from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
+from stacked_ram.preparation.perceptual import look_at
+from stacked_ram.preparation.workdir import write_bytes
+from stacked_ram.runtime.errors import UserError
+
+MAX_FILE_BYTES = 512 * 2**20
+MIN_SIDE = 4
+_TURNS = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def check_photo(source: Path, plan: CheckPlan) -> Checked:
+    """Decode a file in full, repair what can be repaired, store it under `plan.folder`.
+
+    Whatever is wrong with the file comes back as a `Checked` with a problem.
+
+    Raises:
+        OSError: where the photo could not be stored (a full disk).
+    """
+    digest = ""
+    content = b""
+    try:
+        if plan.keep_large and (header := large.tiled_header(source)) and header.is_large:
+            if large.has_vips():
+                return _store_large(source, header, plan)
+            if header.pixels > plan.max_pixels:
+                told = _above(f"{header.width} x {header.height}", plan)
+                raise Refused("too_many_pixels", f"{told}; {large.NEEDS}")
+        content = _read(source)
+        digest = hashlib.sha256(content).hexdigest()
+        image, facts = _open_upright(source, content, plan)
+    except Refused as refusal:
+        preview = (
+            _preview(content, plan) if refusal.problem in ("truncated", "unreadable") else None
+        )
+        return Checked(refusal.problem, refusal.detail, digest, preview)
+    return _store(image, facts, content, digest, plan)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    format: str
+    raw_width: int
+    raw_height: int
+    orientation: int
+    repairs: tuple[str, ...]
+
+
+def _read(source: Path) -> bytes:
+    try:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("unreadable", "not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise Refused("too_large", f"{status.st_size / 2**20:.0f} MiB")
+        content = source.read_bytes()
+    except OSError as error:
+        raise Refused("unreadable", error.strerror or str(error)) from error
+    if not content:
+        raise Refused("empty", "the file has no bytes")
+    return content
+
+
+def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.Image, _Facts]:
+    """The photo as upright 8-bit sRGB of its own size or of the size that draft mode gives.
+
+    Raises:
+        Refused: whatever is wrong with it.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with pixel_limit(plan.max_pixels), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
+                return _decode(image, source, content, plan)
+    except Refused:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        found = re.search(r"\d+", str(error))
+        raise Refused("too_many_pixels", _above(found[0] if found else "?", plan)) from error
+    except UnidentifiedImageError as error:
+        raise Refused(*unidentified(content)) from error
+    except Exception as error:  # decoders raise anything at all on broken files
+        problem = "truncated" if ends_early(error, content) else "unreadable"
+        raise Refused(problem, _one_line(error)) from error
+
+
+def _decode(
+    image: Image.Image, source: Path, content: bytes, plan: CheckPlan
+) -> tuple[Image.Image, _Facts]:
+    width, height = size_in_file(image)
+    if width * height > plan.max_pixels:
+        raise Refused("too_many_pixels", _above(f"{width} x {height}", plan))
+    if min(width, height) < MIN_SIDE:
+        raise Refused("too_small", f"{width} x {height} pixels")
+    image_format = image.format or ""
+    repairs = []
+    if source.suffix.lower() not in SUFFIXES[image_format]:
+        repairs.append("wrong_suffix")
+    if getattr(image, "is_animated", False) or image_format == "MPO":
+        repairs.append("animated")
+        image.seek(0)
+    if _is_16_bit(image, content):
+        repairs.append("16_bit")
+    if image_format == "PNG":
+        image.load()  # its EXIF may come after the pixels, and reading it would hide their faults
+    orientation = _orientation(image)
+    if plan.short_side and image_format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        # The decoder reduces by 2, 4 or 8 at next to no cost, never below what is asked for.
+        # Twice the size is left for the careful reduction, so that the result is as sharp.
+        scale = 2 * plan.short_side / min(width, height)
+        if scale < 1:
+            image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
+    image.load()
+    if image_format in ("JPEG", "MPO") and not has_end(content):
+        raise Refused("truncated", "the end of the JPEG is missing")
+    if orientation != 1:
+        repairs.append("exif_rotation")
+        if image_format != "TIFF":  # its decoder turns it by itself
+            image = image.transpose(_TURNS[orientation])
+    image, colour_repairs = to_srgb(image)
+    repairs += colour_repairs
+    return image, _Facts(image_format, width, height, orientation, tuple(repairs))
+
+
+def _store(
+    image: Image.Image, facts: _Facts, content: bytes, digest: str, plan: CheckPlan
+) -> Checked:
+    repairs = list(facts.repairs)
+    short = min(facts.raw_width, facts.raw_height)
+    upright = (facts.raw_width, facts.raw_height)
+    if facts.orientation in (5, 6, 7, 8):
+        upright = upright[::-1]
+    target = upright
+    if plan.short_side and short > plan.short_side:
+        repairs.append("reduced")
+        target = tuple(max(1, round(side * plan.short_side / short)) for side in upright)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    suffix = ".png" if facts.format == "PNG" and target == upright else ".jpg"
+    pixels_changed = bool(set(repairs) - {"wrong_suffix"})
+    if facts.format not in ("JPEG", "PNG") and not pixels_changed:
+        repairs.append("reencoded")
+        pixels_changed = True
+    stored_digest = digest
+    if pixels_changed:
+        content = encode_image(image, suffix, plan.quality)
+        stored_digest = hashlib.sha256(content).hexdigest()
+    look = look_at(image)
+    file = Path(digest[:1]) / f"{digest}{suffix}"
+    (plan.folder / file).parent.mkdir(exist_ok=True)
+    write_bytes(plan.folder / file, content)
+    return Checked(
+        source_sha256=digest,
+        file=file.as_posix(),
+        stored_bytes=len(content),
+        sha256=stored_digest,
+        raw_width=facts.raw_width,
+        raw_height=facts.raw_height,
+        orientation=facts.orientation,
+        width=image.width,
+        height=image.height,
+        repairs=tuple(repairs),
+        phash=look.phash,
+        tiny=look.tiny,
+        channel_sums=look.channel_sums,
+        channel_squares=look.channel_squares,
+    )
+
+
+def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Checked:
+    """Keep a TIFF of tiles byte for byte.
+
+    Raises:
+        Refused: whatever is wrong with it. OSError: it could not be stored.
+    """
+    if header.pixels > large.MOST_PIXELS or header.tile_pixels > large.MOST_TILE:
+        raise Refused("too_many_pixels", f"{header.width} x {header.height} pixels")
+    if header.tile_bytes > 16 * large.MOST_TILE:
+        raise Refused("unreadable", f"a tile of {header.tile_bytes} bytes")
+    if min(header.width, header.height) < MIN_SIDE:
+        raise Refused("too_small", f"{header.width} x {header.height} pixels")
+    copy = None
+    try:
+        copy, digest, size = large.copy_with_hash(source, plan.folder)
+        look, preview, (width, height) = large.look_at_tiles(copy)
+        file = Path(digest[:1]) / f"{digest}.tif"
+        (plan.folder / file).parent.mkdir(exist_ok=True)
+        copy.replace(plan.folder / file)
+    except large.UnreadableSource as error:
+        raise Refused("unreadable", str(error)) from error
+    except UserError as error:
+        raise Refused("unreadable", str(error).removeprefix(f"{copy}: ")) from error
+    finally:
+        if copy is not None:
+            copy.unlink(missing_ok=True)
+    wrong = source.suffix.lower() not in SUFFIXES["TIFF"]
+    return Checked(
+        source_sha256=digest,
+        preview=preview,
+        file=file.as_posix(),
+        stored_bytes=size,
+        sha256=digest,
+        raw_width=header.width,
+        raw_height=header.height,
+        orientation=header.orientation,
+        width=width,
+        height=height,
+        repairs=("wrong_suffix",) if wrong else (),
+        phash=look.phash,
+        tiny=look.tiny,
+        channel_sums=look.channel_sums,
+        channel_squares=look.channel_squares,
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or none that makes sense."""
+    try:
+        orientation = image.getexif().get(274, 1)
+    except Exception:  # broken EXIF says nothing about the pixels
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _is_16_bit(image: Image.Image, content: bytes) -> bool:
+    if image.format == "PNG" and len(content) > 24:
+        return content[24] == 16  # the bit depth in the header chunk
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,)), default=8) > 8
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
+    """What can be seen of a broken photo, small; None where nothing can."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
+                if image.width * image.height > plan.max_pixels:
+                    return None
+                return small_jpeg(thumbnail(image))
+    except Exception:  # it is broken, after all
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _above(pixels: str, plan: CheckPlan) -> str:
+    return f"{pixels} pixels, above --max-megapixels {plan.max_pixels / 1e6:g}"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

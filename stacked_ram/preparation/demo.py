@@ -1,0 +1,149 @@
+"""The embedded demo: real handwritten digits at random places on two real photographs.
+
+Everything comes with scikit-learn: 1,797 scans of handwritten digits (8x8, 16 grey levels) and
+the two sample photographs, china.jpg and flower.jpg. No scan is in two splits; the ground of every
+split is cut from all of both photographs, and says nothing of the digit. A digit is small,
+anywhere, in bright ink of any tint with a soft dark shadow: easy to make out, and unread by a
+model that looks elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from stacked_ram.preparation.existing import existing
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import SPLITS
+from stacked_ram.preparation.workdir import remember_run, remove_tree, working_folder
+from stacked_ram.preparation.writing import DatasetWriter, encode_photo
+
+HEIGHT, WIDTH = 72, 96
+DIGIT_SIZES = (24, 30)  # smallest and largest side of a digit's box, pixels
+# scans of each split, and how many canvases are made of each scan
+SCANS = {"train": 1000, "valid": 297, "test": 500}
+CANVASES_A_SCAN = {"train": 10, "valid": 2, "test": 2}
+INK = (200, 255)  # red, green and blue of the ink: bright, whatever its tint
+SHADOW = 2.0  # pixels by which a dark shadow reaches beyond the strokes, so that they stand out
+DARKENS = 0.8  # share of the ground's light that the shadow takes
+
+
+def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
+    """Make the demo's data set at `dest`, in place of a data set that is there; returns `dest`.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    from tqdm import tqdm
+
+    existing(dest)
+    origin = "scikit-learn's handwritten digits on its sample photographs"
+    options = PrepareOptions(source=Path("scikit-learn"), dest=dest, seed=seed, quality=95)
+    remember_run(dest, command="python main.py demo", source=origin)
+    total = sum(SCANS[split] * CANVASES_A_SCAN[split] for split in SPLITS)
+    with (
+        DatasetWriter(options, kind="photos", channels=3, classes=list("0123456789")) as writer,
+        tqdm(total=total, desc="preparing the demo", unit="photo") as progress,
+    ):
+        for split in SPLITS:
+            for photo in demo_photos(split, seed):
+                writer.add(
+                    encode_photo(Image.fromarray(photo.pixels_HWC), ".jpg", options.quality),
+                    class_name=str(photo.digit),
+                    split=split,
+                    source=f"digit {photo.scan}",
+                    name=f"scan_{photo.scan:04d}",
+                    group=f"scan {photo.scan}",
+                    box=photo.box,
+                )
+                progress.update()
+        writer.finish(
+            rule="scans of digits drawn by class and seed",
+            layout="demo",
+            notes=["no scan of a digit is in two splits; the ground tells nothing of the digit"],
+        )
+    remove_tree(working_folder(dest))
+    return dest
+
+
+@dataclass(frozen=True)
+class DemoPhoto:
+    """One photo of the demo: pixels_HWC (uint8), its digit and the digit's box in pixels."""
+
+    pixels_HWC: np.ndarray
+    digit: int
+    scan: int
+    split: str
+    box: tuple[int, int, int, int]
+
+
+def demo_photos(split: str, seed: int = 0) -> Iterator[DemoPhoto]:
+    """The photos of one split, always the same for the same seed."""
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    scans = split_scans(digits.target, seed)[split]
+    for turn in range(CANVASES_A_SCAN[split]):
+        for scan in scans:
+            rng = np.random.default_rng([seed, int(scan), turn])
+            ground_HWC = _ground(rng, photographs)
+            pixels_HWC, box = _write_digit(rng, ground_HWC, digits.images[scan] / 16)
+            yield DemoPhoto(pixels_HWC, int(digits.target[scan]), int(scan), split, box)
+
+
+def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Which scans go to which split: stratified, drawn by the seed."""
+    from sklearn.model_selection import train_test_split
+
+    scans = np.arange(len(labels))
+    rest, test = train_test_split(
+        scans, test_size=SCANS["test"], stratify=labels, random_state=seed
+    )
+    train, valid = train_test_split(
+        rest, test_size=SCANS["valid"], stratify=labels[rest], random_state=seed
+    )
+    return {"train": np.sort(train), "valid": np.sort(valid), "test": np.sort(test)}
+
+
+def _ground(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray:
+    """A crop of one photograph, a little reduced or enlarged, mirrored or not; float32 HWC."""
+    photograph = photographs[rng.integers(len(photographs))]
+    reduction = rng.uniform(0.8, 1.25)
+    width, height = WIDTH * reduction, HEIGHT * reduction
+    left = rng.uniform(0, photograph.width - width)
+    top = rng.uniform(0, photograph.height - height)
+    box = (left, top, left + width, top + height)
+    crop = photograph.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box=box)
+    if rng.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(crop, np.float32)
+
+
+def _write_digit(
+    rng: np.random.Generator, ground_HWC: np.ndarray, scan_8x8: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Blend the scan, smoothly enlarged, into the ground at a random place."""
+    side = int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
+    enlarged = Image.fromarray(scan_8x8.astype(np.float32)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+    stroke_HW = np.clip((np.asarray(enlarged) - 0.2) / 0.5, 0, 1)
+    blurred = Image.fromarray(np.uint8(255 * stroke_HW)).filter(ImageFilter.GaussianBlur(SHADOW))
+    shadow_HW = np.clip(2 * np.asarray(blurred, np.float32) / 255, 0, 1)
+    top = int(rng.integers(HEIGHT - side + 1))
+    left = int(rng.integers(WIDTH - side + 1))
+    pixels_HWC = ground_HWC.copy()
+    under_HWC = pixels_HWC[top : top + side, left : left + side]
+    under_HWC *= 1 - DARKENS * shadow_HW[:, :, None]
+    under_HWC += stroke_HW[:, :, None] * (_ink(rng, under_HWC) - under_HWC)
+    return np.rint(pixels_HWC).clip(0, 255).astype(np.uint8), (left, top, left + side, top + side)
+
+
+def _ink(rng: np.random.Generator, under_HWC: np.ndarray) -> np.ndarray:
+    """Bright, whatever its tint (and whatever is under it)."""
+    return rng.uniform(*INK, 3).astype(np.float32)

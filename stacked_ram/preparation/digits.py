@@ -1,0 +1,269 @@
+"""The MNIST family, as it is or as the paper's translated and cluttered tasks.
+
+DEST holds `{train,valid,test}/images.npy` (uint8, raw 0..255) and `labels.npy` (int64),
+dataset.yaml (`kind: digits`), report.html, and report.csv with a row a digit. Validation is drawn
+from the training files; the official test stays whole.
+
+With a canvas, valid and test are composed once, by the seed, so that everybody measures on the
+same photos: their images.npy holds canvases, boxes.npy (int64, left, top, right, bottom) the
+digits' places and digits.npy the digits themselves. dataset.yaml gives the SHA-256 of each
+images.npy's pixels. Training digits stay raw: stacked_ram.data composes them anew every epoch.
+Clutter is cut from other digits of the same split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from stacked_ram import __version__
+from stacked_ram.images.names import path_text
+from stacked_ram.preparation.digit_report import write_digit_reports
+from stacked_ram.preparation.idx import PARTS, find_idx, read_idx
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import SPLITS
+from stacked_ram.preparation.workdir import publish, recall_run, remove_tree, working_folder
+from stacked_ram.runtime.errors import UserError
+
+PAPER_CANVAS = (60, 60)  # where a digit is to be translated or cluttered and no size is given
+VALID_RATIO = 1 / 12  # of the training digits, where --valid-ratio is not given: 5,000 of 60,000
+CHUNK = 1000  # canvases composed at once; part of what the seed means
+FASHION = (
+    "T-shirt or top", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+
+def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
+    """Make DEST from the IDX files in `folder` (SOURCE if not given); returns DEST.
+
+    Whoever calls has seen to it that DEST may be written. Raises UserError when files are missing
+    or damaged, or an option is given that digits do not have.
+    """
+    options.refuse_unused("digits")
+    canvas, clutter = canvas_of(options)
+    splits, classes, sources = _read_splits(options, folder or options.source)
+    digit_size = splits["train"][0].shape[1:]
+    if canvas is not None and (canvas[0] < digit_size[0] or canvas[1] < digit_size[1]):
+        raise UserError(
+            f"--canvas {options.canvas}: smaller than the digits, {digit_size[1]}x{digit_size[0]}"
+        )
+    if clutter and options.clutter_size > min(digit_size):
+        raise UserError(
+            f"--clutter-size {options.clutter_size}: pieces are cut from digits of "
+            f"{digit_size[1]}x{digit_size[0]}"
+        )
+    tree = working_folder(options.dest) / "dataset"
+    remove_tree(tree)
+    hashes = {}
+    for split, (images_NHW, labels_N) in splits.items():
+        arrays = {"images": images_NHW, "labels": labels_N}
+        if canvas is not None and split != "train" and len(labels_N):
+            arrays["digits"] = images_NHW
+            arrays["images"], arrays["boxes"] = compose_split(
+                images_NHW, split, canvas, options.translate, clutter, options.clutter_size,
+                options.seed,
+            )  # fmt: skip
+        hashes[split] = hashlib.sha256(arrays["images"].tobytes()).hexdigest()
+        _save(tree / split, arrays)
+    facts = {
+        "format": 1,
+        "kind": "digits",
+        "name": options.dest.name,
+        "classes": list(classes),
+        "counts": {
+            split: dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(),
+                            strict=True))
+            for split, (_, labels) in splits.items()
+        },
+        "mean": [0.0],  # the model sees 0..1 with the background exactly 0
+        "std": [1.0],
+        "channels": 1,
+        "canvas": list(canvas or digit_size),
+        "translate": options.translate,
+        "clutter": clutter,
+        "clutter_size": options.clutter_size,
+        "seed": options.seed,
+        "layout": "mnist",
+        "left_out": {},
+        "repaired": {},
+        "notes": [],
+        "rule": f"the official test; {len(splits['valid'][1]):,} of the "
+        f"{len(splits['valid'][1]) + len(splits['train'][1]):,} training digits drawn, "
+        "stratified by class, for validation",
+        "sha256": hashes,
+        "options": options.recorded(),
+        **_origin(options),
+    }  # fmt: skip
+    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
+    _write_through(tree / "dataset.yaml", text.encode())
+    write_digit_reports(tree, facts, sources)
+    publish(tree, options.dest)
+    return options.dest
+
+
+def canvas_of(options: PrepareOptions) -> tuple[tuple[int, int] | None, int]:
+    """The canvas (height, width), None where digits stay as they are, and the clutter pieces."""
+    clutter = options.clutter or 0
+    wanted = options.translate or clutter > 0
+    return options.canvas_size or (PAPER_CANVAS if wanted else None), clutter
+
+
+def compose_split(
+    images_NHW: np.ndarray,
+    split: str,
+    canvas: tuple[int, int],
+    translate: bool,
+    clutter: int,
+    clutter_size: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed canvases of one split and the digits' boxes in them: N H W and N 4."""
+    import torch
+
+    from stacked_ram.data.canvas import compose
+
+    generator = torch.Generator().manual_seed(len(SPLITS) * seed + SPLITS.index(split))
+    pool_NHW = torch.from_numpy(images_NHW)
+    composed = [
+        compose(
+            pool_NHW[index_B], canvas, translate=translate, clutter=clutter,
+            clutter_size=clutter_size, generator=generator, pool_NHW=pool_NHW, index_B=index_B,
+        )
+        for index_B in torch.arange(len(pool_NHW)).split(CHUNK)
+    ]  # fmt: skip
+    pixels_NHW = torch.cat([pixels_B1HW[:, 0] for pixels_B1HW, _ in composed])
+    return pixels_NHW.numpy(), torch.cat([boxes_B4 for _, boxes_B4 in composed]).numpy()
+
+
+def _read_splits(
+    options: PrepareOptions, folder: Path
+) -> tuple[
+    dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...], dict[str, tuple[str, np.ndarray]]
+]:
+    """Split -> (images_NHW, labels_N); the classes' names in the order of the labels; split ->
+    (name of the file that its digits come from, their numbers in it)."""
+    files = find_idx(folder)
+    missing = [part for part in PARTS if part not in files]
+    if missing:
+        raise UserError(
+            f"{folder}: no {missing[0]}-idx{'3' if 'images' in missing[0] else '1'}-ubyte "
+            "(.gz or not) there; put the set's four files in one folder"
+        )
+    official = {}
+    for part in ("train", "t10k"):
+        images_NHW, labels_N = read_idx(files[f"{part}-images"]), read_idx(files[f"{part}-labels"])
+        if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
+            raise UserError(
+                f"{files[f'{part}-labels']}: {labels_N.shape} labels for images of shape "
+                f"{images_NHW.shape}: the two files do not belong together"
+            )
+        official[part] = images_NHW, labels_N.astype(np.int64)
+    if official["t10k"][0].shape[1:] != official["train"][0].shape[1:]:
+        raise UserError(f"{folder}: training and test digits differ in size")
+    classes = _class_names(
+        options, folder, 1 + int(max(ys.max(initial=0) for _, ys in official.values()))
+    )
+    numbers = {part: np.arange(len(labels_N)) for part, (_, labels_N) in official.items()}
+    if options.class_list:
+        official, numbers, classes = _keep_classes(official, classes, options.class_list)
+    images_NHW, labels_N = official["train"]
+    valid_N = _draw(labels_N, options)
+    train_name, test_name = (path_text(files[f"{part}-images"].name) for part in ("train", "t10k"))
+    return (
+        {
+            "train": (images_NHW[~valid_N], labels_N[~valid_N]),
+            "valid": (images_NHW[valid_N], labels_N[valid_N]),
+            "test": official["t10k"],
+        },
+        classes,
+        {
+            "train": (train_name, numbers["train"][~valid_N]),
+            "valid": (train_name, numbers["train"][valid_N]),
+            "test": (test_name, numbers["t10k"]),
+        },
+    )
+
+
+def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str, ...]:
+    """By the name of the folder or DEST: the three sets' files have the same names."""
+    name = f"{options.download or ''} {folder.resolve().name} {options.dest.name}".lower()
+    if count == len(FASHION) and "fashion" in name:
+        return FASHION
+    if count == len(KUZUSHIJI) and ("kmnist" in name or "kuzushiji" in name):
+        return KUZUSHIJI
+    return tuple(str(label) for label in range(count))
+
+
+def _keep_classes(
+    official: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], names: list[str]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray], tuple[str, ...]]:
+    """Only the digits of these classes, labelled anew; their numbers in the files; the names."""
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise UserError(f"--classes: no class {unknown[0]!r}; there are: {', '.join(classes)}")
+    kept = [label for label, name in enumerate(classes) if name in names]
+    number = np.full(len(classes), -1)
+    number[kept] = np.arange(len(kept))
+    chosen, numbers = {}, {}
+    for part, (images_NHW, labels_N) in official.items():
+        numbers[part] = np.flatnonzero(number[labels_N] >= 0)
+        chosen[part] = images_NHW[numbers[part]], number[labels_N[numbers[part]]]
+    return chosen, numbers, tuple(classes[label] for label in kept)
+
+
+def _draw(labels_N: np.ndarray, options: PrepareOptions) -> np.ndarray:
+    """Which training digits are for validation: stratified, by the seed; bool."""
+    drawn_N = np.zeros(len(labels_N), bool)
+    ratio = VALID_RATIO if options.valid_ratio is None else options.valid_ratio
+    count = round(ratio * len(labels_N))
+    if count:
+        from sklearn.model_selection import train_test_split
+
+        try:
+            _, valid = train_test_split(
+                np.arange(len(labels_N)), test_size=count, stratify=labels_N,
+                random_state=options.seed,
+            )  # fmt: skip
+        except ValueError as error:  # too few of a class
+            raise UserError(f"--valid-ratio {ratio}: {error}") from error
+        drawn_N[valid] = True
+    return drawn_N
+
+
+def _origin(options: PrepareOptions) -> dict[str, object]:
+    run = recall_run(options.dest)
+    return {
+        "command": run.get("command", ""),
+        "source": run.get("source", str(options.source)),
+        "source_fingerprint": run.get("fingerprint", ""),
+        "versions": {
+            "stacked_ram": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": metadata.version("torch"),
+        },
+    }
+
+
+def _save(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    folder.mkdir(parents=True)
+    for name, array in arrays.items():
+        with open(folder / f"{name}.npy", "wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,127 @@
+"""The same photo twice: found before the split, so that it never stands on both sides of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stacked_ram.preparation.catalogue import Catalogue
+from stacked_ram.preparation.near_pairs import near_pairs
+from stacked_ram.preparation.perceptual import same_look
+
+_REPRESENTATIVES = 16  # of photos with one hash that do not look alike; more are not told apart
+
+
+@dataclass
+class Duplicates:
+    """What was found.
+
+    Attributes:
+        exact: pairs of numbers of photos whose files are equal.
+        near: pairs of numbers of photos that look alike, with the differing bits of their hashes.
+        conflicts: pairs (of either kind) of which the two have different labels.
+    """
+
+    exact: list[tuple[int, int]] = field(default_factory=list)
+    near: list[tuple[int, int, int]] = field(default_factory=list)
+    conflicts: list[tuple[int, int]] = field(default_factory=list)
+
+    def links(self) -> np.ndarray:
+        """All pairs, `(P, 2)`."""
+        pairs = self.exact + [(a, b) for a, b, _ in self.near]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def find_duplicates(catalogue: Catalogue, distance: int) -> Duplicates:
+    """Find equal files and, where `distance` is not negative, photos that look alike.
+
+    Two photos look alike if their perceptual hashes differ in at most `distance` bits and their
+    tiny copies agree (hashes alone take flat pictures for each other).
+    """
+    found = Duplicates()
+    for numbers in catalogue.exact_duplicates():
+        found.exact += [(numbers[0], other) for other in numbers[1:]]
+    if distance >= 0:
+        found.near = sorted(_near(catalogue, distance))
+    for first, second in found.links().tolist():
+        if catalogue.class_of(first) != catalogue.class_of(second):
+            found.conflicts.append((first, second))
+    return found
+
+
+def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
+    """Leave out every photo that stands under two labels, in all its copies; returns how many.
+
+    Its copies are what hangs together by equal files and by photos of one hash that look alike.
+    """
+    if not found.conflicts:
+        return 0
+    ids = np.unique(found.links())
+    copies = [*found.exact, *((a, b) for a, b, bits in found.near if bits == 0)]
+    units = units_of(
+        ids, np.zeros(len(ids), dtype=np.int64), np.array(copies, dtype=np.int64).reshape(-1, 2)
+    )
+    others: dict[int, dict[str, int]] = {}  # unit -> label -> a photo that gives it this label
+    for first, second in found.conflicts:
+        for here, there in ((first, second), (second, first)):
+            unit = int(units[np.searchsorted(ids, here)])
+            others.setdefault(unit, {}).setdefault(catalogue.class_of(there), there)
+    out = np.isin(units, list(others))
+    for number, unit in zip(ids[out].tolist(), units[out].tolist(), strict=True):
+        own = catalogue.class_of(number)
+        label, there = next(pair for pair in others[unit].items() if pair[0] != own)
+        detail = f"also under {label!r}: {catalogue.source_of(there)}"
+        catalogue.leave_out([number], "conflict", detail)
+    return int(out.sum())
+
+
+def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
+    numbers, hashes = catalogue.looks()
+    if len(numbers) < 2:
+        return []
+    pairs = []
+    # First those of one hash, of which there may be very many: each is compared with one
+    # representative of every look. Then the representatives, whose hashes are few.
+    order = np.argsort(hashes, kind="stable")
+    starts = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[:1]]))
+    sizes = np.diff(starts, append=len(order))
+    others: list[int] = []
+    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
+        looks: list[tuple[int, bytes]] = []
+        for index in np.sort(order[start : start + size]).tolist():
+            tiny = catalogue.tiny(int(numbers[index]))
+            same = next((i for i, other in looks if same_look(other, tiny)), None)
+            if same is not None:
+                pairs.append((int(numbers[same]), int(numbers[index]), 0))
+            elif len(looks) < _REPRESENTATIVES:
+                looks.append((index, tiny))
+        others += [i for i, _ in looks]
+    chosen = np.sort(np.concatenate([order[starts[sizes == 1]], np.array(others, np.int64)]))
+    del order, starts, sizes
+    for i, j, bits in near_pairs(hashes[chosen], distance):
+        first, second = int(numbers[chosen[i]]), int(numbers[chosen[j]])
+        if bits and same_look(catalogue.tiny(first), catalogue.tiny(second)):
+            pairs.append((min(first, second), max(first, second), bits))
+    return pairs
+
+
+def units_of(ids: np.ndarray, groups: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Number of each photo's unit: what hangs together by groups and by being the same photo.
+
+    Args:
+        ids: numbers of the photos, rising, `(N,)`.
+        groups: number of each photo's group, 0: none, `(N,)`.
+        links: pairs of numbers of photos that are the same, `(P, 2)`; others are ignored.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    here = np.isin(links, ids).all(axis=1)
+    ends = np.searchsorted(ids, links[here])
+    in_group = np.flatnonzero(groups)
+    rows = np.concatenate([ends[:, 0], in_group])
+    columns = np.concatenate([ends[:, 1], len(ids) + groups[in_group]])
+    nodes = len(ids) + int(groups.max(initial=0)) + 1
+    graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][: len(ids)]

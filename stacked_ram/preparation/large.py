@@ -1,0 +1,166 @@
+"""Large photos that are stored as they are: TIFFs of tiles, checked piece by piece.
+
+Training reads them where it looks (stacked_ram.images.lazy), so they need not be reduced; decoded
+whole they would not fit in memory. Every tile of every level is decoded here, a few at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stacked_ram.images.formats import pixel_limit, size_in_file
+from stacked_ram.preparation.encoding import small_jpeg, thumbnail
+from stacked_ram.preparation.perceptual import Look, look_at
+from stacked_ram.runtime.errors import UserError
+
+MOST_WHOLE = 32_000_000  # pixels; training decodes no more whole (stacked_ram.images.opening.LARGE)
+MOST_PIXELS = 2**34  # the largest slides have 10,000 megapixels; what claims more is a bomb
+MOST_TILE = 2**24  # pixels of a tile, which is decoded whole
+NEEDS = "its tiles are checked with pyvips: pip install -r requirements-large.txt"
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the file begins
+_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES, _SUB_IMAGES = 274, 322, 323, 325, 330
+_BLOCK = 1024  # side (pixels) of what is decoded at once; a power of 2
+_SMALL = 1024  # longest side (pixels) of the reduced photo that is looked at
+_COPY = 2**20
+
+
+@dataclass(frozen=True)
+class TiledHeader:
+    """What the header of a TIFF of tiles says, sizes in pixels as they are in the file."""
+
+    width: int
+    height: int
+    tile_pixels: int
+    tile_bytes: int
+    orientation: int
+    has_levels: bool
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def is_large(self) -> bool:
+        """Whether training would read it piece by piece."""
+        return self.pixels > MOST_WHOLE or self.has_levels
+
+
+def tiled_header(path: Path) -> TiledHeader | None:
+    """The header of a TIFF of tiles; None for all other files, readable or not."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) not in _TIFF:
+                return None
+        with pixel_limit(None), warnings.catch_warnings():  # no pixel is made here
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=["TIFF"]) as image:
+                tags = image.tag_v2
+                if _TILE_WIDTH not in tags or _TILE_HEIGHT not in tags:
+                    return None
+                orientation = tags.get(_ORIENTATION, 1)
+                return TiledHeader(
+                    *size_in_file(image),
+                    tile_pixels=tags[_TILE_WIDTH] * tags[_TILE_HEIGHT],
+                    tile_bytes=max(tags.get(_TILE_BYTES, (0,))),
+                    orientation=orientation if orientation in range(1, 9) else 1,
+                    has_levels=_SUB_IMAGES in tags or getattr(image, "n_frames", 1) > 1,
+                )
+    except Exception:  # decoders raise anything at all on broken files; the other checks say so
+        return None
+
+
+def has_vips() -> bool:
+    """Whether pyvips, which such photos are read with, is installed."""
+    return importlib.util.find_spec("pyvips") is not None
+
+
+def copy_with_hash(source: Path, folder: Path) -> tuple[Path, str, int]:
+    """Copy a file of any size into `folder`; returns the copy (under a temporary name), its
+    SHA-256 and the number of bytes.
+
+    Raises:
+        UnreadableSource: the source could not be read. OSError: the copy could not be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    target = folder / f"large.{os.getpid()}.tmp"
+    try:
+        with open(target, "wb") as written:
+            for piece in _pieces(source):
+                digest.update(piece)
+                size += len(piece)
+                written.write(piece)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return target, digest.hexdigest(), size
+
+
+class UnreadableSource(Exception):
+    """Reading stopped; the reason in words."""
+
+
+def _pieces(source: Path) -> Iterator[bytes]:
+    try:
+        with open(source, "rb") as file:
+            while piece := file.read(_COPY):
+                yield piece
+    except OSError as error:
+        raise UnreadableSource(error.strerror or str(error)) from error
+
+
+def look_at_tiles(path: Path) -> tuple[Look, bytes, tuple[int, int]]:
+    """Decode every tile of every level; returns the photo's look, a small JPEG of it, and its
+    (width, height), upright.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    from stacked_ram.images.pyramid import Pyramid
+
+    pyramid = Pyramid(path)
+    height, width = pyramid.size
+    factor = 1
+    while max(height, width) > factor * min(_SMALL, _BLOCK):
+        factor *= 2
+    if factor > _BLOCK:
+        raise UserError(f"{path}: {width} x {height} pixels: a side that no photo has")
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    sums, squares, seen = np.zeros(3), np.zeros(3), 0
+    for level in pyramid.levels:
+        for left, top, right, bottom in _blocks(level.size):
+            block_HWC = pyramid.read(level, left, top, right, bottom)
+            if level is not pyramid.levels[0]:
+                continue
+            image = Image.fromarray(block_HWC.squeeze(2) if block_HWC.shape[2] == 1 else block_HWC)
+            small.paste(image.reduce(factor).convert("RGB"), (left // factor, top // factor))
+            some_NC = block_HWC[::4, ::4].reshape(-1, block_HWC.shape[2]).astype(np.float64)
+            sums, squares = sums + some_NC.sum(0), squares + (some_NC**2).sum(0)
+            seen += len(some_NC)
+    look = look_at(small)
+    weight = width * height / seen
+    return (
+        Look(
+            look.phash,
+            look.tiny,
+            *(tuple(round(weight * float(one)) for one in total) for total in (sums, squares)),
+        ),
+        small_jpeg(thumbnail(small)),
+        (width, height),
+    )
+
+
+def _blocks(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    width, height = size
+    for top in range(0, height, _BLOCK):
+        for left in range(0, width, _BLOCK):
+            yield left, top, min(left + _BLOCK, width), min(top + _BLOCK, height)

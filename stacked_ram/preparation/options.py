@@ -1,0 +1,311 @@
+"""What one may ask of `prepare_data.py`: every flag is a field here, checked when built.
+
+`PrepareOptions` is built by the command line, by tests and by other rooms alike. Fields hold what
+was typed; the properties below them hold what it means (sizes as `(height, width)`, shares as
+pairs of floats).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from stacked_ram.runtime.errors import UserError
+
+Layout = Literal[
+    "auto", "class_folders", "split_folders", "labels_csv", "flowers17", "flowers102",
+    "stanford_dogs", "cub200", "bach", "mnist",
+]  # fmt: skip
+Download = Literal[
+    "flowers17", "flowers102", "stanford_dogs", "cub200", "bach", "mnist", "fashion_mnist", "kmnist"
+]
+
+# These say how or where a run goes, not what it makes: DEST is the same whatever they are.
+RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
+
+# What only some data sets can be asked for: what they are made of, or their layout -> the options.
+# Every option that is not here is for all.
+ONLY_FOR = {
+    "photos": (
+        "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
+        "near_duplicates", "keep_conflicts", "short_side", "keep_size", "quality",
+        "max_megapixels", "scene",
+    ),
+    "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
+    "digits": ("canvas", "translate", "clutter", "clutter_size"),
+    "flowers17": ("official_split",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Turn raw photos into a data set that trains without surprises. SOURCE is never changed.
+
+    SOURCE is a folder or an archive (.zip, .tar, .tar.gz, .tgz). DEST must not exist yet, or be
+    the same data set. A run that is stopped is carried on by the same command.
+
+      prepare_data.py photos/ datasets/mine
+      prepare_data.py --download flowers17 datasets/flowers17
+    """
+
+    source: Positional[Annotated[Path | None, arg(metavar="SOURCE")]] = None
+    """Folder or archive to prepare; left out with --download."""
+    dest: Positional[Annotated[Path | None, arg(metavar="DEST")]] = None
+    """Folder to make."""
+
+    download: Download | None = None
+    """Fetch this official set into DEST's sister folder downloads/ first (no SOURCE then)."""
+    layout: Layout = "auto"
+    """How SOURCE is laid out; auto finds out."""
+    labels: Path | None = None
+    """CSV with the columns file, label and, if wanted, split and group."""
+    group_pattern: str | None = None
+    """Regular expression on a photo's path in SOURCE: photos of which the bracketed part (or, with
+    no brackets, the whole match) is equal stay in one split."""
+
+    classes: str | None = None
+    """Keep only these classes: a,b,c."""
+    max_per_class: int | None = None
+    """Keep at most this many photos a class, drawn by the seed."""
+
+    split: Literal["auto", "ratio"] = "auto"
+    """auto: the source's own split where it has one (a ratio for a part that it has is refused);
+    ratio: always draw one by the ratios."""
+    official_split: int = 1
+    """Which of the source's official splits, where there are several (flowers17: 1, 2 or 3)."""
+    valid_ratio: float | None = None
+    """Share of the photos for validation (0.2 if not given; digits: 1/12, that is 5,000 of MNIST's
+    60,000); with an official split that has no validation part, share of its training photos."""
+    test_ratio: float | None = None
+    """Share of the photos for the test (0.2 if not given); with an official split that has no test
+    part, share of its training photos."""
+    folds: int | None = None
+    """Number the photos outside the test split 0 to FOLDS-1 in the manifest's column `fold`;
+    fold 0 is written as valid. Not for scenes."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    near_duplicates: int = 8
+    """Two photos whose 64-bit perceptual hashes differ in at most this many bits may be one photo
+    stored twice; -1 looks for exact duplicates only."""
+    keep_conflicts: bool = False
+    """Keep a photo that stands under two labels (it is left out otherwise)."""
+
+    short_side: int = 512
+    """Reduce photos to this short side (pixels); smaller ones are never enlarged."""
+    keep_size: bool = False
+    """Keep every photo's own size; a tiled TIFF that is a pyramid or has more than 32 megapixels is
+    kept byte for byte, also above --max-megapixels (needs pyvips: requirements-large.txt)."""
+    quality: int = 92
+    """JPEG quality of photos that must be encoded again."""
+    max_megapixels: float = 200.0
+    """Refuse photos of more pixels than this, before any pixel is made."""
+    strict: bool = False
+    """Stop with an error at the first photo that needs a repair or cannot be read."""
+
+    scene: str | None = None
+    """Make scenes of this size (WIDTHxHEIGHT, as 1024x768): each photo small somewhere in one."""
+    object_share: str = "0.12:0.3"
+    """In scenes: the photo's longer side, as a share of the scene's longer side, from:to."""
+    clutter_share: str = "0.08:0.2"
+    """In scenes: side of the distracting crops, as a share of the scene's width, from:to."""
+    scenes_per_photo: int = 1
+    """In scenes: how many are made of each training photo."""
+    clutter: int | None = None
+    """Distracting crops a scene (4 if not given), or pieces of other digits a canvas (none)."""
+    clutter_size: int = 8
+    """Side (pixels) of the pieces of other digits."""
+    background: Path | None = None
+    """In scenes: folder of photos of other things, for what is behind and around the photo."""
+    canvas: str | None = None
+    """Digits: size (WIDTHxHEIGHT, as 60x60) of the canvas that the digit is put on."""
+    translate: bool = False
+    """Digits: put the digit at a random place of the canvas."""
+
+    workers: int = 0
+    """Processes to use; 0: one for each core."""
+    dry_run: bool = False
+    """Say what would be done; write nothing."""
+    overwrite: bool = False
+    """Make DEST anew, also where it was made with other options or from another source."""
+
+    def __post_init__(self) -> None:
+        if self.download is not None and self.dest is None:
+            object.__setattr__(self, "dest", self.source)
+            object.__setattr__(self, "source", None)
+        self._check()
+
+    def _check(self) -> None:
+        if self.dest is None:
+            raise UserError("DEST is missing: prepare_data.py SOURCE DEST")
+        if self.source is None and self.download is None:
+            raise UserError("SOURCE is missing: prepare_data.py SOURCE DEST")
+        if self.source is not None and self.download is not None:
+            raise UserError(
+                "with --download there is no SOURCE: prepare_data.py --download NAME DEST"
+            )
+        for name, low, high in [
+            ("valid_ratio", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),
+            ("short_side", 8, 100_000), ("near_duplicates", -1, 16), ("workers", 0, 1024),
+            ("official_split", 1, 3), ("clutter_size", 1, 1000), ("max_megapixels", 0.0001, 4000),
+        ]:  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{flag(name)} {value}: must be between {low} and {high}")
+        for name, low in [
+            ("max_per_class", 1), ("folds", 2), ("clutter", 0), ("scenes_per_photo", 1),
+            ("seed", 0),
+        ]:  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"{flag(name)} {value}: must be at least {low}")
+        if self.valid_share + self.test_share >= 1:
+            raise UserError(
+                f"--valid-ratio {self.valid_share} and --test-ratio {self.test_share} leave "
+                "nothing to train on: their sum must be below 1"
+            )
+        self._check_together()
+        if self.group_pattern is not None:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                raise UserError(f"--group-pattern {self.group_pattern!r}: {error}") from error
+        # Each of these raises UserError where the text makes no sense.
+        _ = (self.scene_size, self.canvas_size, self.object_shares, self.clutter_shares)
+        if self.classes is not None and not self.class_list:
+            raise UserError("--classes is empty: name the classes to keep, as --classes a,b,c")
+
+    def _check_together(self) -> None:
+        """Refuse options of which one rules out the other, or needs it."""
+        given, scene = self._given(), self.scene is not None
+        for_scenes = [
+            name for name in given if name in ONLY_FOR["scenes"] and name not in ONLY_FOR["digits"]
+        ]
+        if for_scenes and not scene:
+            raise UserError(f"{flag(for_scenes[0])} is for scenes: give --scene WIDTHxHEIGHT too")
+        for wrong, told in [
+            ("folds" in given and "valid_ratio" in given,
+             "--folds makes valid of fold 0, --valid-ratio draws it: not both"),
+            ("official_split" in given and self.split == "ratio",
+             "--official-split follows the source's split, --split ratio draws another: not both"),
+            ("labels" in given and self.layout not in ("auto", "labels_csv"),
+             f"--labels is for photos that a CSV names, not --layout {self.layout}: not both"),
+            ("keep_size" in given and "short_side" in given,
+             "--keep-size keeps every photo's size, --short-side reduces it: not both"),
+            (scene and ("canvas" in given or "translate" in given),
+             "--scene is for photos, --canvas and --translate for digits: not both"),
+            (scene and "background" not in given,
+             "--scene needs photos of other things: give --background FOLDER too"),
+            (scene and "folds" in given,
+             "--folds is not for scenes, which share the photos behind them over all folds: leave "
+             "out --folds or --scene"),
+            ("clutter_size" in given and not self.clutter,
+             "--clutter-size is that of pieces of other digits: give --clutter NUMBER too"),
+            ("clutter_share" in given and self.clutter == 0,
+             "--clutter-share is that of distracting crops, --clutter 0 has none: not both"),
+        ]:  # fmt: skip
+            if wrong:
+                raise UserError(told)
+
+    def _given(self) -> list[str]:
+        """The names of the options that are not as they are by themselves."""
+        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+
+    def refuse_unused(self, *kinds: str) -> None:
+        """Refuse options that would be recorded and change nothing.
+
+        Args:
+            kinds: all that holds of the data set to be made, of the keys of `ONLY_FOR`; the first
+                is what it is called.
+
+        Raises:
+            UserError: naming each such option and what it is for.
+        """
+        told = []
+        for name in self._given():
+            takers = [kind for kind, names in ONLY_FOR.items() if name in names]
+            if takers and not set(takers) & set(kinds):
+                told.append(f"{flag(name)} (for {' or '.join(takers)})")
+        if told:
+            raise UserError(
+                f"{self.download or self.source}: {kinds[0]} do not take {', '.join(told)}: "
+                f"leave {'it' if len(told) == 1 else 'them'} out"
+            )
+
+    @property
+    def class_list(self) -> list[str]:
+        """The names given to --classes; empty: all classes."""
+        return [name.strip() for name in (self.classes or "").split(",") if name.strip()]
+
+    @property
+    def valid_share(self) -> float:
+        """Share of the photos for validation, where they are photos."""
+        return 0.2 if self.valid_ratio is None else self.valid_ratio
+
+    @property
+    def test_share(self) -> float:
+        """Share of the photos for the test."""
+        return 0.2 if self.test_ratio is None else self.test_ratio
+
+    @property
+    def scene_size(self) -> tuple[int, int] | None:
+        """`(height, width)` in pixels, or None where no scenes are asked for."""
+        return _size("--scene", self.scene)
+
+    @property
+    def canvas_size(self) -> tuple[int, int] | None:
+        """`(height, width)` in pixels, or None for the digits' own size."""
+        return _size("--canvas", self.canvas)
+
+    @property
+    def object_shares(self) -> tuple[float, float]:
+        """Smallest and largest share of the scene's longer side, each in (0, 1]."""
+        return _shares("--object-share", self.object_share)
+
+    @property
+    def clutter_shares(self) -> tuple[float, float]:
+        """Smallest and largest share of the scene's width, each in (0, 1]."""
+        return _shares("--clutter-share", self.clutter_share)
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes to use, at least 1."""
+        if self.workers:
+            return self.workers
+        if hasattr(os, "sched_getaffinity"):
+            return max(1, len(os.sched_getaffinity(0)))
+        return os.cpu_count() or 1
+
+    def recorded(self) -> dict[str, object]:
+        """The options that decide what DEST holds, as plain YAML values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUN_ONLY}
+        values["test_ratio"] = self.test_share  # typed or not, it makes the same
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+
+def flag(name: str) -> str:
+    """The flag of a field's name: `valid_ratio` -> `--valid-ratio`."""
+    return "--" + name.replace("_", "-")
+
+
+def _size(flag_name: str, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    if not match or not int(match[1]) or not int(match[2]):
+        raise UserError(f"{flag_name} {text!r}: give WIDTHxHEIGHT in pixels, as 1024x768")
+    return int(match[2]), int(match[1])
+
+
+def _shares(flag_name: str, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise UserError(f"{flag_name} {text!r}: give FROM:TO, as 0.12:0.3") from None
+    if not 0 < low <= high <= 1:
+        raise UserError(f"{flag_name} {text!r}: needs 0 < FROM <= TO <= 1")
+    return low, high

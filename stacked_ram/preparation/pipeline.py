@@ -1,0 +1,314 @@
+"""From a source to a data set: the order in which everything happens."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from stacked_ram.images.formats import pixel_limit
+from stacked_ram.images.names import path_text
+from stacked_ram.preparation.archive import open_source
+from stacked_ram.preparation.assign_splits import Settled, SplitPlan, plan_splits, settle_splits
+from stacked_ram.preparation.catalogue import FILE, Catalogue
+from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
+from stacked_ram.preparation.console import tell_download, tell_plan, tell_summary
+from stacked_ram.preparation.download import download
+from stacked_ram.preparation.duplicates import Duplicates, find_duplicates, leave_out_conflicts
+from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
+from stacked_ram.preparation.existing import existing, is_done
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.pool import Workers, check_all
+from stacked_ram.preparation.sources import find_digits, find_source
+from stacked_ram.preparation.sources.common import Source, entries
+from stacked_ram.preparation.workdir import (
+    PreparationFailed,
+    check_place,
+    remember_run,
+    remove_tree,
+    restore,
+    working_folder,
+)
+from stacked_ram.preparation.writing import DatasetWriter
+from stacked_ram.runtime.errors import UserError
+
+_PAIRS_SHOWN = 200
+_WORTH_KEEPING = ("source.done", "decoded")  # in the working folder, for the next run
+
+
+def prepare(options: PrepareOptions, command: str = "") -> None:
+    """Do what the options ask for, telling of it on standard output.
+
+    Raises:
+        UserError: the source or the options make no sense, or DEST is something else.
+        PreparationFailed: the run could not be finished (a full disk, a dead worker, --strict).
+    """
+    dest = options.dest
+    check_place(options.source, dest)
+    existing(dest)
+    if options.dry_run and options.download:
+        tell_download(options)
+        return
+    with contextlib.ExitStack() as stack:
+        # check_photo has its own limit; what it stored is opened whatever its size.
+        stack.enter_context(pixel_limit(None))
+        working = scratch = working_folder(dest)
+        began_empty = not working.exists()
+        if options.dry_run:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if not (working / FILE).exists():
+                working = scratch
+        try:
+            _prepare_in(working, scratch, options, command)
+        except UserError:
+            # Nothing was fetched, unpacked or decoded that the next run could use.
+            if began_empty and not any((working / name).exists() for name in _WORTH_KEEPING):
+                remove_tree(working)
+            raise
+        except (OSError, sqlite3.OperationalError) as error:
+            raise PreparationFailed(_what_to_do(error, dest)) from error
+
+
+def _prepare_in(working: Path, scratch: Path, options: PrepareOptions, command: str) -> None:
+    """A dry run leaves `working` as it is, and writes to `scratch`."""
+    plan = CheckPlan(
+        folder=working / "decoded",
+        short_side=0 if options.keep_size else options.short_side,
+        quality=options.quality,
+        max_pixels=int(options.max_megapixels * 1e6),
+        keep_large=options.keep_size and options.scene_size is None,
+    )
+    # The catalogue is also the lock: from here on no other run works at this data set.
+    with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
+        if not options.dry_run:
+            restore(options.dest)
+        there = existing(options.dest)
+        root = options.source
+        if options.download:
+            root = download(options.download, options.dest)
+        root = open_source(root, working, scratch).resolve()
+        digits = find_digits(root, options)
+        if digits is not None:
+            made = _prepare_digits(digits, options, there, command)
+        else:
+            with Workers(options.worker_count) as workers:
+                made = _prepare_photos(root, catalogue, options, there, command, workers)
+    if not options.dry_run:
+        remove_tree(working)
+    if made:
+        tell_summary(options.dest)
+
+
+def _prepare_digits(
+    folder: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
+) -> bool:
+    """Returns whether a data set was made."""
+    options.refuse_unused("digits")
+    files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
+    if is_done(options, there, files):
+        return False
+    if options.dry_run:
+        print(f"read as mnist: digits in {folder}")
+        print(f"would write {options.dest}; nothing was written")
+        return False
+    from stacked_ram.preparation.digits import prepare_digits
+
+    _remember(options, command, files)
+    prepare_digits(options, folder)
+    return True
+
+
+def _prepare_photos(
+    root: Path,
+    catalogue: Catalogue,
+    options: PrepareOptions,
+    there: dict[str, object] | None,
+    command: str,
+    workers: Workers,
+) -> bool:
+    """Returns whether a data set was made."""
+    if not options.dry_run and (there is None or options.overwrite):
+        workers.start()
+    source = find_source(root, options)
+    scenes = [] if options.scene is None else ["scenes"]
+    options.refuse_unused(*scenes, "photos", source.layout)
+    fingerprint = catalogue.list_photos(root, source.records, options.seed)
+    if options.scene_size is not None:
+        from stacked_ram.preparation.scenes import background_fingerprint, prepare_scenes
+
+        fingerprint += background_fingerprint(options)
+    _choose(catalogue, options, root)
+    if is_done(options, there, fingerprint):
+        return False
+    if options.dry_run:
+        tell_plan(catalogue, source, options)
+        return False
+    plan = plan_splits(catalogue, source, options)
+    _remember(options, command, fingerprint)
+    _check(catalogue, options, workers)
+    workers.dismiss()
+    found = find_duplicates(catalogue, options.near_duplicates)
+    left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
+    settled = settle_splits(catalogue, source, options, plan, found)
+    notes = _notes(catalogue, source, plan, found, left_out, settled)
+    if options.scene_size is None:
+        _write(catalogue, source, options, plan, settled, notes, found)
+    else:
+        prepare_scenes(
+            options,
+            catalogue.records(),
+            rule=plan.rule,
+            layout=source.layout,
+            notes=notes,
+            tell_more=lambda writer: _tell_left_out(catalogue, writer),
+        )
+    return True
+
+
+def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
+    """Keep the classes and the number of photos that were asked for."""
+    if options.classes is not None:
+        present = catalogue.class_counts()
+        by_lower = {name.lower(): name for name in present}
+        chosen = []
+        for name in options.class_list:
+            match = name if name in present else by_lower.get(name.lower())
+            if match is None:
+                shown = ", ".join(list(present)[:30]) + (" ..." if len(present) > 30 else "")
+                raise UserError(f"--classes: no class {name!r} in {root}; there are: {shown}")
+            chosen.append(match)
+        catalogue.keep_classes(chosen)
+    if not catalogue.class_counts():
+        raise UserError(f"{root}: no photos found")
+    if options.max_per_class is not None:
+        catalogue.keep_most(options.max_per_class)
+    if options.group_pattern is not None:
+        catalogue.group_by(options.group_pattern)
+
+
+def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
+    source = f"download {options.download}" if options.download else path_text(options.source)
+    remember_run(options.dest, command=command, source=source, fingerprint=fingerprint)
+
+
+def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> None:
+    """Check every photo that was not checked before, with a progress bar."""
+    from tqdm import tqdm
+
+    todo = catalogue.to_check()
+    saved = time.monotonic()
+    bar = tqdm(total=todo, unit="photo", desc="checking", disable=not todo, smoothing=0.05)
+    try:
+        with bar:
+            for results in check_all(catalogue.tasks(), catalogue.plan, workers):
+                catalogue.take(results)
+                bar.update(len(results))
+                if options.strict:
+                    _stop_at_trouble(catalogue)
+                if time.monotonic() - saved > 2:
+                    catalogue.save()
+                    saved = time.monotonic()
+    finally:
+        catalogue.save()
+    if options.strict:
+        _stop_at_trouble(catalogue)
+
+
+def _stop_at_trouble(catalogue: Catalogue) -> None:
+    for source, words, detail in catalogue.troubled():
+        faults = [word for word in words.split() if word not in NO_FAULT]
+        if faults:
+            about = f" ({detail})" if detail else ""
+            raise PreparationFailed(
+                f"--strict: {source}: {', '.join(faults)}{about}: mend or remove it, or run "
+                "without --strict"
+            )
+
+
+def _notes(
+    catalogue: Catalogue,
+    source: Source,
+    plan: SplitPlan,
+    found: Duplicates,
+    left_out: int,
+    settled: Settled,
+) -> list[str]:
+    notes = list(source.notes)
+    if found.exact or found.near:
+        notes.append(
+            f"{len(found.exact)} exact and {len(found.near)} near duplicates: "
+            + ("left where the source has them" if plan.official else "kept in one split")
+        )
+    if found.conflicts:
+        fate = f"{left_out} left out" if left_out else "kept, as asked"
+        notes.append(f"{len(found.conflicts)} pairs are one photo under two labels: {fate}")
+    lost = catalogue.boxes_lost()
+    if lost:
+        notes.append(f"{lost} boxes belong to photos of another size and are not used")
+    return notes + settled.notes
+
+
+def _write(
+    catalogue: Catalogue,
+    source: Source,
+    options: PrepareOptions,
+    plan: SplitPlan,
+    settled: Settled,
+    notes: list[str],
+    found: Duplicates,
+) -> None:
+    classes = list(catalogue.class_counts(usable=True))
+    with DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer:
+        for record, photo in catalogue.dataset():
+            writer.add(
+                photo,
+                class_name=record.class_name,
+                split=record.split,
+                source=record.source,
+                group=record.group,
+                box=record.box,
+                fold=record.fold,
+                repairs=record.repairs,
+            )
+        _tell_left_out(catalogue, writer)
+        for caption, first, second in _pairs_to_show(found, settled):
+            names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
+            pictures = (catalogue.picture(number) for number in (first, second))
+            writer.show_pair(caption, names, *pictures)
+        writer.finish(rule=plan.rule, layout=source.layout, notes=notes)
+
+
+def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
+    for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
+        if preview is None and stored is not None:
+            preview = small_jpeg(thumbnail_of(stored))
+        writer.leave_out(
+            source=source_path, class_name=name, fate=fate, problem=problem, detail=detail,
+            preview=preview,
+        )  # fmt: skip
+
+
+def _pairs_to_show(found: Duplicates, settled: Settled) -> Iterator[tuple[str, int, int]]:
+    """Leaks and conflicts first: they are what a reader must see."""
+    conflicts, leaks = set(found.conflicts), set(settled.leaks)
+    near = {(first, second): bits for first, second, bits in found.near}
+    pairs = [*found.conflicts, *settled.leaks, *found.exact, *near]
+    for first, second in list(dict.fromkeys(pairs))[:_PAIRS_SHOWN]:
+        words = [f"near ({near[first, second]} bits)" if (first, second) in near else "exact"]
+        words += ["two labels"] if (first, second) in conflicts else []
+        words += ["in two splits"] if (first, second) in leaks else []
+        yield ", ".join(words), first, second
+
+
+def _what_to_do(error: Exception, dest: Path) -> str:
+    code = getattr(error, "errno", None)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in str(error).lower()
+    what = "no space left" if full else str(error)
+    if full:
+        what += f" for the working folder {working_folder(dest)}"
+    after = "make room and" if full else "mend this and"
+    return f"{what}: DEST is as it was; {after} run the same command again, it goes on from there"

@@ -1,0 +1,138 @@
+"""Work in other processes: a bounded number of tasks in flight, a clear end to every trouble."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.checks import check_photo
+from stacked_ram.preparation.workdir import PreparationFailed
+
+CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed
+IN_FLIGHT = 4  # tasks for each worker
+
+Photo = tuple[int, Path]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Processes that do the work of one run; with one worker, this process does it.
+
+    Used as a context: at its end they are gone.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def start(self) -> None:
+        """Start them now, so that they load what they need while this process does other things."""
+        if self.count == 1 or self._pool is not None:
+            return
+        # New processes rather than forked ones: nothing of this process (its database, its
+        # threads) is in them, on every system.
+        self._pool = ProcessPoolExecutor(
+            self.count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(os.getpid(),),
+        )
+        self._pool.submit(_nothing)  # all of them are started with the first task
+
+    def dismiss(self) -> None:
+        """Let them end, without waiting for it: there is nothing more to do."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    def in_order(
+        self, work: Callable[[Task], Result], tasks: Iterable[Task], name: Callable[[Task], str]
+    ) -> Iterator[Result]:
+        """The results of `work`, in the order of `tasks`, which are read as they are needed.
+
+        Args:
+            work: a function that worker processes can import.
+            name: of a task's photo, to tell of it when a worker dies.
+
+        Raises:
+            PreparationFailed: a worker died.
+        """
+        if self.count == 1:
+            yield from map(work, tasks)
+            return
+        self.start()
+        waiting: deque[tuple[Task, Future]] = deque()
+        try:
+            for task in tasks:
+                waiting.append((task, self._pool.submit(work, task)))
+                if len(waiting) >= self.count * IN_FLIGHT:
+                    yield waiting.popleft()[1].result()
+            while waiting:
+                yield waiting.popleft()[1].result()
+        except BrokenProcessPool as error:
+            undone = [name(task) for task, future in waiting if not future.done()]
+            raise PreparationFailed(
+                "a worker process died (killed, or out of memory?)"
+                + (f" while photos such as {undone[0]!r} were decoded" if undone else "")
+                + "; DEST is untouched: run the same command again to carry on, perhaps with "
+                "fewer --workers"
+            ) from error
+
+
+def check_all(
+    photos: Iterable[Photo], plan: CheckPlan, workers: Workers
+) -> Iterator[list[tuple[int, Checked]]]:
+    """Check every photo; yields lists of (number, what became of it), in the order of `photos`.
+
+    Raises:
+        PreparationFailed: a worker died.
+        OSError: a photo could not be stored.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    photos = iter(photos)
+    chunks = iter(lambda: list(itertools.islice(photos, CHUNK)), [])
+    check = partial(_check_chunk, plan=plan)
+    yield from workers.in_order(check, chunks, name=lambda chunk: chunk[0][1].name)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked]]:
+    return [(number, check_photo(path, plan)) for number, path in chunk]
+
+
+def _start_worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, do not outlive it, open photos of any size (check_photo has its
+    own limit)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Image.MAX_IMAGE_PIXELS = None
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,204 @@
+"""report.html: what a data set looks like, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from stacked_ram.preparation import plots
+from stacked_ram.preparation.encoding import TILE, small_jpeg, thumbnail_of
+from stacked_ram.preparation.records import SPLITS
+
+REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
+SHEET_TILES = 12
+MOST_PICTURES = 200  # of quarantined photos, and of pairs; report.csv lists all
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1220px; margin: 2em auto; padding: 0 1em;
+  color: #1c2430; background: #fff; }
+h1 { margin-bottom: 0 } h2 { margin-top: 2em; border-bottom: 1px solid #d5dae1 }
+h3 { margin: 1.2em 0 .3em; font-size: 1em } .quiet { color: #5b6675 }
+table { border-collapse: collapse } td, th { padding: .2em .9em .2em 0; text-align: left;
+  vertical-align: top } td.number { text-align: right }
+.sheet { max-width: 100%; height: auto; border-radius: 3px; display: block }
+.pictures { display: flex; flex-wrap: wrap; gap: 14px }
+figure { margin: 0; width: 210px } figure img { max-height: 96px; margin-right: 4px }
+figcaption { font-size: 12px; overflow-wrap: anywhere } .none { width: 96px; height: 64px;
+  background: #e6e9ee; display: inline-block; text-align: center; line-height: 64px;
+  font-size: 12px; color: #5b6675 }
+svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: #3a4554 }
+"""
+
+
+def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> None:
+    """Write `tree/report.html` of photos.
+
+    Args:
+        tree: the data set, its photos in place.
+        rows: the writer's tables `stored`, `left_out` and `pairs`.
+        facts: what dataset.yaml will hold.
+    """
+    # Decoding lets other threads run.
+    with ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads:
+        sizes = rows.execute("SELECT width, height, count(*) FROM stored GROUP BY width, height")
+        write_pages(
+            tree,
+            facts,
+            ((name, _tiles(tree, rows, name, threads)) for name in facts["classes"]),
+            before=[
+                "<h2>Sizes and aspect ratios of the stored photos</h2>",
+                plots.sizes_and_ratios(sizes),
+            ],
+            after=itertools.chain(_left_out(rows), _pairs(rows, threads)),
+        )
+
+
+def write_pages(
+    tree: Path,
+    facts: Mapping[str, object],
+    sheets: Iterable[tuple[str, Sequence[Image.Image]]],
+    before: Iterable[str] = (),
+    after: Iterable[str] = (),
+) -> None:
+    """Write `tree/report.html`.
+
+    Args:
+        facts: what dataset.yaml will hold.
+        sheets: every class with small pictures of it.
+        before, after: HTML to stand before and after the contact sheets.
+    """
+    with open(tree / "report.html", "w", encoding="utf-8") as file:
+        name = escape(str(facts["name"]))
+        file.write(
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+            f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
+        )
+        file.writelines(_summary(facts))
+        file.write("<h2>Class balance</h2>" + plots.class_balance(facts["counts"]))
+        file.writelines(before)
+        file.write("<h2>Contact sheets</h2>")
+        for class_name, tiles in sheets:
+            counts = {split: facts["counts"][split][class_name] for split in SPLITS}
+            file.write(_contact_sheet(class_name, counts, tiles))
+        file.writelines(after)
+        file.write("</body></html>\n")
+
+
+def _summary(facts: Mapping[str, object]) -> Iterable[str]:
+    counts = facts["counts"]
+    totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
+    numbers = ", ".join(f"{value:.3f}" for value in facts["mean"])
+    spreads = ", ".join(f"{value:.3f}" for value in facts["std"])
+    lines = [
+        (facts["kind"], totals),
+        ("classes", str(len(facts["classes"]))),
+        ("read as", facts["layout"]),
+        ("split", facts["rule"]),
+        ("mean, std of train", f"{numbers}; {spreads}"),
+        ("repaired", _counted(facts["repaired"])),
+        ("not in the data set", _counted(facts["left_out"])),
+        ("command", facts["command"]),
+    ]
+    yield "<table>"
+    for key, value in lines:
+        yield f'<tr><td class="quiet">{key}</td><td>{escape(str(value))}</td></tr>'
+    yield "</table>"
+    if facts["notes"]:
+        items = "".join(f"<li>{escape(note)}</li>" for note in facts["notes"])
+        yield f"<ul>{items}</ul>"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts.items()) or "none"
+
+
+def _tiles(
+    tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
+) -> list[Image.Image]:
+    """A dozen photos of a class, small: the first by hash, which is as good as by lot."""
+    chosen = rows.execute(
+        "SELECT path, preview FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
+        [class_name, SHEET_TILES],
+    )
+    pictures = [tree / path if preview is None else preview for path, preview in chosen]
+    return list(threads.map(thumbnail_of, pictures))
+
+
+def _contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
+    """A class's name, its numbers (`counts`: split -> photos) and its tiles in one strip."""
+    told = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+    head = f'<h3>{escape(class_name)} <span class="quiet">{told}</span></h3>'
+    if not tiles:
+        return head
+    sheet = Image.new("RGB", (len(tiles) * (TILE + 4) - 4, TILE), "white")
+    for number, tile in enumerate(tiles):
+        left = number * (TILE + 4) + (TILE - tile.width) // 2
+        sheet.paste(tile, (left, (TILE - tile.height) // 2))
+    source = _data_uri(small_jpeg(sheet))
+    return f'{head}<img class="sheet" alt="{escape(class_name)}" src="{source}">'
+
+
+def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
+    total = rows.execute("SELECT count(*) FROM left_out").fetchone()[0]
+    if not total:
+        return
+    yield f"<h2>Not in the data set ({total})</h2>"
+    yield _told_limit(total)
+    yield '<div class="pictures">'
+    for source, fate, problem, detail, preview in rows.execute(
+        "SELECT source, fate, problem, detail, preview FROM left_out ORDER BY problem, source"
+        " LIMIT ?",
+        [MOST_PICTURES],
+    ):
+        caption = f"{problem} ({fate})"
+        yield _figure([preview], caption, f"{source}: {detail}" if detail else source)
+    yield "</div>"
+
+
+def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
+    total = rows.execute("SELECT count(*) FROM pairs").fetchone()[0]
+    if not total:
+        return
+    yield f"<h2>The same photo twice ({total})</h2>"
+    yield _told_limit(total)
+    yield '<div class="pictures">'
+    query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
+    shown = rows.execute(query, [MOST_PICTURES]).fetchall()
+    pictures = threads.map(_small_jpeg_of, [picture for row in shown for picture in row[2:]])
+    for caption, names, _, _ in shown:
+        yield _figure([next(pictures), next(pictures)], caption, names)
+    yield "</div>"
+
+
+def _small_jpeg_of(picture: bytes | str) -> bytes:
+    return picture if isinstance(picture, bytes) else small_jpeg(thumbnail_of(Path(picture)))
+
+
+def _told_limit(total: int) -> str:
+    if total <= MOST_PICTURES:
+        return ""
+    return f'<p class="quiet">The first {MOST_PICTURES}.</p>'
+
+
+def _figure(pictures: Sequence[bytes | None], caption: str, detail: str) -> str:
+    shown = "".join(
+        f'<img alt="" src="{_data_uri(picture)}">'
+        if picture
+        else '<span class="none">no picture</span>'
+        for picture in pictures
+    )
+    return (
+        f"<figure>{shown}<figcaption><b>{escape(caption)}</b> {escape(detail)}</figcaption>"
+        "</figure>"
+    )
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -1,0 +1,251 @@
+"""Making scenes of a data set: each photo, small, somewhere in a canvas of other photos.
+
+How one scene is drawn: stacked_ram.data.scenes. Here: which photos stand behind and around it,
+and the data set that comes of it. Photos of other things come from the folder `--background`,
+checked and repaired like any others, and shared out to the splits: none serves two of them. What
+a scene holds is drawn by the seed and the photo's name, so it is the same for any number of
+workers.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from stacked_ram.data.scenes import PIECES, Box, SceneShape, choose_others, draw_scene
+from stacked_ram.images.formats import SUFFIXES
+from stacked_ram.preparation.checked import CheckPlan
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.pool import Workers, check_all
+from stacked_ram.preparation.records import SPLITS, CheckedRecord, EncodedPhoto
+from stacked_ram.preparation.sources.common import walk
+from stacked_ram.preparation.workdir import working_folder
+from stacked_ram.preparation.writing import DatasetWriter, encode_photo
+from stacked_ram.runtime.errors import UserError
+
+CLUTTER = 4  # pieces a scene, where --clutter is not given
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """Photos of other things, checked: files by split, and how many files were left out."""
+
+    files: dict[str, list[Path]]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class SceneTask:
+    """One scene to make: the photo's file, those of the photos behind and around it, and the
+    numbers that decide how it is drawn."""
+
+    file: Path
+    others: tuple[Path, ...]
+    entropy: tuple[int, ...]
+
+
+def prepare_scenes(
+    options: PrepareOptions,
+    records: Iterable[CheckedRecord],
+    *,
+    rule: str = "",
+    layout: str = "",
+    notes: Sequence[str] = (),
+    tell_more: Callable[[DatasetWriter], None] = lambda writer: None,
+) -> Path:
+    """Make DEST: a scene of every record, `--scenes-per-photo` of one for training.
+
+    Args:
+        records: checked photos with their splits; gone through several times, never held at once.
+        rule, layout, notes: of the records' split and source, for dataset.yaml and the report.
+        tell_more: tells the writer what was left out before.
+
+    Returns:
+        DEST.
+
+    Raises:
+        UserError: the --background folder is not there, or holds too few photos.
+    """
+    from tqdm import tqdm
+
+    shape = scene_shape(options)
+    counts = Counter(record.split for record in records)
+    backgrounds = find_backgrounds(options, counts, 1 + shape.clutter)
+    turns = dict.fromkeys(SPLITS, 1) | {"train": options.scenes_per_photo}
+    classes = {record.class_name for record in records}
+
+    def scenes() -> Iterator[tuple[CheckedRecord, int]]:
+        return ((record, turn) for record in records for turn in range(turns[record.split]))
+
+    tasks = (
+        scene_task(options.seed, record, turn, backgrounds.files[record.split], shape)
+        for record, turn in scenes()
+    )
+    work = partial(make_scene, shape=shape, quality=options.quality)
+    with (
+        Workers(options.worker_count) as workers,
+        DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer,
+        open(
+            working_folder(options.dest) / "photos.csv", "w", encoding="utf-8", newline=""
+        ) as table,
+        tqdm(
+            total=sum(turns[split] * count for split, count in counts.items()),
+            desc="composing scenes", unit="scene",
+        ) as progress,
+    ):  # fmt: skip
+        pieces = PiecesWriter(writer, table)
+        made = workers.in_order(work, tasks, name=lambda task: task.file.name)
+        for (record, _), (photo, box) in zip(scenes(), made, strict=True):
+            path = writer.add(
+                photo,
+                class_name=record.class_name,
+                split=record.split,
+                source=record.source,
+                group=record.group or record.source,
+                box=box,
+                repairs=record.repairs,
+            )
+            if record.split == "train":
+                pieces.add(path, record.file)
+            progress.update()
+        pieces.finish(backgrounds.files["train"])
+        tell_more(writer)
+        used = {split: len(files) for split, files in backgrounds.files.items()}
+        return writer.finish(
+            rule=rule,
+            layout=layout,
+            notes=[
+                *notes,
+                f"scenes before {sum(used.values()):,} photos of {options.background}, each in "
+                f"one split only; {backgrounds.left_out:,} left out (broken, or twice there)",
+            ],
+            details={"scene": shape.facts(), "background_photos": used},
+        )
+
+
+class PiecesWriter:
+    """Stores what the training scenes are made of, so that they can be made anew.
+
+    table: a file to write on the way, a scene's path and its photo's in each row.
+    """
+
+    def __init__(self, writer: DatasetWriter, table: TextIO) -> None:
+        self._writer = writer
+        self._table = table
+        self._rows = csv.writer(table, lineterminator="\n")
+        self._rows.writerow(["path", "piece"])
+
+    def add(self, path: str, photo: Path) -> None:
+        """The photo (a checked one: its name is that of its content) in a training scene."""
+        piece = f"{PIECES}/photos/{photo.name}"
+        self._writer.add_piece(photo, piece)
+        self._rows.writerow([path, piece])
+
+    def finish(self, backgrounds: Sequence[Path]) -> None:
+        """All scenes were told of; store the photos behind and around them."""
+        self._table.flush()
+        self._writer.add_piece(Path(self._table.name), f"{PIECES}/photos.csv")
+        for number, photo in enumerate(backgrounds):
+            self._writer.add_piece(photo, f"{PIECES}/background/{number:06d}{photo.suffix}")
+
+
+def background_files(options: PrepareOptions) -> list[Path]:
+    """The files of --background that are called as photos are.
+
+    Raises:
+        UserError: the folder is not there.
+    """
+    if not options.background.is_dir():
+        raise UserError(f"--background {options.background}: no such folder")
+    suffixes = set().union(*SUFFIXES.values())
+    return [path for path in walk(options.background) if path.suffix.lower() in suffixes]
+
+
+def background_fingerprint(options: PrepareOptions) -> str:
+    """Of the paths, sizes and times of the photos of --background."""
+    fingerprint = hashlib.sha256()
+    for path in background_files(options):
+        status = path.stat() if path.exists() else None  # a link may lead nowhere
+        facts = (status.st_size, status.st_mtime_ns) if status else None
+        name = os.fsencode(path.relative_to(options.background))
+        fingerprint.update(repr((name, facts)).encode())
+    return fingerprint.hexdigest()
+
+
+def scene_shape(options: PrepareOptions) -> SceneShape:
+    """What the options ask for; sizes as (height, width)."""
+    height, width = options.scene_size
+    return SceneShape(
+        height=height,
+        width=width,
+        object_shares=options.object_shares,
+        clutter=CLUTTER if options.clutter is None else options.clutter,
+        clutter_shares=options.clutter_shares,
+    )
+
+
+def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int) -> Backgrounds:
+    """Check the photos of --background and share them out to the splits that have photos.
+
+    In proportion to the splits' photos, at least `needed` to each; of files with the same bytes
+    only one is used.
+    """
+    from tqdm import tqdm
+
+    paths = background_files(options)
+    plan = CheckPlan(
+        folder=working_folder(options.dest) / "background",
+        short_side=max(options.scene_size),
+        quality=95,
+        max_pixels=int(options.max_megapixels * 1e6),
+    )
+    found: dict[str, Path] = {}
+    with (
+        Workers(options.worker_count) as workers,
+        tqdm(total=len(paths), desc="checking backgrounds", unit="photo") as progress,
+    ):
+        for chunk in check_all(enumerate(paths), plan, workers):
+            for _, checked in chunk:
+                if not checked.problem:
+                    found[checked.source_sha256] = plan.folder / checked.file
+                progress.update()
+    splits = [split for split in SPLITS if counts[split]]
+    if len(found) < needed * len(splits):
+        raise UserError(
+            f"--background {options.background}: {len(found)} different photos that can be used; "
+            f"scenes of {len(splits)} splits, {needed} photos each, need {needed * len(splits)}"
+        )
+    files = [found[digest] for digest in sorted(found)]
+    order = np.random.default_rng(options.seed).permutation(len(files))
+    spare = len(files) - needed * len(splits)
+    shares = np.cumsum([counts[split] for split in splits]) / sum(counts.values())
+    ends = [needed * (i + 1) + round(spare * share) for i, share in enumerate(shares)]
+    parts = np.split(order, ends[:-1])
+    return Backgrounds(
+        {split: [files[i] for i in part] for split, part in zip(splits, parts, strict=True)},
+        left_out=len(paths) - len(found),
+    )
+
+
+def scene_task(
+    seed: int, record: CheckedRecord, turn: int, backgrounds: Sequence[Path], shape: SceneShape
+) -> SceneTask:
+    """Draw what stands in one scene, by the seed, the photo's name and the turn."""
+    name = hashlib.sha256(record.source.encode()).digest()
+    entropy = (seed, turn, *np.frombuffer(name, "<u4").tolist())
+    return SceneTask(record.file, choose_others(entropy, backgrounds, shape), entropy)
+
+
+def make_scene(task: SceneTask, shape: SceneShape, quality: int) -> tuple[EncodedPhoto, Box]:
+    """Draw and encode one scene; in a worker process."""
+    scene, box = draw_scene(task.entropy, shape, task.file, task.others)
+    return encode_photo(scene, ".jpg", quality), box

@@ -1,0 +1,42 @@
+"""BACH (ICIAR 2018): breast histology in TIFF, four class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import Record
+from stacked_ram.preparation.sources.common import Source, entries, walk
+from stacked_ram.runtime.errors import UserError
+
+CLASSES = ("Benign", "InSitu", "Invasive", "Normal")
+
+
+def fits(root: Path) -> bool:
+    """Whether the four class folders are there (perhaps in Photos/)."""
+    return _folders(root) is not None
+
+
+def read(root: Path, options: PrepareOptions) -> Source:
+    """The 400 photos of 2048x1536; the whole-slide images beside them are not used."""
+    folders = _folders(root)
+    if folders is None:
+        raise UserError(f"{root}: not BACH: the folders {', '.join(CLASSES)} are missing")
+    return Source("bach", _records(folders))
+
+
+def _folders(root: Path) -> dict[str, Path] | None:
+    for base in (root, root / "Photos"):
+        if base.is_dir():
+            there = {"".join(f.name.lower().split()): f for f in entries(base)[0]}
+            if all(name.lower() in there for name in CLASSES):
+                return {name: there[name.lower()] for name in CLASSES}
+    return None
+
+
+def _records(folders: dict[str, Path]) -> Iterator[Record]:
+    for name, folder in folders.items():
+        for file in walk(folder):
+            if file.suffix.lower() not in (".csv", ".txt", ".xml"):
+                yield Record(file, name)

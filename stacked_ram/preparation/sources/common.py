@@ -1,0 +1,170 @@
+"""What every adapter uses: a source, walking folders, tables and .mat files read with care."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stacked_ram.preparation.records import Record
+from stacked_ram.runtime.errors import UserError
+
+_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
+
+
+@dataclass
+class Source:
+    """What an adapter made of a folder.
+
+    Attributes:
+        layout: the adapter's name.
+        records: the photos, in the order of their paths; read once.
+        split_name: what the source's own split is called, "" where it has none.
+        notes: lines for the user. Some are added while `records` is read.
+    """
+
+    layout: str
+    records: Iterable[Record]
+    split_name: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is a hidden file, or one that an operating system leaves behind."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The (folders, files) in a folder, each sorted by name, without litter.
+
+    A link counts as what it points to, but one to the folder itself or to one above it is left
+    out; what is neither file nor folder is listed with the files, so that the checks tell of it.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if is_litter(entry.name) or (entry.is_symlink() and _leads_up(Path(entry.path))):
+                    continue
+                (folders if entry.is_dir() else files).append(entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror}): check its permissions"
+        ) from error
+    return [folder / name for name in sorted(folders)], [folder / name for name in sorted(files)]
+
+
+def _leads_up(link: Path) -> bool:
+    here = link.parent.resolve()
+    return os.path.realpath(link) in map(str, (here, *here.parents))
+
+
+def walk(folder: Path, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """All files in a folder and below, sorted; a link that leads back up is not followed."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in _above:
+        return
+    folders, files = entries(folder)
+    yield from files
+    for inner in folders:
+        yield from walk(inner, _above | {here})
+
+
+def split_of(name: str) -> str | None:
+    """train, valid or test, from the names that people give them; None for other names."""
+    return {
+        "train": "train", "training": "train", "trn": "train", "trainset": "train",
+        "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
+        "test": "test", "testing": "test", "tst": "test",
+    }.get(name.strip().lower())  # fmt: skip
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a small text file, without empty ones."""
+    return [line for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """A text file as UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: where it cannot be read so.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Variables of a MATLAB file (version 4 to 7). Only numbers and text are made: nothing in the
+    file is executed.
+
+    Raises:
+        UserError: where the file or a variable cannot be read.
+    """
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(path, variable_names=names)
+    except NotImplementedError as error:
+        raise UserError(f"{path}: MATLAB 7.3 format: save it with `save -v7`") from error
+    except Exception as error:  # the reader raises anything on a broken file
+        raise UserError(f"{path}: not a MATLAB file that can be read ({error})") from error
+    for name in names:
+        if name not in found:
+            raise UserError(f"{path}: holds no variable {name!r}: is it the official file?")
+    return {name: found[name] for name in names}
+
+
+def whole_numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """A variable of a MATLAB file as a flat array of whole numbers."""
+    flat = values.ravel()
+    if flat.dtype.kind not in "uif" or (flat.astype(np.int64) != flat).any():
+        raise UserError(f"{path}: {name} must hold whole numbers")
+    return flat.astype(np.int64)
+
+
+def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV with a header, with their line numbers; comma, semicolon or tab."""
+    text = read_text(path)
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    names = [name.strip().lower() for name in reader.fieldnames or []]
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise UserError(f"{path}: column `{twice}` stands there twice: keep one")
+    reader.fieldnames = names
+    try:
+        for row in reader:
+            yield (
+                reader.line_num,
+                {
+                    k: (v or "").strip()
+                    for k, v in row.items()
+                    if isinstance(k, str) and not isinstance(v, list)
+                },
+            )
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}") from error
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """The file `name` under `root`.
+
+    Raises:
+        UserError: where the name would leave `root`; `where` says where it was read.
+    """
+    parts = Path(name.replace("\\", "/")).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise UserError(
+            f"{where}: {name!r} is not a file below {root}: give its path from there, without .."
+        )
+    return root.joinpath(*parts)

@@ -1,0 +1,123 @@
+"""Folders that say it all: class folders, and train/valid/test folders of class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stacked_ram.images.names import path_text
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import SPLITS, Record
+from stacked_ram.preparation.sources.common import Source, entries, split_of, walk
+from stacked_ram.runtime.errors import UserError
+
+
+def class_folders_fit(root: Path) -> bool:
+    """Whether there are folders with files in them or below."""
+    return bool(_class_folders(root))
+
+
+def read_class_folders(root: Path, options: PrepareOptions) -> Source:
+    """One class a folder, with all that is below it."""
+    within = _unwrapped(root)
+    classes = _class_folders(within)
+    if not classes:
+        raise UserError(
+            f"{root}: no class folders found: each class needs a folder with its photos in it, or "
+            "give --labels labels.csv"
+        )
+    for folder in entries(within)[0]:
+        name = path_text(folder.name)
+        if not any(walk(folder)) and (not options.classes or name in options.class_list):
+            raise UserError(
+                f"{folder}: class {name!r} has no photos: put some there, or remove the folder"
+            )
+    source = Source("class_folders", _records(classes, None))
+    source.notes += _stray_note(root)
+    return source
+
+
+def split_folders_fit(root: Path) -> bool:
+    """Whether there is a folder train/ with class folders, alone or beside valid/ and test/."""
+    splits = _split_folders(root)
+    return "train" in splits and bool(_class_folders(splits["train"]))
+
+
+def read_split_folders(root: Path, options: PrepareOptions) -> Source:
+    """train/ valid|val/ test/, each of class folders."""
+    splits = _split_folders(root)
+    if "train" not in splits:
+        raise UserError(f"{root}: no folder train/ found (train/ valid/ test/ are looked for)")
+    unused = [one for one in entries(root)[0] if one not in splits.values() and any(walk(one))]
+    names = ", ".join(f"{path_text(one.name)}/" for one in unused)
+    if unused and len(splits) == 1 and options.layout == "auto":
+        raise UserError(
+            f"{root}: is train/ the training split, or a class beside {names}? Give --layout"
+            " split_folders (which uses train/ alone) or --layout class_folders"
+        )
+    trained = _class_folders(_unwrapped(splits["train"]))
+    classes = {split: _like(trained, folder) for split, folder in splits.items()}
+    source = Source("split_folders", _split_records(classes), "the folders' own split")
+    for split, folders in classes.items():
+        if not folders:
+            source.notes.append(f"{splits[split].name}/ has no class folders and is not used")
+        source.notes += _stray_note(splits[split])
+    if unused:
+        source.notes.append(f"beside the split's folders, not used: {names}")
+    source.notes += _stray_note(root)
+    return source
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in entries(root)[0]:
+        split = split_of(folder.name)
+        if split is None:
+            continue
+        if split in found:
+            raise UserError(
+                f"{root}: both {found[split].name}/ and {folder.name}/ would be {split}: keep one"
+            )
+        found[split] = folder
+    return found
+
+
+def _split_records(classes: dict[str, dict[str, Path]]) -> Iterator[Record]:
+    for split in SPLITS:
+        yield from _records(classes.get(split, {}), split)
+
+
+def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
+    for name, folder in sorted(classes.items()):
+        for file in walk(folder):
+            yield Record(file, name, split)
+
+
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Class name -> folder: the folders with files in them or anywhere below."""
+    return {path_text(one.name): one for one in entries(root)[0] if any(walk(one))}
+
+
+def _like(classes: dict[str, Path], root: Path) -> dict[str, Path]:
+    """The class folders of a split whose training split has these: in a wrapping folder where some
+    of them are there, else in the split's own."""
+    inner = _class_folders(_unwrapped(root))
+    return inner if inner.keys() & classes.keys() else _class_folders(root)
+
+
+def _unwrapped(root: Path) -> Path:
+    """The only folder in `root`, where it holds nothing but folders: these are the classes."""
+    folders = entries(root)[0]
+    if len(folders) == 1:
+        inner, files = entries(folders[0])
+        if inner and not files:
+            return folders[0]
+    return root
+
+
+def _stray_note(root: Path) -> list[str]:
+    files = entries(root)[1]
+    if not files:
+        return []
+    shown = ", ".join(path_text(file.name) for file in files[:3])
+    return [f"{len(files)} files beside the class folders are not used: {shown}"]

@@ -1,0 +1,92 @@
+"""Photos anywhere in a folder, with a CSV that gives each its label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stacked_ram.images.names import printable
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.records import Record
+from stacked_ram.preparation.sources.common import Source, entries, inside, read_table, split_of
+from stacked_ram.runtime.errors import UserError
+
+_NAMES = {
+    "file": ("file", "filename", "file_name", "path", "image", "photo"),
+    "label": ("label", "class", "class_name"),
+    "split": ("split", "set", "part"),
+    "group": ("group",),
+}
+
+
+def labels_csv_fits(root: Path) -> bool:
+    """Whether there is exactly one CSV with a file and a label column."""
+    return _own_table(root) is not None
+
+
+def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
+    """The columns file, label, and (both optional) split and group."""
+    table = _given_table(root, options.labels) if options.labels else _own_table(root)
+    if table is None:
+        raise UserError(f"{root}: no CSV with the columns file and label: give --labels labels.csv")
+    columns = _columns(table)
+    for wanted in ("file", "label"):
+        if wanted not in columns:
+            raise UserError(
+                f"{table}: has no column {wanted!r}: its first line must name the columns"
+            )
+    split_name = f"the column {columns['split']!r} of {table.name}" if "split" in columns else ""
+    return Source("labels_csv", _records(root, table, columns), split_name)
+
+
+def _records(root: Path, table: Path, columns: dict[str, str]) -> Iterator[Record]:
+    for line, row in read_table(table):
+        where = f"{table}: line {line}"
+        name, label = row.get(columns["file"], ""), row.get(columns["label"], "")
+        if not name and not label:
+            continue
+        if not name or not label:
+            raise UserError(f"{where}: {'label' if name else 'file'} is empty: fill it in")
+        split = None
+        text = row.get(columns["split"], "") if "split" in columns else ""
+        if text:
+            split = split_of(text)
+            if split is None:
+                raise UserError(f"{where}: split {text!r} is none of train, valid, test")
+        group = row.get(columns["group"], "") if "group" in columns else ""
+        yield Record(inside(root, name, where), printable(label), split, printable(group))
+
+
+def _given_table(root: Path, labels: Path) -> Path:
+    for path in (labels, root / labels):
+        if path.is_file():
+            return path
+    raise UserError(f"--labels {labels}: no such file, neither here nor in {root}")
+
+
+def _own_table(root: Path) -> Path | None:
+    tables = [file for file in entries(root)[1] if file.suffix.lower() in (".csv", ".tsv")]
+    fitting = [table for table in tables if {"file", "label"} <= _columns(table).keys()]
+    if len(fitting) > 1:
+        raise UserError(
+            f"{root}: several CSVs could hold the labels ({', '.join(t.name for t in fitting)}): "
+            "say which with --labels"
+        )
+    return fitting[0] if fitting else None
+
+
+def _columns(table: Path) -> dict[str, str]:
+    """What is wanted -> the column's name in the table's header."""
+    try:
+        with open(table, encoding="utf-8-sig") as file:
+            header = file.readline(10_000)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{table}: cannot be read as UTF-8 text ({error})") from error
+    delimiter = max(",;\t", key=header.count)
+    found = [name.strip().strip('"').lower() for name in header.split(delimiter)]
+    columns = {}
+    for wanted, names in _NAMES.items():
+        match = next((name for name in names if name in found), None)
+        if match is not None:
+            columns[wanted] = match
+    return columns

@@ -1,0 +1,253 @@
+"""The run folder: what a run leaves behind, so that it explains itself.
+
+RUN/config.yaml        the resolved configuration
+RUN/run.json           command, git revision, versions, machine, seed; every start and resume
+RUN/metrics.csv        a row an epoch (no times: the same seed gives the same file)
+RUN/log.txt            what was printed, with the time of day
+RUN/tensorboard/       the same and more, as curves
+RUN/best.safetensors   weights of the best epoch; last.safetensors, of the last
+RUN/state-*.pt         what --resume needs; the last two are kept
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from stacked_ram import __version__
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import load_config, to_dict
+from stacked_ram.runtime.errors import NotWritten, UserError
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
+OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
+TESTED = (
+    ".json",
+    "_per_class.csv",
+    "_confusion.csv",
+    "_confusion.png",
+    "_photos.csv",
+    "_early_exit.csv",
+)  # what a test adds, after the name of its split
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or none: temporary name, flush to the disk, rename.
+
+    Raises NotWritten naming the file when the disk is full or refuses; what was there stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise NotWritten(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError if no folder can be here, before any work is done for it."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file; choose another folder with --out")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{there}: cannot be written; choose another folder with --out")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, whole; the columns are all names in the order of their first use."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def save_config(config: Config, path: Path) -> None:
+    """As YAML that `load_config` reads."""
+    import yaml
+
+    write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+
+
+def lock_file(path: Path) -> IO[str]:
+    """Hold a lock until the file is closed or the process ends, however it ends. Raises
+    BlockingIOError where another process holds it."""
+    file = open(path, "w")  # noqa: SIM115 (kept open on purpose)
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows has no such lock
+        pass
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
+class RunFolder:
+    """One run's folder. `start` and `go_on` keep other processes out until `close`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+        self._echo: Callable[[str], None] = print
+
+    def check_free(self, overwrite: bool = False) -> None:
+        """Raises UserError if a run is here already and is not to be overwritten."""
+        check_folder(self.path)
+        if (self.path / "dataset.yaml").exists():
+            raise UserError(f"{self.path}: is a data set; choose another folder with --out")
+        taken = self._taken()
+        if taken and not overwrite:
+            raise UserError(
+                f"{self.path}: holds a run already ({taken[0]}); go on with `main.py train --resume"
+                f" {self.path}`, start it anew with --overwrite, or choose another --out"
+            )
+
+    def start(self, config: Config, overwrite: bool = False) -> None:
+        """Begin a new run here. Raises UserError as `check_free`."""
+        self.check_free(overwrite)
+        self._take()
+        if self._taken():
+            self._clear()
+        self.save_config(config)
+        self._note_start(config.training.seed, "started")
+
+    def go_on(self) -> None:
+        """Begin to write to the run that is here."""
+        config = self.config()
+        self._take()
+        self._note_start(config.training.seed, "resumed")
+
+    def config(self) -> Config:
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: is not a run (no config.yaml in it)")
+        return load_config(self.path / "config.yaml")
+
+    def save_config(self, config: Config) -> None:
+        save_config(config, self.path / "config.yaml")
+
+    def echo_through(self, write: Callable[[str], None]) -> None:
+        """How `log` prints: a progress bar must not be torn."""
+        self._echo = write
+
+    def log(self, text: str) -> None:
+        """Print a line, and keep it in log.txt with the time of day."""
+        self._echo(text)
+        stamp = f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+        # A full disk is told by what matters more; a line of the log does not end a run.
+        with suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{stamp} {text}\n")
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take(self) -> None:
+        """Hold the folder until `close` or the end of the process, however it ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(self.path / ".lock")
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another process is training this run") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+    def _taken(self) -> list[str]:
+        return [name for name in OURS if (self.path / name).exists()]
+
+    def _clear(self) -> None:
+        """Remove an earlier run's files, and nothing that we did not write."""
+        tested = [split + name for split in ("train", "valid", "test") for name in TESTED]
+        for name in (*OURS, "last.safetensors", *tested):
+            (self.path / name).unlink(missing_ok=True)
+        for state in self.path.glob("state-*.pt"):
+            state.unlink()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+    def _note_start(self, seed: int, what: str) -> None:
+        """Add this start to run.json."""
+        path = self.path / "run.json"
+        try:
+            notes = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            notes = {}
+        start = {what: now(), "command": command_line(), **environment()}
+        notes.setdefault("seed", seed)
+        notes.setdefault("starts", []).append(start)
+        write_atomically(path, (json.dumps(notes, indent=2) + "\n").encode())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    import shlex
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """Code revision, versions and machine."""
+    versions = {"python": platform.python_version(), "stacked_ram": __version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "none"
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "none"
+    return {
+        "git": git_revision(),
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores of"
+        f" {processor()}, GPU {gpu}",
+    }
+
+
+def git_revision() -> str:
+    """Revision of the code, with `+changes` where files differ from it; `none` outside git."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        revision = git("rev-parse", "HEAD")
+        return revision + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+
+
+def processor() -> str:
+    """What the processor calls itself, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "an unknown processor"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

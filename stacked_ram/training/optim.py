@@ -1,0 +1,138 @@
+"""Which parameters learn how fast: layer groups, the optimiser, and its learning rate over time."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from stacked_ram.config.schema import TrainingConfig
+from stacked_ram.runtime.errors import UserError, nearest
+
+BACKBONE_SHARE = 0.1  # of learning_rate, where backbone_learning_rate says nothing
+
+
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """The backbone apart from the rest, and biases and norms (no weight decay) from weights."""
+    backbone = {id(one) for one in model.backbone_parameters()}
+    rates = {True: config.backbone_learning_rate, False: config.learning_rate}
+    if rates[True] is None:
+        rates[True] = BACKBONE_SHARE * config.learning_rate
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) in backbone, parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": groups[key],
+            "lr": rates[key[0]],
+            "weight_decay": config.weight_decay if key[1] else 0.0,
+        }
+        for key in sorted(groups)
+    ]
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+    """timm's optimiser of that name over the model's groups. Raises UserError for another name."""
+    from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
+
+    known = list_optimizers()
+    if config.optimizer.lower() not in known:
+        raise UserError(
+            f"optimizer: timm has no `{config.optimizer}`{nearest(config.optimizer, known)}"
+        )
+    groups = parameter_groups(model, config)
+    if not groups:
+        raise UserError("freeze_backbone: nothing is left to train")
+    options = inspect.signature(get_optimizer_class(config.optimizer, bind_defaults=False))
+    one_kernel = {"fused": True} if "fused" in options.parameters else {}
+    return create_optimizer_v2(
+        groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0, **one_kernel
+    )
+
+
+def make_capturable(optimizer: Optimizer, on: bool, device: torch.device) -> None:
+    """Whether a CUDA graph may record the optimiser's step: it then reads the learning rate from
+    the device. Raises UserError for an optimiser that cannot be recorded."""
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = on
+        elif on:
+            name = type(optimizer).__name__.lower()
+            raise UserError(f"cuda_graph: optimizer {name} cannot be recorded; use adamw")
+        if on:
+            group["lr"] = torch.tensor(group["lr"], device=device)
+    for state in optimizer.state.values() if on else ():  # of a run that was not recorded so far
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].to(device)
+
+
+class Schedule:
+    """The learning rate after each batch (warm-up, cosine, step) or each epoch (plateau).
+
+    rate: of all but the backbone, as it is now.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, config: TrainingConfig, batches_per_epoch: int
+    ) -> None:
+        self.total = config.epochs * batches_per_epoch
+        self.warmup = min(round(config.warmup_epochs * batches_per_epoch), self.total)
+        self.shape = config.schedule
+        self.batch = 0
+        self.optimizer = optimizer
+        self.highest = [float(group["lr"]) for group in optimizer.param_groups]
+        self._by_epoch = None
+        if config.schedule == "plateau":
+            better = "max" if config.metric == "accuracy" else "min"
+            self._by_epoch = ReduceLROnPlateau(optimizer, mode=better, factor=0.3, patience=4)
+        self.put(self.factor(0))
+
+    def factor(self, batch: int) -> float:
+        """Share of the highest learning rate for that batch of the run."""
+        if batch < self.warmup:
+            return (batch + 1) / (self.warmup + 1)
+        progress = (batch - self.warmup) / max(1, self.total - self.warmup)
+        if self.shape == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        if self.shape == "step":  # a tenth after each third
+            return 0.1 ** int(3 * min(progress, 0.999))
+        return 1.0
+
+    def after_batch(self) -> None:
+        self.batch += 1
+        # A plateau's own reductions must not be overwritten once the warm-up is over.
+        if self._by_epoch is None or self.batch <= self.warmup:
+            self.put(self.factor(self.batch))
+
+    def after_epoch(self, metric: float | None) -> None:
+        if self._by_epoch is not None and metric is not None and self.batch >= self.warmup:
+            self._by_epoch.step(metric)
+            self.rate = float(self.optimizer.param_groups[0]["lr"])
+
+    def put(self, factor: float) -> None:
+        """Set every group to this share of its highest learning rate."""
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            if isinstance(group["lr"], Tensor):  # a recorded step reads it there
+                group["lr"].fill_(factor * highest)
+            else:
+                group["lr"] = factor * highest
+        self.rate = factor * self.highest[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rates themselves are in the optimiser's state."""
+        by_epoch = None if self._by_epoch is None else self._by_epoch.state_dict()
+        return {"batch": self.batch, "by_epoch": by_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batch = state["batch"]
+        self.rate = float(self.optimizer.param_groups[0]["lr"])
+        if self._by_epoch is not None and state["by_epoch"] is not None:
+            self._by_epoch.load_state_dict(state["by_epoch"])

@@ -1,0 +1,53 @@
+"""Pretraining of the visual network: the class from every combination of resolutions.
+
+Soft attention's glimpses are taken at high, medium or low resolution (start_size 1, 2, 4), one or
+several at once. So that its visual network knows them all, it first learns to tell the class from
+each of the seven combinations of a high, a medium and a low resolution patch around one random
+place. No attention takes part.
+
+    R photos   K = 3 resolutions   U = 7 combinations   D features
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from stacked_ram.models.ram import RAM
+from stacked_ram.ops.patches import Photos
+
+RESOLUTIONS = 3  # high, medium, low: each half of the one before
+
+
+def combinations(like: Tensor) -> Tensor:
+    """The weights that average each non-empty combination of the resolutions, U x K."""
+    # the binary digits of 1 to 7, made on the device: a copy from the host would wait for it
+    numbers_U = torch.arange(1, 2**RESOLUTIONS, device=like.device)
+    digits_K = torch.arange(RESOLUTIONS - 1, -1, -1, device=like.device)
+    chosen_UK = ((numbers_U.unsqueeze(1) >> digits_K) & 1).to(like.dtype)
+    return chosen_UK / chosen_UK.sum(1, keepdim=True)
+
+
+def combination_logits(model: RAM, photos: Photos) -> Tensor:
+    """Class scores from each combination, R x U x N; the last one is of all three.
+
+    The features of a combination's patches are averaged, and read as the glance's are: by its
+    projection, one step of the core and the classifier, which all combinations share.
+    """
+    wide = dataclasses.replace(
+        model.levels[0].retina.geometry,
+        num_patches=RESOLUTIONS,
+        glimpse_scale=2.0,
+        patch_width=model.config.patch_width,
+    )
+    rows = photos.batch_size
+    locations_R2 = torch.rand(rows, 2, device=photos.device, generator=model.generator) * 2 - 1
+    patches_RKCPP = photos.patches(locations_R2, wide)
+    features_RKD = model.backbone(patches_RKCPP.flatten(0, 1)).unflatten(0, (rows, RESOLUTIONS))
+    mixed_RUD = combinations(features_RKD) @ features_RKD
+    vector = model.glance.project(mixed_RUD.flatten(0, 1)).relu()
+    core = model.levels[0].core
+    out, _ = core(vector, core.start(len(vector), model.classifier.weight))
+    return model.classifier(model.dropout(out)).float().unflatten(0, (rows, -1))

@@ -1,0 +1,86 @@
+"""What the app's page shows of one upload: checked before it is opened, then looked at step by
+step. Free of Gradio."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stacked_ram.runs.checkpoint import LoadedRun, load_run
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz.animation import photo_frame, pixels_of
+from stacked_ram.viz.belief import verdict
+from stacked_ram.viz.records import cut, look_at_batch
+from stacked_ram.viz.sources import read_file, true_shape
+from stacked_ram.viz.story import strip_figure
+
+MOST_BYTES = 20_000_000
+MOST_PIXELS = 50_000_000
+PAUSE = 0.35  # seconds between steps, beside the time that drawing takes
+
+
+@lru_cache(maxsize=4)
+def cached_run(path: str, device: str) -> LoadedRun:
+    return load_run(path, device)
+
+
+def location_of(path: str, index: Any) -> tuple[float, float]:
+    """The location that a click on a photo's pixel (x, y) means. Raises UserError for no photo."""
+    height, width = check_upload(path)
+    x, y = (float(one) for one in index)
+    return (
+        float(np.clip(2 * (x + 0.5) / width - 1, -1, 1)),
+        float(np.clip(2 * (y + 0.5) / height - 1, -1, 1)),
+    )
+
+
+def watch(
+    run: LoadedRun, path: str, steps: int, least: float, first: tuple[float, float] | None
+) -> Iterator[tuple[str, np.ndarray, dict[str, float], np.ndarray | None]]:
+    """A scan path being made: after each step some words, a picture, the belief, and at the end
+    the patches. Stops at the first step whose belief is at least `least`, if that is below 1.
+
+    Raises UserError for what is no photo, cannot be read, or is too large.
+    """
+    check_upload(path)
+    photo = read_file(run, Path(path), Path(path).name)
+    photo.label = None  # an upload's folder says nothing about it
+    precision = run.config.training.precision
+    (seen,) = look_at_batch(run.model, [photo], run.classes, steps, first, precision)
+    if least < 1:
+        surest = seen.belief_TN.max(1) >= least
+        seen = cut(seen, int(surest.argmax()) + 1 if surest.any() else steps)
+    for step in range(1, seen.steps + 1):
+        started = time.monotonic()
+        frame = pixels_of(photo_frame(seen, step))
+        shares = {
+            name: float(share)
+            for name, share in zip(seen.classes, seen.belief_TN[step - 1], strict=True)
+        }
+        last = step == seen.steps
+        says = verdict(seen)[0] if last else f"after glimpse {step} …"
+        strip = pixels_of(strip_figure(seen)) if last else None
+        yield f"### {says}" if last else says, frame, shares, strip
+        if not last:
+            time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
+
+
+def check_upload(path: str) -> tuple[int, int]:
+    """(height, width). Raises UserError for what is too large, before its pixels are made, and
+    for what is no image."""
+    if os.path.getsize(path) > MOST_BYTES:
+        raise UserError(f"{path}: more than {MOST_BYTES // 1_000_000} MB; reduce it first")
+    try:
+        height, width = true_shape(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise UserError(f"{path}: not an image that can be read") from None
+    if height * width > MOST_PIXELS:
+        raise UserError(f"{path}: more than {MOST_PIXELS // 1_000_000} million pixels")
+    return height, width

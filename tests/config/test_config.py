@@ -1,0 +1,219 @@
+"""The configuration: what cannot go together says so by name; YAML in, YAML out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from stacked_ram.config.schema import Config, DataConfig, ModelConfig, TrainingConfig
+from stacked_ram.config.yaml import (
+    field_sections,
+    from_dict,
+    load_config,
+    replace_fields,
+    to_dict,
+)
+from stacked_ram.runs.folder import save_config
+from stacked_ram.runtime.errors import UserError
+
+GLANCE = dict(glance=(64, 64))
+WRONG_MODELS = {
+    "num_levels": [dict(stack="rnn"), dict(num_levels=2)],
+    "levels": [
+        dict(levels=(0,)),
+        dict(stack="conv", num_levels=2, levels=(2,)),
+        dict(stack="conv", num_levels=3, levels=()),
+        dict(stack="conv", num_levels=3, levels=(2, 1)),
+        dict(stack="conv", num_levels=3, levels=(1, 1)),
+    ],
+    "retina backbone": [dict(retina="backbone", stack="conv", num_levels=2)],
+    "attention soft": [
+        dict(attention="soft"),
+        dict(attention="soft", stack="rnn", num_levels=2, **GLANCE),
+        dict(attention="soft", policy="categorical", **GLANCE),
+        dict(attention="soft", policy_reads="map", **GLANCE),
+    ],
+    "glance": [
+        dict(policy_reads="map"),
+        dict(policy="categorical", policy_reads="map"),
+        dict(glance=(0, 10)),
+        dict(glance_starts="location"),
+        dict(glance_starts="location", **GLANCE),
+        dict(glance_starts="location", attention="soft", first_location="learned", **GLANCE),
+    ],
+    "glance_dropout": [
+        dict(glance_dropout=0.5),
+        dict(glance_dropout=1.0, **GLANCE),
+        dict(glance_dropout=0.5, glance_starts="location", first_location="learned", **GLANCE),
+    ],
+    "start_size": [dict(start_size=2), dict(start_size=0)],
+    "regions": [dict(regions=(0, 2))],
+    "patch_size": [dict(patch_size=0)],
+    "glimpse_scale": [dict(glimpse_scale=0.0)],
+    "std": [dict(std=0.0), dict(std_end=-1.0), dict(std=float("nan"))],
+    "dropout": [dict(dropout=1.0)],
+}
+WRONG_TRAINING = {
+    "rollouts": [dict(estimator="leave_one_out"), dict(estimator="pathwise", rollouts=2)],
+    "learning_rate": [dict(learning_rate=0.0), dict(learning_rate=float("nan"))],
+    "epochs": [dict(epochs=0)],
+    "gae_lambda": [dict(gae_lambda=1.5)],
+    "ppo_clip": [dict(ppo_clip=0.0)],
+    "accumulate": [dict(accumulate=0), dict(estimator="ppo", accumulate=2)],
+    "clip_norm": [dict(clip_norm=0.0)],
+    "patience": [dict(patience=0)],
+    "random_glimpses": [dict(random_glimpses=-1.0)],
+    "label_smoothing": [dict(label_smoothing=1.0)],
+}
+WRONG_TOGETHER = {
+    "estimator ppo": [(dict(attention="soft", **GLANCE), dict(estimator="ppo")),
+                      (dict(num_glimpses=1), dict(estimator="ppo"))],
+    "rollouts": [(dict(attention="soft", **GLANCE), dict(rollouts=2))],
+    "glance_dropout": [
+        (dict(glance_dropout=0.5, **GLANCE), dict(estimator="ppo")),
+        (dict(glance_dropout=0.5, **GLANCE), dict(estimator="self_critical")),
+    ],
+    "pathwise": [(dict(policy="categorical", **GLANCE), dict(estimator="pathwise")),
+                 (dict(num_glimpses=1), dict(estimator="pathwise"))],
+    "entropy_bonus": [({}, dict(entropy_bonus=0.01))],
+    "pretrain_epochs": [({}, dict(pretrain_epochs=1))],
+}  # fmt: skip
+WRONG_DATA = {
+    "crop_area": [dict(crop_area=(0.0, 1.0)), dict(crop_area=(0.9, 0.5))],
+    "photo_size": [dict(photo_size=(8, 8), short_side=8), dict(photo_size=(0, 8))],
+    "mixup": [dict(mixup=0.2)],
+    "rand_augment": [dict(rand_augment=31)],
+    "workers": [dict(workers=-1)],
+}
+
+
+def cases(table):
+    return [(name, values) for name, many in table.items() for values in many]
+
+
+@pytest.mark.parametrize(("name", "values"), cases(WRONG_MODELS))
+def test_models_that_cannot_be_say_why(name, values):
+    with pytest.raises(UserError, match=name) as caught:
+        ModelConfig(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "values"), cases(WRONG_TRAINING))
+def test_trainings_that_cannot_be_say_why(name, values):
+    with pytest.raises(UserError, match=name):
+        TrainingConfig(**values)
+
+
+@pytest.mark.parametrize(("name", "values"), cases(WRONG_DATA))
+def test_data_that_cannot_be_say_why(name, values):
+    with pytest.raises(UserError, match=name):
+        DataConfig(**values)
+
+
+@pytest.mark.parametrize(("name", "values"), cases(WRONG_TOGETHER))
+def test_model_and_training_must_go_together(name, values):
+    model, training = values
+    with pytest.raises(UserError, match=name):
+        Config(model=ModelConfig(**model), training=TrainingConfig(**training))
+
+
+@pytest.mark.parametrize(
+    ("name", "training"), [("patience", dict(patience=3)), ("plateau", dict(schedule="plateau"))]
+)
+def test_what_goes_by_validation_needs_a_validation_split(name, training):
+    with pytest.raises(UserError, match=name):
+        Config(data=DataConfig(train_on="train+valid"), training=TrainingConfig(**training))
+
+
+def test_files_that_are_no_config_say_so(tmp_path):
+    (tmp_path / "a.yaml").write_bytes("training:\n  epochs: 2\n".encode("utf-16"))
+    with pytest.raises(UserError, match="no text in UTF-8"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("training:\n  epochs: 1\n  seed: 3\n  epochs: 2\n")
+    with pytest.raises(UserError, match="`epochs` stands there twice"):
+        load_config(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("data:\n  dataset: {{ folder }}\n")
+    with pytest.raises(UserError, match=r"c\.yaml: not valid YAML at line 2"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_true_is_no_number(tmp_path):
+    (tmp_path / "a.yaml").write_text("model:\n  num_glimpses: true\n")
+    with pytest.raises(UserError, match=r"a.yaml: model.num_glimpses: true is no number"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("data:\n  flip: yes\n")
+    assert load_config(tmp_path / "b.yaml").data.flip is True
+
+
+def test_yaml_round_trip(tmp_path):
+    config = Config(
+        data=DataConfig(photo_size=(224, 320), crop_area=(0.5, 1.0)),
+        model=ModelConfig(stack="conv", num_levels=3, levels=(0, 2), std_end=0.1, **GLANCE),
+        training=TrainingConfig(clip_norm=None, estimator="leave_one_out", rollouts=4),
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert from_dict(to_dict(config), "x") == config
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml") == Config()
+
+
+def test_field_names_are_unique_over_the_sections():
+    count = sum(len(dataclasses.fields(part)) for part in (DataConfig, ModelConfig, TrainingConfig))
+    assert len(field_sections()) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model:\n  num_glimpse: 3", ["unknown key `model.num_glimpse`", "`num_glimpses`"]),
+        ("modle:\n  std: 1", ["unknown section `modle`", "`model`"]),
+        ("model:\n  epochs: 3", ["model.epochs", "section `training`"]),
+        ("model:\n  std: wide", ["model.std", "wide"]),
+        ("model:\n  core: lsmt", ["model.core", "lsmt"]),
+        ("model: 3", ["`model` is not a mapping"]),
+        ("- 1", ["sections"]),
+        ("model: [", ["not valid YAML"]),
+        ("model:\n  stack: rnn", ["num_levels"]),
+    ],
+)
+def test_mistakes_in_a_file_are_named_with_the_file(tmp_path, text, said):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert "wrong.yaml" in str(caught.value) and "\n" not in str(caught.value)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_fields_are_replaced_by_their_flat_names_and_checked():
+    config = replace_fields(Config(), {"std": 0.3, "rollouts": 4})
+    assert config.model.std == 0.3 and config.training.rollouts == 4
+    with pytest.raises(UserError, match="did you mean `std`"):
+        replace_fields(Config(), {"sdt": 0.3})
+    with pytest.raises(UserError, match="num_levels"):
+        replace_fields(Config(), {"stack": "rnn"})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"step_weights": (1, 2)}, "2 for 3 losses: of 3 glimpses"),
+        ({"step_weights": (1, 2, 3), "glance": (8, 8)}, "of the glance and 3 glimpses"),
+        ({"step_weights": (0, 0, 0)}, "one at least above"),
+        ({"step_weights": (1, 1, 1), "step_losses": "last"}, "there is one"),
+    ],
+)
+def test_step_weights_belong_to_the_losses_that_there_are(values, words):
+    with pytest.raises(UserError, match=words):
+        replace_fields(Config(), {"num_glimpses": 3, **values})
+    assert replace_fields(
+        Config(), {"num_glimpses": 3, "glance": (8, 8), "step_weights": (0, 1, 2, 3)}
+    ).training.step_weights == (0, 1, 2, 3)

@@ -1,0 +1,162 @@
+"""What a frozen backbone finds in the glance is kept: the same numbers, and the work only once."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_digits, tiny_photos
+
+from stacked_ram.cli.train import train_run
+from stacked_ram.config.yaml import replace_fields
+from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.glance_cache import keep_glances
+from stacked_ram.data.loader import make_loader
+from stacked_ram.models.build import build_model
+from stacked_ram.models.glance import Glance
+from stacked_ram.runtime.devices import autocast
+
+FROZEN = {
+    "retina": "backbone", "backbone": "test_efficientnet", "patch_size": 32, "num_patches": 1,
+    "freeze_backbone": True, "glance": (64, 64), "attention": "soft", "cache": "disk",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_photos(tmp_path / "set")
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """How many photos glances were computed of."""
+    counts = []
+    find = Glance.find
+
+    def counted(self, photos):
+        counts.append(photos.batch_size)
+        return find(self, photos)
+
+    monkeypatch.setattr(Glance, "find", counted)
+    return counts
+
+
+def made(folder, split="train", seed=0, **fields):
+    config = tiny_config(folder, **FROZEN | fields)
+    dataset = open_dataset(config.data, split)
+    torch.manual_seed(seed)
+    facts = {"channels": dataset.channels, "mean": dataset.mean, "std": dataset.std}
+    model = build_model(config.model, num_classes=len(dataset.classes), **facts)
+    loader = make_loader(dataset, config, train=split == "train")
+    keep_glances(loader, model, config)
+    return loader, model, config
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.glob(".cache/*glance*.pixels"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("cache", ["disk", "memory"])
+def test_a_batch_brings_what_the_glance_would_find(folder, precision, cache):
+    loader, model, _ = made(folder, precision=precision, cache=cache)
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            photos = model.photos(batch.pixels_BCHW, batch.sizes_B2)
+            with torch.no_grad(), autocast(torch.device("cpu"), precision):
+                expected = model.glance.find(photos)
+            for given, right in zip(batch.glance, expected, strict=True):
+                assert given.dtype == right.dtype
+                torch.testing.assert_close(given, right)
+            moved = batch.to("cpu").glance
+            assert all(torch.equal(a, b) for a, b in zip(moved, batch.glance, strict=True))
+
+
+def test_a_run_learns_the_same_and_looks_once(folder, tmp_path, looked):
+    plain = tiny_config(folder, **FROZEN | {"cache": "none"})
+    expected = train_run(plain, tmp_path / "plain")
+    without = sum(looked)
+    looked.clear()
+    config = replace_fields(plain, {"cache": "disk"})
+    found = train_run(config, tmp_path / "kept")
+    assert found == pytest.approx(expected, rel=1e-4)
+    probes = 2  # one a loader: what shape is it?
+    assert without == 3 * (18 + 6) and sum(looked) == 18 + 6 + probes
+    looked.clear()
+    assert train_run(config, tmp_path / "again") == found
+    assert sum(looked) == probes
+
+
+def test_the_test_command_takes_what_is_kept(folder, tmp_path, looked):
+    from stacked_ram.cli.main import Test
+    from stacked_ram.evaluation.report import test_run as evaluate
+
+    train_run(tiny_config(folder, **FROZEN, epochs=1), tmp_path / "run")
+    options = Test(runs=[tmp_path / "run"], split="valid", device="cpu")
+    looked.clear()
+    evaluate(tmp_path / "run", options)
+    # the size of the work is counted on one photo, and two probes
+    assert sum(looked) <= 3
+
+
+CHANGING = [
+    {"flip": True}, {"crop_area": (0.5, 1.0)}, {"rotate": 10.0}, {"random_erasing": 0.5},
+    {"mixup": 0.2, "photo_size": (24, 24)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", CHANGING, ids=lambda fields: next(iter(fields)))
+def test_photos_that_change_are_looked_at_every_time(folder, fields):
+    assert made(folder, **fields)[0].glances is None
+    assert made(folder, "valid", **fields)[0].glances is not None
+
+
+def test_nothing_is_kept_where_it_would_not_stay_the_same(folder, tmp_path):
+    assert made(folder, freeze_backbone=False)[0].glances is None
+    assert made(folder, cache="none")[0].glances is None
+    assert made(folder, retina="dense", patch_size=8)[0].glances is None
+    digits = tiny_digits(tmp_path / "digits")
+    assert made(digits, cache="memory")[0].glances is None
+    assert not kept(folder)
+
+
+def test_a_file_for_each_state_of_the_weights_and_of_the_glance(folder):
+    made(folder)
+    first = kept(folder)
+    made(folder, "valid")
+    assert kept(folder) == first and len(first) == 1
+    made(folder, seed=1)
+    made(folder, glance=(96, 96))
+    made(folder, regions=(1, 2))
+    made(folder, precision="bf16")
+    made(folder, short_side=12)
+    assert len(kept(folder)) == 6
+
+
+def test_a_changed_photo_is_looked_at_again(folder, looked):
+    loader, *_ = made(folder, "valid")
+    list(loader)
+    os.utime(folder / loader.dataset.names[2], ns=(1, 1))
+    looked.clear()
+    loader.set_epoch(1)
+    list(loader)
+    assert looked == [1]
+
+
+def test_the_files_stay_within_the_limit(folder, caplog):
+    loader, _, config = made(folder)
+    list(loader)
+    (file,) = folder.glob(".cache/*glance*.pixels")
+    data = dataclasses.replace(config.data, cache_limit=1.5 * loader.glances.cache.bytes / 1e9)
+    for seed in (1, 2, 3):
+        other, model, _ = made(folder, seed=seed)
+        keep_glances(other, model, dataclasses.replace(config, data=data))
+        list(other)
+    assert file.name not in kept(folder)
+    with caplog.at_level(logging.WARNING):
+        assert made(folder, cache_limit=1e-6)[0].glances is None
+    assert "the glance is computed in every epoch" in caplog.text

@@ -1,0 +1,54 @@
+"""Reading ahead: in order, within its bounds, and never stuck."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from stacked_ram.images.read_ahead import read_ahead
+
+SIZE = 10
+
+
+def test_photos_come_in_order_however_long_each_takes():
+    def read(name):
+        time.sleep(0.002 * (int(name) % 3))
+        return int(name)
+
+    names = [str(number) for number in range(40)]
+    for most_pixels in (0, SIZE, 1000):
+        found = list(read_ahead(names, read, lambda _: SIZE, most=16, most_pixels=most_pixels))
+        assert found == [(name, int(name)) for name in names]
+
+
+def test_no_more_wait_than_there_is_room_for():
+    lock, made, taken, most_waiting = threading.Lock(), 0, 0, 0
+
+    def read(name):
+        nonlocal made, most_waiting
+        with lock:
+            made += 1
+            most_waiting = max(most_waiting, made - taken)
+        return name
+
+    for _ in read_ahead(map(str, range(60)), read, lambda _: SIZE, most=40, most_pixels=3 * SIZE):
+        taken += 1
+        time.sleep(0.002)
+    assert made == 60
+    assert most_waiting <= 4 + 8 + 1  # what fits, what the threads were at, what was handed over
+
+
+def test_whoever_stops_early_or_meets_an_error_is_not_kept_waiting():
+    photos = read_ahead(map(str, range(50)), str, lambda _: SIZE, most=20, most_pixels=0)
+    assert next(photos) == ("0", "0")
+    photos.close()
+
+    def read(name):
+        if name == "3":
+            raise OSError("gone")
+        return name
+
+    with pytest.raises(OSError, match="gone"):
+        list(read_ahead(map(str, range(50)), read, lambda _: SIZE, most=20, most_pixels=0))

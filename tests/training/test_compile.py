@@ -1,0 +1,32 @@
+"""torch.compile: a step of training is traced, also where random places are drawn for batches of
+any size, and answers as it does uncompiled. Dynamo's tracer alone, without a compiler."""
+
+from __future__ import annotations
+
+import torch
+from variants import make, photos_of, pixels
+
+from stacked_ram.config.schema import TrainingConfig
+from stacked_ram.training.estimators import training_losses
+
+
+def losses_of(model, count: int) -> tuple[list[float], torch.Tensor]:
+    """The losses and the trace's samples of one batch, and gradients in the model."""
+    torch.manual_seed(count)
+    images, labels = pixels(count), torch.arange(count) % model.num_classes
+    model.zero_grad()
+    found = next(iter(training_losses(model, photos_of(model, images), labels, TrainingConfig())))
+    found.total.backward()
+    return [part.item() for part in found.parts.values()], found.trace.samples_BTS2.detach()
+
+
+def test_a_compiled_model_learns_the_same_from_batches_of_any_size():
+    torch._dynamo.reset()
+    plain, compiled = (make("dense", core="rnn", num_glimpses=2).train() for _ in range(2))
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile(backend="eager")
+    for count in (5, 3):  # from the second size on, the batch's is a free one
+        torch.testing.assert_close(losses_of(plain, count), losses_of(compiled, count))
+        for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, msg=name)
+    torch._dynamo.reset()

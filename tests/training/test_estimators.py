@@ -1,0 +1,237 @@
+"""The estimators: their exact expected gradients, summed over every scan path there is."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from variants import make, photos_of, pixels, spread_the_policy
+
+from stacked_ram.config.schema import TrainingConfig
+from stacked_ram.models.retina.norms import batch_norms
+from stacked_ram.models.retina.what import ConvWhat
+from stacked_ram.training import losses
+from stacked_ram.training.estimators import training_losses
+
+GRID = dict(policy="categorical", regions=(2, 2), glance=(16, 24), first_location="learned")
+
+
+class Replay:
+    """A model whose samples are given: one scan path for each row."""
+
+    def __init__(self, model, paths_RT2: torch.Tensor):
+        self.model, self.config, self.paths = model, model.config, paths_RT2.unsqueeze(2)
+
+    def __call__(self, photos, *, rollouts=1, location_source="policy", sample=None, smooth=False,
+                 locations_BTS2=None):  # fmt: skip
+        if sample:
+            locations_BTS2 = self.paths
+        return self.model(
+            photos,
+            rollouts=rollouts,
+            location_source=location_source,
+            sample=sample,
+            smooth=smooth,
+            locations_BTS2=locations_BTS2,
+        )
+
+    def eval(self):
+        self.model.eval()
+
+    def train(self):
+        pass  # batch norm as in evaluation, so that a row does not hang on the others
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """One photo, two glimpses, four cells: twelve scan paths, with their exact probabilities."""
+    model = make("dense", seed=3, num_glimpses=2, **GRID).eval()
+    spread_the_policy(model)
+    images = pixels(1)
+    images[..., :20, :26], images[..., 20:, 26:] = 255, 0  # places differ
+    centres = model.levels[0].attention.centres_R2
+    paths = torch.stack([centres[list(two)] for two in itertools.permutations(range(4), 2)])
+
+    def look():
+        return model(photos_of(model, images), rollouts=12, locations_BTS2=paths.unsqueeze(2))
+
+    with torch.no_grad():  # and what they earn differs
+        model.classifier.weight.mul_(30)
+        model.classifier.bias.sub_(look().logits_BTN[:, -1].mean(0))
+    trace = look()
+    label = trace.logits_BTN[:, -1].argmax(1)[:1]
+    return model, images, label, paths, trace
+
+
+def attention_gradient(model) -> torch.Tensor:
+    parameters = model.levels[0].attention.parameters()
+    return torch.cat([one.grad.flatten() for one in parameters])
+
+
+def exact_gradient(model, images, label, paths, reward) -> torch.Tensor:
+    """Of minus the expected return, by the sum over all scan paths. A step's drop is the reward of
+    what was chosen up to it, so the return from the start has the gradient of them all."""
+    trace = model(photos_of(model, images), rollouts=12, locations_BTS2=paths.unsqueeze(2))
+    returns = losses.returns(trace, label.expand(12), reward)[:, 0]
+    probability = trace.log_probs_BTS.sum((1, 2)).exp()
+    assert probability.sum().item() == pytest.approx(1, abs=1e-5)
+    assert returns.std() > 0.05, "places must differ in what they earn"
+    model.zero_grad()
+    (-(probability * returns).sum()).backward()
+    return attention_gradient(model)
+
+
+def estimate(model, images, label, paths_RT2, settings) -> torch.Tensor:
+    """The gradient of one learning pass in which these scan paths were drawn."""
+    model.eval()
+    passes = training_losses(Replay(model, paths_RT2), photos_of(model, images), label, settings)
+    total = next(passes).total
+    model.zero_grad()
+    total.backward()
+    return attention_gradient(model)
+
+
+@pytest.mark.parametrize("reward", ["correct", "drop"])
+@pytest.mark.parametrize("estimator", ["reinforce", "self_critical", "ppo", "leave_one_out"])
+def test_the_expected_estimate_is_the_exact_gradient(problem, estimator, reward):
+    model, images, label, paths, trace = problem
+    rollouts = 2 if estimator == "leave_one_out" else 1
+    settings = TrainingConfig(
+        estimator=estimator, reward=reward, rollouts=rollouts, gae_lambda=1.0, policy_weight=1.0
+    )
+    probability = trace.log_probs_BTS.sum((1, 2)).exp().detach()
+    wanted = exact_gradient(model, images, label, paths, reward)
+    found = torch.zeros_like(wanted)
+    for drawn in itertools.product(range(12), repeat=rollouts):
+        weight = probability[list(drawn)].prod()
+        found += weight * estimate(model, images, label, paths[list(drawn)], settings)
+    assert wanted.abs().max() > 1e-3
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_many_samples_agree_with_the_exact_gradient(problem):
+    """The same without replay: what the model itself draws."""
+    model, images, label, paths, _ = problem
+    wanted = exact_gradient(model, images, label, paths, "drop")
+    model.generator = torch.Generator().manual_seed(0)
+    settings = TrainingConfig(estimator="leave_one_out", reward="drop", rollouts=20_000)
+    model.eval()
+    drawing = model.forward
+    model.forward = lambda *args, sample=None, **how: drawing(*args, sample=True, **how)
+    try:
+        total = next(training_losses(model, photos_of(model, images), label, settings)).total
+    finally:
+        del model.forward
+        model.generator = None
+    model.zero_grad()
+    total.backward()
+    found = attention_gradient(model)
+    assert (found - wanted).norm() < 0.1 * wanted.norm()
+
+
+# ------------------------------------------------------------------ what a pass consists of
+
+
+def passes_of(model, settings, location_source="policy", photos=4):
+    targets = torch.arange(photos) % 3
+    return training_losses(
+        model, photos_of(model, pixels(photos)), targets, settings, location_source=location_source
+    )
+
+
+def test_ppo_learns_several_times_from_the_same_scan_paths():
+    model = make("dense", std=0.9)  # many samples lie outside the photo
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    settings = TrainingConfig(estimator="ppo", ppo_epochs=4, rollouts=3, reward="drop")
+    paths, divergence = [], []
+    for step in passes_of(model, settings):
+        optimizer.zero_grad()
+        step.total.backward()
+        optimizer.step()
+        paths.append(step.trace.samples_BTS2.detach())
+        divergence.append(step.parts["approximate_kl"].item())
+    assert len(paths) == 4
+    assert all(torch.equal(one, paths[0]) for one in paths)
+    assert (paths[0].abs() > 1).any()
+    assert divergence[0] == pytest.approx(0, abs=1e-7), "the first ratio is 1"
+    assert divergence[-1] > divergence[0]
+
+
+def test_ppo_with_one_pass_is_reinforce():
+    """At a ratio of 1 the clipped surrogate has the gradient of REINFORCE."""
+    gradients = []
+    for estimator in ("ppo", "reinforce"):
+        model = make("dense")
+        model.generator = torch.Generator().manual_seed(4)
+        settings = TrainingConfig(estimator=estimator, gae_lambda=1.0, reward="drop")
+        next(iter(passes_of(model, settings))).total.backward()
+        gradients.append(attention_gradient(model))
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_self_critical_leaves_the_statistics_and_the_mode_alone():
+    model = make("conv")
+    seen = []
+    for module in model.modules():
+        if isinstance(module, ConvWhat):
+            module.register_forward_hook(
+                lambda one, *_: seen.extend(norm.training for norm in batch_norms(one.convolutions))
+            )
+    next(iter(passes_of(model, TrainingConfig(estimator="self_critical"))))
+    norms = [one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    glimpses = model.config.num_glimpses
+    assert {int(one.num_batches_tracked) for one in norms} == {glimpses}
+    assert seen.count(False) == seen.count(True) == glimpses * len(norms)
+    assert model.training
+
+
+@pytest.mark.parametrize("estimator", ["reinforce", "leave_one_out", "self_critical", "ppo",
+                                       "pathwise"])  # fmt: skip
+def test_no_policy_learns_from_random_glimpses(estimator):
+    model = make("dense")
+    settings = TrainingConfig(estimator=estimator, rollouts=1 if estimator == "pathwise" else 2)
+    steps = list(passes_of(model, settings, location_source="random"))
+    assert len(steps) == 1
+    assert set(steps[0].parts) == {"classification"}
+    steps[0].total.backward()
+    assert all(one.grad is None for one in model.levels[0].attention.parameters())
+
+
+def test_parts_and_weights_make_the_total():
+    settings = TrainingConfig(
+        baseline_weight=0.3, policy_weight=0.7, entropy_bonus=0.1, reward="drop", rollouts=2
+    )
+    model = make("dense", learned_stop=True, **GRID)
+    step = next(iter(passes_of(model, settings)))
+    parts = step.parts
+    assert not any(part.requires_grad for part in parts.values())
+    expected = (
+        parts["classification"] + 0.3 * parts["baseline"] + 0.7 * parts["policy"]
+        - 0.1 * parts["entropy"] + parts["stop"]
+    )  # fmt: skip
+    torch.testing.assert_close(step.total.detach(), expected)
+    assert step.trace.rollouts == 2
+
+
+@pytest.mark.parametrize("estimator", ["reinforce", "leave_one_out", "self_critical", "ppo"])
+def test_advantages_can_be_normalised(estimator):
+    settings = TrainingConfig(estimator=estimator, rollouts=2, normalise_advantages=True)
+    model = make("dense")
+    next(iter(passes_of(model, settings))).total.backward()
+    assert attention_gradient(model).isfinite().all()
+
+
+def test_golden_run():
+    """Five steps of the paper's model: a change that moves these numbers must say why."""
+    model = make("dense", core="rnn")
+    model.generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    totals = []
+    for _ in range(5):
+        step = next(iter(passes_of(model, TrainingConfig())))
+        optimizer.zero_grad()
+        step.total.backward()
+        optimizer.step()
+        totals.append(step.total.item())
+    assert totals == pytest.approx([0.15172, 0.44149, 1.21336, 0.89261, 1.34359], abs=2e-3)

@@ -1,0 +1,382 @@
+"""What a run promises: the same seed gives the same run, and nothing that stops it changes it."""
+
+from __future__ import annotations
+
+import errno
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_config, tiny_digits
+
+from stacked_ram.cli.train import resume_run, train_run
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import replace_fields
+from stacked_ram.runs.checkpoint import load_run, read_weights, state_files
+from stacked_ram.runs.folder import RunFolder
+from stacked_ram.runtime.errors import RunFailed, UserError
+from stacked_ram.runtime.signals import Stopped
+from stacked_ram.training import step as learner
+from stacked_ram.training import trainer as engine
+from stacked_ram.training.estimators import training_losses
+from stacked_ram.training.step import TrainStep
+from stacked_ram.training.trainer import Trainer
+
+# Everything that has a state: momentum, average of the weights, dropout, groups of batches, a
+# schedule that remembers, and patience.
+STATEFUL = {
+    "ema_decay": 0.9, "dropout": 0.2, "accumulate": 2, "schedule": "plateau", "patience": 5,
+    "random_glimpses": 0.5, "std_end": 0.05, "save_every": 0.0, "metric": "loss",
+}  # fmt: skip
+OUTPUTS = ("metrics.csv", "best.safetensors", "last.safetensors")
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict]:
+    """A run that nothing stopped: its config and what it left."""
+    config = tiny_config(digits, **STATEFUL)
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train_run(config, folder)
+    return config, outputs(folder)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(whole, tmp_path):
+    config, expected = whole
+    train_run(config, tmp_path / "again")
+    assert outputs(tmp_path / "again") == expected
+    other = tiny_config(Path(config.data.dataset), **STATEFUL, seed=1)
+    train_run(other, tmp_path / "other")
+    assert outputs(tmp_path / "other")["metrics.csv"] != expected["metrics.csv"]
+
+
+def slow_run(config: Config, folder: Path) -> None:
+    """Train or go on, slowly enough to be killed on the way (in a process of its own)."""
+    torch.set_num_threads(1)
+    learn = TrainStep.learn
+
+    def slowly(*arguments, **options):
+        time.sleep(0.03)
+        return learn(*arguments, **options)
+
+    TrainStep.learn = slowly
+    if (folder / "config.yaml").is_file():
+        resume_run(folder, config)
+    else:
+        train_run(config, folder)
+
+
+def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_path):
+    config, expected = whole
+    folder = tmp_path / "killed"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "timm", "stacked_ram.training.trainer"])
+    chances = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        process = context.Process(target=slow_run, args=(config, folder))
+        process.start()
+        began = time.monotonic()
+        # The first states are on the disk before the first kill: each attempt must get further.
+        had = len(state_files(folder))
+        while process.is_alive() and len(state_files(folder)) <= min(had, 1):
+            time.sleep(0.005)
+            assert time.monotonic() - began < 120
+        if kills < 4:
+            process.join(chances.uniform(0.0, 0.25))
+        else:
+            process.join()
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+            continue
+        assert process.exitcode == 0
+        break
+    assert kills >= 3
+    assert outputs(folder) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys, number):
+    config, expected = whole
+    learn = TrainStep.learn
+
+    def interrupted(self, *arguments, **options):
+        if self.step == 8:
+            os.kill(os.getpid(), number)
+        return learn(self, *arguments, **options)
+
+    monkeypatch.setattr(TrainStep, "learn", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train_run(config, tmp_path / "run")
+    assert stopped.value.code == 128 + number
+    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    monkeypatch.setattr(TrainStep, "learn", learn)
+    resume_run(tmp_path / "run", config)
+    assert outputs(tmp_path / "run") == expected
+
+
+@pytest.fixture
+def stopped_run(whole, tmp_path, monkeypatch) -> Path:
+    """A run that stopped inside its second epoch, with two training states."""
+    config, _ = whole
+    learn = TrainStep.learn
+
+    def failing(self, *arguments, **options):
+        if self.step == 9:
+            raise RuntimeError("the power is gone")
+        return learn(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainStep, "learn", failing)
+        with pytest.raises(RuntimeError):
+            train_run(config, tmp_path / "run")
+    assert len(state_files(tmp_path / "run")) == 2
+    return tmp_path / "run"
+
+
+def test_photos_per_second_are_of_those_since_the_run_goes_on(whole, stopped_run, monkeypatch):
+    config, _ = whole
+    train_epoch, counts = Trainer.train_epoch, []
+
+    def counted(self):
+        before = self.learner.step
+        photos = train_epoch(self)
+        counts.append((photos, self.learner.step - before, self.photos_per_epoch))
+        return photos
+
+    monkeypatch.setattr(Trainer, "train_epoch", counted)
+    resume_run(stopped_run, config)
+    for photos, steps, whole_epoch in counts:
+        assert photos == min(steps * config.training.batch_size, whole_epoch)
+    assert counts[0][0] < counts[1][0] == counts[1][2]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one byte", "empty"])
+def test_a_damaged_state_is_named_and_the_one_before_it_used(whole, stopped_run, damage, capsys):
+    config, expected = whole
+    newest = state_files(stopped_run)[0]
+    content = bytearray(newest.read_bytes())
+    if damage == "cut short":
+        content = content[: len(content) // 2]
+    elif damage == "one byte":
+        content[len(content) // 2] ^= 255
+    else:
+        content.clear()
+    newest.write_bytes(content)
+    resume_run(stopped_run, config)
+    assert newest.name in capsys.readouterr().err
+    assert outputs(stopped_run) == expected
+
+
+def test_when_every_state_is_damaged_nothing_is_trained(whole, stopped_run):
+    for path in state_files(stopped_run):
+        path.write_bytes(b"torn")
+    with pytest.raises(UserError, match="every training state is damaged"):
+        resume_run(stopped_run, whole[0])
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_harms_nothing(whole, tmp_path, monkeypatch):
+    config, expected = whole
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFailed, match=r"No space left on device.*--resume") as failed:
+        train_run(config, tmp_path / "run")
+    assert failed.value.exit_code == 1
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    resume_run(tmp_path / "run", config)
+    assert outputs(tmp_path / "run") == expected
+
+
+def scripted(monkeypatch, values: list[float]) -> None:
+    """Validation that finds these accuracies, epoch by epoch."""
+    left = iter(values)
+    monkeypatch.setattr(engine, "validate", lambda *_: {"accuracy": next(left), "loss": 1.0})
+
+
+def test_early_stopping_keeps_the_best_and_survives_a_restart(digits, tmp_path, monkeypatch):
+    config = tiny_config(digits, epochs=9, patience=2)
+    scripted(monkeypatch, [0.5, 0.7, 0.6])
+    with pytest.raises(StopIteration):
+        train_run(config, tmp_path / "run")
+    scripted(monkeypatch, [0.7, 0.9])
+    best = resume_run(tmp_path / "run", config)
+    assert best["epoch"] == 2
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 1 + 4
+    _, card = read_weights(tmp_path / "run" / "best.safetensors")
+    assert card.epoch == 2
+    assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_an_epoch_whose_metric_is_not_a_number_is_never_the_best(
+    digits, tmp_path, monkeypatch, metric
+):
+    from stacked_ram.training import trainer as engine
+
+    values, validate = [math.nan, 0.5, math.nan], engine.validate
+    monkeypatch.setattr(engine, "validate", lambda *some: validate(*some) | {metric: values.pop(0)})
+    row = train_run(tiny_config(digits, metric=metric), tmp_path / "run")
+    _, card = read_weights(tmp_path / "run" / "best.safetensors")
+    assert row["epoch"] == card.epoch == 2 and row[f"valid_{metric}"] == 0.5
+
+
+def poison(monkeypatch, step: int) -> None:
+    """Make one part of one step's loss infinite."""
+
+    def poisoned(*arguments, **options):
+        for losses in training_losses(*arguments, **options):
+            if len(seen) == step:
+                losses.total = losses.total * math.inf
+                losses.parts["baseline"] = losses.parts["baseline"] * math.nan
+            seen.append(step)
+            yield losses
+
+    seen: list[int] = []
+    monkeypatch.setattr(learner, "training_losses", poisoned)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(digits, tmp_path, monkeypatch):
+    poison(monkeypatch, step=7)
+    with pytest.raises(
+        RunFailed, match=r"step 7: baseline.*learning rate.*photos train.*and 4 more"
+    ):
+        train_run(tiny_config(digits), tmp_path / "run")
+    # Nothing poisoned was saved: the run goes on from before.
+    poison(monkeypatch, step=99)
+    resume_run(tmp_path / "run", tiny_config(digits))
+    weights, _ = read_weights(tmp_path / "run" / "last.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch, precision):
+    poison(monkeypatch, step=7)
+    config = tiny_config(digits, not_finite="skip", precision=precision)
+    train_run(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("skipped")
+    assert [line.split(",")[column] for line in lines[1:]] == ["0", "1", "0"]
+    weights, _ = read_weights(tmp_path / "run" / "last.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatch):
+    """6 batches in groups of 4 and 2: the third one spoils the first group."""
+    settings = dict(accumulate=4, epochs=1, optimizer="sgd", schedule="constant", ema_decay=None)
+    config = tiny_config(digits, not_finite="skip", **settings)
+    trainer = Trainer(config, RunFolder(tmp_path))
+    poison(monkeypatch, step=2)
+    before = {name: value.clone() for name, value in trainer.learner.model.state_dict().items()}
+    seen = []
+    for number, batch in enumerate(trainer.loader):
+        last = number in (3, 5)
+        trainer.learner.learn(batch, together=4 if number < 4 else 2, steps=last)
+        after = trainer.learner.model.state_dict()
+        seen.append(all(torch.equal(after[name], value) for name, value in before.items()))
+    assert seen == [True] * 5 + [False]
+    assert trainer.learner.skipped == 4
+
+
+def test_accumulated_gradients_are_those_of_the_batches_together(digits, tmp_path):
+    config = tiny_config(digits, batch_size=16, first_location="centre", num_glimpses=1)
+    trainer = Trainer(config, RunFolder(tmp_path))
+    batch = next(iter(trainer.loader))
+    one = trainer.learner
+    gradients = []
+    for parts in (1, 2):
+        one.optimizer.zero_grad()
+        for index in torch.arange(16).chunk(parts):
+            part = batch._each(lambda value, index=index: value[index])
+            one.learn(part, together=parts, steps=False)
+        gradients.append(
+            {n: p.grad.clone() for n, p in one.model.named_parameters() if p.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, whole_batch in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], whole_batch, msg=name)
+
+
+def test_a_last_batch_of_one_photo_is_left_out_where_batch_norm_could_not_take_it(tmp_path):
+    data = tiny_digits(tmp_path / "data", counts=(17, 3, 3))
+    config = tiny_config(data, retina="conv", epochs=1)
+    trainer = Trainer(config, RunFolder(tmp_path / "run"))
+    assert sorted(len(batch) for batch in trainer.loader) == [8, 8]
+    train_run(config, tmp_path / "trained")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains(digits, tmp_path, precision):
+    row = train_run(tiny_config(digits, precision=precision, epochs=2), tmp_path / "run")
+    assert math.isfinite(row["train_total"])
+
+
+def test_it_learns_and_what_is_saved_is_what_was_evaluated(digits, tmp_path):
+    config = tiny_config(digits, epochs=12, ema_decay=0.8, first_location="centre")
+    row = train_run(config, tmp_path / "run")
+    assert row["valid_accuracy"] > 0.9
+    loaded = load_run(tmp_path / "run", "cpu")
+    assert loaded.card.metrics["valid_accuracy"] == row["valid_accuracy"]
+    assert loaded.classes == ("bar", "dot", "ring")
+
+
+def test_pictures_of_scan_paths_go_to_tensorboard_and_change_nothing(photos, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(photos, epochs=2)
+    train_run(config, tmp_path / "without")
+    train_run(replace_fields(config, {"pictures_every": 1}), tmp_path / "with")
+    tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("with", "without")]
+    assert tables[0] == tables[1]
+    events = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
+    assert [image.step for image in events.Images("scan paths")] == [1, 2]
+    assert [value.step for value in events.Scalars("valid/accuracy")] == [1, 2]
+
+
+def test_a_profile_of_the_first_batches(digits, tmp_path):
+    config = tiny_config(digits, batch_size=4, epochs=1)
+    train_run(config, tmp_path / "run", profile=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("*.pt.trace.json"))
+
+
+def test_without_a_validation_split_the_last_epoch_is_kept(digits, tmp_path):
+    train_run(tiny_config(digits, train_on="train+valid"), tmp_path / "run")
+    _, card = read_weights(tmp_path / "run" / "best.safetensors")
+    assert card.epoch == 3
+
+
+def test_a_run_keeps_the_statistics_that_came_with_its_weights(photos: Path, tmp_path: Path):
+    """From its first step on, and after validations."""
+    network = timm.create_model("test_efficientnet")
+    weights = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    looks = dict(retina="backbone", backbone="test_efficientnet", patch_size=16, epochs=2)
+    train_run(tiny_config(photos, **looks, weights=str(weights)), tmp_path / "run")
+    learned, _ = read_weights(tmp_path / "run" / "last.safetensors")
+    [stem] = [name for name in learned if name.endswith(".conv_stem.weight")]
+    prefix = stem.removesuffix("conv_stem.weight")
+    assert not torch.equal(learned[stem], network.conv_stem.weight)
+    kept = {name: one for name, one in network.state_dict().items() if "running" in name}
+    assert kept
+    for name, value in kept.items():
+        torch.testing.assert_close(learned[prefix + name], value, rtol=0, atol=0, msg=name)
