@@ -224,7 +224,7 @@ class Trainer:
     def last_words(self) -> str:
         text = f"{self.epoch} epochs trained"
         if self.epoch < self.settings.epochs:
-            text += f" (stopped early: {self.stale} epochs without a better one)"
+            text += f" (stopped early: {self.epochs_since_best} epochs without a better one)"
         if self.best is not None:
             text += f"; best {self.settings.metric} {self.best:.4f}"
         return f"{text}: {self.run.path / 'best.safetensors'}"
