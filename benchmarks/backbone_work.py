@@ -33,6 +33,7 @@ from turns import medians
 
 from stacked_ram.config.schema import ModelConfig, TrainingConfig
 from stacked_ram.models.build import build_model
+from stacked_ram.ops.depthwise import use_fast_depthwise
 from stacked_ram.training.estimators import training_losses
 
 SIDE, PATCHES, CLASSES, FEATURES = 96, 2, 17, 512
@@ -168,6 +169,8 @@ def our_step(
         feature_size=FEATURES, core_size=FEATURES, where_size=32, freeze_backbone=frozen,
     )  # fmt: skip
     model = built(config)
+    if bf16:
+        use_fast_depthwise(model)
     if channels_last:
         model.to(memory_format=torch.channels_last)
     trained = [one for one in model.parameters() if one.requires_grad]

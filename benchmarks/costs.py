@@ -29,6 +29,7 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config
 from stacked_ram.evaluation.cost import count_parameters, photo_cost
 from stacked_ram.models.build import build_model
+from stacked_ram.ops.depthwise import use_fast_depthwise
 from stacked_ram.runtime.devices import autocast, set_switches
 from stacked_ram.training.estimators import training_losses
 from stacked_ram.training.optim import make_optimizer
@@ -95,6 +96,8 @@ def speed(model, config: Config, shape: tuple[int, int, int], rounds: int, threa
     photos = settings.batch_size
     pixels = torch.randint(0, 256, (photos, *shape), dtype=torch.uint8)
     labels = torch.randint(0, model.num_classes, (photos,))
+    if settings.precision == "bf16":  # as the training step does
+        use_fast_depthwise(model)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, settings)

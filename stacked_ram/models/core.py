@@ -13,8 +13,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.ops.linear import Linear
-
 State = tuple[Tensor, ...]
 
 
@@ -63,7 +61,7 @@ class RNNCore(nn.Module):
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
         self.out_features = out_features
-        self.layer = Linear(in_features + out_features, out_features)
+        self.layer = nn.Linear(in_features + out_features, out_features)
 
     def start(self, rows: int, like: Tensor) -> State:
         return (like.new_zeros(rows, self.out_features),)

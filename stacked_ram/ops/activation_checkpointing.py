@@ -1,4 +1,8 @@
-"""Activation checkpointing that batch norm does not notice (`activation_checkpointing`)."""
+"""Activation checkpointing that leaves batch norm's running statistics as they would be without.
+
+Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost": what a backward pass needs is
+computed again instead of kept.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +12,31 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from stacked_ram.models.retina.norms import batch_norms
-
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def checkpointed(work: Callable[[Tensor], Found], value: Tensor, module: nn.Module) -> Found:
-    """work(value), which is done by `module`, without keeping what its backward pass needs: that
-    is computed again."""
+def checkpointed(
+    function: Callable[[Tensor], Result], argument: Tensor, module: nn.Module
+) -> Result:
+    """Call function(argument), whose parameters are those of `module`, with activation
+    checkpointing."""
     contexts = contextlib.nullcontext(), same_statistics(module)
-    return checkpoint(work, value, use_reentrant=False, context_fn=lambda: contexts)
+    return checkpoint(function, argument, use_reentrant=False, context_fn=lambda: contexts)
 
 
 @contextlib.contextmanager
 def same_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm gets its running statistics back afterwards: what is computed again for the
-    backward pass was counted already."""
-    norms = batch_norms(module)
-    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+    """Restore batch norm's running statistics on leaving: they have already counted the batch
+    that is computed again."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    saved = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:
         yield
     finally:
         with torch.no_grad():
-            for norm, values in zip(norms, kept, strict=True):
+            for norm, values in zip(norms, saved, strict=True):
                 for buffer, value in zip(norm.buffers(), values, strict=True):
                     buffer.copy_(value)

@@ -19,6 +19,7 @@ from stacked_ram.data.left_out import LeftOut
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.models.ram import NORM_FREEZE_PROGRESS, RAM
 from stacked_ram.models.retina.norms import synchronise
+from stacked_ram.ops.depthwise import use_fast_depthwise
 from stacked_ram.runtime.devices import autocast, seed_everything
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import RunFailed, UserError
@@ -73,6 +74,8 @@ class TrainStep:
         self.model = model
         if world.size > 1 and self.device.type == "cuda":
             synchronise(model)
+        if self.device.type == "cpu" and settings.precision == "bf16":
+            use_fast_depthwise(model)
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         self.ema = None

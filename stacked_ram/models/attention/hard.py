@@ -19,7 +19,6 @@ from stacked_ram.models.attention.base import (
     expected_centre,
     region_centres,
 )
-from stacked_ram.ops.linear import Linear
 
 
 class GaussianPolicy(nn.Module):
@@ -86,7 +85,7 @@ class GaussianPolicy(nn.Module):
 def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
     """What a policy that reads the state alone says: nearly nothing at the start."""
     layers = nn.Sequential(
-        Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
+        nn.Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
     )
     nn.init.normal_(layers[-1].weight, std=0.01)
     nn.init.zeros_(layers[-1].bias)

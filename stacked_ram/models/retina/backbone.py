@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.models.retina.norms import keep_statistics
-from stacked_ram.ops.depthwise import fast_depthwise
 from stacked_ram.runtime.errors import UserError, nearest
 
 
@@ -100,9 +99,7 @@ def create(name: str) -> nn.Module:
     try:
         return timm.create_model(name, num_classes=0, dynamic_img_size=True)
     except TypeError:  # convolutional networks know no such option, and need none
-        network = timm.create_model(name, num_classes=0)
-    fast_depthwise(network)
-    return network
+        return timm.create_model(name, num_classes=0)
 
 
 def as_rgb(images_BCHW: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from stacked_ram.models.retina.backbone import Pretrained, as_rgb, load_weights
-from stacked_ram.ops.depthwise import fast_depthwise
 from stacked_ram.ops.patches import Photos
 from stacked_ram.runtime.errors import UserError, nearest
 
@@ -102,7 +101,6 @@ class BackboneMaps(Pretrained):
         )
         kept = network.model.state_dict()
         network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
-        fast_depthwise(network)
         self.hold(network, weights, frozen)
         widths = [channels, *network.feature_info.channels()]
         self.channels = [widths[level] for level in levels]

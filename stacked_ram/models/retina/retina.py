@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from stacked_ram.models.retina.what import ConvWhat
 from stacked_ram.ops.geometry import GlimpseGeometry, glimpse_boxes
-from stacked_ram.ops.linear import Linear
 from stacked_ram.ops.patches import Photos
 
 
@@ -60,7 +59,7 @@ class Retina(nn.Module):
         self.maps = maps
         self.where = nn.Linear(2, where_size)
         what_size = sum(what.out_features for what in whats)
-        self.combine = Linear(what_size + where_size, feature_size)
+        self.combine = nn.Linear(what_size + where_size, feature_size)
 
     def settle(self, settled: bool) -> None:
         """Normalise in training as in evaluation, where a "what" network has batch norm of its own

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stacked_ram.models.retina.norms import keep_statistics
-from stacked_ram.ops.linear import Linear
 
 
 class DenseWhat(nn.Module):
@@ -19,7 +18,7 @@ class DenseWhat(nn.Module):
     def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
         self.out_features = out_features
-        self.layer = Linear(num_patches * channels * patch_size**2, out_features)
+        self.layer = nn.Linear(num_patches * channels * patch_size**2, out_features)
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         return self.layer(patches_RKCPP.flatten(1)).relu()
@@ -59,7 +58,7 @@ class ConvWhat(nn.Module):
         self.side = min(size, 4)
         # the last batch norm keeps the layer alive through the noise of random glimpses
         self.layer = nn.Sequential(
-            Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
+            nn.Linear(num_patches * before * (self.side**2 + 1), out_features, bias=False),
             RowNorm(out_features, momentum=self.MOMENTUM),
             nn.ReLU(),
         )
