@@ -14,7 +14,6 @@ from stacked_ram.data.dataset import read_dataset_info
 from stacked_ram.evaluation.report import summary, test_run
 from stacked_ram.preparation.demo import prepare_demo
 from stacked_ram.runs.folder import RunFolder
-from stacked_ram.runtime.errors import UserError
 
 PICTURES = 8
 # A run that only shows that everything works: about half a minute in all.
@@ -60,13 +59,9 @@ def home_folder() -> Path:
 
 
 def demo_config(home: Path) -> Config:
-    """configs/demo.yaml, its data set found from any folder."""
-    places = [home / "configs", Path(__file__).parents[1] / "configs"]
-    path = next((one / "demo.yaml" for one in places if (one / "demo.yaml").is_file()), None)
-    if path is None:
-        raise UserError("configs/demo.yaml: missing; run the demo from the repository's folder")
-    config = load_config(path)
-    return replace_fields(config, {"dataset": str(home / config.data.dataset)}, str(path))
+    """The preset `demo`, its data set found from any folder."""
+    config = load_config("demo")
+    return replace_fields(config, {"dataset": str(home / config.data.dataset)}, "demo")
 
 
 def is_demo(folder: Path, config: Config) -> bool:

@@ -14,7 +14,7 @@ from stacked_ram.data.dataset import open_dataset, read_dataset_info
 from stacked_ram.evaluation.cost import count_parameters, photo_cost, typical_size
 from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import load_run
-from stacked_ram.runtime.errors import UserError, check
+from stacked_ram.runtime.errors import check
 
 DEPTH = 4  # of the tree of layers that is shown
 GUESS = {"classes": 10, "channels": 3, "size": (224, 224)}  # where no data set is at hand
@@ -23,10 +23,7 @@ GUESS = {"classes": 10, "channels": 3, "size": (224, 224)}  # where no data set 
 def info(options: Info) -> None:
     path = options.what
     check(min(options.size or (1,)) >= 1, f"--size: {options.size} is not above 0")
-    if path.suffix in (".yaml", ".yml"):
-        config, said = load_config(path), [f"{path}: a configuration"]
-        model = untrained(config, said)
-    elif path.exists():
+    if path.exists() and path.suffix not in (".yaml", ".yml"):
         loaded = load_run(path, "cpu")
         config, model = loaded.config, loaded.model
         metrics = loaded.card.metrics
@@ -38,7 +35,8 @@ def info(options: Info) -> None:
             f"classes: {', '.join(loaded.classes)}",
         ]
     else:
-        raise UserError(f"{path}: no such run, file of weights or configuration")
+        config, said = load_config(path), [f"{path}: a configuration"]
+        model = untrained(config, said)
     size = options.size or stored_size(config)
     if size is None:
         size = GUESS["size"]

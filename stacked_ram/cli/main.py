@@ -19,6 +19,7 @@ from stacked_ram import __version__
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config
 from stacked_ram.runtime.errors import UserError, nearest, run_entry_point
+from stacked_ram.runtime.program import program
 
 Fields = Annotated[Config, tyro.conf.arg(name="")]
 
@@ -31,7 +32,7 @@ class Train:
     """
 
     config: Positional[Path | None] = None
-    """YAML file of the experiment (with --resume: not needed)."""
+    """Preset (flowers17_lite0) or YAML file of the experiment (with --resume: not needed)."""
     resume: Path | None = None
     """Go on with this run, from its last checkpoint; its own configuration holds."""
     out: Path | None = None
@@ -121,7 +122,7 @@ class Tune:
     """
 
     config: Positional[Path | None] = None
-    """YAML file of the experiment."""
+    """Preset or YAML file of the experiment."""
     search: tuple[str, ...] = ("std=0.03:0.5:log", "learning_rate=1e-4:1e-2:log")
     """Fields and their ranges: FIELD=LOW:HIGH, FIELD=LOW:HIGH:log, or FIELD=A,B,C for choices.
     `lr` is short for learning_rate."""
@@ -169,7 +170,7 @@ class Info:
     """Describe a run or a configuration: layers, parameters, GMACs."""
 
     what: Positional[Path]
-    """Run folder, file of weights, or YAML."""
+    """Run folder, file of weights, YAML file, or preset."""
     size: tuple[int, int] | None = None
     """Height and width of the photo that GMACs are counted on. Default: the data set's."""
 
@@ -215,37 +216,38 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def program() -> str:
-    """How this program was called."""
-    name = Path(sys.argv[0]).name
-    return name if name in ("main.py", "stacked-ram") else "main.py"
-
-
 def parse(name: str, arguments: list[str]) -> Any:
     """The options of a command. Those with a configuration start from its YAML, so that `--help`
     shows the YAML's values."""
     kind = COMMANDS[name][0]
-    default = {}
-    if kind in (Train, Tune):
-        loaded = configuration(arguments)
-        default = {"default": kind(fields=loaded)} if loaded else {}
-    return tyro.cli(
-        kind, prog=f"{program()} {name}", args=arguments, config=(OmitArgPrefixes,), **default
-    )
+
+    def parsed(**default: Any) -> Any:
+        return tyro.cli(
+            kind, prog=f"{program()} {name}", args=arguments, config=(OmitArgPrefixes,), **default
+        )
+
+    if kind not in (Train, Tune):
+        return parsed()
+    source = configuration(arguments)
+    options = parsed(default=kind(fields=load_config(source))) if source else parsed()
+    if options.config is not None and options.config != Path(source or ""):
+        # It was not told from a flag's value; the flags are read again, over its values.
+        options = parsed(default=kind(fields=load_config(options.config)))
+    return options
 
 
-def configuration(arguments: list[str]) -> Config | None:
-    """The configuration that a command line is about, before its flags: that of the run to be
-    resumed, or of the first argument that is a YAML file."""
-    for place, one in enumerate(arguments):
-        flag, _, value = one.partition("=")
+def configuration(arguments: list[str]) -> str | None:
+    """The configuration that a command line starts from: that of the run to be resumed, or the
+    first argument, or the first one that is a YAML file."""
+    for place, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
         if flag == "--resume":
             run_folder = value or "".join(arguments[place + 1 : place + 2])
             if not (Path(run_folder) / "config.yaml").is_file():
                 raise UserError(f"{run_folder}: is not a run (no config.yaml in it)")
-            return load_config(Path(run_folder) / "config.yaml")
-    for place, one in enumerate(arguments):
-        is_yaml = one.endswith((".yaml", ".yml"))
-        if not one.startswith("-") and (is_yaml or place == 0):
-            return load_config(one)
+            return str(Path(run_folder) / "config.yaml")
+    for place, argument in enumerate(arguments):
+        is_yaml = argument.endswith((".yaml", ".yml"))
+        if not argument.startswith("-") and (is_yaml or place == 0):
+            return argument
     return None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.runtime.errors import run_entry_point
+from stacked_ram.runtime.program import program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         import tyro
 
-        options = tyro.cli(PrepareOptions, prog="prepare_data.py", args=arguments)
+        options = tyro.cli(PrepareOptions, prog=program("prepare"), args=arguments)
         # What decodes photos is loaded only now, so that --help answers at once.
         from stacked_ram.preparation.pipeline import prepare
         from stacked_ram.preparation.workdir import PreparationFailed

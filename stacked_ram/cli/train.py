@@ -10,6 +10,7 @@ from stacked_ram.config.yaml import field_sections, replace_fields, to_dict
 from stacked_ram.runs.folder import RunFolder, write_atomically
 from stacked_ram.runtime.distributed import World, join_world, leave_world
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
+from stacked_ram.runtime.program import program
 from stacked_ram.training.trainer import Row, Trainer
 
 RESULTS = Path("results")
@@ -22,7 +23,9 @@ MAY_CHANGE = {"dataset", "epochs", "device", "workers", "cache", "cache_limit", 
 
 def train(options: Train) -> None:
     if options.config is None and options.resume is None:
-        raise UserError("train what? give a config (main.py train configs/demo.yaml) or --resume")
+        raise UserError(
+            f"train what? give a preset or a YAML file, or --resume: {program()} train demo"
+        )
     if options.resume is not None and (options.config or options.out or options.seeds):
         raise UserError("--resume: the run has its config, folder and seed; leave out the others")
     world = join_world()

@@ -32,6 +32,7 @@ from stacked_ram.config.yaml import SECTIONS, field_sections, replace_fields
 from stacked_ram.runs.checkpoint import state_files
 from stacked_ram.runs.folder import check_folder, lock_file, save_config, write_atomically
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError, nearest
+from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped
 from stacked_ram.training.trainer import Row
 
@@ -67,7 +68,9 @@ class Range:
 def tune(options: Tune) -> None:
     """Raises NotWritten when the disk is full, and RunFailed when trial after trial fails."""
     if options.config is None:
-        raise UserError("tune what? give a config: main.py tune configs/mnist_translated.yaml")
+        raise UserError(
+            f"tune what? give a preset or a YAML file: {program()} tune mnist_translated60"
+        )
     config = options.fields
     if config.data.train_on != "train":
         raise UserError("train_on: a search chooses by the validation split; leave train_on: train")
@@ -277,7 +280,7 @@ def report(study: optuna.Study, config: Config, out: Path) -> None:
         f"best of {len(table)} trials: {config.training.metric} {best.value:.4f}"
         f" with {said(best.params)}"
     )
-    print(f"train it with: main.py train {out / 'best.yaml'}")
+    print(f"train it with: {program()} train {out / 'best.yaml'}")
     done = [one for one in study.get_trials(deepcopy=False) if one.value is not None]
     plots: dict[str, Callable] = {"history": plotting.plot_optimization_history}
     if min(len({one.value for one in done}), len({str(one.params) for one in done})) > 1:

@@ -8,11 +8,12 @@ import tyro
 
 from stacked_ram.cli.viz_options import Viz
 from stacked_ram.runtime.errors import UserError, run_entry_point
+from stacked_ram.runtime.program import program
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    return run_entry_point(lambda: work(tyro.cli(Viz, prog="viz.py", args=arguments)))
+    return run_entry_point(lambda: work(tyro.cli(Viz, prog=program("viz"), args=arguments)))
 
 
 def work(options: Viz) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from stacked_ram.config.presets import find_preset
 from stacked_ram.config.schema import Config
 from stacked_ram.runtime.errors import UserError, nearest
 
@@ -75,12 +76,14 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     return plain(dataclasses.asdict(config))
 
 
-def load_config(path: str | Path) -> Config:
-    """Read a YAML config. Raises UserError if it is missing, not YAML, or wrong anywhere."""
+def load_config(name_or_path: str | Path) -> Config:
+    """Read a config: a YAML file, or a preset by its name. Raises UserError if there is none, if it
+    is not YAML, or if anything in it is wrong."""
     import yaml
 
+    path = find_preset(name_or_path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot read the config ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -17,6 +17,7 @@ from stacked_ram.config.schema import DataConfig
 from stacked_ram.data.dataset_info import read_dataset_info
 from stacked_ram.data.scenes import SceneShape
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.program import program
 
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
@@ -182,7 +183,7 @@ def _read_manifest(folder: Path, facts: dict[str, Any]) -> Any:
     import pandas
 
     path = folder / "manifest.csv"
-    again = f"run prepare_data.py SOURCE {folder} --overwrite"
+    again = f"run {program('prepare')} SOURCE {folder} --overwrite"
     try:
         names = pandas.read_csv(path, nrows=0).columns
         text = {name: str for name in ("path", "class", "split")}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.program import program
 
 FORMAT = 1
 
@@ -21,14 +22,14 @@ def read_dataset_info(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.yaml"
     if not path.is_file():
         raise UserError(
-            f"no prepared data set at {folder}; run prepare_data.py SOURCE {folder}"
+            f"no prepared data set at {folder}; run {program('prepare')} SOURCE {folder}"
             + (
                 " (the folder is there, dataset.yaml is not)"
                 if folder.is_dir()
                 else "; if it was moved, give --dataset"
             )
         )
-    again = f"run prepare_data.py SOURCE {folder} --overwrite"
+    again = f"run {program('prepare')} SOURCE {folder} --overwrite"
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):

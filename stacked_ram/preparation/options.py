@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.program import program
 
 Layout = Literal[
     "auto", "class_folders", "split_folders", "labels_csv", "flowers17", "flowers102",
@@ -141,12 +142,12 @@ class PrepareOptions:
 
     def _check(self) -> None:
         if self.dest is None:
-            raise UserError("DEST is missing: prepare_data.py SOURCE DEST")
+            raise UserError(f"DEST is missing: {program('prepare')} SOURCE DEST")
         if self.source is None and self.download is None:
-            raise UserError("SOURCE is missing: prepare_data.py SOURCE DEST")
+            raise UserError(f"SOURCE is missing: {program('prepare')} SOURCE DEST")
         if self.source is not None and self.download is not None:
             raise UserError(
-                "with --download there is no SOURCE: prepare_data.py --download NAME DEST"
+                f"with --download there is no SOURCE: {program('prepare')} --download NAME DEST"
             )
         for name, low, high in [
             ("valid_ratio", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),

@@ -27,6 +27,7 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import from_dict, to_dict
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.program import program
 
 if TYPE_CHECKING:
     from stacked_ram.data.dataset import Dataset
@@ -187,8 +188,8 @@ def weights_file(run: str | Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise UserError(
-        f"{path}: holds no weights (best.safetensors); train it first: main.py train CONFIG, or"
-        f" --resume {path}"
+        f"{path}: holds no weights (best.safetensors); train it first: {program()} train CONFIG,"
+        f" or --resume {path}"
     )
 
 

@@ -30,6 +30,7 @@ from stacked_ram import __version__
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, to_dict
 from stacked_ram.runtime.errors import NotWritten, UserError
+from stacked_ram.runtime.program import program
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
 OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
@@ -120,8 +121,8 @@ class RunFolder:
         taken = self._taken()
         if taken and not overwrite:
             raise UserError(
-                f"{self.path}: holds a run already ({taken[0]}); go on with `main.py train --resume"
-                f" {self.path}`, start it anew with --overwrite, or choose another --out"
+                f"{self.path}: holds a run already ({taken[0]}); go on with `{program()} train"
+                f" --resume {self.path}`, start it anew with --overwrite, or choose another --out"
             )
 
     def start(self, config: Config, overwrite: bool = False) -> None:

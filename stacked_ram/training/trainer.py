@@ -30,6 +30,7 @@ from stacked_ram.runs.folder import RunFolder, write_rows
 from stacked_ram.runtime.devices import pick_device, seed_everything, set_switches
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import RunFailed, UserError
+from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped, StopSignals
 from stacked_ram.training.callbacks import Board, Progress
 from stacked_ram.training.step import TrainStep
@@ -273,7 +274,7 @@ class Trainer:
     def stop(self) -> None:
         self.log(
             f"stopped in epoch {self.epoch + 1}, everything saved; go on with"
-            f" `main.py train --resume {self.run.path}`"
+            f" `{program()} train --resume {self.run.path}`"
         )
         raise Stopped(self.signals.caught or signal.SIGTERM)
 

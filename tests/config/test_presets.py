@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from stacked_ram.cli import main as cli
+from stacked_ram.config.presets import find_preset, list_presets
 from stacked_ram.config.yaml import from_dict, load_config, to_dict
 from stacked_ram.models.build import build_model
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.estimators import training_losses
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +67,40 @@ def test_the_header_says_how_to_run_it_and_what_to_expect(path):
         assert "python prepare_data.py" in header or "python -m stacked_ram.preparation." in header
     assert "Expected" in header
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.yaml", "configs/demo.yaml"])
+def test_a_preset_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_presets() == [path.stem for path in PRESETS]
+    assert find_preset(name).samefile(ROOT / "configs" / "demo.yaml")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("training:\n  epochs: 77\n")  # a file of one's own comes first
+    assert load_config(name).training.epochs == 77
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("flowers17_lite", "did you mean `flowers17_lite0`"),
+        ("elsewhere/demo.yaml", "no such file or preset"),
+        ("qqqq", "the presets are bach, demo"),
+        (".", "is a folder"),
+    ],
+)
+def test_a_name_that_is_none_says_what_there_is(name, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says):
+        find_preset(name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo"], ["--epochs", "3", "demo"], ["--find-learning-rate", "demo"], ["configs/demo.yaml"]],
+)
+def test_flags_start_from_a_preset(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = cli.parse("train", arguments)
+    assert options.config.stem == "demo"
+    assert options.fields.model.glance == (9, 12)
+    assert options.fields.training.epochs == (3 if "3" in arguments else 9)

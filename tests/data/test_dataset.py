@@ -109,7 +109,9 @@ def test_a_channel_that_does_not_vary_is_divided_by_1(tmp_path):
 
 
 def test_no_data_set_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match=r"no prepared data set at .*; run prepare_data.py SOURCE"):
+    with pytest.raises(
+        UserError, match=r"no prepared data set at .*; run .*prepare_data.py SOURCE"
+    ):
         opened(tmp_path / "nothing")
     with pytest.raises(UserError, match="is there, dataset"):
         opened(tmp_path)
