@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 from stacked_ram.cli.main import Demo, Test
-from stacked_ram.cli.train import train_run
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, replace_fields
 from stacked_ram.data.dataset import read_dataset_info
 from stacked_ram.evaluation.report import summary, test_run
 from stacked_ram.preparation.demo import prepare_demo
 from stacked_ram.runs.folder import RunFolder
+from stacked_ram.training.run import train_run
 
 PICTURES = 8
 # A run that only shows that everything works: about half a minute in all.

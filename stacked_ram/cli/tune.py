@@ -26,7 +26,7 @@ import optuna
 from optuna.visualization import matplotlib as plotting
 
 from stacked_ram.cli.main import Tune
-from stacked_ram.cli.train import RESULTS, train_run
+from stacked_ram.cli.train import RESULTS
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import SECTIONS, field_sections, replace_fields
 from stacked_ram.runs.checkpoint import state_files
@@ -34,7 +34,10 @@ from stacked_ram.runs.folder import check_folder, lock_file, save_config, write_
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError, nearest
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped
-from stacked_ram.training.trainer import Row
+from stacked_ram.training.callbacks import Callback
+from stacked_ram.training.meters import Row
+from stacked_ram.training.run import train_run
+from stacked_ram.training.trainer import Trainer
 
 SHORT = {"lr": "learning_rate"}
 STUDY = "stacked_ram"
@@ -238,24 +241,33 @@ def finished(study: optuna.Study) -> int:
     return sum(trial.state in states for trial in study.get_trials(deepcopy=False))
 
 
+class Pruning(Callback):
+    """Reports the metric of each epoch to the study, and ends the trial when the study says so."""
+
+    def __init__(self, trial: optuna.Trial, metric: str) -> None:
+        self.trial, self.metric = trial, metric
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+        """Raises TrialPruned. A value that is not finite counts as the worst possible."""
+        value = row[self.metric]
+        worst = -math.inf if self.metric == "valid_accuracy" else math.inf
+        self.trial.report(value if math.isfinite(value) else worst, int(row["epoch"]))
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
 def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Path) -> float:
     """Train with the values that the study suggests; returns the best validation metric. Raises
     RunFailed."""
     values = {one.name: one.draw(trial) for one in ranges}
     tried = replace_fields(config, values, "--search")
     metric = f"valid_{config.training.metric}"
-    worst = -math.inf if config.training.metric == "accuracy" else math.inf
     folder = out / f"trial-{trial.number:04d}"
     print(f"trial {trial.number}: {said(values)}")
 
-    def after_epoch(epoch: int, row: Row) -> None:
-        value = row[metric]
-        trial.report(value if math.isfinite(value) else worst, epoch)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
     try:
-        best = float(train_run(tried, folder, overwrite=True, after_epoch=after_epoch)[metric])
+        row = train_run(tried, folder, overwrite=True, callbacks=[Pruning(trial, metric)])
+        best = float(row[metric])
         if not math.isfinite(best):
             raise RunFailed(f"{metric} is not finite")
     except RunFailed as failure:

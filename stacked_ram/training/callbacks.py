@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from stacked_ram.data.batch import Batch
     from stacked_ram.data.left_out import LeftOut
     from stacked_ram.models.ram import RAM
-    from stacked_ram.training.trainer import Row, Trainer
+    from stacked_ram.training.meters import Row
+    from stacked_ram.training.trainer import Trainer
+
+
+class Callback:
+    """What is done at four moments of a training; a subclass overrides those it needs."""
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+        """After an epoch was trained, validated and saved. row: its metrics."""
+
 
 PICTURES = 8
 REFRESH = 0.5  # seconds between readings of the device

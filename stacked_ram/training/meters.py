@@ -9,6 +9,8 @@ from torch import Tensor
 
 from stacked_ram.runtime.distributed import World
 
+Row = dict[str, float | int]  # the metrics of an epoch by name: a row of metrics.csv
+
 
 class Values(NamedTuple):
     """Named numbers of one batch as one tensor, so that what is done with all is done at once."""

@@ -13,7 +13,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,19 +32,19 @@ from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped, StopSignals
-from stacked_ram.training.callbacks import Board, Progress
+from stacked_ram.training.callbacks import Board, Callback, Progress
+from stacked_ram.training.meters import Row
 from stacked_ram.training.step import TrainStep
 from stacked_ram.training.validation import validate
 
-Row = dict[str, float | int]
 MOST_LEFT_OUT = 0.1  # of a split's photos, because they cannot be read
 
 
 class Trainer:
     """Everything of one run. `fit` trains it to the end.
 
-    after_epoch: called in every process with the epoch and its row of metrics; what it raises
-    ends the run (a study that prunes).
+    callbacks: each is called in every process at the moments that `Callback` names; an exception
+    that one raises ends the run.
     Raises UserError for what cannot be trained as asked.
     """
 
@@ -54,13 +54,13 @@ class Trainer:
         run: RunFolder,
         world: World | None = None,
         *,
-        after_epoch: Callable[[int, Row], None] | None = None,
+        callbacks: Sequence[Callback] = (),
         profile: bool = False,
     ) -> None:
         self.config, self.run = config, run
         self.settings = settings = config.training
         self.world = world = world or World()
-        self.after_epoch, self.profile = after_epoch, profile
+        self.callbacks, self.profile = list(callbacks), profile
         self.device = pick_device(settings.device)
         set_switches(settings, self.device)
 
@@ -188,8 +188,8 @@ class Trainer:
             self.draw_scan_paths()
             self.log(epoch_line(row, self.settings.epochs, photos_per_s))
         self.save()
-        if self.after_epoch is not None:
-            self.after_epoch(self.epoch, row)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, row)
         if self.anywhere(self.signals.caught > 0)[0] and not self.finished:
             self.stop()
 

@@ -14,7 +14,7 @@ from stacked_ram.cli.demo import demo
 from stacked_ram.cli.info import info
 from stacked_ram.cli.main import Demo, Export, Info, Train
 from stacked_ram.cli.main import Test as TestOptions
-from stacked_ram.cli.train import train, train_run
+from stacked_ram.cli.train import train
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.evaluation.report import test as run_test
 from stacked_ram.runs.checkpoint import load_run
@@ -22,6 +22,7 @@ from stacked_ram.runs.export import DeterministicPass, check_equal, export
 from stacked_ram.runs.folder import save_config
 from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.training.lr_finder import STEPS, find_learning_rate
+from stacked_ram.training.run import train_run
 
 
 @pytest.fixture(scope="module")

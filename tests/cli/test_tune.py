@@ -120,10 +120,10 @@ def test_bad_trials_end_early(options, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "FIRST_TRIALS", 2)
     values = iter([0.8, 0.9, 0.1, 0.95])
 
-    def scripted(tried, folder, *, after_epoch, **_):
+    def scripted(tried, folder, *, callbacks, **_):
         value = next(values)
         for epoch in range(1, 5):
-            after_epoch(epoch, {"valid_accuracy": value})
+            callbacks[0].on_epoch_end(None, {"epoch": epoch, "valid_accuracy": value})
         return {"valid_accuracy": value}
 
     monkeypatch.setattr(search, "train_run", scripted)
@@ -137,10 +137,10 @@ def test_a_value_that_is_not_finite_is_the_worst(options, tmp_path, monkeypatch,
     monkeypatch.setattr(search, "FIRST_TRIALS", 2)
     values = iter([0.5, 0.6, float("nan"), good])
 
-    def scripted(tried, folder, *, after_epoch, **_):
+    def scripted(tried, folder, *, callbacks, **_):
         row = {f"valid_{metric}": next(values)}
         for epoch in range(1, 5):
-            after_epoch(epoch, row)
+            callbacks[0].on_epoch_end(None, row | {"epoch": epoch})
         return row
 
     monkeypatch.setattr(search, "train_run", scripted)
@@ -151,7 +151,7 @@ def test_a_value_that_is_not_finite_is_the_worst(options, tmp_path, monkeypatch,
 
 
 def test_it_finds_what_is_best(options, tmp_path, monkeypatch):
-    def scripted(tried, folder, *, after_epoch, **_):
+    def scripted(tried, folder, *, callbacks, **_):
         return {"valid_accuracy": 1 - abs(tried.model.std - 0.2)}
 
     monkeypatch.setattr(search, "train_run", scripted)

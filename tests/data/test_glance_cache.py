@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_digits, tiny_photos
 
-from stacked_ram.cli.train import train_run
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.glance_cache import keep_glances
@@ -18,6 +17,7 @@ from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
 from stacked_ram.models.glance import Glance
 from stacked_ram.runtime.devices import autocast
+from stacked_ram.training.run import train_run
 
 FROZEN = {
     "retina": "backbone", "backbone": "test_efficientnet", "patch_size": 32, "num_patches": 1,

@@ -13,7 +13,6 @@ from tiny import tiny_config
 from variants import VARIANTS, make
 
 from stacked_ram.cli.main import Predict
-from stacked_ram.cli.train import train_run
 from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.evaluation.predict import predict
 from stacked_ram.images import opening
@@ -21,6 +20,7 @@ from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.opening import is_large, open_photo
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.run import train_run
 
 SIZES = [(90, 130), (140, 70)]
 

@@ -15,7 +15,6 @@ from test_large_photos import large_data_set
 from tiny import tiny_config
 
 from stacked_ram.cli import main as cli
-from stacked_ram.cli.train import resume_run, train_run
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data import left_out as room
 from stacked_ram.data.dataset import open_dataset
@@ -27,6 +26,7 @@ from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import RunFailed, UserError
+from stacked_ram.training.run import resume_run, train_run
 from stacked_ram.training.step import TrainStep
 
 HOW = dict(epochs=2, batch_size=3, glance=(8, 8), first_location="learned", pictures_every=1)

@@ -14,12 +14,12 @@ from PIL import Image
 from tiny import CLASSES, tiny_config
 
 from stacked_ram.cli.main import Predict
-from stacked_ram.cli.train import train_run
 from stacked_ram.evaluation import predict as room
 from stacked_ram.evaluation.early_exit import look_until
 from stacked_ram.evaluation.predict import batches, photo_names, predict
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.run import train_run
 
 
 @pytest.fixture(scope="module")

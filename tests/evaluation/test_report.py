@@ -10,7 +10,6 @@ from PIL import Image
 from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.cli.main import Test as Options
-from stacked_ram.cli.train import train_run
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
@@ -19,6 +18,7 @@ from stacked_ram.evaluation.predictions import look_at
 from stacked_ram.evaluation.report import test as run_test
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.run import train_run
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from tiny import tiny_config
 
-from stacked_ram.cli.train import train_run
 from stacked_ram.runs import checkpoint
 from stacked_ram.runs.checkpoint import load_run, read_state, read_weights, save_state, state_files
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.run import train_run
 
 
 @pytest.fixture(scope="module")

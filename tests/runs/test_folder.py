@@ -12,11 +12,11 @@ import pytest
 from tiny import tiny_config, tiny_digits
 
 from stacked_ram.cli.main import Test
-from stacked_ram.cli.train import resume_run, train_run
 from stacked_ram.config.yaml import load_config, replace_fields
 from stacked_ram.evaluation.report import test as run_test
 from stacked_ram.runs.folder import RunFolder, write_rows
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.run import resume_run, train_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_a_data_set_is_no_place_for_a_run(digits):
 def test_a_run_that_goes_on_keeps_its_fields_and_may_train_longer(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
     train_run(config, tmp_path / "run")
-    with pytest.raises(UserError, match=r"--core-size: a run that goes on keeps its core_size"):
+    with pytest.raises(UserError, match=r"--core-size: a resumed run keeps its core_size"):
         resume_run(tmp_path / "run", replace_fields(config, {"core_size": 8}))
     resume_run(tmp_path / "run", replace_fields(config, {"epochs": 2}))
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3

@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from variants import HARD, SMALL, VARIANTS
 
-from stacked_ram.cli.train import train_run
 from stacked_ram.config.schema import Config, ModelConfig, TrainingConfig
 from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import read_weights
@@ -29,6 +28,7 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.cuda_graphs import MOST_SHAPES, StepGraphs
 from stacked_ram.training.estimators import training_losses
 from stacked_ram.training.optim import Schedule, make_capturable, make_optimizer
+from stacked_ram.training.run import train_run
 from stacked_ram.training.step import TrainStep
 
 MODELS = sorted(VARIANTS.keys() - {"stack_backbone"})

@@ -18,11 +18,11 @@ import torch
 from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.cli.main import Predict
-from stacked_ram.cli.train import train_run
 from stacked_ram.config.schema import Config
 from stacked_ram.evaluation.predict import predict
 from stacked_ram.runs.checkpoint import read_weights, state_files
 from stacked_ram.runs.folder import save_config
+from stacked_ram.training.run import train_run
 
 ROOT = Path(__file__).parents[2]
 # Nothing that is drawn: locations are given, so that two processes can agree with one.
@@ -133,9 +133,9 @@ def test_torchrun_starts_again_from_the_last_checkpoint_when_a_worker_is_killed(
         launched.send_signal(signal.SIGTERM)
         launched.wait(120)
     log = (run / "log.txt").read_text()
-    assert "going on from epoch" in log
+    assert "resuming at epoch" in log
     assert "stopped in epoch" in log  # SIGTERM reaches the workers, which save
-    step = int(log.split("going on from epoch")[1].split("step ")[1].split()[0])
+    step = int(log.split("resuming at epoch")[1].split("step ")[1].split()[0])
     assert step >= reached - 1
 
 

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_config, tiny_digits
 
-from stacked_ram.cli.train import resume_run, train_run
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.runs.checkpoint import load_run, read_weights, state_files
@@ -27,6 +26,7 @@ from stacked_ram.runtime.signals import Stopped
 from stacked_ram.training import step as learner
 from stacked_ram.training import trainer as engine
 from stacked_ram.training.estimators import training_losses
+from stacked_ram.training.run import resume_run, train_run
 from stacked_ram.training.step import TrainStep
 from stacked_ram.training.trainer import Trainer
 

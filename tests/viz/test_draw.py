@@ -18,8 +18,8 @@ from small_runs import noise_photo, save_run, tiny_model
 from test_records import KINDS
 from tiny import tiny_config, tiny_photos
 
-from stacked_ram.cli.train import train_run
 from stacked_ram.cli.viz import main
+from stacked_ram.training.run import train_run
 from stacked_ram.viz.animation import draw_frames, write_gif, write_mp4
 from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.draw import PARTS, draw_run
