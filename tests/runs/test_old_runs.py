@@ -39,8 +39,7 @@ def test_an_old_run_predicts_what_it_predicted(old_run: Path):
     for line in Path("answers.jsonl").read_text().splitlines():
         row = json.loads(line)
         rows[Path(row["path"]).as_posix().removeprefix("dataset/")] = row
-    with open("dataset/manifest.csv", newline="") as file:
-        names = [row["path"] for row in csv.DictReader(file) if row["split"] == "test"]
+    names = [row["path"] for row in rows_of(Path("dataset/manifest.csv")) if row["split"] == "test"]
     for name, beliefs_TC, locations_TS2 in zip(
         names, expected["beliefs_NTC"], expected["locations_NTS2"], strict=True
     ):
@@ -67,7 +66,10 @@ def test_an_old_config_trains_again(old_run: Path):
     config = replace_fields(load_config(old_run / "config.yaml"), {"epochs": 1})
     assert config.training.epochs == 1
     assert main(["train", str(old_run / "config.yaml"), "--epochs", "1", "--out", "again"]) == 0
-    rows = list(csv.DictReader(open("again/metrics.csv", newline="")))
-    old = list(csv.DictReader(open(old_run / "metrics.csv", newline="")))
+    rows, old = rows_of(Path("again/metrics.csv")), rows_of(old_run / "metrics.csv")
     assert len(rows) == 1
     assert rows[0]["valid_accuracy"] == old[0]["valid_accuracy"]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
