@@ -21,13 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = tyro.cli(PrepareOptions, prog=program("prepare"), args=arguments)
         # What decodes photos is loaded only now, so that --help answers at once.
         from stacked_ram.preparation.pipeline import prepare
-        from stacked_ram.preparation.workdir import PreparationFailed
 
-        try:
-            prepare(options, command=shlex.join(["prepare_data.py", *arguments]))
-        except PreparationFailed as failure:
-            print(f"error: {failure}", file=sys.stderr)
-            return 1
+        command = shlex.join(["prepare_data.py", *arguments])
+        summary = prepare(options, command=command, progress=True)
+        print(summary)
+        if summary.problem is not None:
+            raise summary.problem
         return 0
 
     return run_entry_point(work)

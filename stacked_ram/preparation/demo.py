@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 
 from stacked_ram.preparation.existing import existing
 from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.progress import progress_bar
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.workdir import remember_run, remove_tree, working_folder
 from stacked_ram.preparation.writing import DatasetWriter, encode_photo
@@ -38,8 +39,6 @@ def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
     Raises:
         UserError: something else stands there.
     """
-    from tqdm import tqdm
-
     existing(dest)
     origin = "scikit-learn's handwritten digits on its sample photographs"
     options = PrepareOptions(source=Path("scikit-learn"), dest=dest, seed=seed, quality=95)
@@ -47,7 +46,7 @@ def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
     total = sum(SCANS[split] * CANVASES_A_SCAN[split] for split in SPLITS)
     with (
         DatasetWriter(options, kind="photos", channels=3, classes=list("0123456789")) as writer,
-        tqdm(total=total, desc="preparing the demo", unit="photo") as progress,
+        progress_bar(total=total, desc="preparing the demo", unit="photo") as progress,
     ):
         for split in SPLITS:
             for photo in demo_photos(split, seed):

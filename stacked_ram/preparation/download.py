@@ -8,6 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from stacked_ram.preparation.progress import progress_bar
 from stacked_ram.runtime.errors import UserError
 
 _PIECE = 2**18
@@ -132,8 +133,6 @@ def fetch(url: str, part: Path) -> None:
     Raises:
         OSError: the transfer broke off; what came is kept.
     """
-    from tqdm import tqdm
-
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -147,7 +146,7 @@ def fetch(url: str, part: Path) -> None:
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length else None
-        bar = tqdm(
+        bar = progress_bar(
             total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024,
             desc=url.rsplit("/", 1)[-1],
         )  # fmt: skip

@@ -58,7 +58,6 @@ def is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerp
     elif (missing := _first_missing(options.dest)) is not None:
         reason = f"has lost photos ({missing})"
     else:
-        print(f"{options.dest}: already prepared, nothing to do")
         return True
     raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite")
 

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 from tyro.conf import Positional, arg
 
+from stacked_ram.preparation.progress import progress_bar
 from stacked_ram.preparation.records import EncodedPhoto
 from stacked_ram.runtime.errors import UserError, run_entry_point
 
@@ -74,8 +75,6 @@ def prepare_needle(options: NeedleOptions) -> Path:
     Raises:
         UserError: something that is no prepared data set stands there, or pyvips is missing.
     """
-    from tqdm import tqdm
-
     from stacked_ram.images.pyramid import import_vips
     from stacked_ram.preparation.existing import existing
     from stacked_ram.preparation.options import PrepareOptions
@@ -90,7 +89,7 @@ def prepare_needle(options: NeedleOptions) -> Path:
     remember_run(dest, command=f"python -m stacked_ram.preparation.needle {dest}", source="drawn")
     with (
         DatasetWriter(how, kind="photos", channels=3, classes=list(CLASSES)) as writer,
-        tqdm(total=sum(options.photos), desc="drawing needles", unit="photo") as progress,
+        progress_bar(total=sum(options.photos), desc="drawing needles", unit="photo") as progress,
     ):
         for split, count in zip(SPLITS, options.photos, strict=True):
             for number, photo in enumerate(needle_photos(split, count, options.seed)):

@@ -138,6 +138,9 @@ class PrepareOptions:
         if self.download is not None and self.dest is None:
             object.__setattr__(self, "dest", self.source)
             object.__setattr__(self, "source", None)
+        for name in ("source", "dest", "labels", "background"):  # text, where Python calls
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
         self._check()
 
     def _check(self) -> None:

@@ -16,17 +16,25 @@ from stacked_ram.preparation.archive import open_source
 from stacked_ram.preparation.assign_splits import Settled, SplitPlan, plan_splits, settle_splits
 from stacked_ram.preparation.catalogue import FILE, Catalogue
 from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
-from stacked_ram.preparation.console import tell_download, tell_plan, tell_summary
 from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import Duplicates, find_duplicates, leave_out_conflicts
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparation.existing import existing, is_done
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
+from stacked_ram.preparation.progress import progress_bar, progress_shown
 from stacked_ram.preparation.sources import find_digits, find_source
 from stacked_ram.preparation.sources.common import Source, entries
+from stacked_ram.preparation.summary import (
+    DUPLICATES_NOTE,
+    PrepareSummary,
+    plan_of_digits,
+    plan_of_download,
+    plan_of_photos,
+    read_summary,
+    summary_of,
+)
 from stacked_ram.preparation.workdir import (
-    PreparationFailed,
     check_place,
     remember_run,
     remove_tree,
@@ -34,28 +42,36 @@ from stacked_ram.preparation.workdir import (
     working_folder,
 )
 from stacked_ram.preparation.writing import DatasetWriter
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import RunFailed, UserError
 
 _PAIRS_SHOWN = 200
 _WORTH_KEEPING = ("source.done", "decoded")  # in the working folder, for the next run
 
 
-def prepare(options: PrepareOptions, command: str = "") -> None:
-    """Do what the options ask for, telling of it on standard output.
+def prepare(
+    options: PrepareOptions, *, command: str = "", progress: bool = False
+) -> PrepareSummary:
+    """Turn the raw photos or digits of `options.source` into a data set at `options.dest`.
+
+    Nothing is printed. A run that is stopped is carried on by the next call with the same options.
+
+    Args:
+        command: the command to record in dataset.yaml.
+        progress: whether to show progress bars on standard error.
 
     Raises:
         UserError: the source or the options make no sense, or DEST is something else.
-        PreparationFailed: the run could not be finished (a full disk, a dead worker, --strict).
+        RunFailed: the run could not be finished (a full disk, a dead worker, --strict).
     """
     dest = options.dest
     check_place(options.source, dest)
     existing(dest)
     if options.dry_run and options.download:
-        tell_download(options)
-        return
+        return plan_of_download(options)
     with contextlib.ExitStack() as stack:
         # check_photo has its own limit; what it stored is opened whatever its size.
         stack.enter_context(pixel_limit(None))
+        stack.enter_context(progress_shown(progress))
         working = scratch = working_folder(dest)
         began_empty = not working.exists()
         if options.dry_run:
@@ -63,18 +79,20 @@ def prepare(options: PrepareOptions, command: str = "") -> None:
             if not (working / FILE).exists():
                 working = scratch
         try:
-            _prepare_in(working, scratch, options, command)
+            return _prepare_in(working, scratch, options, command)
         except UserError:
             # Nothing was fetched, unpacked or decoded that the next run could use.
             if began_empty and not any((working / name).exists() for name in _WORTH_KEEPING):
                 remove_tree(working)
             raise
         except (OSError, sqlite3.OperationalError) as error:
-            raise PreparationFailed(_what_to_do(error, dest)) from error
+            raise RunFailed(_what_to_do(error, dest)) from error
 
 
-def _prepare_in(working: Path, scratch: Path, options: PrepareOptions, command: str) -> None:
-    """A dry run leaves `working` as it is, and writes to `scratch`."""
+def _prepare_in(
+    working: Path, scratch: Path, options: PrepareOptions, command: str
+) -> PrepareSummary:
+    """Prepare in the folder `working`; a dry run leaves it as it is and writes to `scratch`."""
     plan = CheckPlan(
         folder=working / "decoded",
         short_side=0 if options.keep_size else options.short_side,
@@ -93,33 +111,29 @@ def _prepare_in(working: Path, scratch: Path, options: PrepareOptions, command: 
         root = open_source(root, working, scratch).resolve()
         digits = find_digits(root, options)
         if digits is not None:
-            made = _prepare_digits(digits, options, there, command)
+            summary = _prepare_digits(digits, options, there, command)
         else:
             with Workers(options.worker_count) as workers:
-                made = _prepare_photos(root, catalogue, options, there, command, workers)
+                summary = _prepare_photos(root, catalogue, options, there, command, workers)
     if not options.dry_run:
         remove_tree(working)
-    if made:
-        tell_summary(options.dest)
+    return summary
 
 
 def _prepare_digits(
     folder: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
-) -> bool:
-    """Returns whether a data set was made."""
+) -> PrepareSummary:
     options.refuse_unused("digits")
     files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
     if is_done(options, there, files):
-        return False
+        return summary_of(options.dest, there, unchanged=True)
     if options.dry_run:
-        print(f"read as mnist: digits in {folder}")
-        print(f"would write {options.dest}; nothing was written")
-        return False
+        return plan_of_digits(options, folder)
     from stacked_ram.preparation.digits import prepare_digits
 
     _remember(options, command, files)
     prepare_digits(options, folder)
-    return True
+    return read_summary(options.dest)
 
 
 def _prepare_photos(
@@ -129,8 +143,7 @@ def _prepare_photos(
     there: dict[str, object] | None,
     command: str,
     workers: Workers,
-) -> bool:
-    """Returns whether a data set was made."""
+) -> PrepareSummary:
     if not options.dry_run and (there is None or options.overwrite):
         workers.start()
     source = find_source(root, options)
@@ -143,10 +156,9 @@ def _prepare_photos(
         fingerprint += background_fingerprint(options)
     _choose(catalogue, options, root)
     if is_done(options, there, fingerprint):
-        return False
+        return summary_of(options.dest, there, unchanged=True)
     if options.dry_run:
-        tell_plan(catalogue, source, options)
-        return False
+        return plan_of_photos(catalogue, source, options)
     plan = plan_splits(catalogue, source, options)
     _remember(options, command, fingerprint)
     _check(catalogue, options, workers)
@@ -166,7 +178,7 @@ def _prepare_photos(
             notes=notes,
             tell_more=lambda writer: _tell_left_out(catalogue, writer),
         )
-    return True
+    return read_summary(options.dest)
 
 
 def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
@@ -197,13 +209,10 @@ def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
 
 def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> None:
     """Check every photo that was not checked before, with a progress bar."""
-    from tqdm import tqdm
-
-    todo = catalogue.to_check()
     saved = time.monotonic()
-    bar = tqdm(total=todo, unit="photo", desc="checking", disable=not todo, smoothing=0.05)
+    total = catalogue.to_check()
     try:
-        with bar:
+        with progress_bar(total=total, unit="photo", desc="checking", smoothing=0.05) as bar:
             for results in check_all(catalogue.tasks(), catalogue.plan, workers):
                 catalogue.take(results)
                 bar.update(len(results))
@@ -223,7 +232,7 @@ def _stop_at_trouble(catalogue: Catalogue) -> None:
         faults = [word for word in words.split() if word not in NO_FAULT]
         if faults:
             about = f" ({detail})" if detail else ""
-            raise PreparationFailed(
+            raise RunFailed(
                 f"--strict: {source}: {', '.join(faults)}{about}: mend or remove it, or run "
                 "without --strict"
             )
@@ -240,7 +249,8 @@ def _notes(
     notes = list(source.notes)
     if found.exact or found.near:
         notes.append(
-            f"{len(found.exact)} exact and {len(found.near)} near duplicates: "
+            DUPLICATES_NOTE.format(len(found.exact), len(found.near))
+            + ": "
             + ("left where the source has them" if plan.official else "kept in one split")
         )
     if found.conflicts:

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -14,13 +15,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from PIL import Image
 
 from stacked_ram.preparation.checked import Checked, CheckPlan
 from stacked_ram.preparation.checks import check_photo
-from stacked_ram.preparation.workdir import PreparationFailed
+from stacked_ram.runtime.errors import RunFailed
 
 CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed
 IN_FLIGHT = 4  # tasks for each worker
@@ -59,7 +61,14 @@ class Workers:
             initializer=_start_worker,
             initargs=(os.getpid(),),
         )
-        self._pool.submit(_nothing)  # all of them are started with the first task
+        # All of them are started with the first task. Each would first run the caller's script
+        # again: nothing of it is needed, and it may lack an `if __name__ == "__main__"`.
+        caller = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            self._pool.submit(_nothing)
+        finally:
+            sys.modules["__main__"] = caller
 
     def dismiss(self) -> None:
         """Let them end, without waiting for it: there is nothing more to do."""
@@ -76,7 +85,7 @@ class Workers:
             name: of a task's photo, to tell of it when a worker dies.
 
         Raises:
-            PreparationFailed: a worker died.
+            RunFailed: a worker died.
         """
         if self.count == 1:
             yield from map(work, tasks)
@@ -92,7 +101,7 @@ class Workers:
                 yield waiting.popleft()[1].result()
         except BrokenProcessPool as error:
             undone = [name(task) for task, future in waiting if not future.done()]
-            raise PreparationFailed(
+            raise RunFailed(
                 "a worker process died (killed, or out of memory?)"
                 + (f" while photos such as {undone[0]!r} were decoded" if undone else "")
                 + "; DEST is untouched: run the same command again to carry on, perhaps with "
@@ -106,7 +115,7 @@ def check_all(
     """Check every photo; yields lists of (number, what became of it), in the order of `photos`.
 
     Raises:
-        PreparationFailed: a worker died.
+        RunFailed: a worker died.
         OSError: a photo could not be stored.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)

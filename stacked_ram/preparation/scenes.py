@@ -26,6 +26,7 @@ from stacked_ram.images.formats import SUFFIXES
 from stacked_ram.preparation.checked import CheckPlan
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
+from stacked_ram.preparation.progress import progress_bar
 from stacked_ram.preparation.records import SPLITS, CheckedRecord, EncodedPhoto
 from stacked_ram.preparation.sources.common import walk
 from stacked_ram.preparation.workdir import working_folder
@@ -75,8 +76,6 @@ def prepare_scenes(
     Raises:
         UserError: the --background folder is not there, or holds too few photos.
     """
-    from tqdm import tqdm
-
     shape = scene_shape(options)
     counts = Counter(record.split for record in records)
     backgrounds = find_backgrounds(options, counts, 1 + shape.clutter)
@@ -97,7 +96,7 @@ def prepare_scenes(
         open(
             working_folder(options.dest) / "photos.csv", "w", encoding="utf-8", newline=""
         ) as table,
-        tqdm(
+        progress_bar(
             total=sum(turns[split] * count for split, count in counts.items()),
             desc="composing scenes", unit="scene",
         ) as progress,
@@ -199,8 +198,6 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
     In proportion to the splits' photos, at least `needed` to each; of files with the same bytes
     only one is used.
     """
-    from tqdm import tqdm
-
     paths = background_files(options)
     plan = CheckPlan(
         folder=working_folder(options.dest) / "background",
@@ -211,7 +208,7 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
     found: dict[str, Path] = {}
     with (
         Workers(options.worker_count) as workers,
-        tqdm(total=len(paths), desc="checking backgrounds", unit="photo") as progress,
+        progress_bar(total=len(paths), desc="checking backgrounds", unit="photo") as progress,
     ):
         for chunk in check_all(enumerate(paths), plan, workers):
             for _, checked in chunk:

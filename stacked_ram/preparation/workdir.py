@@ -11,10 +11,6 @@ from pathlib import Path
 from stacked_ram.runtime.errors import UserError
 
 
-class PreparationFailed(Exception):
-    """A run that could not be finished through no misuse: one line for the user, exit code 1."""
-
-
 def working_folder(dest: Path) -> Path:
     """Where everything goes until DEST is complete: `.NAME.partial` beside DEST."""
     return dest.parent / f".{dest.name}.partial"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pipeline import prepare
+from stacked_ram.preparation.summary import PrepareSummary
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 36)) -> Image.Image:
@@ -49,9 +50,14 @@ def class_folders(root: Path, counts: dict[str, int], first: int = 0) -> Path:
 
 def run(source: Path, dest: Path, **options) -> dict:
     """Prepare in this process; returns what dataset.yaml holds."""
-    options.setdefault("workers", 1)
-    prepare(PrepareOptions(source=source, dest=dest, **options))
+    summarise(source, dest, **options)
     return facts(dest)
+
+
+def summarise(source: Path, dest: Path, **options) -> PrepareSummary:
+    """Prepare in this process; returns the summary."""
+    options.setdefault("workers", 1)
+    return prepare(PrepareOptions(source=source, dest=dest, **options))
 
 
 def by_source(dest: Path) -> dict[str, dict[str, str]]:

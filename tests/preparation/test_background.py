@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from making import check_sound, class_folders, facts, picture, run, save, tree_digest
+from making import check_sound, class_folders, facts, picture, run, save, summarise, tree_digest
 
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import CheckedRecord
@@ -23,14 +23,13 @@ def background(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", ["other", "more", "less", "renamed"])
 def test_a_changed_background_folder_is_refused_or_made_again(
-    tmp_path: Path, background: Path, capsys, change: str
+    tmp_path: Path, background: Path, change: str
 ) -> None:
     source = class_folders(tmp_path / "in", {"a": 4, "b": 4})
     how = {"scene": "64x48", "background": background, "clutter": 1}
     run(source, tmp_path / "out", **how)
     before = tree_digest(tmp_path / "out")
-    run(source, tmp_path / "out", **how)
-    assert "already prepared" in capsys.readouterr().out
+    assert "already prepared" in str(summarise(source, tmp_path / "out", **how))
 
     if change == "other":
         save(picture(900, (50, 40)), background / "3.jpg")

@@ -22,8 +22,8 @@ from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.checked import CheckPlan
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pipeline import prepare
-from stacked_ram.preparation.workdir import PreparationFailed, restore, working_folder
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.preparation.workdir import restore, working_folder
+from stacked_ram.runtime.errors import RunFailed, UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,9 +102,7 @@ def test_other_decoding_options_take_up_nothing(source, tmp_path, monkeypatch) -
 
 
 @pytest.mark.parametrize("other", [{}, {"short_side": 16}], ids=str)
-def test_a_dry_run_leaves_a_stopped_run_as_it_is(
-    source, tmp_path, monkeypatch, capsys, other
-) -> None:
+def test_a_dry_run_leaves_a_stopped_run_as_it_is(source, tmp_path, monkeypatch, other) -> None:
     packed = shutil.make_archive(str(tmp_path / "photos"), "tar", source)
     dest = tmp_path / "set"
     with monkeypatch.context() as patched:
@@ -112,9 +110,9 @@ def test_a_dry_run_leaves_a_stopped_run_as_it_is(
         with pytest.raises(KeyboardInterrupt):
             run(Path(packed), dest)
     before = tree_digest(tmp_path)
-    prepare(PrepareOptions(source=Path(packed), dest=dest, dry_run=True, **other))
+    plan = prepare(PrepareOptions(source=Path(packed), dest=dest, dry_run=True, **other))
     checked = 0 if other else 64
-    assert f"{120 - checked} photos would be checked, {checked} have" in capsys.readouterr().out
+    assert f"{120 - checked} photos would be checked, {checked} have" in str(plan)
     prepare(PrepareOptions(source=source, dest=dest, dry_run=True))
     os.utime(packed, (0, 0))  # another archive
     prepare(PrepareOptions(source=Path(packed), dest=dest, dry_run=True))
@@ -202,7 +200,7 @@ def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, there:
     before = tree_digest(dest)
     with monkeypatch.context() as patched:
         patched.setattr(room, name, full_disk)
-        with pytest.raises(PreparationFailed, match=r"no space left.*DEST is as it was"):
+        with pytest.raises(RunFailed, match=r"no space left.*DEST is as it was"):
             run(source, dest, overwrite=there)
     assert tree_digest(dest) == before
     assert dest.exists() == there
@@ -258,6 +256,6 @@ def test_half_written_file_has_a_temporary_name(tmp_path: Path, monkeypatch) -> 
 def test_dying_worker_fails_the_run() -> None:
     with (
         pool.Workers(2) as workers,
-        pytest.raises(PreparationFailed, match="a worker process died"),
+        pytest.raises(RunFailed, match="a worker process died"),
     ):
         list(workers.in_order(os._exit, [3, 3], name=str))
