@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from making import check_sound, class_folders, facts, picture, save, summarise
 
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pipeline import prepare
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_summary_tells_what_was_prepared_and_nothing_is_printed(tmp_path: Path, capfd) -> None:
@@ -49,7 +52,10 @@ def test_a_script_needs_no_guard_for_worker_processes(tmp_path: Path) -> None:
         "from stacked_ram.preparation.pipeline import prepare\n"
         f"print(prepare(PrepareOptions({str(source)!r}, {str(tmp_path / 'out')!r}, workers=2)))\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 classes") == 1 and done.stderr == ""
     check_sound(tmp_path / "out")
