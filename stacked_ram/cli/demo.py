@@ -76,5 +76,5 @@ def draw(folder: Path) -> Path:
     from stacked_ram.viz.draw import draw_run
 
     out = folder / "pictures"
-    draw_run(folder, photos=None, out=out, limit=PICTURES)
+    draw_run(folder, out=out, limit=PICTURES)
     return out

@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import tyro
+from tyro.conf import Positional
 
-from stacked_ram.cli.viz_options import Viz
 from stacked_ram.runtime.errors import UserError, run_entry_point
 from stacked_ram.runtime.program import program
+
+LIMIT, REPORT_LIMIT = 12, 100
+
+
+@dataclass(frozen=True)
+class Viz:
+    """Draw where a trained model looked, in which order, and what it believed after each glimpse.
+
+    The run says everything else. With photos: one picture of each. Without: an overview and
+    galleries of the whole test split, and one picture each of a sample of it.
+    """
+
+    run: Positional[Path]
+    """Run folder or weights file."""
+    files: Positional[tuple[Path, ...]] = ()
+    """Photos, or folders of photos."""
+    photos: tuple[Path, ...] = ()
+    """The same as a flag: photos, or folders of photos."""
+    out: Path | None = None
+    """Output folder. Default: RUN/pictures; the report: RUN."""
+    format: Literal["png", "svg", "pdf"] = "png"
+    """Format of the pictures."""
+    limit: int | None = None
+    """Photos drawn one by one. Default: 12; in the report: 100."""
+    glimpses: int | None = None
+    """Glimpses at each photo. Default: the run's."""
+    separate: bool = False
+    """Scan path, patch strip and belief as a picture each."""
+    attention: bool = False
+    """Also draw maps of the attention at each step over the photos."""
+    animate: bool = False
+    """Also write each photo as GIF and MP4, and all of them as one grid."""
+    one_per_class: bool = False
+    """Draw one photo of each class in a row, and nothing else."""
+    compare: Path | None = None
+    """Another run with the same classes: draw both on the same photos, side by side."""
+    report: bool = False
+    """Write report.html: one file with figures, galleries and a player for every photo."""
+    app: bool = False
+    """Open a local page to try photos on the model (pip install -r requirements-app.txt)."""
+    host: str = "127.0.0.1"
+    """Address of the app; the default is reachable from this machine alone."""
+    port: int = 7860
+    """Port of the app."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Split to draw when no photos are given."""
+    dataset: Path | None = None
+    """Folder of the run's data set now. Default: where it was in training."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,23 +71,74 @@ def main(argv: list[str] | None = None) -> int:
 
 def work(options: Viz) -> int:
     check(options)
-    from stacked_ram.cli import viz_commands as commands
-
-    commands.run(options)
+    for path in draw(options):
+        print(path)
     return 0
 
 
 def check(options: Viz) -> None:
-    """Refuse what cannot go together, before anything is loaded."""
+    """Refuse options that cannot go together, before anything is loaded."""
     for name in ("limit", "glimpses"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}: {value} is below 1")
-    ways = [
+    modes = [
         name for name in ("report", "app", "one_per_class", "compare") if getattr(options, name)
     ]
-    if len(ways) > 1 and ways != ["app", "compare"]:
-        given = " and ".join("--" + name.replace("_", "-") for name in ways)
+    if len(modes) > 1 and modes != ["app", "compare"]:
+        given = " and ".join("--" + name.replace("_", "-") for name in modes)
         raise UserError(f"{given}: ask for one at a time")
-    if options.one_per_class and options.named:
+    if options.one_per_class and (options.files or options.photos):
         raise UserError("--one-per-class: takes its photos from the data set; name none")
+
+
+def draw(options: Viz) -> list[Path]:
+    """Do what the options ask; returns the files that were written."""
+    where: dict[str, Any] = {
+        "split": options.split, "dataset": options.dataset, "device": options.device,
+    }  # fmt: skip
+    if options.app:
+        from stacked_ram.viz.app import serve
+
+        serve(options.run, options.compare, host=options.host, port=options.port, **where)
+        return []
+    where |= {"out": options.out, "format": options.format}
+    if options.one_per_class:
+        from stacked_ram.viz.draw import draw_one_per_class
+
+        return draw_one_per_class(options.run, **where)
+    where |= {"photos": named_photos(options), "limit": limit(options)}
+    where |= {"num_glimpses": options.glimpses}
+    if options.report:
+        from stacked_ram.viz.report import write_report
+
+        del where["format"]
+        return [write_report(options.run, **where)]
+    if options.compare is not None:
+        from stacked_ram.viz.compare import compare_runs
+
+        return compare_runs(options.run, options.compare, **where)
+    from stacked_ram.viz.draw import draw_run
+
+    return draw_run(
+        options.run, separate=options.separate, attention=options.attention,
+        animate=options.animate, **where,
+    )  # fmt: skip
+
+
+def limit(options: Viz) -> int:
+    return options.limit or (REPORT_LIMIT if options.report else LIMIT)
+
+
+def named_photos(options: Viz) -> list[Path] | None:
+    """The files of the photos that were named, None without any; says so when --limit leaves some
+    out."""
+    from stacked_ram.viz.photos import photo_files
+
+    if not (options.files or options.photos):
+        return None
+    files = photo_files([*options.files, *options.photos])
+    most = limit(options)
+    if len(files) > most:
+        print(f"drawing {most} of {len(files)} photos; --limit {len(files)} draws all")
+    return files

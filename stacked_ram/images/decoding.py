@@ -58,6 +58,19 @@ def read_photo(
         raise UserError(f"{path}: cannot read this photo ({error}); leave it out") from None
 
 
+def image_pixels(
+    image: Image.Image,
+    short_side: int | None = None,
+    photo_size: tuple[int, int] | None = None,
+    channels: int = 3,
+) -> np.ndarray:
+    """pixels_CHW (uint8) of a PIL image, reduced as `read_photo` reduces a file.
+
+    Raises UserError when it is larger than MAX_PIXELS.
+    """
+    return _pixels(image.copy(), "photo", short_side, photo_size, channels, None)
+
+
 def check_stored_size(
     path: str | Path, size: tuple[int, int], stored_size: tuple[int, int]
 ) -> None:

@@ -20,18 +20,19 @@ from PIL import Image
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, verdict
-from stacked_ram.viz.boxes import draw_surface, view_of
+from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
 from stacked_ram.viz.foveate import so_far
-from stacked_ram.viz.records import PhotoRecord, cut
-from stacked_ram.viz.scan_path import view_of_seen
-from stacked_ram.viz.story import EDGE, LINES_LEFT, LINES_TOP, TITLE, fit, view_shape
-from stacked_ram.viz.strip import ROW
+from stacked_ram.viz.patch_strip import ROW
+from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import (
+    EDGE,
     FAINT,
     INK,
     PAGE,
     QUIET,
     RIGHT,
+    TITLE,
     WRONG,
     Sheet,
     fitted,
@@ -40,6 +41,7 @@ from stacked_ram.viz.style import (
     step_colours,
     styled,
 )
+from stacked_ram.viz.thumbnails import small_view
 
 DPI = 110
 STEP, LAST = 0.9, 2.6  # seconds that a step and the end are shown
@@ -48,39 +50,39 @@ MOST = 12  # photos of a grid
 
 
 @styled
-def photo_frame(seen: PhotoRecord, steps: int) -> Figure:
+def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     """Everything about a photo after so many steps (0: before the first)."""
-    surface = seen.surfaces[-1]
+    surface = record.surfaces[-1]
     view = view_of(surface.size, surface.boxes_TK4)
-    wide, tall = fit(view_shape(seen, surface, view), 3.75, 3.75)
+    wide, tall = fit(view_shape(record, surface, view), 3.75, 3.75)
     right = EDGE + wide + 0.2
     room = PAGE - EDGE - right
-    known_wide, known_tall = fit(seen.photo.shape[0] / seen.photo.shape[1], room, tall * 0.5)
-    bars = min(TOP, len(seen.classes)) * (ROW + 0.03)
+    known_wide, known_tall = fit(record.photo.true_aspect, room, tall * 0.5)
+    bars = min(TOP, len(record.classes)) * (ROW + 0.03)
     lines = 1.55
     sheet = Sheet(PAGE, TITLE + max(tall, known_tall + 0.3 + bars) + lines + 2 * EDGE)
-    if steps == seen.steps:
-        words, colour = verdict(seen)
+    if steps == record.steps:
+        words, colour = verdict(record)
     else:
-        words = f"after {steps} of {seen.steps} glimpses" if steps else "before the first glimpse"
+        words = f"after {steps} of {record.steps} glimpses" if steps else "before the first glimpse"
         colour = QUIET
     sheet.text(EDGE, 0.2, fitted(words, PAGE - 2 * EDGE, 10, "bold"), fontsize=10, color=colour,
                fontweight="bold")  # fmt: skip
     axes = sheet.axes(EDGE, TITLE, wide, tall)
     draw_surface(axes, surface, view, last=steps)
     known = sheet.axes(right, TITLE, known_wide, known_tall)
-    show_image(known, so_far(seen, steps))
+    show_image(known, so_far(record, steps))
     frame(known, FAINT, 0.7)
     below = TITLE + known_tall
     sheet.text(right, below + 0.13, "what it knows of the photo", fontsize=7, color=QUIET)
-    column = steps - int(beliefs(seen)[0][0])
+    column = steps - int(beliefs(record)[0][0])
     if column >= 0:
         top = sheet.bare(right, below + 0.24, room, bars)
-        draw_top(top, seen, column, room, ROW + 0.03)
+        draw_top(top, record, column, room, ROW + 0.03)
         y = sheet.height - lines - EDGE
         height, width = lines - LINES_TOP - 0.36, PAGE - 2 * EDGE - LINES_LEFT
-        draw_lines(sheet.axes(EDGE + LINES_LEFT, y + LINES_TOP, width, height), seen, width, height,
-                   steps)  # fmt: skip
+        axes = sheet.axes(EDGE + LINES_LEFT, y + LINES_TOP, width, height)
+        draw_lines(axes, record, width, height, steps)
     return sheet.figure
 
 
@@ -90,12 +92,12 @@ def grid_frame(photos: Sequence[PhotoRecord], steps: int) -> Figure:
     columns = min(4, len(photos))
     side = (PAGE - EDGE) / columns - EDGE
     tall = max(
-        fit(view_shape(one, one.surfaces[-1], view_of_seen(one)), side, side)[1] for one in photos
+        fit(view_shape(one, one.surfaces[-1], small_view(one)), side, side)[1] for one in photos
     )
     rows = -(-len(photos) // columns)
     sheet = Sheet(PAGE, EDGE + rows * (tall + 0.26))
     for number, one in enumerate(photos):
-        surface, view = one.surfaces[-1], view_of_seen(one)
+        surface, view = one.surfaces[-1], small_view(one)
         wide, high = fit(view_shape(one, surface, view), side, tall)
         x = EDGE + number % columns * (side + EDGE) + (side - wide) / 2
         y = EDGE + number // columns * (tall + 0.26) + (tall - high)
@@ -109,25 +111,42 @@ def grid_frame(photos: Sequence[PhotoRecord], steps: int) -> Figure:
     return sheet.figure
 
 
-def answer_after(seen: PhotoRecord, steps: int) -> tuple[str, str]:
+def answer_after(record: PhotoRecord, steps: int) -> tuple[str, str]:
     """The answer after so many steps, and its colour."""
     if steps == 0:
         return "…", QUIET
-    words, colour = verdict(cut(seen, steps))
+    words, colour = verdict(record.until(steps))
     return words.split(", is ")[0], colour
 
 
-def draw_frames(photos: Sequence[PhotoRecord]) -> list[np.ndarray]:
-    """The pictures of an animation, one a step, of one size with even sides."""
-    steps = max(one.steps for one in photos)
-    figures = [
-        photo_frame(photos[0], step) if len(photos) == 1 else grid_frame(photos[:MOST], step)
+def save(records: PhotoRecord | Sequence[PhotoRecord], path: str | Path) -> Path:
+    """Write the animation of one photo, or of several as a grid, as .gif or .mp4.
+
+    A grid shows the first MOST photos. Raises UserError for another ending, and for .mp4 without
+    the package imageio-ffmpeg.
+    """
+    path = Path(path)
+    writers = {".gif": write_gif, ".mp4": write_mp4}
+    if path.suffix not in writers:
+        raise UserError(f"{path}: animations end in .gif or .mp4")
+    writers[path.suffix](draw_frames(records), path)
+    return path
+
+
+def draw_frames(records: PhotoRecord | Sequence[PhotoRecord]) -> list[np.ndarray]:
+    """The pictures of an animation, one for each step, of one size with even sides."""
+    records = [records] if isinstance(records, PhotoRecord) else records
+    steps = max(record.steps for record in records)
+    return [
+        figure_pixels(
+            photo_frame(records[0], step) if len(records) == 1
+            else grid_frame(records[:MOST], step)
+        )
         for step in range(steps + 1)
-    ]
-    return [pixels_of(figure) for figure in figures]
+    ]  # fmt: skip
 
 
-def pixels_of(figure: Figure) -> np.ndarray:
+def figure_pixels(figure: Figure) -> np.ndarray:
     figure.set_dpi(DPI)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
@@ -140,7 +159,7 @@ def seconds(count: int) -> list[float]:
     return [STEP] * (count - 1) + [LAST]
 
 
-def write_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
+def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     """All frames with one palette of 256 colours, endlessly repeated.
 
     The colours that mean something are in it as they are: left to the photo's pixels, of which
@@ -160,14 +179,13 @@ def write_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
         content, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
     )
     write_atomically(path, content.getvalue())
-    return path
 
 
 def named_colours(steps: int) -> list[str]:
     return [*step_colours(steps), INK, QUIET, RIGHT, WRONG, "#ffffff", "#000000"]
 
 
-def write_mp4(frames: Sequence[np.ndarray], path: Path) -> Path:
+def write_mp4(frames: Sequence[np.ndarray], path: Path) -> None:
     """H.264 in yuv420p. Raises UserError when imageio-ffmpeg is missing."""
     try:
         import imageio_ffmpeg
@@ -192,4 +210,3 @@ def write_mp4(frames: Sequence[np.ndarray], path: Path) -> Path:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error})") from None
-    return path

@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
 
 from PIL import Image
 
@@ -19,17 +19,32 @@ from stacked_ram.data.dataset import stratified
 from stacked_ram.runs.checkpoint import LoadedRun, weights_file
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.app_view import MOST_BYTES, cached_run
+from stacked_ram.viz.draw import SplitName
+from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import as_rgb
-from stacked_ram.viz.sources import Split
-
-if TYPE_CHECKING:
-    from stacked_ram.cli.viz_options import Viz
 
 EXAMPLES = 10
 
 
-def serve(options: Viz) -> None:
-    """Open the page and stay until stopped. Raises UserError when Gradio is missing."""
+def serve(
+    run: str | Path,
+    other: str | Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    split: SplitName = "test",
+    dataset: str | Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Open the page and stay until stopped.
+
+    Args:
+        other: a second run to choose, besides the runs in the same folder as `run`.
+        host: the default is reachable from this machine alone.
+        split, dataset: where the example photos come from, as in `draw_run`.
+
+    Raises UserError when Gradio is missing or the port cannot be used.
+    """
     from stacked_ram.runs.folder import now
 
     def end(*_: object) -> None:
@@ -37,11 +52,28 @@ def serve(options: Viz) -> None:
 
     signal.signal(signal.SIGTERM, end)  # uploads go however the page is ended
     with tempfile.TemporaryDirectory(prefix="stacked_ram_app_") as folder:
-        page, launch = open_page(options, Path(folder))
+        uploads = Path(folder)
+        app_page = import_page(uploads)
+        first = cached_run(str(run), device)
+        examples = example_photos(first, uploads / "examples", split, dataset)
+        page = app_page.build_page(known_runs(run, other), first, examples, device)
         try:
-            _, address, _ = page.launch(**launch)
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                max_file_size=MOST_BYTES,
+                allowed_paths=[str(uploads / "examples")],
+                ssr_mode=False,
+                footer_links=[],
+                theme=app_page.local_theme(),
+                css=app_page.CSS,
+            )
         except OSError as error:
-            raise UserError(f"--port: {options.port} cannot be used ({error})") from None
+            raise UserError(f"--port: {port} cannot be used ({error})") from None
         print(f"open {address} ({now()}; Ctrl-C ends it)", flush=True)
         try:
             page.block_thread()
@@ -49,44 +81,27 @@ def serve(options: Viz) -> None:
             page.close(verbose=False)
 
 
-def open_page(options: Viz, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The page, not yet served, and how it is launched. folder: for uploads."""
+def import_page(uploads: Path) -> ModuleType:
+    """The module that builds the page, Gradio told to keep everything on this machine."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_TEMP_DIR": str(folder),
+        "GRADIO_TEMP_DIR": str(uploads),
         "HF_HUB_OFFLINE": "1",
     }
     try:
-        from stacked_ram.viz import app_page
+        from stacked_ram.viz import app_page  # reads these settings when it imports Gradio
     except ImportError:
         raise UserError(
             "--app: needs the package gradio; pip install -r requirements-app.txt"
         ) from None
-    runs = known_runs(options)
-    first = cached_run(str(options.run), options.device)  # what is wrong with it is said at once
-    examples = example_photos(first, options, folder / "examples")
-    page = app_page.build_page(runs, first, examples, options.device)
-    launch = {
-        "server_name": options.host,
-        "server_port": options.port,
-        "share": False,
-        "quiet": True,
-        "inbrowser": False,
-        "prevent_thread_lock": True,
-        "max_file_size": MOST_BYTES,
-        "allowed_paths": [str(folder / "examples")],
-        "ssr_mode": False,
-        "footer_links": [],
-        "theme": app_page.local_theme(),
-        "css": app_page.CSS,
-    }
-    return page, launch
+    return app_page
 
 
-def known_runs(options: Viz) -> dict[str, str]:
-    """Names of models and where they are: the run, --compare, and the run's neighbours."""
-    chosen = weights_file(options.run).parent.resolve()
-    paths = [options.run, *([options.compare] if options.compare else [])]
+def known_runs(run: str | Path, other: str | Path | None) -> dict[str, str]:
+    """Names and paths of the models to choose from: the run, the other one, and those in the
+    same folder as the run."""
+    chosen = weights_file(run).parent.resolve()
+    paths = [run] if other is None else [run, other]
     for neighbour in sorted(chosen.parent.iterdir()):
         if neighbour != chosen and any(neighbour.glob("best.safetensors")):
             paths.append(neighbour)
@@ -97,19 +112,21 @@ def known_runs(options: Viz) -> dict[str, str]:
     return runs
 
 
-def example_photos(run: LoadedRun, options: Viz, folder: Path) -> list[str]:
-    """A few photos of the run's test split, as files; none where the data set is not at hand."""
+def example_photos(
+    run: LoadedRun, folder: Path, split: SplitName, dataset: str | Path | None
+) -> list[str]:
+    """A few photos of a split, as files; none where the data set is not at hand."""
     try:
-        split = Split(run, options.split, options.dataset)
+        opened = Split(run, split, dataset)
     except UserError:
         return []
     folder.mkdir(parents=True)
     files = []
-    try:
-        for row in stratified(split.dataset.labels, EXAMPLES):
-            photo = split.photo(int(row))
+    with opened:
+        for row in stratified(opened.dataset.labels, EXAMPLES):
+            photo = opened.photo(int(row))
             name = f"{run.classes[photo.label]}_{row}".replace("/", "_")
-            stored = split.dataset.folder / photo.name
+            stored = opened.dataset.folder / photo.name
             if stored.is_file():
                 path = folder / f"{name}{stored.suffix}"
                 path.write_bytes(stored.read_bytes())
@@ -117,6 +134,4 @@ def example_photos(run: LoadedRun, options: Viz, folder: Path) -> list[str]:
                 path = folder / f"{name}.png"
                 Image.fromarray(as_rgb(photo.pixels_CHW)).save(path)
             files.append(str(path))
-    finally:
-        split.close()
     return files

@@ -15,11 +15,11 @@ from PIL import Image
 
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz.animation import photo_frame, pixels_of
+from stacked_ram.viz import figures
+from stacked_ram.viz.animation import figure_pixels, photo_frame
 from stacked_ram.viz.belief import verdict
-from stacked_ram.viz.records import cut, look_at_batch
-from stacked_ram.viz.sources import read_file, true_shape
-from stacked_ram.viz.story import strip_figure
+from stacked_ram.viz.photos import read_file, true_size
+from stacked_ram.viz.records import record_photos
 
 MOST_BYTES = 20_000_000
 MOST_PIXELS = 50_000_000
@@ -52,21 +52,20 @@ def watch(
     check_upload(path)
     photo = read_file(run, Path(path), Path(path).name)
     photo.label = None  # an upload's folder says nothing about it
-    precision = run.config.training.precision
-    (seen,) = look_at_batch(run.model, [photo], run.classes, steps, first, precision)
+    (record,) = record_photos(run, [photo], num_glimpses=steps, first_location=first)
     if least < 1:
-        surest = seen.belief_TN.max(1) >= least
-        seen = cut(seen, int(surest.argmax()) + 1 if surest.any() else steps)
-    for step in range(1, seen.steps + 1):
+        surest = record.beliefs_TN.max(1) >= least
+        record = record.until(int(surest.argmax()) + 1 if surest.any() else steps)
+    for step in range(1, record.steps + 1):
         started = time.monotonic()
-        frame = pixels_of(photo_frame(seen, step))
+        frame = figure_pixels(photo_frame(record, step))
         shares = {
             name: float(share)
-            for name, share in zip(seen.classes, seen.belief_TN[step - 1], strict=True)
+            for name, share in zip(record.classes, record.beliefs_TN[step - 1], strict=True)
         }
-        last = step == seen.steps
-        says = verdict(seen)[0] if last else f"after glimpse {step} …"
-        strip = pixels_of(strip_figure(seen)) if last else None
+        last = step == record.steps
+        says = verdict(record)[0] if last else f"after glimpse {step} …"
+        strip = figure_pixels(figures.strip(record)) if last else None
         yield f"### {says}" if last else says, frame, shares, strip
         if not last:
             time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
@@ -78,7 +77,7 @@ def check_upload(path: str) -> tuple[int, int]:
     if os.path.getsize(path) > MOST_BYTES:
         raise UserError(f"{path}: more than {MOST_BYTES // 1_000_000} MB; reduce it first")
     try:
-        height, width = true_shape(path)
+        height, width = true_size(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise UserError(f"{path}: not an image that can be read") from None
     if height * width > MOST_PIXELS:

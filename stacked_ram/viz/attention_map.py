@@ -16,11 +16,11 @@ from matplotlib.patches import Ellipse
 
 from stacked_ram.models.ram import RAM
 from stacked_ram.viz.belief import percent
-from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.boxes import draw_tag, fit
+from stacked_ram.viz.figures import draw_title
 from stacked_ram.viz.overview import odd
 from stacked_ram.viz.records import PhotoRecord, sampled_locations
-from stacked_ram.viz.story import EDGE, TITLE, draw_title, fit
-from stacked_ram.viz.style import PAGE, QUIET, Sheet, is_dark, step_colours, styled
+from stacked_ram.viz.style import EDGE, PAGE, QUIET, TITLE, Sheet, is_dark, step_colours, styled
 
 SAMPLES = 400
 FINE = 33  # cells over the longer side for densities of sampled paths
@@ -28,41 +28,41 @@ LIGHT = mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.12, 0.9
 
 
 @styled
-def attention_figure(seen: PhotoRecord, model: RAM) -> Figure:
+def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     """One panel a step (and a row a level; of weights, which the trace has of the last level, one
     row)."""
-    every = range(seen.locations_TS2.shape[1])
-    levels = every if seen.weights_TR is None else every[-1:]
-    columns = seen.steps if seen.steps <= 4 else min(5, math.ceil(seen.steps / 2))
+    every = range(record.locations_TS2.shape[1])
+    levels = every if record.region_weights_TR is None else every[-1:]
+    columns = record.steps if record.steps <= 4 else min(5, math.ceil(record.steps / 2))
     columns = max(columns, 2)
     side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
-    wide, tall = fit(seen.photo.shape[0] / seen.photo.shape[1], side, 2.6)
-    rows = -(-seen.steps // columns)
+    wide, tall = fit(record.photo.true_aspect, side, 2.6)
+    rows = -(-record.steps // columns)
     locations = None
-    if seen.weights_TR is None:
-        locations = sampled_locations(model, seen.photo, SAMPLES, num_glimpses=seen.steps)
+    if record.region_weights_TR is None:
+        locations = sampled_locations(model, record.photo, SAMPLES, num_glimpses=record.steps)
     sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
-    draw_title(sheet, seen, EDGE, 0.2, PAGE - 2 * EDGE)
-    sheet.text(EDGE, TITLE + 0.06, explanation(seen, locations), fontsize=7, color=QUIET)
-    colours = step_colours(seen.steps)
+    draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
+    sheet.text(EDGE, TITLE + 0.06, explanation(record, locations), fontsize=7, color=QUIET)
+    colours = step_colours(record.steps)
     for row, level in enumerate(levels):
-        for step in range(seen.steps):
+        for step in range(record.steps):
             x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2
             y = TITLE + 0.16 + (row * rows + step // columns) * (tall + 0.34)
             head = sheet.bare(x, y, wide, 0.26)
             draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
-            if seen.weights_TR is not None:
-                words = draw_weights(axes, seen, step)
+            if record.region_weights_TR is not None:
+                words = draw_weights(axes, record, step)
             else:
-                words = draw_policy(axes, seen, locations[:, step, level], step, level)
+                words = draw_policy(axes, record, locations[:, step, level], step, level)
             if len(every) > 1:
                 words = f"level {level + 1}: {words}"
             head.text(0.22, 0.14, words, fontsize=7, color=QUIET, va="center_baseline")
     return sheet.figure
 
 
-def explanation(seen: PhotoRecord, locations: np.ndarray | None) -> str:
+def explanation(record: PhotoRecord, locations: np.ndarray | None) -> str:
     if locations is None:
         return "Light: weight of each region before the glimpse. Cross: where it then looked."
     return (
@@ -71,22 +71,22 @@ def explanation(seen: PhotoRecord, locations: np.ndarray | None) -> str:
     )
 
 
-def draw_weights(axes: Axes, seen: PhotoRecord, step: int) -> str:
+def draw_weights(axes: Axes, record: PhotoRecord, step: int) -> str:
     """The regions' weights as light; returns a few words about them."""
-    weights = seen.weights_TR[step].reshape(seen.regions)
+    weights = record.region_weights_TR[step].reshape(record.regions)
     chosen = bool(weights.sum() > 0)
     if chosen:
-        draw_light(axes, seen, weights, least=2 / weights.size)
+        draw_light(axes, record, weights, least=2 / weights.size)
         if weights.size <= 16:
-            write_weights(axes, seen, weights)
+            write_weights(axes, record, weights)
     else:
-        draw_light(axes, seen, np.zeros(seen.regions))
-    draw_cross(axes, seen, seen.locations_TS2[step, -1], step)
+        draw_light(axes, record, np.zeros(record.regions))
+    draw_cross(axes, record, record.locations_TS2[step, -1], step)
     return f"strongest region {percent(float(weights.max()))}" if chosen else "not chosen"
 
 
-def write_weights(axes: Axes, seen: PhotoRecord, weights: np.ndarray) -> None:
-    height, width = seen.photo.size
+def write_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray) -> None:
+    height, width = record.photo.size
     rows, columns = weights.shape
     for row in range(rows):
         for column in range(columns):
@@ -100,39 +100,39 @@ def write_weights(axes: Axes, seen: PhotoRecord, weights: np.ndarray) -> None:
 
 
 def draw_policy(
-    axes: Axes, seen: PhotoRecord, sampled_M2: np.ndarray, step: int, level: int
+    axes: Axes, record: PhotoRecord, sampled_M2: np.ndarray, step: int, level: int
 ) -> str:
     """Density of sampled locations, and the policy's mean with its deviation."""
-    height, width = seen.photo.size
-    shape = seen.photo.shape[0] / seen.photo.shape[1]
+    height, width = record.photo.size
+    shape = record.photo.true_aspect
     columns = FINE if shape <= 1 else odd(FINE / shape)
     rows = odd(columns * shape)
     counts, _, _ = np.histogram2d(
         sampled_M2[:, 1], sampled_M2[:, 0], bins=(rows, columns), range=((-1, 1), (-1, 1))
     )
-    draw_light(axes, seen, np.sqrt(counts))
-    mean = seen.means_TS2[step, level]
-    chosen = bool(seen.chosen_T[step])
-    if chosen and seen.std is not None:
+    draw_light(axes, record, np.sqrt(counts))
+    mean = record.means_TS2[step, level]
+    chosen = bool(record.chosen_T[step])
+    if chosen and record.std is not None:
         centre = (mean + 1) / 2 * (width, height)
         for colour, line in (("#14161a", 2.4), ("#ffffff", 1.2)):
             axes.add_patch(
-                Ellipse(centre, seen.std * width, seen.std * height, fill=False, linewidth=line,
+                Ellipse(centre, record.std * width, record.std * height, fill=False, linewidth=line,
                         edgecolor=colour, zorder=7)
             )  # fmt: skip
-    draw_cross(axes, seen, mean, step)
+    draw_cross(axes, record, mean, step)
     if not chosen:
         return "not chosen"
     return f"x {mean[0]:+.2f}, y {mean[1]:+.2f}".replace("-", "−")
 
 
-def draw_light(axes: Axes, seen: PhotoRecord, values: np.ndarray, least: float = 1e-9) -> None:
+def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float = 1e-9) -> None:
     """The photo in grey, dark, lit where values are high.
 
     least: what counts as full light at least, so that regions that are all alike do not glare.
     """
-    height, width = seen.photo.size
-    grey = seen.photo.pixels_CHW.mean(0) / 255
+    height, width = record.photo.size
+    grey = record.photo.pixels_CHW.mean(0) / 255
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1.25, extent=(0, width, height, 0), aspect="auto",
                 zorder=1)  # fmt: skip
     share = values / max(float(values.max()), least)
@@ -145,8 +145,8 @@ def draw_light(axes: Axes, seen: PhotoRecord, values: np.ndarray, least: float =
         spine.set_visible(False)
 
 
-def draw_cross(axes: Axes, seen: PhotoRecord, location: np.ndarray, step: int) -> None:
-    height, width = seen.photo.size
+def draw_cross(axes: Axes, record: PhotoRecord, location: np.ndarray, step: int) -> None:
+    height, width = record.photo.size
     place = (location + 1) / 2 * (width, height)
     for colour, line, size in (("#14161a", 3.4, 9), ("#ffffff", 1.6, 8)):
         axes.plot(*place, "+", color=colour, markersize=size, markeredgewidth=line, zorder=8,

@@ -25,14 +25,14 @@ from stacked_ram.viz.style import (
 TOP = 5
 
 
-def verdict(seen: PhotoRecord) -> tuple[str, str]:
+def verdict(record: PhotoRecord) -> tuple[str, str]:
     """One line about the answer, and its colour."""
-    says = f"says {seen.classes[seen.says]} ({percent(seen.sure)})"
-    if seen.right is None:
+    says = f"says {record.classes[record.predicted]} ({percent(record.confidence)})"
+    if record.correct is None:
         return says, INK
-    if seen.right:
+    if record.correct:
         return f"✓ {says}", RIGHT
-    return f"✗ {says}, is {seen.classes[seen.photo.label]}", WRONG
+    return f"✗ {says}, is {record.classes[record.photo.label]}", WRONG
 
 
 def percent(share: float) -> str:
@@ -42,38 +42,38 @@ def percent(share: float) -> str:
     return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
-def colour_of(seen: PhotoRecord, label: int) -> str:
+def colour_of(record: PhotoRecord, label: int) -> str:
     """Of a class in this photo's drawings: the true one, or another."""
-    if seen.photo.label is None:
+    if record.photo.label is None:
         return NEUTRAL
-    return RIGHT if label == seen.photo.label else WRONG
+    return RIGHT if label == record.photo.label else WRONG
 
 
-def beliefs(seen: PhotoRecord) -> tuple[np.ndarray, np.ndarray]:
+def beliefs(record: PhotoRecord) -> tuple[np.ndarray, np.ndarray]:
     """Steps (0: after the glance, where there is one) and the belief after each."""
-    if seen.glance_belief_N is None:
-        return np.arange(1, seen.steps + 1), seen.belief_TN
-    return np.arange(seen.steps + 1), np.vstack([seen.glance_belief_N, seen.belief_TN])
+    if record.glance_belief_N is None:
+        return np.arange(1, record.steps + 1), record.beliefs_TN
+    return np.arange(record.steps + 1), np.vstack([record.glance_belief_N, record.beliefs_TN])
 
 
-def leading(seen: PhotoRecord, most: int = TOP) -> list[int]:
+def leading(record: PhotoRecord, most: int = TOP) -> list[int]:
     """Classes worth a line: the true one, those that were ever the answer, the likeliest."""
-    _, belief = beliefs(seen)
-    wanted = [] if seen.photo.label is None else [seen.photo.label]
-    wanted += [seen.says, *belief.argmax(1), *np.argsort(-belief.max(0), kind="stable")]
-    return list(dict.fromkeys(int(one) for one in wanted))[: min(most, len(seen.classes))]
+    _, belief = beliefs(record)
+    wanted = [] if record.photo.label is None else [record.photo.label]
+    wanted += [record.predicted, *belief.argmax(1), *np.argsort(-belief.max(0), kind="stable")]
+    return list(dict.fromkeys(int(one) for one in wanted))[: min(most, len(record.classes))]
 
 
 def draw_lines(
-    axes: Axes, seen: PhotoRecord, width: float, height: float, last: int | None = None
+    axes: Axes, record: PhotoRecord, width: float, height: float, last: int | None = None
 ) -> None:
     """Probabilities over the steps, the true class in its own colour, names at the right; above
     them a ribbon of the answers.
 
     width, height: of the axes in inches. last: draw only the first `last` steps.
     """
-    steps, belief = beliefs(seen)
-    shown = steps <= (seen.steps if last is None else last)
+    steps, belief = beliefs(record)
+    shown = steps <= (record.steps if last is None else last)
     names = min(1.25, 0.36 * width)
     per_step = (width - names) / (steps[-1] - steps[0] + 1)
     right = steps[-1] + 0.5
@@ -88,13 +88,13 @@ def draw_lines(
     axes.spines["bottom"].set_bounds(steps[0] - 0.5, right)
     axes.set_xlabel("after glimpse", labelpad=2, x=(width - names) / width / 2)
     axes.hlines([0.5, 1], steps[0] - 0.5, right, color=FAINT, linewidth=0.5, zorder=0)
-    colours = step_colours(seen.steps)
-    lines = leading(seen)
+    colours = step_colours(record.steps)
+    lines = leading(record)
     answers = set(belief[shown].argmax(1).tolist())
     for rank, label in reversed(list(enumerate(lines))):
-        main = label == seen.photo.label or (rank == 0)
+        main = label == record.photo.label or (rank == 0)
         second = label in answers
-        tint = colour_of(seen, label) if main or second else QUIET
+        tint = colour_of(record, label) if main or second else QUIET
         axes.plot(
             steps[shown], belief[shown, label], color=tint, zorder=4 if main else 3,
             linewidth=2.0 if main else 1.5 if second else 0.9, alpha=1 if main or second else 0.6,
@@ -116,29 +116,31 @@ def draw_lines(
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):
-        strong = label == seen.photo.label or label in answers
+        strong = label == record.photo.label or label in answers
         axes.plot(
             [steps[end] + 0.12, names_at + 0.06 / per_step], [value, place], color=FAINT,
             linewidth=0.5, zorder=1, clip_on=False,
         )  # fmt: skip
-        name = fitted(seen.classes[label], names - 0.12, 7, "bold" if strong else "normal")
+        name = fitted(record.classes[label], names - 0.12, 7, "bold" if strong else "normal")
         axes.text(
             names_at + 0.09 / per_step, place, name, va="center", fontsize=7,
-            color=colour_of(seen, label) if strong else QUIET,
+            color=colour_of(record, label) if strong else QUIET,
             fontweight="bold" if strong else "normal",
         )  # fmt: skip
-    draw_ribbon(axes, seen, per_step, height, int(shown.sum()))
+    draw_ribbon(axes, record, per_step, height, int(shown.sum()))
 
 
-def draw_ribbon(axes: Axes, seen: PhotoRecord, per_step: float, height: float, count: int) -> None:
+def draw_ribbon(
+    axes: Axes, record: PhotoRecord, per_step: float, height: float, count: int
+) -> None:
     """Over the axes: which class was the answer after which steps; a new piece is a new mind."""
-    steps, belief = beliefs(seen)
+    steps, belief = beliefs(record)
     answers = belief.argmax(1)[:count]
     low, tall = 1 + 0.06 / height, 0.16 / height
     start = 0
     for label, group in itertools.groupby(answers):
         length = len(list(group))
-        tint = colour_of(seen, int(label))
+        tint = colour_of(record, int(label))
         left = steps[start] - 0.5
         axes.add_patch(
             Rectangle(
@@ -146,7 +148,7 @@ def draw_ribbon(axes: Axes, seen: PhotoRecord, per_step: float, height: float, c
                 clip_on=False, zorder=6,
             )
         )  # fmt: skip
-        name, size = shrunk(seen.classes[label], length * per_step - 0.05, 6.5, 5, "bold")
+        name, size = shrunk(record.classes[label], length * per_step - 0.05, 6.5, 5, "bold")
         axes.text(
             left + length / 2, low + tall / 2, name, ha="center", va="center_baseline",
             fontsize=size, color="white", zorder=7, fontweight="bold",
@@ -158,18 +160,18 @@ def draw_ribbon(axes: Axes, seen: PhotoRecord, per_step: float, height: float, c
     )  # fmt: skip
 
 
-def draw_top(axes: Axes, seen: PhotoRecord, column: int, width: float, row: float) -> None:
+def draw_top(axes: Axes, record: PhotoRecord, column: int, width: float, row: float) -> None:
     """The five likeliest classes after one step, as bars with their names in them.
 
     axes: bare, in inches, width x (row * TOP). column: index among `beliefs`.
     """
-    _, belief = beliefs(seen)
-    order = np.argsort(-belief[column], kind="stable")[: min(TOP, len(seen.classes))]
+    _, belief = beliefs(record)
+    order = np.argsort(-belief[column], kind="stable")[: min(TOP, len(record.classes))]
     size = min(6.8, row * 72 * 0.62)
     for rank, label in enumerate(order):
         share, top = float(belief[column, label]), rank * row
-        tint = colour_of(seen, int(label))
-        known = seen.photo.label is None or label == seen.photo.label or rank == 0
+        tint = colour_of(record, int(label))
+        known = record.photo.label is None or label == record.photo.label or rank == 0
         axes.add_patch(
             Rectangle((0, top + 0.01), width, row - 0.02, facecolor="#f1f3f6", linewidth=0)
         )
@@ -180,9 +182,9 @@ def draw_top(axes: Axes, seen: PhotoRecord, column: int, width: float, row: floa
             )
         )  # fmt: skip
         number = percent(share).removesuffix(" %").replace(" ", "")
-        true = label == seen.photo.label
+        true = label == record.photo.label
         weight = "bold" if true else "normal"
-        name, small = shrunk(seen.classes[label], width - 0.27, size, min(size, 5.5), weight)
+        name, small = shrunk(record.classes[label], width - 0.27, size, min(size, 5.5), weight)
         axes.text(
             0.03, top + row / 2, name, fontsize=small, va="center_baseline", fontweight=weight
         )

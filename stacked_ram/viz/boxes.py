@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from stacked_ram.viz.records import Surface
+from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, step_colours
 
 BEYOND = 0.3  # at most this share of a side is shown beyond each edge of the photo
@@ -24,9 +24,11 @@ GAP = 7.0  # points
 TAG = 5.2  # radius of a number's disk, points
 
 
-def view_of(
-    size: tuple[float, float], boxes_TK4: np.ndarray, margin: float = 0.02
-) -> tuple[float, float, float, float]:
+View = tuple[float, float, float, float]
+"""What a drawing shows: (left, top, right, bottom) in the units of the boxes."""
+
+
+def view_of(size: tuple[float, float], boxes_TK4: np.ndarray, margin: float = 0.02) -> View:
     """What a drawing shows, (left, top, right, bottom): the photo, and what its boxes reach of
     the outside, within bounds."""
     height, width = size
@@ -40,10 +42,23 @@ def view_of(
     )
 
 
+def view_shape(record: PhotoRecord, surface: Surface, view: View) -> float:
+    """Height over width of a drawing of this view, at the photo's true shape."""
+    true = record.photo.true_aspect
+    share_y = (view[3] - view[1]) / surface.size[0]
+    share_x = (view[2] - view[0]) / surface.size[1]
+    return true * share_y / share_x
+
+
+def fit(shape: float, width: float, height: float) -> tuple[float, float]:
+    """Largest (width, height) of this shape in a room."""
+    return (width, width * shape) if width * shape <= height else (height / shape, height)
+
+
 def draw_surface(
     axes: Axes,
     surface: Surface,
-    view: tuple[float, float, float, float],
+    view: View,
     *,
     first: int = 0,
     last: int | None = None,
@@ -153,7 +168,7 @@ def centres(surface: Surface) -> np.ndarray:
 
 
 def draw_path(
-    axes: Axes, surface: Surface, view: Sequence[float], steps: Sequence[int], weight: float = 1.0
+    axes: Axes, surface: Surface, view: View, steps: Sequence[int], weight: float = 1.0
 ) -> None:
     """A dot at each glimpse's centre and an arrow from each to the next."""
     points_T2 = centres(surface)
@@ -183,7 +198,7 @@ def draw_path(
         )  # fmt: skip
 
 
-def points_a_unit(axes: Axes, view: Sequence[float]) -> np.ndarray:
+def points_a_unit(axes: Axes, view: View) -> np.ndarray:
     """Points of paper for a unit of x and of y."""
     figure = axes.figure
     place = axes.get_position()
@@ -192,7 +207,7 @@ def points_a_unit(axes: Axes, view: Sequence[float]) -> np.ndarray:
 
 
 def place_tags(
-    axes: Axes, surface: Surface, view: Sequence[float], steps: Sequence[int], tag: float = TAG
+    axes: Axes, surface: Surface, view: View, steps: Sequence[int], tag: float = TAG
 ) -> list[np.ndarray]:
     """Where each step's number goes: at its narrowest box, over as little as can be.
 

@@ -1,19 +1,24 @@
-"""Two models on the same photos, side by side."""
+"""Two runs on the same photos, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs
+from stacked_ram.viz.boxes import fit, view_shape
+from stacked_ram.viz.draw import LIMIT, Drawer, SplitName, loaded
 from stacked_ram.viz.overview import draw_density, legend, map_size, share_axis, step_axis
-from stacked_ram.viz.records import PhotoRecord
-from stacked_ram.viz.scan_path import draw_small, view_of_seen
-from stacked_ram.viz.story import EDGE, fit, view_shape
+from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
+from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import (
+    EDGE,
     FAINT,
     PAGE,
     QUIET,
@@ -23,9 +28,107 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.whole_set import WholeSet, interval
+from stacked_ram.viz.thumbnails import draw_small, small_view
+from stacked_ram.viz.whole_set import WholeSet, interval, record_split
 
 PHOTOS = 6
+
+
+def compare_runs(
+    run: str | Path | LoadedRun,
+    other: str | Path | LoadedRun,
+    photos: Iterable[str | Path] | None = None,
+    *,
+    out: str | Path | None = None,
+    format: str = "png",
+    limit: int = LIMIT,
+    num_glimpses: int | None = None,
+    split: SplitName = "test",
+    dataset: str | Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw two runs with the same classes on the same photos, side by side; without photos, on a
+    whole split and on the photos of it that tell the runs apart. Returns the files.
+
+    The arguments are those of `draw_run`. Raises UserError where the runs have other classes or
+    the split holds other photos for one than for the other, and where no photo can be read by
+    both.
+    """
+    run, other = loaded(run, device), loaded(other, device)
+    if other.classes != run.classes:
+        raise UserError(
+            f"{other.path}: knows other classes than {run.path}; compare runs on the same data set"
+        )
+    drawer = Drawer(out or run.folder / "pictures", format)
+    names = names_of(run, other)
+    if photos is not None:
+        files = photo_files(photos)[:limit]
+        both = read_files(run, files), read_files(other, files)
+        draw_pairs(drawer, names, record_pairs(run, other, *both, num_glimpses))
+        return drawer.files
+    with Split(run, split, dataset) as opened, Split(other, split, opened.dataset.folder) as same:
+        if same.dataset.names != opened.dataset.names:
+            raise UserError(
+                f"--compare: for {other.path} the {split} split holds other photos than for"
+                f" {run.path} (their fold or train_on differ); leave out --split: the test split"
+                " is the same for both"
+            )
+        wholes = record_both(run, other, opened, same)
+        drawer.save("compare", compare_overview(wholes, names))
+        rows = distinguishing(*wholes, min(limit, PHOTOS))
+        both = opened.photos(rows), same.photos(rows)
+        draw_pairs(drawer, names, record_pairs(run, other, *both, num_glimpses))
+    return drawer.files
+
+
+def record_both(
+    run: LoadedRun, other: LoadedRun, split: Split, same: Split
+) -> tuple[WholeSet, WholeSet]:
+    """Both runs' passes over the photos that both can read; the others are taken out of both
+    splits."""
+    whole = record_split(run, split)
+    same.keep_named(whole.names)
+    other_whole = record_split(other, same)
+    if other_whole.names != whole.names:
+        split.keep_named(other_whole.names)
+        whole = record_split(run, split)
+    return whole, other_whole
+
+
+def record_pairs(
+    run: LoadedRun,
+    other: LoadedRun,
+    photos: Sequence[Photo],
+    other_photos: Sequence[Photo],
+    num_glimpses: int | None,
+) -> list[tuple[PhotoRecord, PhotoRecord]]:
+    """Records of each photo that both runs could read. Raises UserError where there is none."""
+    how = {"num_glimpses": num_glimpses, "skip_unreadable": True}
+    theirs = {record.photo.key: record for record in record_photos(other, other_photos, **how)}
+    pairs = [
+        (record, theirs[record.photo.key])
+        for record in record_photos(run, photos, **how)
+        if record.photo.key in theirs
+    ]
+    if not pairs:
+        raise UserError("--compare: no photo that both runs could read")
+    return pairs
+
+
+def draw_pairs(
+    drawer: Drawer, names: tuple[str, str], pairs: Sequence[tuple[PhotoRecord, PhotoRecord]]
+) -> None:
+    """Sheets of a few photos each."""
+    for start in range(0, len(pairs), PHOTOS):
+        drawer.save("compare_photos", compare_figure(pairs[start : start + PHOTOS], names))
+
+
+def names_of(run: LoadedRun, other: LoadedRun) -> tuple[str, str]:
+    """The names of the folders, and of the files too where the folders have the same name."""
+    names = run.folder.resolve().name, other.folder.resolve().name
+    if names[0] != names[1]:
+        return names
+    return f"{names[0]}/{run.path.stem}", f"{names[1]}/{other.path.stem}"
 
 
 @styled
@@ -37,9 +140,7 @@ def compare_figure(
     chart = 1.9
     side = (PAGE - chart - 0.75 - 3 * EDGE) / 2
     talls = [
-        max(
-            fit(view_shape(one, one.surfaces[-1], view_of_seen(one)), side, side)[1] for one in pair
-        )
+        max(fit(view_shape(one, one.surfaces[-1], small_view(one)), side, side)[1] for one in pair)
         for pair in pairs
     ]
     sheet = Sheet(PAGE, 0.36 + sum(tall + 0.42 for tall in talls))
@@ -66,7 +167,7 @@ def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
     every: set[int] = set()
     for number, one in enumerate(pair):
         steps, belief = beliefs(one)
-        label = one.says if one.photo.label is None else one.photo.label
+        label = one.predicted if one.photo.label is None else one.photo.label
         axes.plot(
             steps, belief[:, label], color=RUNS[number], linewidth=1.8, marker="os"[number],
             markersize=4.5, markeredgecolor="white", markeredgewidth=0.7, clip_on=False, zorder=3,
@@ -152,9 +253,9 @@ def draw_agreement(
                   va="center_baseline")  # fmt: skip
 
 
-def telling(one: WholeSet, other: WholeSet, count: int = PHOTOS) -> np.ndarray:
-    """Rows of photos that tell two models apart: those that only one gets right, by turns; then
-    those where their beliefs in the true class differ most."""
+def distinguishing(one: WholeSet, other: WholeSet, count: int = PHOTOS) -> np.ndarray:
+    """Rows of the photos that tell two models apart: first those that only one gets right, by
+    turns; then those where their beliefs in the true class differ most."""
     gap_N = one.true_NT[:, -1] - other.true_NT[:, -1]
     only_one = np.flatnonzero(one.right_N & ~other.right_N)
     only_other = np.flatnonzero(other.right_N & ~one.right_N)

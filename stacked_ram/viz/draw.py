@@ -1,77 +1,116 @@
-"""Draw a run: everything that `viz.py` and the demo write as files."""
+"""Draw a run: the pictures that `viz.py` and the demo write as files."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.figure import Figure
 
 from stacked_ram.data.dataset import stratified
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
+from stacked_ram.runs.folder import check_folder
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz import gallery
+from stacked_ram.viz import animation, figures, gallery
+from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.overview import overview_figure
-from stacked_ram.viz.records import Photo, PhotoRecord, look_as_tested
-from stacked_ram.viz.scan_path import scan_path_figure
-from stacked_ram.viz.sources import Split, photo_files, read_files
-from stacked_ram.viz.story import belief_figure, story_figure, strip_figure
+from stacked_ram.viz.photos import AnyPhoto, Photo, Split, photo_files, read_files
+from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import FORMATS, save_figure
-from stacked_ram.viz.whole_set import WholeSet, look_at_all, warnings
+from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
 
-PARTS: dict[str, Callable[[PhotoRecord], Figure]] = {
-    "scan_path": scan_path_figure,
-    "strip": strip_figure,
-    "belief": belief_figure,
-}
+log = logging.getLogger(__name__)
+
+SplitName = Literal["test", "valid", "train"]
+LIMIT = 12
 
 
 class Drawer:
-    """Writes pictures into a folder, under names that say what they are, and remembers them."""
+    """Writes pictures into a folder, under names that say what they show, and keeps a list."""
 
-    def __init__(self, out: str | Path, kind: str = "png") -> None:
-        if kind not in FORMATS:
-            raise UserError(f"format: `{kind}` is none of {', '.join(FORMATS)}")
-        self.out, self.kind = Path(out), kind
+    def __init__(self, folder: str | Path, format: str = "png") -> None:
+        if format not in FORMATS:
+            raise UserError(f"format: `{format}` is none of {', '.join(FORMATS)}")
+        self.folder, self.format = Path(folder), format
+        check_folder(self.folder)
         self.files: list[Path] = []
 
     def save(self, name: str, figure: Figure) -> None:
-        self.files.append(save_figure(figure, self.free(name, self.kind)))
+        self.files.append(save_figure(figure, self.free(name, self.format)))
 
-    def free(self, name: str, kind: str) -> Path:
-        """A path for a picture of this name that is none of those written before."""
+    def free(self, name: str, format: str) -> Path:
+        """A path for a picture of this name, unlike those written before."""
         base = re.sub(r"[^\w.-]+", "_", name).strip("._") or "photo"
-        path, number = self.out / f"{base}.{kind}", 2
+        path, number = self.folder / f"{base}.{format}", 2
         while path in self.files:
-            path, number = self.out / f"{base}_{number}.{kind}", number + 1
+            path, number = self.folder / f"{base}_{number}.{format}", number + 1
         return path
 
 
 def draw_run(
     run: str | Path | LoadedRun,
     photos: Iterable[str | Path] | None = None,
+    *,
     out: str | Path | None = None,
-    limit: int = 12,
-    kind: str = "png",
+    format: str = "png",
+    limit: int = LIMIT,
+    num_glimpses: int | None = None,
+    separate: bool = False,
+    attention: bool = False,
+    animate: bool = False,
+    split: SplitName = "test",
+    dataset: str | Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """One picture a photo; without photos, of a sample of the run's test split, with pictures of
-    the whole split. Returns the files.
+    """Draw one picture of each photo; without photos, an overview and galleries of a whole split
+    and one picture each of a sample of it. Returns the files.
 
-    photos: files and folders. out: default RUN/pictures. limit: photos drawn one by one.
+    Args:
+        photos: files and folders.
+        out: folder; default RUN/pictures.
+        limit: photos drawn one by one.
+        separate: scan path, patch strip and belief as a picture each.
+        attention: also draw maps of the attention at each step.
+        animate: also write each photo as GIF and MP4, and all of them as one grid.
+        split: of the run's data set, where no photos are given.
+        dataset: where the data set lies now; default: where it was in training.
+
+    Raises UserError when a photo, the run or the data set cannot be read.
     """
     run = loaded(run, device)
-    drawer = Drawer(out or run.folder / "pictures", kind)
+    drawer = Drawer(out or run.folder / "pictures", format)
+    how = {
+        "num_glimpses": num_glimpses, "separate": separate, "attention": attention,
+        "animate": animate,
+    }  # fmt: skip
     if photos is not None:
-        draw_photos(drawer, run, read_files(run, photo_files(photos)[:limit]))
+        draw_photos(drawer, run, read_files(run, photo_files(photos)[:limit]), **how)
         return drawer.files
-    split = Split(run)
-    try:
-        draw_whole(drawer, run, split, look_at_all(run, split))
-        draw_photos(drawer, run, sample(split, limit))
-    finally:
-        split.close()
+    with Split(run, split, dataset) as opened:
+        draw_split(drawer, run, opened, record_split(run, opened))
+        draw_photos(drawer, run, sample(opened, limit), **how)
+    return drawer.files
+
+
+def draw_one_per_class(
+    run: str | Path | LoadedRun,
+    *,
+    out: str | Path | None = None,
+    format: str = "png",
+    split: SplitName = "test",
+    dataset: str | Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw one photo of each class in a row, the one of median confidence. Returns the file."""
+    run = loaded(run, device)
+    drawer = Drawer(out or run.folder / "pictures", format)
+    with Split(run, split, dataset) as opened:
+        rows = gallery.one_per_class(record_split(run, opened))
+        records = list(record_photos(run, opened.photos(rows), skip_unreadable=True))
+    drawer.save("one_per_class", gallery.one_per_class_figure(records))
     return drawer.files
 
 
@@ -80,13 +119,13 @@ def loaded(run: str | Path | LoadedRun, device: str = "auto") -> LoadedRun:
 
 
 def sample(split: Split, count: int) -> list[Photo]:
-    """Photos of a split, each class with its share; the same every time."""
+    """Photos of a split, as many of each class as its share; the same every time."""
     return split.photos(stratified(split.dataset.labels, count))
 
 
 def stem(photo: Photo) -> str:
-    """What a photo's pictures are called: its path inside the data set, or its name; of digits,
-    split and row."""
+    """The start of the names of a photo's pictures: its path inside the data set, or its name;
+    for digits, split and row."""
     path, _, row = photo.name.partition("/images.npy:")
     if row:
         return f"{path}_{row}"
@@ -96,45 +135,55 @@ def stem(photo: Photo) -> str:
 def draw_photos(
     drawer: Drawer,
     run: LoadedRun,
-    photos: Sequence[Photo],
+    photos: Iterable[AnyPhoto],
     *,
-    separate: bool = False,
     num_glimpses: int | None = None,
+    separate: bool = False,
+    attention: bool = False,
+    animate: bool = False,
 ) -> None:
-    """One picture a photo with everything in it, or (separate) each of its parts by itself."""
-    for seen in look_as_tested(run, photos, num_glimpses=num_glimpses):
+    """Draw photos one by one; the options are those of `draw_run`."""
+    grid = []
+    for record in record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True):
+        name = stem(record.photo)
         if separate:
-            for name, figure in PARTS.items():
-                drawer.save(f"{stem(seen.photo)}_{name}", figure(seen))
+            for part, figure in figures.PARTS.items():
+                drawer.save(f"{name}_{part}", figure(record))
         else:
-            drawer.save(stem(seen.photo), story_figure(seen))
+            drawer.save(name, figures.story(record))
+        if attention:
+            drawer.save(f"{name}_attention", attention_figure(record, run.model))
+        if animate:
+            save_animations(drawer, name, [record])
+            grid.append(record)
+    if len(grid) > 1:
+        save_animations(drawer, "grid", grid)
 
 
-def draw_whole(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
-    """The overview of a split and its galleries. Warns on stdout of a policy that looks nowhere."""
+def save_animations(drawer: Drawer, name: str, records: list[PhotoRecord]) -> None:
+    for format in ("gif", "mp4"):
+        drawer.files.append(animation.save(records, drawer.free(name, format)))
+
+
+def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
+    """Draw the overview of a split and its galleries. Warns of a policy that looks nowhere."""
     for note in warnings(whole):
-        print(f"warning: {note}")
+        log.warning("%s", note)
     drawer.save("overview", overview_figure(whole, title_of(run, split)))
+
+    def records(rows: Iterable[int]) -> list[PhotoRecord]:
+        return list(record_photos(run, split.photos(rows), skip_unreadable=True))
+
     for name, (title, choose) in gallery.CHOICES.items():
         rows = choose(whole)
         if len(rows):
-            photos = list(look_as_tested(run, split.photos(rows)))
-            drawer.save(f"gallery_{name}", gallery.gallery_figure(photos, title))
+            drawer.save(f"gallery_{name}", gallery.gallery_figure(records(rows), title))
     pairs = [
-        (
-            f"{whole.classes[true]}, taken for {whole.classes[answer]}",
-            list(look_as_tested(run, split.photos(rows))),
-        )
-        for true, answer, rows in gallery.confused(whole)
+        (gallery.pair_title(whole, true, predicted), records(rows))
+        for true, predicted, rows in gallery.confused(whole)
     ]
     if pairs:
         drawer.save("gallery_confused", gallery.confused_figure(pairs))
-
-
-def draw_one_per_class(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
-    rows = gallery.one_per_class(whole)
-    photos = list(look_as_tested(run, split.photos(rows)))
-    drawer.save("one_per_class", gallery.one_per_class_figure(photos))
 
 
 def title_of(run: LoadedRun, split: Split) -> str:

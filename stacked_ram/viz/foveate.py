@@ -6,31 +6,31 @@ import numpy as np
 
 from stacked_ram.viz.records import PhotoRecord
 
-UNSEEN = 18  # brightness of what was not seen
+UNSEEN = 18  # brightness of what was not record
 GLANCED = 0.45  # brightness left to what only the glance saw
 
 
-def so_far(seen: PhotoRecord, steps: int) -> np.ndarray:
+def so_far(record: PhotoRecord, steps: int) -> np.ndarray:
     """The photo (H x W x 3, uint8) from the patches of its first `steps` steps.
 
     Where several patches overlap, the one of the smallest cells shows, and of those the last.
     What only the glance saw is dimmed; what nothing saw is dark.
     """
-    height, width = seen.photo.pixels_CHW.shape[1:]
+    height, width = record.photo.pixels_CHW.shape[1:]
     canvas_HWC = np.full((height, width, 3), UNSEEN, np.uint8)
-    if seen.glance_HWC is not None:
-        rows, columns = cells(0, height, height, seen.glance_HWC.shape[0])
-        across, along = cells(0, width, width, seen.glance_HWC.shape[1])
-        glanced = seen.glance_HWC[columns][:, along] * GLANCED + UNSEEN * (1 - GLANCED)
+    if record.glance_HWC is not None:
+        rows, columns = cells(0, height, height, record.glance_HWC.shape[0])
+        across, along = cells(0, width, width, record.glance_HWC.shape[1])
+        glanced = record.glance_HWC[columns][:, along] * GLANCED + UNSEEN * (1 - GLANCED)
         canvas_HWC[np.ix_(rows, across)] = glanced.astype(np.uint8)
     pieces = [
         (surface.boxes_TK4[step, k], surface.patches_TKPPC[step, k], step)
-        for surface in seen.photo_surfaces
+        for surface in record.photo_surfaces
         for step in range(steps)
         for k in range(surface.boxes_TK4.shape[1])
     ]
     # a large photo is drawn small
-    scale = height / seen.photo.size[0], width / seen.photo.size[1]
+    scale = height / record.photo.size[0], width / record.photo.size[1]
     pieces.sort(key=lambda piece: (-(piece[0][2] - piece[0][0]) / len(piece[1]), piece[2]))
     for (left, top, right, bottom), patch_PPC, _ in pieces:
         rows, from_rows = cells(top * scale[0], bottom * scale[0], height, len(patch_PPC))

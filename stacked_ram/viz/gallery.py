@@ -7,11 +7,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.boxes import draw_tag, fit, view_shape
 from stacked_ram.viz.records import PhotoRecord
-from stacked_ram.viz.scan_path import ROOMY, draw_small, view_of_seen
-from stacked_ram.viz.story import EDGE, fit, view_shape
-from stacked_ram.viz.style import INK, PAGE, QUIET, Sheet, fitted, step_colours, styled, text_width
+from stacked_ram.viz.style import (
+    EDGE,
+    INK,
+    PAGE,
+    QUIET,
+    Sheet,
+    fitted,
+    step_colours,
+    styled,
+    text_width,
+)
+from stacked_ram.viz.thumbnails import ROOMY, draw_small, small_view
 from stacked_ram.viz.whole_set import WholeSet
 
 COLUMNS = 4
@@ -51,6 +60,10 @@ def confused(
         rows = rows[np.argsort(-whole.sure_NT[rows, -1], kind="stable")]
         result.append((int(found[pair, 0]), int(found[pair, 1]), rows[:each]))
     return result
+
+
+def pair_title(whole: WholeSet, true: int, predicted: int) -> str:
+    return f"{whole.classes[true]}, taken for {whole.classes[predicted]}"
 
 
 def one_per_class(whole: WholeSet) -> np.ndarray:
@@ -100,7 +113,7 @@ def rows_figure(
         for start in range(0, len(photos), columns):
             part = photos[start : start + columns]
             tall = max(
-                fit(view_shape(one, one.surfaces[-1], view_of_seen(one)), side, side * 1.15)[1]
+                fit(view_shape(one, one.surfaces[-1], small_view(one)), side, side * 1.15)[1]
                 for one in part
             )
             rows.append((name if start == 0 else "", part, tall))

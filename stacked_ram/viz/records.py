@@ -1,4 +1,4 @@
-"""Photos in, what the model did with each of them out: plain arrays that every drawing reads.
+"""What the model did with each photo, as plain arrays that every drawing reads.
 
 B photos   T steps   S levels   K patches of P x P pixels   N classes   R regions
 """
@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from stacked_ram.images.lazy import LazyPhoto, LazyPhotos, UnreadablePhoto
+from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.trace import Step, Trace, assemble
 from stacked_ram.ops.geometry import glimpse_boxes
 from stacked_ram.ops.patches import Photos
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.devices import autocast
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.feature_colours import FeatureColours
+from stacked_ram.viz.photos import AnyPhoto, Photo, as_photo
 
 log = logging.getLogger(__name__)
 
@@ -31,38 +32,8 @@ BATCH = 16
 
 
 @dataclass
-class Photo:
-    """A photo as the model gets it."""
-
-    name: str
-    pixels_CHW: np.ndarray
-    """uint8."""
-    shape: tuple[int, int]
-    """True (height, width): where photo_size squeezed the pixels, drawings undo it."""
-    label: int | None = None
-    box_4: np.ndarray | None = None
-    """Object's (left, top, right, bottom) in these pixels."""
-    large: LazyPhoto | None = None
-    """What is looked at, where the photo is too large to be held: the pixels are then a small
-    picture of it, to draw on."""
-    path: Path | None = None
-    """Of a file that was named; the photos of a data set are told apart by their names."""
-
-    @property
-    def key(self) -> Path | str:
-        """Tells it from other photos, and is the same in every run."""
-        return self.path or self.name
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of what is looked at, in pixels: the units of locations and boxes."""
-        height, width = self.pixels_CHW.shape[1:] if self.large is None else self.large.size
-        return height, width
-
-
-@dataclass
 class Surface:
-    """One thing that is looked at: the photo, the photo as a level sees it, or a feature map."""
+    """What a retina reads from: the photo, the photo as a level sees it, or a feature map."""
 
     title: str
     image_HWC: np.ndarray
@@ -70,11 +41,11 @@ class Surface:
     size: tuple[float, float]
     """(height, width) in the units of the boxes, whatever the resolution of the image."""
     boxes_TK4: np.ndarray
-    """Exactly what was read: (left, top, right, bottom)."""
+    """Exactly what the retina read: (left, top, right, bottom)."""
     patches_TKPPC: np.ndarray | None
-    """uint8 RGB, as the network got them but for the normalisation."""
+    """uint8 RGB, as the network got them but for the normalisation; None if nothing was read."""
     is_map: bool = False
-    """Whether it is a feature map (one may be as large as the photo); its boxes are in cells."""
+    """Whether it is a feature map (which may be as large as the photo); boxes are in cells."""
 
     @property
     def unit(self) -> str:
@@ -87,78 +58,158 @@ class PhotoRecord:
 
     photo: Photo
     classes: tuple[str, ...]
-    belief_TN: np.ndarray
+    beliefs_TN: np.ndarray
     """Class probabilities after each step."""
     locations_TS2: np.ndarray
+    """(x, y) of each glimpse, in [-1, 1]."""
     surfaces: list[Surface]
-    """One a level, or the surfaces of a stack of maps, finest first."""
+    """One for each level, or the surfaces of a stack of maps, finest first."""
     glance_belief_N: np.ndarray | None = None
     glance_HWC: np.ndarray | None = None
     """uint8 RGB: what the glance saw of the whole photo."""
-    weights_TR: np.ndarray | None = None
+    region_weights_TR: np.ndarray | None = None
     regions: tuple[int, int] | None = None
-    """Rows and columns that weights_TR are about."""
+    """Rows and columns of the regions."""
     std: float | None = None
     """Of the Gaussian policy, in units of location."""
     means_TS2: np.ndarray | None = None
+    """Centre of the policy at each step."""
     chosen_T: tuple[bool, ...] = ()
+    """Whether the policy chose the location of each step."""
 
     @property
     def photo_surfaces(self) -> list[Surface]:
-        """Those whose patches were cut from the photo itself, not from a map of it."""
-        return [one for one in self.surfaces if not one.is_map and one.patches_TKPPC is not None]
+        """The surfaces whose patches come from the photo itself, not from a feature map."""
+        return [
+            surface
+            for surface in self.surfaces
+            if not surface.is_map and surface.patches_TKPPC is not None
+        ]
 
     @property
     def steps(self) -> int:
-        return len(self.belief_TN)
+        return len(self.beliefs_TN)
 
     @property
-    def says(self) -> int:
+    def predicted(self) -> int:
         """The class predicted after the last step."""
-        return int(self.belief_TN[-1].argmax())
+        return int(self.beliefs_TN[-1].argmax())
 
     @property
-    def sure(self) -> float:
-        """Probability of that class."""
-        return float(self.belief_TN[-1].max())
+    def confidence(self) -> float:
+        """Probability of the predicted class."""
+        return float(self.beliefs_TN[-1].max())
 
     @property
-    def right(self) -> bool | None:
-        return None if self.photo.label is None else self.says == self.photo.label
+    def correct(self) -> bool | None:
+        """Whether the prediction is right; None where the true class is not known."""
+        return None if self.photo.label is None else self.predicted == self.photo.label
 
     @property
-    def answers_T(self) -> np.ndarray:
-        return self.belief_TN.argmax(1)
+    def final_from(self) -> int:
+        """The step (from 1) from which the prediction stayed the same until the end."""
+        differs = np.flatnonzero(self.beliefs_TN.argmax(1) != self.predicted)
+        return int(differs[-1]) + 2 if len(differs) else 1
 
-    @property
-    def settled(self) -> int:
-        """The step (from 1) from which on the answer stayed what it was in the end."""
-        other = np.flatnonzero(self.answers_T != self.says)
-        return int(other[-1]) + 2 if len(other) else 1
-
-
-def cut(seen: PhotoRecord, steps: int) -> PhotoRecord:
-    """As if the model had stopped looking after so many steps."""
-    surfaces = [
-        dataclasses.replace(
-            one,
-            boxes_TK4=one.boxes_TK4[:steps],
-            patches_TKPPC=None if one.patches_TKPPC is None else one.patches_TKPPC[:steps],
+    def until(self, steps: int) -> PhotoRecord:
+        """The record as if the model had stopped after this many steps."""
+        surfaces = [
+            dataclasses.replace(
+                surface,
+                boxes_TK4=surface.boxes_TK4[:steps],
+                patches_TKPPC=first(surface.patches_TKPPC, steps),
+            )
+            for surface in self.surfaces
+        ]
+        return dataclasses.replace(
+            self,
+            beliefs_TN=self.beliefs_TN[:steps],
+            locations_TS2=self.locations_TS2[:steps],
+            surfaces=surfaces,
+            region_weights_TR=first(self.region_weights_TR, steps),
+            means_TS2=first(self.means_TS2, steps),
+            chosen_T=self.chosen_T[:steps],
         )
-        for one in seen.surfaces
-    ]
-    return dataclasses.replace(
-        seen,
-        belief_TN=seen.belief_TN[:steps],
-        locations_TS2=seen.locations_TS2[:steps],
-        surfaces=surfaces,
-        weights_TR=None if seen.weights_TR is None else seen.weights_TR[:steps],
-        means_TS2=None if seen.means_TS2 is None else seen.means_TS2[:steps],
-        chosen_T=seen.chosen_T[:steps],
-    )
 
 
-def look_at(
+def first(values: np.ndarray | None, steps: int) -> np.ndarray | None:
+    return None if values is None else values[:steps]
+
+
+def record_photos(
+    run: LoadedRun,
+    photos: Iterable[AnyPhoto],
+    *,
+    num_glimpses: int | None = None,
+    first_location: tuple[float, float] | None = None,
+    skip_unreadable: bool = False,
+) -> Iterator[PhotoRecord]:
+    """Run the model on photos, deterministically, and record everything; in the order given.
+
+    Works in batches of neighbouring photos of one size, in the precision the run is tested in.
+
+    Args:
+        photos: paths, PIL images, arrays H x W x C, tensors C x H x W, or `Photo` objects.
+        num_glimpses: default: the run's.
+        first_location: force the first glimpse to (x, y), each in [-1, 1].
+        skip_unreadable: leave out photos that cannot be read, with a warning.
+
+    Raises UserError, naming the photo, when one cannot be read.
+    """
+    precision = run.config.training.precision
+    for batch in batches(run, photos, skip_unreadable):
+        try:
+            yield from record_batch(
+                run.model,
+                batch,
+                run.classes,
+                num_glimpses=num_glimpses,
+                first_location=first_location,
+                precision=precision,
+            )
+        except UnreadablePhoto as error:
+            if not skip_unreadable:
+                raise UserError(str(error)) from None
+            log.warning("left out: %s", error)
+
+
+def batches(
+    run: LoadedRun, photos: Iterable[AnyPhoto], skip_unreadable: bool
+) -> Iterator[list[Photo]]:
+    """Up to BATCH neighbouring photos of one size; a large photo is a batch of its own."""
+    batch: list[Photo] = []
+    for given in photos:
+        try:
+            photo = as_photo(run, given)
+        except UserError as error:
+            if not skip_unreadable:
+                raise
+            log.warning("left out: %s", error)
+            continue
+        if batch and (len(batch) == BATCH or not may_share_batch(batch[0], photo)):
+            yield batch
+            batch = []
+        batch.append(photo)
+    if batch:
+        yield batch
+
+
+def may_share_batch(photo: Photo, other: Photo) -> bool:
+    small = photo.large is None and other.large is None
+    return small and photo.pixels_CHW.shape == other.pixels_CHW.shape
+
+
+def model_input(model: RAM, photos: Sequence[Photo]) -> Photos | LazyPhotos:
+    """Photos of one size, or one large one, as the model takes them."""
+    device = model.classifier.weight.device
+    if photos[0].large is not None:
+        return model.photos(LazyPhotos([photo.large for photo in photos], device=device))
+    pixels_BCHW = torch.from_numpy(np.stack([photo.pixels_CHW for photo in photos]))
+    return model.photos(pixels_BCHW.to(device))
+
+
+@torch.inference_mode()
+def record_batch(
     model: RAM,
     photos: Sequence[Photo],
     classes: Sequence[str],
@@ -166,58 +217,13 @@ def look_at(
     num_glimpses: int | None = None,
     first_location: tuple[float, float] | None = None,
     precision: str = "float32",
-) -> Iterator[PhotoRecord]:
-    """Look at photos, deterministically, and keep everything; in the order of the photos.
-
-    Photos of one size share a batch, large ones stand alone: one that cannot be read where it is
-    looked at is told of and left out, so that fewer may come back than were given.
-    first_location: force the first glimpse there, (x, y).
-    precision: of the matrix products; answers near the edge change with it.
-    """
-    start = 0
-    while start < len(photos):
-        like = batch_key(photos[start])
-        stop = start + 1
-        while stop < min(start + BATCH, len(photos)) and like and batch_key(photos[stop]) == like:
-            stop += 1
-        part = photos[start:stop]
-        try:
-            yield from look_at_batch(model, part, classes, num_glimpses, first_location, precision)
-        except UnreadablePhoto as error:
-            log.warning("left out: %s", error)
-        start = stop
-
-
-def look_as_tested(run: LoadedRun, photos: Sequence[Photo], **how: Any) -> Iterator[PhotoRecord]:
-    """As `look_at`, in the precision in which the run was trained and is tested."""
-    precision = run.config.training.precision
-    return look_at(run.model, photos, run.classes, precision=precision, **how)
-
-
-def batch_key(photo: Photo) -> tuple[int, ...]:
-    """Photos with one key may share a batch; nothing: this one stands alone."""
-    return photo.pixels_CHW.shape if photo.large is None else ()
-
-
-def ready_for(model: RAM, photos: Sequence[Photo]) -> Photos | LazyPhotos:
-    """Photos of one size, or one large one, as the model takes them."""
-    device = model.classifier.weight.device
-    if photos[0].large is not None:
-        return model.photos(LazyPhotos([one.large for one in photos], device=device))
-    return model.photos(torch.from_numpy(np.stack([one.pixels_CHW for one in photos])).to(device))
-
-
-@torch.inference_mode()
-def look_at_batch(
-    model: RAM,
-    photos: Sequence[Photo],
-    classes: Sequence[str],
-    num_glimpses: int | None = None,
-    first_location: tuple[float, float] | None = None,
-    precision: str = "float32",
 ) -> list[PhotoRecord]:
-    """As `look_at`, for photos of one size. Raises UnreadablePhoto for what cannot be read."""
-    ready = ready_for(model, photos)
+    """Records of photos of one size, or of one large photo.
+
+    precision: of the matrix products. Raises UnreadablePhoto for a large photo that cannot be
+    read where the model looks.
+    """
+    ready = model_input(model, photos)
     with autocast(ready.device, precision):
         if first_location is None:
             trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
@@ -225,18 +231,19 @@ def look_at_batch(
             trace = look_from(model, ready, first_location, num_glimpses)
     glance_BCHW = None if model.glance is None else ready.resized(model.config.glance)
     maps = model.levels[0].retina.view(ready).surfaces if model.levels[0].retina.maps else None
-    seen = []
-    for b, photo in enumerate(photos):
-        one = seen_in(trace, b, photo, classes)
-        one.surfaces = surfaces_of(model, trace, b, photo, maps)
+    records = []
+    for row, photo in enumerate(photos):
+        record = record_of(trace, row, photo, classes)
+        record.surfaces = surfaces_of(model, trace, row, photo, maps)
         if glance_BCHW is not None:
-            one.glance_HWC = as_rgb(shown(model, glance_BCHW[b]))
-        one.regions = model.config.regions if one.weights_TR is not None else None
+            record.glance_HWC = as_rgb(denormalised(model, glance_BCHW[row]))
+        if record.region_weights_TR is not None:
+            record.regions = model.config.regions
         policy = model.levels[-1].attention
         if getattr(policy, "std", None) is not None:
-            one.std = float(policy.std)
-        seen.append(one)
-    return seen
+            record.std = float(policy.std)
+        records.append(record)
+    return records
 
 
 def look_from(
@@ -260,13 +267,13 @@ def look_from(
     return assemble(done, heads, boxes, photos.sizes_B2, 1, glance_logits, first)
 
 
-def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> PhotoRecord:
-    """One row of a trace, with the photo as its only surface and without the patches."""
+def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> PhotoRecord:
+    """One row of a trace, with boxes on the photo and without patches."""
     glance, weights = trace.glance_logits_BN, trace.region_weights_BTR
     return PhotoRecord(
         photo=photo,
         classes=tuple(classes),
-        belief_TN=numpy(trace.logits_BTN[row].float().softmax(1)),
+        beliefs_TN=numpy(trace.logits_BTN[row].float().softmax(1)),
         locations_TS2=numpy(trace.locations_BTS2[row]),
         surfaces=[
             Surface(
@@ -279,7 +286,7 @@ def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> Pho
             for level in range(trace.boxes_BTSK4.shape[2])
         ],
         glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
-        weights_TR=None if weights is None else numpy(weights[row]),
+        region_weights_TR=None if weights is None else numpy(weights[row]),
         means_TS2=numpy(trace.means_BTS2[row]),
         chosen_T=trace.chosen_T,
     )
@@ -288,11 +295,11 @@ def seen_in(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> Pho
 def surfaces_of(
     model: RAM, trace: Trace, row: int, photo: Photo, maps: list[Photos] | None
 ) -> list[Surface]:
-    """Everything that was looked at, with its boxes and patches."""
+    """Every surface that the model read from, with its boxes and patches."""
     pixels_HWC = as_rgb(photo.pixels_CHW)
     size = photo.size
     if maps is None:
-        patches = shown(model, trace.patches_BTSKCPP[row])
+        patches = denormalised(model, trace.patches_BTSKCPP[row])
         levels = range(patches.shape[1])
         return [
             Surface(
@@ -305,24 +312,24 @@ def surfaces_of(
             for level in levels
         ]
     retina = model.levels[0].retina
-    smooth = model.config.attention == "soft"
-    geometry = retina.smooth_geometry if smooth else retina.geometry
+    soft = model.config.attention == "soft"
+    geometry = retina.smooth_geometry if soft else retina.geometry
     locations_T2 = trace.locations_BTS2[row, :, 0]
     levels = model.config.levels or range(model.config.num_levels)
     surfaces = []
-    if 0 not in levels:  # shown all the same: nobody can read a feature map
+    if 0 not in levels:  # drawn too: a feature map alone shows nobody where
         boxes_TK4 = numpy(trace.boxes_BTSK4[row, :, 0])
         surfaces.append(Surface("the photo (not read)", pixels_HWC, size, boxes_TK4, None))
-    for level, one, patches in zip(levels, maps, trace.map_patches_BTKCPP, strict=True):
-        side_2 = one.sizes_B2[row]
+    for level, feature_map, patches in zip(levels, maps, trace.map_patches_BTKCPP, strict=True):
+        side_2 = feature_map.sizes_B2[row]
         sides_T2 = side_2.expand(len(locations_T2), 2)
         boxes_TK4 = numpy(glimpse_boxes(locations_T2, sides_T2, geometry))
         map_size = int(side_2[0]), int(side_2[1])
         if level == 0:
-            read = as_rgb(shown(model, patches[row]))
+            read = as_rgb(denormalised(model, patches[row]))
             surfaces.append(Surface("the photo", pixels_HWC, map_size, boxes_TK4, read))
             continue
-        map_CHW = numpy(one.pixels_BCHW[row, :, : map_size[0], : map_size[1]])
+        map_CHW = numpy(feature_map.pixels_BCHW[row, :, : map_size[0], : map_size[1]])
         colours = FeatureColours(map_CHW)
         title = f"feature map {level}: {map_size[0]} × {map_size[1]}, {len(map_CHW)} channels"
         read = colours(numpy(patches[row]))
@@ -339,12 +346,13 @@ def level_title(level: int) -> str:
 def sampled_locations(
     model: RAM, photo: Photo, samples: int, num_glimpses: int | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Locations of many sampled scan paths of one photo, M x T x S x 2. The same every time."""
+    """Locations of `samples` sampled scan paths on one photo, M x T x S x 2; equal for equal
+    seeds."""
     device = model.classifier.weight.device
     before, model.generator = model.generator, torch.Generator(device).manual_seed(seed)
     try:
         trace = model(
-            ready_for(model, [photo]), rollouts=samples, sample=True, num_glimpses=num_glimpses
+            model_input(model, [photo]), rollouts=samples, sample=True, num_glimpses=num_glimpses
         )
     finally:
         model.generator = before
@@ -355,8 +363,8 @@ def numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def shown(model: RAM, values: Tensor) -> np.ndarray:
-    """Pixels ... C x H x W as the network gets them, de-normalised: uint8."""
+def denormalised(model: RAM, values: Tensor) -> np.ndarray:
+    """Pixels ... C x H x W from the network's normalised values: uint8."""
     values = values.detach().float()
     if model.normalises:
         channels = (-1, 1, 1)
@@ -371,9 +379,7 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def pooled(pixels_HWC: np.ndarray, times: int) -> np.ndarray:
-    """Averages of times x times pixels, as a level sees the photo."""
-    from PIL import Image
-
+    """The photo as a level sees it: averages of times x times pixels."""
     if times == 1:
         return pixels_HWC
     return np.asarray(Image.fromarray(pixels_HWC).reduce(times))

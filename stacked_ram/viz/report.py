@@ -12,11 +12,11 @@ import csv
 import io
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,20 +24,19 @@ from PIL import Image
 
 from stacked_ram.data.dataset import stratified
 from stacked_ram.runs.checkpoint import LoadedRun
-from stacked_ram.runs.folder import now, write_atomically
+from stacked_ram.runs.folder import check_folder, now, write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs
 from stacked_ram.viz.boxes import view_of
+from stacked_ram.viz.draw import SplitName, loaded
 from stacked_ram.viz.overview import chosen_places, class_order, density_of
-from stacked_ram.viz.records import Photo, PhotoRecord, Surface, look_as_tested
-from stacked_ram.viz.sources import Split, photo_files, read_files
+from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
+from stacked_ram.viz.records import PhotoRecord, Surface, record_photos
 from stacked_ram.viz.style import step_colours
-from stacked_ram.viz.whole_set import WholeSet, look_at_all, spread_T, warnings
+from stacked_ram.viz.whole_set import WholeSet, record_split, spread_T, warnings
 
-if TYPE_CHECKING:
-    from stacked_ram.cli.viz_options import Viz
-
+LIMIT = 100  # photos
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
 SIDES = (640, 480, 360, 256)  # longest side of a photo, as large as that allows
 PATCH = 64  # largest side of a patch
@@ -49,23 +48,36 @@ CURVES = (  # title, whether it is a share, columns of metrics.csv
 )
 
 
-def write_report(run: LoadedRun, options: Viz) -> Path:
-    """Write report.html and return its path. Raises UserError when there is nothing to show."""
-    path = (options.out or run.folder) / "report.html"
-    if options.named:
-        photos = read_files(run, photo_files(options.named)[: options.most])
-        write_atomically(path, page(run, photos, options.glimpses))
-        return path
-    split = Split(run, options.split, options.dataset)
-    try:
-        whole = look_at_all(run, split)
-        rows, galleries = chosen_rows(split, whole, options.most)
-        photos = split.photos(rows)
-        content = page(run, photos, options.glimpses, whole, galleries, split)
-    finally:
-        split.close()
-    write_atomically(path, content)
-    return path
+def write_report(
+    run: str | Path | LoadedRun,
+    photos: Iterable[str | Path] | None = None,
+    *,
+    out: str | Path | None = None,
+    limit: int = LIMIT,
+    num_glimpses: int | None = None,
+    split: SplitName = "test",
+    dataset: str | Path | None = None,
+    device: str = "auto",
+) -> Path:
+    """Write report.html, with a player for every photo, and return its path.
+
+    Without photos: of a whole split, with its figures and galleries. The other arguments are
+    those of `draw_run`; out: a folder, by default the run's. Raises UserError when there is
+    nothing to show.
+    """
+    run = loaded(run, device)
+    folder = Path(out or run.folder)
+    check_folder(folder)
+    if photos is not None:
+        content = page(run, read_files(run, photo_files(photos)[:limit]), num_glimpses)
+    else:
+        with Split(run, split, dataset) as opened:
+            whole = record_split(run, opened)
+            rows, galleries = chosen_rows(opened, whole, limit)
+            chosen = opened.photos(rows)
+            content = page(run, chosen, num_glimpses, whole, galleries, opened)
+    write_atomically(folder / "report.html", content)
+    return folder / "report.html"
 
 
 def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], list[dict[str, Any]]]:
@@ -77,8 +89,8 @@ def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], li
         for title, choose in gallery.CHOICES.values()
     ]
     groups += [
-        (f"{whole.classes[true]}, taken for {whole.classes[answer]}", rows)
-        for true, answer, rows in gallery.confused(whole, pairs=max(1, min(3, most // 16)))
+        (gallery.pair_title(whole, true, predicted), rows)
+        for true, predicted, rows in gallery.confused(whole, pairs=max(1, min(3, most // 16)))
     ]
     groups = [(title, [int(row) for row in rows]) for title, rows in groups if len(rows)]
     rows = stratified(split.dataset.labels, most).tolist()
@@ -101,13 +113,13 @@ def page(
     split: Split | None = None,
 ) -> bytes:
     """The file's content, its photos as large as the whole may be."""
-    seen = list(look_as_tested(run, photos, num_glimpses=num_glimpses))
-    if not seen:
+    record = list(record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True))
+    if not record:
         raise UserError("--report: no photos to show")
-    about = facts(run, seen, whole, galleries, split)
-    room = LARGEST * max(1.0, len(seen) / 100)
+    about = facts(run, record, whole, galleries, split)
+    room = LARGEST * max(1.0, len(record) / 100)
     for side in SIDES:
-        about["photos"] = [photo_entry(one, side) for one in seen]
+        about["photos"] = [photo_entry(one, side) for one in record]
         content = filled(about)
         if len(content) <= room:
             break
@@ -129,7 +141,7 @@ def filled(about: dict[str, Any]) -> bytes:
 
 def facts(
     run: LoadedRun,
-    seen: Sequence[PhotoRecord],
+    record: Sequence[PhotoRecord],
     whole: WholeSet | None,
     galleries: Sequence[dict[str, Any]],
     split: Split | None,
@@ -145,7 +157,7 @@ def facts(
     if whole is not None:
         words.insert(0, f"accuracy {100 * whole.right_N.mean():.1f} % on {len(whole.labels_N):,}"
                      f" photos ({split.dataset.name}, {split.dataset.split})")  # fmt: skip
-    counts = {one.steps for one in seen} | ({whole.steps} if whole is not None else set())
+    counts = {one.steps for one in record} | ({whole.steps} if whole is not None else set())
     return {
         "title": run.folder.resolve().name,
         "facts": " · ".join(words),
@@ -154,17 +166,17 @@ def facts(
         "colours": {count: step_colours(count) for count in sorted(counts)},
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
-        "galleries": placed(galleries, seen),
+        "galleries": placed(galleries, record),
         "whole": None if whole is None else whole_entry(whole, split.dataset.split),
         "training": training_curves(run.folder / "metrics.csv"),
     }
 
 
 def placed(
-    galleries: Sequence[dict[str, Any]], seen: Sequence[PhotoRecord]
+    galleries: Sequence[dict[str, Any]], record: Sequence[PhotoRecord]
 ) -> list[dict[str, Any]]:
     """The galleries as places among the photos of the page, without those left empty."""
-    place = {one.photo.name: number for number, one in enumerate(seen)}
+    place = {one.photo.name: number for number, one in enumerate(record)}
     found = [
         one | {"photos": [place[name] for name in one["photos"] if name in place]}
         for one in galleries
@@ -178,23 +190,23 @@ def ramp(count: int = 24) -> list[str]:
     return [mpl.colors.to_hex(one) for one in colours]
 
 
-def photo_entry(seen: PhotoRecord, side: int) -> dict[str, Any]:
+def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
     """One photo, as the page's script reads it."""
-    photo = seen.photo
-    _, belief = beliefs(seen)
-    followed = seen.says if photo.label is None else photo.label
+    photo = record.photo
+    _, belief = beliefs(record)
+    followed = record.predicted if photo.label is None else photo.label
     image_HWC = np.moveaxis(photo.pixels_CHW, 0, -1)
     return {
         "name": photo.name,
         "label": photo.label,
-        "says": seen.says,
-        "sure": rounded(seen.sure),
-        "right": seen.right,
-        "settled": seen.settled,
-        "shape": list(photo.shape),
-        "image": picture(as_shaped(image_HWC, photo.shape, side)),
-        "glance": None if seen.glance_HWC is None else picture(seen.glance_HWC),
-        "first": len(belief) - seen.steps,
+        "says": record.predicted,
+        "sure": rounded(record.confidence),
+        "right": record.correct,
+        "settled": record.final_from,
+        "shape": list(photo.true_size),
+        "image": picture(as_shaped(image_HWC, photo.true_size, side)),
+        "glance": None if record.glance_HWC is None else picture(record.glance_HWC),
+        "first": len(belief) - record.steps,
         "belief": [
             {
                 "top": [[int(label), rounded(row[label])] for label in np.argsort(-row)[:TOP]],
@@ -202,12 +214,12 @@ def photo_entry(seen: PhotoRecord, side: int) -> dict[str, Any]:
             }
             for row in belief
         ],
-        "surfaces": [surface_entry(seen, one, side) for one in seen.surfaces],
+        "surfaces": [surface_entry(record, one, side) for one in record.surfaces],
     }
 
 
-def surface_entry(seen: PhotoRecord, surface: Surface, side: int) -> dict[str, Any]:
-    same_size = surface.image_HWC.shape[:2] == seen.photo.pixels_CHW.shape[1:]
+def surface_entry(record: PhotoRecord, surface: Surface, side: int) -> dict[str, Any]:
+    same_size = surface.image_HWC.shape[:2] == record.photo.pixels_CHW.shape[1:]
     is_photo = same_size and not surface.is_map
     return {
         "title": surface.title,
@@ -217,7 +229,7 @@ def surface_entry(seen: PhotoRecord, surface: Surface, side: int) -> dict[str, A
         "boxes": np.round(surface.boxes_TK4.astype(float), 2).tolist(),
         "image": None if is_photo else picture(surface.image_HWC),
         "sprite": None if surface.patches_TKPPC is None else picture(sprite(surface)),
-        "onPhoto": any(surface is one for one in seen.photo_surfaces),
+        "onPhoto": any(surface is one for one in record.photo_surfaces),
     }
 
 

@@ -21,6 +21,8 @@ from stacked_ram.runs.folder import write_atomically
 from stacked_ram.viz.fonts import families
 
 PAGE = 7.2  # width of a page's text
+EDGE = 0.08
+TITLE = 0.3  # height of a title
 DPI = 200
 FORMATS = ("png", "svg", "pdf")
 

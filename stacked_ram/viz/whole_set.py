@@ -15,8 +15,8 @@ from stacked_ram.data.left_out import LeftOut
 from stacked_ram.models.trace import Trace
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.devices import autocast
+from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import numpy
-from stacked_ram.viz.sources import Split
 
 SAME_PLACE = 0.05  # spread of locations over photos (the photo is 2 wide) below which it is one
 STANDS_STILL = 0.05  # mean way from glimpse to glimpse
@@ -82,7 +82,7 @@ class WholeSet:
 
 
 @torch.inference_mode()
-def look_at_all(run: LoadedRun, split: Split) -> WholeSet:
+def record_split(run: LoadedRun, split: Split) -> WholeSet:
     """One deterministic pass over a split, in the precision in which it is tested. Photos that
     cannot be read are taken out of the split."""
     model = run.model

@@ -123,22 +123,22 @@ def test_predict_goes_on_after_a_large_photo_that_is_damaged(run, tmp_path, caps
 
 
 def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypatch):
-    from stacked_ram.viz import sources
+    from stacked_ram.viz import photos as viz_photos
     from stacked_ram.viz.foveate import so_far
-    from stacked_ram.viz.records import look_at
+    from stacked_ram.viz.records import record_photos
 
-    monkeypatch.setattr(sources, "DRAWN", 50)
+    monkeypatch.setattr(viz_photos, "OVERVIEW_SIDE", 50)
     (tmp_path / "bar").mkdir()
     path = write_pyramid(tmp_path / "bar" / "photo.tif", smooth_pixels(150, 200))
     loaded = load_run(run, "cpu")
-    photos = sources.read_files(loaded, sources.photo_files([path]))
+    photos = viz_photos.read_files(loaded, viz_photos.photo_files([path]))
     assert photos[0].pixels_CHW.shape == (3, 38, 50) and photos[0].size == (150, 200)
-    seen = next(iter(look_at(loaded.model, photos, loaded.classes)))
-    surface = seen.photo_surfaces[0]
+    record = next(record_photos(loaded, photos))
+    surface = record.photo_surfaces[0]
     assert surface.size == (150, 200) and surface.image_HWC.shape == (38, 50, 3)
     widths = surface.boxes_TK4[..., 2] - surface.boxes_TK4[..., 0]
     np.testing.assert_allclose(widths, [[4, 8]] * 2)  # in pixels of the photo itself
-    assert so_far(seen, 2).shape == (38, 50, 3)
+    assert so_far(record, 2).shape == (38, 50, 3)
 
 
 def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monk
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.loader import make_loader
     from stacked_ram.evaluation.report import test_run
-    from stacked_ram.viz.sources import Split
+    from stacked_ram.viz.photos import Split
 
     folder = large_data_set(tmp_path / "data")
     monkeypatch.setattr(assemble, "LARGE", 1000)

@@ -175,22 +175,22 @@ def test_the_others_answers_stay_what_they_were(folder, tmp_path):
 
 
 def test_pictures_are_drawn_of_the_photos_that_can_be_read(folder, tmp_path, caplog):
-    from stacked_ram.viz.records import look_at as look_for_pictures
-    from stacked_ram.viz.sources import Split, photo_files, read_files
-    from stacked_ram.viz.whole_set import look_at_all
+    from stacked_ram.viz.photos import Split, photo_files, read_files
+    from stacked_ram.viz.records import record_photos
+    from stacked_ram.viz.whole_set import record_split
 
     train_run(tiny_config(folder, **HOW), tmp_path / "run")
     lose_tiles(photo(folder, "test", 1))
     photo(folder, "test", 2).write_text("no photo")
     loaded = load_run(tmp_path / "run", "cpu")
     split = Split(loaded)
-    whole = look_at_all(loaded, split)
+    whole = record_split(loaded, split)
     assert whole.names == split.dataset.names == ["test/a/0.tif"]
     assert split.photo(0).label == whole.labels_N[0] == 0
     caplog.clear()
     named = read_files(loaded, photo_files([folder / "test"]))
-    seen = list(look_for_pictures(loaded.model, named, loaded.classes))
-    assert [one.photo.name for one in seen] == ["0.tif"]
+    records = list(record_photos(loaded, named, skip_unreadable=True))
+    assert [record.photo.name for record in records] == ["0.tif"]
     said = sorted(record.getMessage() for record in caplog.records)
     assert len(said) == 2 and "1.tif: cannot read" in said[0] and "2.tif" in said[1]
     with pytest.raises(UserError, match=r"2\.tif"):

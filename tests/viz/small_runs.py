@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from tiny import CLASSES, tiny_config
 from stacked_ram.config.schema import ModelConfig
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
-from stacked_ram.runs.checkpoint import Card, save_weights
-from stacked_ram.viz.records import Photo
+from stacked_ram.runs.checkpoint import Card, LoadedRun, save_weights
+from stacked_ram.viz.photos import Photo
+from stacked_ram.viz.records import PhotoRecord, record_batch
 
 
 def lively(model: RAM) -> RAM:
@@ -33,6 +35,20 @@ def tiny_model(channels: int = 3, **fields: object) -> RAM:
         mean=(0.2,) * channels, std=(0.25,) * channels,
     )  # fmt: skip
     return lively(model)
+
+
+def tiny_run(**fields: object) -> LoadedRun:
+    """A loaded run around `tiny_model`, without files."""
+    model = tiny_model(**fields)
+    config = dataclasses.replace(tiny_config("nowhere"), model=model.config)
+    card = Card(config, tuple(CLASSES), len(model.mean), (), ())
+    return LoadedRun(model, card, Path("nowhere/best.safetensors"), torch.device("cpu"))
+
+
+def recorded(model: RAM, photo: Photo, **how: object) -> PhotoRecord:
+    """The record of one photo."""
+    (record,) = record_batch(model, [photo], CLASSES, **how)
+    return record
 
 
 def noise_photo(height: int = 24, width: int = 32, channels: int = 3, label: int | None = 1):

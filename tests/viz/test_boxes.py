@@ -10,24 +10,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import noise_photo, tiny_model
+from small_runs import noise_photo, recorded, tiny_model
 
 from stacked_ram.images.decoding import ORIENTATION
-from stacked_ram.viz.boxes import draw_boxes, draw_surface, split_at_edges, view_of
-from stacked_ram.viz.records import Photo, look_at
-from stacked_ram.viz.sources import true_shape
-from stacked_ram.viz.story import fit, view_shape
+from stacked_ram.viz.boxes import (
+    draw_boxes,
+    draw_surface,
+    fit,
+    split_at_edges,
+    view_of,
+    view_shape,
+)
+from stacked_ram.viz.photos import Photo, true_size
 from stacked_ram.viz.style import Sheet, figure_bytes, step_colours
 
-CLASSES = ("bar", "dot", "ring")
 MARK = np.array([255, 0, 255])
 
 
-def drawn(seen, step: int, boxes: bool) -> np.ndarray:
+def drawn(record, step: int, boxes: bool) -> np.ndarray:
     """The drawing of one step's boxes, 40 drawn pixels for each of the photo's: H x W x 3."""
-    surface = seen.surfaces[0]
+    surface = record.surfaces[0]
     view = view_of(surface.size, surface.boxes_TK4)
-    wide, tall = fit(view_shape(seen, surface, view), 1e9, 40 * (view[3] - view[1]) / 100)
+    wide, tall = fit(view_shape(record, surface, view), 1e9, 40 * (view[3] - view[1]) / 100)
     sheet = Sheet(wide, tall)
     axes = sheet.axes(0, 0, wide, tall)
     draw_surface(axes, surface, view, first=0, last=0)
@@ -50,7 +54,7 @@ def test_drawn_box_surrounds_the_marker_that_the_retina_read(squeezed):
     model = tiny_model(patch_size=6, num_patches=1)
     blank = noise_photo()
     blank.pixels_CHW[:] = 40
-    looked = next(look_at(model, [blank], CLASSES))
+    looked = recorded(model, blank)
     for step in range(looked.steps):
         left, top, right, bottom = looked.surfaces[0].boxes_TK4[step, 0].astype(int)
         assert left >= 0 and top >= 0 and right <= 32 and bottom <= 24, "choose another seed"
@@ -65,29 +69,29 @@ def test_drawn_box_surrounds_the_marker_that_the_retina_read(squeezed):
         assert torch.allclose(patch, torch.tensor(MARK / 255).float()[:, None, None], atol=1e-5)
 
         marked = Photo("marked", pixels, (24, round(32 * squeezed)), 1)
-        seen = next(look_at(model, [marked], CLASSES))
-        seen.surfaces[0].boxes_TK4 = trace.boxes_BTSK4[0, :, 0].numpy()
-        marker = extent(np.abs(drawn(seen, step, boxes=False) - MARK).sum(2) < 60)
-        box = extent(np.abs(drawn(seen, step, boxes=True) - [0, 255, 0]).sum(2) < 60)
+        record = recorded(model, marked)
+        record.surfaces[0].boxes_TK4 = trace.boxes_BTSK4[0, :, 0].numpy()
+        marker = extent(np.abs(drawn(record, step, boxes=False) - MARK).sum(2) < 60)
+        box = extent(np.abs(drawn(record, step, boxes=True) - [0, 255, 0]).sum(2) < 60)
         # the line's middle lies on the marker's edge: half its width (0.85 pt) on either side
         assert np.abs(box - marker).max() <= 3, (box, marker)
 
 
-def test_photo_keeps_its_true_shape_when_it_was_squeezed():
+def test_photo_keeps_its_true_size_when_it_was_squeezed():
     photo = noise_photo(20, 20)
-    photo.shape = (100, 200)
-    seen = next(look_at(tiny_model(patch_size=2), [photo], CLASSES))
-    surface = seen.surfaces[0]
-    assert view_shape(seen, surface, (0, 0, 20, 20)) == pytest.approx(0.5)
+    photo.true_size = (100, 200)
+    record = recorded(tiny_model(patch_size=2), photo)
+    surface = record.surfaces[0]
+    assert view_shape(record, surface, (0, 0, 20, 20)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-def test_the_true_shape_is_upright(tmp_path, ending):
+def test_the_true_size_is_upright(tmp_path, ending):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     path = tmp_path / f"photo.{ending}"
     Image.new("RGB", (40, 20)).save(path, exif=exif)
-    assert true_shape(path) == (40, 20)
+    assert true_size(path) == (40, 20)
 
 
 @given(
@@ -133,4 +137,4 @@ def test_steps_are_told_apart_by_the_colour_blind_and_in_grey(kind):
     if kind != "grey":
         linear = (linear @ np.array(VISION[kind]).T).clip(0, 1)
     light = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
-    assert (np.diff(light) > 6).all(), light  # lightness L*; a difference of 2 is just seen
+    assert (np.diff(light) > 6).all(), light  # lightness L*; a difference of 2 is just record

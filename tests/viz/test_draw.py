@@ -14,20 +14,19 @@ import pandas
 import pytest
 import torch
 from PIL import Image
-from small_runs import noise_photo, save_run, tiny_model
+from small_runs import noise_photo, recorded, save_run, tiny_model, tiny_run
 from test_records import KINDS
 from tiny import tiny_config, tiny_photos
 
 from stacked_ram.cli.viz import main
 from stacked_ram.training.run import train_run
-from stacked_ram.viz.animation import draw_frames, write_gif, write_mp4
+from stacked_ram.viz import animation, figures
 from stacked_ram.viz.attention_map import attention_figure
-from stacked_ram.viz.draw import PARTS, draw_run
-from stacked_ram.viz.records import look_at
+from stacked_ram.viz.draw import draw_run
+from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.report import training_curves
-from stacked_ram.viz.scan_path import draw_scan_paths
-from stacked_ram.viz.story import story_figure
 from stacked_ram.viz.style import figure_bytes, spread_apart
+from stacked_ram.viz.thumbnails import draw_scan_paths
 
 CLASSES = ("bar", "dot", "ring")
 ROOT = Path(__file__).parents[2]
@@ -42,31 +41,30 @@ def is_picture(content: bytes) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_is_drawn(kind):
     model = tiny_model(**KINDS[kind])
-    seen = next(look_at(model, [noise_photo()], CLASSES))
-    for make in (story_figure, *PARTS.values()):
-        assert is_picture(figure_bytes(make(seen), dpi=50))
-    assert is_picture(figure_bytes(attention_figure(seen, model), dpi=50))
+    record = recorded(model, noise_photo())
+    for make in (figures.story, *figures.PARTS.values()):
+        assert is_picture(figure_bytes(make(record), dpi=50))
+    assert is_picture(figure_bytes(attention_figure(record, model), dpi=50))
 
 
 @pytest.mark.parametrize("steps", [1, 9])
 @pytest.mark.parametrize("label", [None, 2])
 def test_few_and_many_steps_with_and_without_a_label(steps, label):
     model = tiny_model(num_glimpses=steps, channels=1)
-    seen = next(look_at(model, [noise_photo(40, 12, 1, label)], CLASSES))
-    assert is_picture(figure_bytes(story_figure(seen), dpi=50))
+    record = recorded(model, noise_photo(40, 12, 1, label))
+    assert is_picture(figure_bytes(figures.story(record), dpi=50))
 
 
 @pytest.mark.parametrize("steps", [2, 5])
 def test_attention_is_drawn_at_more_or_fewer_steps_than_the_models_own(steps):
     model = tiny_model()
-    seen = next(look_at(model, [noise_photo()], CLASSES, num_glimpses=steps))
-    assert is_picture(figure_bytes(attention_figure(seen, model), dpi=50))
+    record = recorded(model, noise_photo(), num_glimpses=steps)
+    assert is_picture(figure_bytes(attention_figure(record, model), dpi=50))
 
 
 def test_the_same_photo_gives_the_same_bytes():
     one, other = (
-        figure_bytes(story_figure(next(look_at(tiny_model(), [noise_photo()], CLASSES))), "svg")
-        for _ in range(2)
+        figure_bytes(figures.story(recorded(tiny_model(), noise_photo())), "svg") for _ in range(2)
     )
     assert one == other
 
@@ -151,14 +149,14 @@ def test_runs_are_not_compared_on_different_photos(tmp_path, capsys):
 
 
 def test_animation_has_a_frame_a_step_and_plays_in_browsers(tmp_path):
-    seen = list(look_at(tiny_model(), [noise_photo(), noise_photo(16, 20)], CLASSES))
-    for photos in (seen[:1], seen):
-        frames = draw_frames(photos)
+    records = list(record_photos(tiny_run(), [noise_photo(), noise_photo(16, 20)]))
+    for several in (records[:1], records):
+        frames = animation.draw_frames(several)
         assert len(frames) == 4  # before the first step, and after each of three
         assert len({one.shape for one in frames}) == 1
-        with Image.open(write_gif(frames, tmp_path / "one.gif")) as gif:
+        with Image.open(animation.save(several, tmp_path / "one.gif")) as gif:
             assert gif.n_frames == 4 and gif.info["loop"] == 0
-        content = write_mp4(frames, tmp_path / "one.mp4").read_bytes()
+        content = animation.save(several, tmp_path / "one.mp4").read_bytes()
         assert b"avc1" in content  # H.264
     assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
 

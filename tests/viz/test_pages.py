@@ -99,7 +99,7 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
             settled.select_by_value(step)
             parts.append(len(shown()))
         assert sum(parts) == count
-        # what is known is dark where nothing was seen, and not elsewhere
+        # what is known is dark where nothing was record, and not elsewhere
         driver.execute_script("go(0)")
         assert share_seen(driver) == 0
         driver.execute_script("go(3)")
@@ -136,19 +136,18 @@ def test_boxes_of_the_report_stand_where_the_retina_read(other_run_folder, tmp_p
     from selenium.webdriver.common.by import By
 
     from stacked_ram.runs.checkpoint import load_run
-    from stacked_ram.viz.records import look_at
-    from stacked_ram.viz.sources import read_file
+    from stacked_ram.viz.records import record_photos
 
     path = tmp_path / "blank.png"
     Image.fromarray(np.full((24, 32, 3), 40, np.uint8)).save(path)
     run = load_run(other_run_folder, "cpu")
-    seen = next(look_at(run.model, [read_file(run, path)], run.classes))
-    left, top, right, bottom = seen.surfaces[0].boxes_TK4[0, 0].astype(int)
+    record = next(record_photos(run, [path]))
+    left, top, right, bottom = record.surfaces[0].boxes_TK4[0, 0].astype(int)
     pixels = np.full((24, 32, 3), 40, np.uint8)
     pixels[top:bottom, left:right] = (255, 0, 255)
     Image.fromarray(pixels).save(path)
-    again = next(look_at(run.model, [read_file(run, path)], run.classes))
-    np.testing.assert_array_equal(again.surfaces[0].boxes_TK4[0], seen.surfaces[0].boxes_TK4[0])
+    again = next(record_photos(run, [path]))
+    np.testing.assert_array_equal(again.surfaces[0].boxes_TK4[0], record.surfaces[0].boxes_TK4[0])
     assert main([str(other_run_folder), str(path), "--report", "--out", str(tmp_path)]) == 0
     with chromium() as driver:
         driver.get((tmp_path / "report.html").as_uri())

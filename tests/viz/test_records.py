@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_runs import noise_photo, tiny_model
+from small_runs import noise_photo, recorded, tiny_model, tiny_run
 
 from stacked_ram.viz.feature_colours import FeatureColours
 from stacked_ram.viz.foveate import UNSEEN, so_far
-from stacked_ram.viz.records import cut, look_at, sampled_locations
+from stacked_ram.viz.records import record_photos, sampled_locations
 from stacked_ram.viz.report import picture, surface_entry
 
-CLASSES = ("bar", "dot", "ring")
 KINDS = {
     "dense": {"num_patches": 2},
     "rnn": {"stack": "rnn", "num_levels": 2, "num_patches": 2},
@@ -26,21 +25,21 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_trace_is_kept_as_it_is(kind):
     model, photo = tiny_model(**KINDS[kind]), noise_photo()
-    seen = next(look_at(model, [photo], CLASSES))
+    record = recorded(model, photo)
     with torch.inference_mode():
         trace = model(model.photos(torch.from_numpy(photo.pixels_CHW[None])))
-    np.testing.assert_allclose(seen.belief_TN, trace.logits_BTN[0].softmax(1), atol=1e-6)
-    np.testing.assert_array_equal(seen.locations_TS2, trace.locations_BTS2[0])
+    np.testing.assert_allclose(record.beliefs_TN, trace.logits_BTN[0].softmax(1), atol=1e-6)
+    np.testing.assert_array_equal(record.locations_TS2, trace.locations_BTS2[0])
     if kind != "conv":
-        for level, surface in enumerate(seen.surfaces[: trace.boxes_BTSK4.shape[2]]):
+        for level, surface in enumerate(record.surfaces[: trace.boxes_BTSK4.shape[2]]):
             np.testing.assert_array_equal(surface.boxes_TK4, trace.boxes_BTSK4[0, :, level])
 
 
 def test_patches_are_the_photos_pixels():
     """At native resolution a patch is a piece of the photo, pixel for pixel."""
     photo = noise_photo()
-    seen = next(look_at(tiny_model(), [photo], CLASSES))
-    surface = seen.surfaces[0]
+    record = recorded(tiny_model(), photo)
+    surface = record.surfaces[0]
     for box, patch in zip(surface.boxes_TK4[:, 0], surface.patches_TKPPC[:, 0], strict=True):
         left, top, right, bottom = box.astype(int)
         piece = np.moveaxis(photo.pixels_CHW, 0, -1)[max(top, 0) : bottom, max(left, 0) : right]
@@ -50,55 +49,53 @@ def test_patches_are_the_photos_pixels():
 
 def test_photos_of_several_sizes_come_back_in_order():
     photos = [noise_photo(24, 32), noise_photo(16, 20), noise_photo(16, 20), noise_photo(24, 32)]
-    seen = list(look_at(tiny_model(), photos, CLASSES))
-    assert [one.photo for one in seen] == photos
-    alone = next(look_at(tiny_model(), photos[2:3], CLASSES))
-    np.testing.assert_allclose(seen[2].belief_TN, alone.belief_TN, atol=1e-6)
+    records = list(record_photos(tiny_run(), photos))
+    assert [record.photo for record in records] == photos
+    alone = recorded(tiny_model(), photos[2])
+    np.testing.assert_allclose(records[2].beliefs_TN, alone.beliefs_TN, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["dense", "rnn", "soft", "cells"])
 def test_first_location_is_forced_and_the_rest_is_the_models_own(kind):
     model, photo = tiny_model(**KINDS[kind]), noise_photo()
-    forced = next(look_at(model, [photo], CLASSES, first_location=(0.5, -0.5)))
+    forced = recorded(model, photo, first_location=(0.5, -0.5))
     np.testing.assert_allclose(forced.locations_TS2[0], [[0.5, -0.5]] * len(model.levels))
-    own = next(look_at(model, [photo], CLASSES))
-    again = next(
-        look_at(model, [photo], CLASSES, first_location=tuple(own.locations_TS2[0, 0].tolist()))
-    )
+    own = recorded(model, photo)
+    again = recorded(model, photo, first_location=tuple(own.locations_TS2[0, 0].tolist()))
     if kind != "rnn":  # there each level has its own first location
-        np.testing.assert_allclose(again.belief_TN, own.belief_TN, atol=1e-5)
+        np.testing.assert_allclose(again.beliefs_TN, own.beliefs_TN, atol=1e-5)
 
 
 def test_unseen_stays_dark_and_seen_is_what_was_read():
     photo = noise_photo()
-    seen = next(look_at(tiny_model(), [photo], CLASSES))
-    known = so_far(seen, 1)
-    left, top, right, bottom = seen.surfaces[0].boxes_TK4[0, 0].astype(int)
+    record = recorded(tiny_model(), photo)
+    known = so_far(record, 1)
+    left, top, right, bottom = record.surfaces[0].boxes_TK4[0, 0].astype(int)
     rows, columns = slice(max(top, 0), bottom), slice(max(left, 0), right)
     np.testing.assert_array_equal(
         known[rows, columns], np.moveaxis(photo.pixels_CHW, 0, -1)[rows, columns]
     )
     known[rows, columns] = UNSEEN
     assert (known == UNSEEN).all()
-    assert (so_far(seen, 0) == UNSEEN).all()
+    assert (so_far(record, 0) == UNSEEN).all()
 
 
 def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
     model = tiny_model(stack="backbone", backbone="dla46_c", num_levels=2)
-    seen = next(look_at(model, [noise_photo()], CLASSES))
-    photo, feature_map = seen.surfaces
+    record = recorded(model, noise_photo())
+    photo, feature_map = record.surfaces
     assert feature_map.size == photo.size == (24, 32)
-    assert [one is photo for one in seen.photo_surfaces] == [True]
-    of_photo, of_map = (surface_entry(seen, one, side=64) for one in seen.surfaces)
+    assert [one is photo for one in record.photo_surfaces] == [True]
+    of_photo, of_map = (surface_entry(record, one, side=64) for one in record.surfaces)
     assert of_photo["onPhoto"] and of_photo["image"] is None
     assert not of_map["onPhoto"] and of_map["image"] == picture(feature_map.image_HWC)
 
 
 def test_finer_patches_lie_over_coarser_ones():
     photo = noise_photo()
-    seen = next(look_at(tiny_model(num_patches=2), [photo], CLASSES))
-    known = so_far(seen, seen.steps)
-    for box in seen.surfaces[0].boxes_TK4[:, 0].astype(int):
+    record = recorded(tiny_model(num_patches=2), photo)
+    known = so_far(record, record.steps)
+    for box in record.surfaces[0].boxes_TK4[:, 0].astype(int):
         left, top, right, bottom = box
         rows, columns = slice(max(top, 0), bottom), slice(max(left, 0), right)
         np.testing.assert_array_equal(
@@ -107,12 +104,12 @@ def test_finer_patches_lie_over_coarser_ones():
 
 
 def test_settled_is_the_step_from_which_the_answer_stayed():
-    seen = next(look_at(tiny_model(num_glimpses=4), [noise_photo()], CLASSES))
-    seen.belief_TN = np.eye(3)[[0, 1, 2, 2]]
-    assert seen.settled == 3
-    seen.belief_TN = np.eye(3)[[1, 1, 1, 1]]
-    assert seen.settled == 1
-    assert cut(seen, 2).steps == 2
+    record = recorded(tiny_model(num_glimpses=4), noise_photo())
+    record.beliefs_TN = np.eye(3)[[0, 1, 2, 2]]
+    assert record.final_from == 3
+    record.beliefs_TN = np.eye(3)[[1, 1, 1, 1]]
+    assert record.final_from == 1
+    assert record.until(2).steps == 2
 
 
 def test_sampled_paths_are_many_and_the_same_every_time():

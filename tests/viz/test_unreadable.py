@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from pyramids import lose_tiles, smooth_pixels, vips, write_pyramid
 
-from stacked_ram.cli import viz_commands as commands
 from stacked_ram.cli.viz import main
 from stacked_ram.images.lazy import UnreadablePhoto
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz import compare, sources
-from stacked_ram.viz import records as looking
+from stacked_ram.viz import compare, records
+from stacked_ram.viz import photos as viz_photos
 from stacked_ram.viz.app_view import watch
 
 FIRST, SECOND = 3, 2  # glimpses of the two runs
@@ -27,15 +26,15 @@ def damaged(monkeypatch):
     """To be filled with (name of a photo, glimpses of the run that cannot read it). Each photo
     stands alone, as large ones do."""
     gone = set()
-    look = looking.look_at_batch
+    look = records.record_batch
 
-    def look_or_fail(model, photos, *how):
+    def look_or_fail(model, photos, classes, **how):
         if (photos[0].name, model.config.num_glimpses) in gone:
             raise UnreadablePhoto(f"{photos[0].name}: cannot read", None)
-        return look(model, photos, *how)
+        return look(model, photos, classes, **how)
 
-    monkeypatch.setattr(looking, "look_at_batch", look_or_fail)
-    monkeypatch.setattr(looking, "batch_key", lambda photo: ())
+    monkeypatch.setattr(records, "record_batch", look_or_fail)
+    monkeypatch.setattr(records, "may_share_batch", lambda photo, other: False)
     return gone
 
 
@@ -98,14 +97,14 @@ def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
     run_folder, other_run_folder, tmp_path, monkeypatch, pairs
 ):
     gone = {FIRST: "test/bar/0.png", SECOND: "test/ring/2.png"}
-    look, overview, wholes = commands.look_at_all, compare.compare_overview, []
+    look, overview, wholes = compare.record_split, compare.compare_overview, []
 
     def look_at_the_rest(run, split):
         wanted = [name != gone[run.config.model.num_glimpses] for name in split.dataset.names]
         split.keep(np.flatnonzero(wanted))
         return look(run, split)
 
-    monkeypatch.setattr(commands, "look_at_all", look_at_the_rest)
+    monkeypatch.setattr(compare, "record_split", look_at_the_rest)
     monkeypatch.setattr(
         compare,
         "compare_overview",
@@ -121,7 +120,9 @@ def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
 
 def test_the_app_says_what_is_wrong_with_a_damaged_photo(run_folder, tmp_path, monkeypatch):
     vips()
-    monkeypatch.setattr(sources, "DRAWN", 50)  # the small picture comes from a level that is whole
+    monkeypatch.setattr(
+        viz_photos, "OVERVIEW_SIDE", 50
+    )  # the small picture comes from a level that is whole
     path = write_pyramid(tmp_path / "photo.tif", smooth_pixels(150, 200))
     lose_tiles(path)
     with pytest.raises(UserError, match=r"photo\.tif: cannot read"):

@@ -10,11 +10,11 @@ from stacked_ram.evaluation import predictions as looks
 from stacked_ram.models.attention.base import region_centres
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.viz import gallery
-from stacked_ram.viz.compare import telling
+from stacked_ram.viz.compare import distinguishing
 from stacked_ram.viz.overview import chosen_places, density_of
-from stacked_ram.viz.records import look_as_tested
-from stacked_ram.viz.sources import Split
-from stacked_ram.viz.whole_set import WholeSet, inside, look_at_all, warnings
+from stacked_ram.viz.photos import Split
+from stacked_ram.viz.records import record_photos
+from stacked_ram.viz.whole_set import WholeSet, inside, record_split, warnings
 
 
 def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
@@ -101,11 +101,8 @@ def test_the_cells_come_from_the_run(fields, cells, photos, tmp_path):
     folder = save_run(tmp_path, photos, 3, retina="conv", glance=(8, 12), regions=(2, 3),
                       first_location="learned", **fields)  # fmt: skip
     run = load_run(folder, "cpu")
-    split = Split(run, "test", None)
-    try:
-        one = look_at_all(run, split)
-    finally:
-        split.close()
+    with Split(run, "test", None) as split:
+        one = record_split(run, split)
     assert one.cells == cells
     if cells:
         middles = (one.locations_NTS2[..., 0] + 1) / 2 * cells[1]
@@ -126,22 +123,19 @@ def test_galleries_choose_by_the_models_own_numbers():
         assert (one.answers_NT[members, -1] == answer).all()
 
 
-def test_telling_photos_are_those_that_only_one_model_gets_right():
+def test_photos_that_tell_models_apart_are_those_that_only_one_gets_right():
     one, other = whole(), whole(answers_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
-    rows = telling(one, other, 4)
+    rows = distinguishing(one, other, 4)
     assert (one.right_N[rows] != other.right_N[rows]).all()
     np.testing.assert_array_equal(one.right_N[rows], [True, False, True, False])
 
 
 def test_pictures_say_what_the_test_says(photos, tmp_path):
     run = load_run(save_run(tmp_path, photos, 3, precision="bf16"), "cpu")
-    split = Split(run, "test", None)
-    try:
-        one = look_at_all(run, split)
-        drawn = list(look_as_tested(run, split.photos(np.arange(len(one.labels_N)))))
+    with Split(run, "test", None) as split:
+        one = record_split(run, split)
+        drawn = list(record_photos(run, split.photos(np.arange(len(one.labels_N)))))
         tested = looks.look_at(run.model, split.loader, precision="bf16")
-    finally:
-        split.close()
-    beliefs = [seen.belief_TN[-1, seen.photo.label] for seen in drawn]
+    beliefs = [record.beliefs_TN[-1, record.photo.label] for record in drawn]
     np.testing.assert_allclose(one.true_NT[:, -1], beliefs, atol=1e-6)
     np.testing.assert_allclose(one.true_NT[:, -1], np.exp(-tested.loss_N), atol=1e-6)

@@ -14,28 +14,28 @@ HEAD = 0.22  # inches for the numbers of the columns
 ROW = 0.145  # inches for one class of the top five
 
 
-def columns_of(seen: PhotoRecord) -> int:
+def columns_of(record: PhotoRecord) -> int:
     """The steps, and one more for a glance."""
-    return len(beliefs(seen)[0])
+    return len(beliefs(record)[0])
 
 
-def cell_size(seen: PhotoRecord, width: float) -> float:
+def cell_size(record: PhotoRecord, width: float) -> float:
     """Side of a patch in a strip of this width."""
-    count = columns_of(seen)
+    count = columns_of(record)
     return min(1.15, (width - LABEL) / count - GAP)
 
 
-def column_x(seen: PhotoRecord, x: float, cell: float, step: int) -> float:
+def column_x(record: PhotoRecord, x: float, cell: float, step: int) -> float:
     """Left edge of a step's column (step 0: the glance)."""
-    first = 0 if columns_of(seen) > seen.steps else 1
+    first = 0 if columns_of(record) > record.steps else 1
     return x + LABEL + (step - first) * (cell + GAP)
 
 
-def draw_head(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
+def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """Numbers over the columns; returns the y below."""
-    colours = step_colours(seen.steps)
-    for step in range((columns_of(seen) - seen.steps and -1) or 0, seen.steps):
-        left = column_x(seen, x, cell, step + 1)
+    colours = step_colours(record.steps)
+    for step in range((columns_of(record) - record.steps and -1) or 0, record.steps):
+        left = column_x(record, x, cell, step + 1)
         axes = sheet.bare(left, y, cell, HEAD)
         if step < 0:
             axes.text(cell / 2, HEAD / 2, "glance", ha="center", va="center", color=QUIET,
@@ -46,14 +46,14 @@ def draw_head(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) 
 
 
 def draw_patches(
-    sheet: Sheet, seen: PhotoRecord, surface: Surface, x: float, y: float, cell: float
+    sheet: Sheet, record: PhotoRecord, surface: Surface, x: float, y: float, cell: float
 ) -> float:
     """K rows of patches, the narrowest first; returns the y below."""
-    colours = step_colours(seen.steps)
+    colours = step_colours(record.steps)
     for k in range(patch_rows(surface)):
         row_label(sheet, x, y, cell, *patch_label(surface, k))
-        for step in range(seen.steps):
-            axes = sheet.axes(column_x(seen, x, cell, step + 1), y, cell, cell)
+        for step in range(record.steps):
+            axes = sheet.axes(column_x(record, x, cell, step + 1), y, cell, cell)
             show_image(axes, surface.patches_TKPPC[step, k])
             frame(axes, colours[step])
         y += cell + GAP
@@ -82,45 +82,45 @@ def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> Non
         )  # fmt: skip
 
 
-def draw_so_far(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
+def draw_so_far(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """The photo from all that was seen up to each step; returns the y below."""
-    if not seen.photo_surfaces:
+    if not record.photo_surfaces:
         return y
-    height, width = seen.photo.shape
+    height, width = record.photo.true_size
     tall = cell * height / width if height <= width else cell
     wide = cell if height <= width else cell * width / height
     row_label(sheet, x, y, tall, "known of", "the photo")
-    first = 1 if columns_of(seen) == seen.steps else 0
-    for step in range(first, seen.steps + 1):
-        left = column_x(seen, x, cell, step) + (cell - wide) / 2
+    first = 1 if columns_of(record) == record.steps else 0
+    for step in range(first, record.steps + 1):
+        left = column_x(record, x, cell, step) + (cell - wide) / 2
         axes = sheet.axes(left, y, wide, tall)
-        show_image(axes, so_far(seen, step))
+        show_image(axes, so_far(record, step))
         frame(axes, FAINT, 0.6)
     return y + tall + GAP
 
 
-def draw_top_row(sheet: Sheet, seen: PhotoRecord, x: float, y: float, cell: float) -> float:
+def draw_top_row(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """The likeliest classes after each step; returns the y below."""
-    rows = min(TOP, len(seen.classes))
+    rows = min(TOP, len(record.classes))
     row_label(sheet, x, y, rows * ROW, "belief, %")
-    for column, step in enumerate(beliefs(seen)[0]):
-        axes = sheet.bare(column_x(seen, x, cell, int(step)), y, cell, rows * ROW)
-        draw_top(axes, seen, column, cell, ROW)
+    for column, step in enumerate(beliefs(record)[0]):
+        axes = sheet.bare(column_x(record, x, cell, int(step)), y, cell, rows * ROW)
+        draw_top(axes, record, column, cell, ROW)
     return y + rows * ROW + GAP
 
 
-def strip_height(seen: PhotoRecord, cell: float, surfaces: int = 1) -> float:
+def strip_height(record: PhotoRecord, cell: float, surfaces: int = 1) -> float:
     """Inches that `draw_head` and `draw_patches` take."""
-    rows = sum(patch_rows(one) for one in seen.surfaces[:surfaces])
+    rows = sum(patch_rows(one) for one in record.surfaces[:surfaces])
     return HEAD + rows * (cell + GAP)
 
 
-def so_far_height(seen: PhotoRecord, cell: float) -> float:
-    if not seen.photo_surfaces:
+def so_far_height(record: PhotoRecord, cell: float) -> float:
+    if not record.photo_surfaces:
         return 0.0
-    height, width = seen.photo.shape
+    height, width = record.photo.true_size
     return (cell * height / width if height <= width else cell) + GAP
 
 
-def top_height(seen: PhotoRecord) -> float:
-    return min(TOP, len(seen.classes)) * ROW + GAP
+def top_height(record: PhotoRecord) -> float:
+    return min(TOP, len(record.classes)) * ROW + GAP

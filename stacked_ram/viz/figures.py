@@ -1,0 +1,225 @@
+"""All about one photo on one sheet, and its parts as sheets of their own.
+
+One surface: the photo and the belief above, the strip with what was known and believed below.
+Several (levels of a stack, feature maps): one row each, the surface beside its patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from stacked_ram.viz.belief import draw_lines, verdict
+from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.patch_strip import (
+    GAP,
+    HEAD,
+    LABEL,
+    cell_size,
+    column_x,
+    columns_of,
+    draw_head,
+    draw_patches,
+    draw_so_far,
+    draw_top_row,
+    patch_rows,
+    so_far_height,
+    strip_height,
+    top_height,
+)
+from stacked_ram.viz.records import PhotoRecord
+from stacked_ram.viz.style import (
+    EDGE,
+    FAINT,
+    INK,
+    PAGE,
+    QUIET,
+    TITLE,
+    Sheet,
+    fitted,
+    frame,
+    show_image,
+    styled,
+    text_width,
+)
+
+LINES_LEFT = 0.42  # room for the numbers of an axis
+LINES_TOP = 0.28  # for the ribbon
+LINES_BOTTOM = 0.36
+
+
+def draw_title(sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float) -> None:
+    """The answer, and the photo's name at the right."""
+    words, colour = verdict(record)
+    sheet.text(x, y, fitted(words, width, 10, "bold"), color=colour, fontsize=10,
+               fontweight="bold")  # fmt: skip
+    left = width - text_width(words, 10, "bold") - 0.3
+    name = fitted(record.photo.name, left, 7) if left > 0.5 else ""
+    sheet.text(x + width, y, name, color=QUIET, fontsize=7, ha="right")
+
+
+@styled
+def story(record: PhotoRecord) -> Figure:
+    """Scan path, patch strip, what was known, and belief of one photo."""
+    return single_story(record) if len(record.surfaces) == 1 else stacked_story(record)
+
+
+def page_width(record: PhotoRecord) -> float:
+    """A page, or more where the columns of many steps need it."""
+    return max(PAGE, 2 * EDGE + LABEL + columns_of(record) * 0.8)
+
+
+def single_story(record: PhotoRecord) -> Figure:
+    width = page_width(record)
+    inner = width - 2 * EDGE
+    surface = record.surfaces[0]
+    view = view_of(surface.size, surface.boxes_TK4)
+    photo_width, photo_height = fit(view_shape(record, surface, view), inner * 0.56, 3.6)
+    cell = cell_size(record, inner)
+    top = max(photo_height, 1.9)
+    height = (
+        TITLE + top + 0.14 + strip_height(record, cell) + so_far_height(record, cell)
+        + top_height(record) + EDGE
+    )  # fmt: skip
+    sheet = Sheet(width, height)
+    draw_title(sheet, record, EDGE, 0.2, inner)
+    axes = sheet.axes(EDGE, TITLE, photo_width, photo_height)
+    draw_surface(axes, surface, view)
+    left = EDGE + photo_width + 0.15
+    draw_belief(sheet, record, left, TITLE, width - EDGE - left, top)
+    y = TITLE + top + 0.14
+    y = draw_head(sheet, record, EDGE, y, cell)
+    y = draw_glance(sheet, record, EDGE, y, cell)
+    y = draw_patches(sheet, record, surface, EDGE, y, cell)
+    y = draw_so_far(sheet, record, EDGE, y, cell)
+    draw_top_row(sheet, record, EDGE, y, cell)
+    return sheet.figure
+
+
+def stacked_story(record: PhotoRecord) -> Figure:
+    width = page_width(record)
+    inner = width - 2 * EDGE
+    rows = []
+    strip_left = EDGE + 0.36 * inner
+    cell = cell_size(record, width - EDGE - strip_left)
+    for number, surface in enumerate(record.surfaces):
+        view = view_of(surface.size, surface.boxes_TK4)
+        shape = view_shape(record, surface, view)
+        photo_width, photo_height = fit(shape, 0.36 * inner - 0.05, 2.6)
+        patches = patch_rows(surface) * (cell + GAP)
+        patches += HEAD if number == 0 else 0
+        rows.append((surface, view, photo_width, photo_height, max(photo_height, patches) + 0.3))
+    full = cell_size(record, inner)
+    lines = 1.9
+    height = (
+        TITLE + sum(row[-1] for row in rows) + HEAD + so_far_height(record, full)
+        + top_height(record) + lines + 2 * EDGE
+    )  # fmt: skip
+    sheet = Sheet(width, height)
+    draw_title(sheet, record, EDGE, 0.2, inner)
+    y = TITLE
+    for number, (surface, view, photo_width, photo_height, tall) in enumerate(rows):
+        sheet.text(EDGE, y + 0.12, surface.title, fontsize=7.5, fontweight="bold", color=INK)
+        axes = sheet.axes(EDGE, y + 0.18, photo_width, photo_height)
+        draw_surface(axes, surface, view, weight=0.85)
+        below = y + 0.18
+        if number == 0:
+            below = draw_head(sheet, record, strip_left, below - 0.08, cell)
+        draw_patches(sheet, record, surface, strip_left, below, cell)
+        y += tall
+    y = draw_head(sheet, record, EDGE, y, full)
+    y = draw_so_far(sheet, record, EDGE, y, full)
+    y = draw_top_row(sheet, record, EDGE, y, full)
+    draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, y, inner - LABEL, lines)
+    return sheet.figure
+
+
+def draw_glance(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
+    """What the glance saw, in the first column beside the first row of patches."""
+    if record.glance_HWC is not None and columns_of(record) > record.steps:
+        wide, tall = fit(record.photo.true_aspect, cell, cell)
+        left = column_x(record, x, cell, 0)
+        axes = sheet.axes(left + (cell - wide) / 2, y + (cell - tall) / 2, wide, tall)
+        show_image(axes, record.glance_HWC)
+        frame(axes, FAINT, 0.6)
+    return y
+
+
+def draw_belief(
+    sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float, height: float
+) -> None:
+    """The belief's lines in this room, ribbon and numbers of the axes included."""
+    inner_width = width - LINES_LEFT
+    inner_height = height - LINES_TOP - LINES_BOTTOM
+    axes = sheet.axes(x + LINES_LEFT, y + LINES_TOP, inner_width, inner_height)
+    draw_lines(axes, record, inner_width, inner_height)
+
+
+@styled
+def scan_path(record: PhotoRecord) -> Figure:
+    """The scan path of one photo; of a stack, one row a level or map, each as it sees the photo."""
+    width, many = PAGE * 0.62, len(record.surfaces) > 1
+    rows = []
+    for surface in record.surfaces:
+        view = view_of(surface.size, surface.boxes_TK4)
+        room = 3.0 if many else 4.4
+        rows.append(
+            (surface, view, *fit(view_shape(record, surface, view), width - 2 * EDGE, room))
+        )
+    head = 0.22 if many else 0
+    sheet = Sheet(width, TITLE + sum(row[3] + head + EDGE for row in rows))
+    draw_title(sheet, record, EDGE, 0.2, width - 2 * EDGE)
+    y = TITLE
+    for surface, view, wide, tall in rows:
+        if many:
+            sheet.text(EDGE, y + 0.13, surface.title, fontsize=7.5, fontweight="bold", color=INK)
+        draw_surface(sheet.axes((width - wide) / 2, y + head, wide, tall), surface, view)
+        y += tall + head + EDGE
+    return sheet.figure
+
+
+@styled
+def strip(record: PhotoRecord) -> Figure:
+    """The patch strip alone: every surface's patches, and what was known."""
+    width = page_width(record)
+    inner = width - 2 * EDGE
+    cell = cell_size(record, inner)
+    titles = len(record.surfaces) > 1
+    height = (
+        EDGE + strip_height(record, cell, len(record.surfaces))
+        + (0.2 * len(record.surfaces) if titles else 0) + so_far_height(record, cell) + EDGE
+    )  # fmt: skip
+    sheet = Sheet(width, height)
+    y = draw_head(sheet, record, EDGE, EDGE, cell)
+    draw_glance(sheet, record, EDGE, y, cell)
+    for surface in record.surfaces:
+        if titles:
+            sheet.text(EDGE + LABEL, y + 0.13, surface.title, fontsize=7.5)
+            y += 0.2
+        y = draw_patches(sheet, record, surface, EDGE, y, cell)
+    draw_so_far(sheet, record, EDGE, y, cell)
+    return sheet.figure
+
+
+@styled
+def belief(record: PhotoRecord) -> Figure:
+    """The belief alone: lines, and the five likeliest classes after each step."""
+    width = page_width(record)
+    inner = width - 2 * EDGE
+    cell = cell_size(record, inner)
+    height = TITLE + 2.2 + HEAD + top_height(record) + EDGE
+    sheet = Sheet(width, height)
+    draw_title(sheet, record, EDGE, 0.2, inner)
+    draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, TITLE, inner - LABEL, 2.2)
+    y = draw_head(sheet, record, EDGE, TITLE + 2.2, cell)
+    draw_top_row(sheet, record, EDGE, y, cell)
+    return sheet.figure
+
+
+PARTS: dict[str, Callable[[PhotoRecord], Figure]] = {
+    "scan_path": scan_path,
+    "strip": strip,
+    "belief": belief,
+}
+"""What `story` shows on one sheet, as figures of their own."""
