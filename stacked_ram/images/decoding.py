@@ -71,6 +71,14 @@ def image_pixels(
     return _pixels(image.copy(), "photo", short_side, photo_size, channels, None)
 
 
+def true_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of the photo in a file, upright."""
+    with Image.open(path) as image:
+        width, height = size_in_file(image)
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
 def check_stored_size(
     path: str | Path, size: tuple[int, int], stored_size: tuple[int, int]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Photo files of any size: small ones as pixels, large ones opened and read piece by piece."""
+"""Photos of any size: small ones as pixels, large files opened and read piece by piece."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from stacked_ram.config.schema import Config
-from stacked_ram.images.decoding import MAX_PIXELS, read_photo, reduced_size
+from stacked_ram.images.decoding import MAX_PIXELS, image_pixels, read_photo, reduced_size
 from stacked_ram.images.formats import formats
+from stacked_ram.images.in_memory import InMemory, array_image
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos, UnreadablePhoto
 from stacked_ram.images.pyramid import level_factors
 from stacked_ram.runtime.errors import UserError
@@ -33,8 +34,13 @@ def photo_endings() -> set[str]:
     return SLIDES | {ending for ending, kind in known.items() if kind in opened}
 
 
-def open_photo(path: str | Path, config: Config, channels: int) -> np.ndarray | LazyPhoto:
+def open_photo(
+    photo: str | Path | InMemory, config: Config, channels: int
+) -> np.ndarray | LazyPhoto:
     """A photo as a model of this config wants it: pixels_CHW (uint8), or a LazyPhoto.
+
+    photo: a path, a PIL image, an array H x W x C (or H x W), or a tensor C x H x W; arrays and
+    tensors hold uint8, or floats from 0 to 1.
 
     Large photos, tiled pyramids and slides are read piece by piece, at their full resolution. Where
     the data are reduced (short_side, photo_size), so are they, from their nearest smaller level. A
@@ -42,16 +48,24 @@ def open_photo(path: str | Path, config: Config, channels: int) -> np.ndarray | 
     Raises UserError, naming the file, when it cannot be read.
     """
     data, whole = config.data, config.model.needs_whole_photo
+    if not isinstance(photo, str | Path):
+        image = photo if isinstance(photo, Image.Image) else array_image(photo)
+        return open_image(image, config, channels)
     reduces = data.short_side is not None or data.photo_size is not None
     in_memory = reduces or whole
-    if not is_large(path, MAX_PIXELS if in_memory else LARGE, pyramids=not in_memory):
-        return read_photo(path, data.short_side, data.photo_size, channels)
+    if not is_large(photo, MAX_PIXELS if in_memory else LARGE, pyramids=not in_memory):
+        return read_photo(photo, data.short_side, data.photo_size, channels)
     if whole and not reduces:
-        raise UserError(f"{path}: {TOO_LARGE}")
-    photo = LazyPhoto(path, channels)
+        raise UserError(f"{photo}: {TOO_LARGE}")
+    large = LazyPhoto(photo, channels)
     if not reduces:
-        return photo
-    return reduced(photo, reduced_size(*photo.size, data.short_side, data.photo_size))
+        return large
+    return reduced(large, reduced_size(*large.size, data.short_side, data.photo_size))
+
+
+def open_image(image: Image.Image, config: Config, channels: int) -> np.ndarray:
+    """pixels_CHW (uint8) of a PIL image, turned upright and reduced as those of a file."""
+    return image_pixels(image, config.data.short_side, config.data.photo_size, channels)
 
 
 def reduced(photo: LazyPhoto, size: tuple[int, int]) -> np.ndarray:

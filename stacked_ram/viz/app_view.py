@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from stacked_ram.images.decoding import true_size
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import figures
 from stacked_ram.viz.animation import figure_pixels, photo_frame
 from stacked_ram.viz.belief import verdict
-from stacked_ram.viz.photos import read_file, true_size
+from stacked_ram.viz.photos import read_file
 from stacked_ram.viz.records import record_photos
 
 MOST_BYTES = 20_000_000

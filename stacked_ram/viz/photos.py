@@ -16,11 +16,11 @@ from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import Dataset, only, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
-from stacked_ram.images.decoding import ORIENTATION, SIDEWAYS, image_pixels
-from stacked_ram.images.formats import size_in_file
+from stacked_ram.images.decoding import true_size
+from stacked_ram.images.in_memory import InMemory, array_image
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.names import path_text
-from stacked_ram.images.opening import open_photo, photo_endings, reduced
+from stacked_ram.images.opening import open_image, open_photo, photo_endings, reduced
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 
@@ -65,7 +65,7 @@ class Photo:
         return self.true_size[0] / self.true_size[1]
 
 
-AnyPhoto = Photo | str | Path | Image.Image | np.ndarray | torch.Tensor
+AnyPhoto = Photo | str | Path | InMemory
 
 
 def as_photo(run: LoadedRun, photo: AnyPhoto, name: str | None = None) -> Photo:
@@ -79,36 +79,9 @@ def as_photo(run: LoadedRun, photo: AnyPhoto, name: str | None = None) -> Photo:
         return photo
     if isinstance(photo, str | Path):
         return read_file(run, Path(photo), name)
-    image = photo if isinstance(photo, Image.Image) else array_image(photo)
-    image = ImageOps.exif_transpose(image)
-    data = run.config.data
-    pixels_CHW = image_pixels(image, data.short_side, data.photo_size, run.card.channels)
+    image = ImageOps.exif_transpose(photo) if isinstance(photo, Image.Image) else array_image(photo)
+    pixels_CHW = open_image(image, run.config, run.card.channels)
     return Photo(name or "photo", pixels_CHW, (image.height, image.width))
-
-
-def array_image(pixels: np.ndarray | torch.Tensor) -> Image.Image:
-    """A PIL image of an array H x W x C (or H x W) or of a tensor C x H x W.
-
-    Raises UserError for other shapes, types and ranges.
-    """
-    kind = "array H x W x C"
-    if isinstance(pixels, torch.Tensor):
-        kind = "tensor C x H x W"
-        pixels = pixels.detach().cpu()
-        pixels = (pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels).numpy()
-    if not isinstance(pixels, np.ndarray):
-        raise UserError(f"photo: {type(pixels).__name__} is no path, PIL image, array or tensor")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise UserError(f"photo: shape {tuple(pixels.shape)} is no {kind} of 1 or 3 channels")
-    if np.issubdtype(pixels.dtype, np.floating):
-        if not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise UserError("photo: floats outside 0 to 1; divide by 255, or give uint8")
-        pixels = (pixels * 255).round().astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise UserError(f"photo: {pixels.dtype} values; give uint8, or floats from 0 to 1")
-    return Image.fromarray(pixels)
 
 
 def photo_files(names: Iterable[str | Path]) -> list[Path]:
@@ -171,14 +144,6 @@ def large_photo(
     scale = min(1.0, OVERVIEW_SIDE / max(opened.size))
     height, width = (max(1, round(side * scale)) for side in opened.size)
     return Photo(name, reduced(opened, (height, width)), opened.size, label, box_4, opened)
-
-
-def true_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of the photo in a file, upright."""
-    with Image.open(path) as image:
-        width, height = size_in_file(image)
-        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-    return (width, height) if sideways else (height, width)
 
 
 class Split:
