@@ -25,6 +25,7 @@ import torch
 from memory import resident
 from turns import medians
 
+from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config
 from stacked_ram.evaluation.cost import count_parameters, photo_cost
@@ -143,7 +144,7 @@ def main() -> None:
     if options.preset:
         torch.manual_seed(0)
         torch.set_num_threads(options.threads)
-        config = load_config(CONFIGS / f"{options.preset}.yaml")
+        config = resolve_auto(load_config(options.preset), torch.device("cpu"))
         print(json.dumps(row(options.preset, config, rounds, options.threads)))
         return
     names = ["demo", "mnist"] if options.quick else sorted(p.stem for p in CONFIGS.glob("*.yaml"))

@@ -28,7 +28,7 @@ VARIANTS = {
     "dense_gru_core": dict(core="gru"),
     "dense_transformer_core": dict(core="transformer"),
     "conv": dict(retina="conv"),
-    "share": dict(patch_unit="share", patch_width=0.3),
+    "fraction": dict(patch_unit="fraction", patch_width=0.3),
     "stack_rnn_own": dict(stack="rnn", num_levels=3, first_location="learned"),
     "stack_rnn_shared": dict(stack="rnn", num_levels=3, stack_location="shared"),
     "stack_rnn_categorical": dict(stack="rnn", num_levels=2, policy="categorical", **GLANCE),

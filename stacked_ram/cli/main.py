@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from stacked_ram import __version__
 from stacked_ram.config.schema import Config
-from stacked_ram.config.yaml import load_config
+from stacked_ram.config.yaml import RENAMED, RENAMED_VALUES, load_config
 from stacked_ram.runtime.errors import UserError, nearest, run_entry_point
 from stacked_ram.runtime.program import program
 
@@ -220,6 +220,8 @@ def parse(name: str, arguments: list[str]) -> Any:
     """The options of a command. Those with a configuration start from its YAML, so that `--help`
     shows the YAML's values."""
     kind = COMMANDS[name][0]
+    if kind in (Train, Tune):
+        arguments = with_new_flags(arguments)
 
     def parsed(**default: Any) -> Any:
         return tyro.cli(
@@ -234,6 +236,30 @@ def parse(name: str, arguments: list[str]) -> Any:
         # It was not told from a flag's value; the flags are read again, over its values.
         options = parsed(default=kind(fields=load_config(options.config)))
     return options
+
+
+def with_new_flags(arguments: list[str]) -> list[str]:
+    """The arguments with the flags of earlier versions as they are called now, each noted."""
+    result: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        sign = "--no-" if flag.startswith("--no-") else "--"
+        name = flag.removeprefix(sign).replace("-", "_") if flag.startswith("--") else ""
+        after = "".join(arguments[place + 1 : place + 2])
+        if name in RENAMED:
+            new = [sign + RENAMED[name].replace("_", "-") + equals + value]
+        elif name in RENAMED_VALUES and value in RENAMED_VALUES[name]:
+            new = [f"{flag}={RENAMED_VALUES[name][value]}"]
+        elif result and argument in RENAMED_VALUES.get(result[-1][2:].replace("-", "_"), {}):
+            new = [RENAMED_VALUES[result[-1][2:].replace("-", "_")][argument]]
+        elif name == "channels_last" and not equals and after not in ("True", "False", "auto"):
+            new = ["--channels-last", str(sign == "--")]  # it was a switch without a value
+        else:
+            new = [argument]
+        if new != [argument]:
+            print(f"note: {argument} is now {' '.join(new)}", file=sys.stderr)
+        result += new
+    return result
 
 
 def configuration(arguments: list[str]) -> str | None:

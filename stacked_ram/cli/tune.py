@@ -28,7 +28,7 @@ from optuna.visualization import matplotlib as plotting
 from stacked_ram.cli.main import Tune
 from stacked_ram.cli.train import RESULTS
 from stacked_ram.config.schema import Config
-from stacked_ram.config.yaml import SECTIONS, field_sections, replace_fields
+from stacked_ram.config.yaml import RENAMED, SECTIONS, field_sections, parse_yaml, replace_fields
 from stacked_ram.runs.checkpoint import state_files
 from stacked_ram.runs.folder import check_folder, lock_file, save_config, write_atomically
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError, nearest
@@ -123,7 +123,7 @@ def parse_range(text: str, config: Config) -> Range:
     Raises UserError for an unknown field and for a range that is none.
     """
     name, _, values = text.partition("=")
-    name = SHORT.get(name, name).replace("-", "_")
+    name = (SHORT | RENAMED).get(name, name).replace("-", "_")
     sections = field_sections()
     if name not in sections:
         raise UserError(f"--search: unknown field `{name}`{nearest(name, sections)}")
@@ -152,9 +152,7 @@ def parse_range(text: str, config: Config) -> Range:
 
 def plain(text: str) -> Any:
     """A choice as YAML would read it: 3, 0.5, true, lstm."""
-    import yaml
-
-    return yaml.safe_load(text)
+    return parse_yaml(text)
 
 
 def open_study(options: Tune, config: Config, out: Path) -> optuna.Study:

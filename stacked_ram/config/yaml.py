@@ -7,22 +7,45 @@ a UserError that names the file and the key.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
+from stacked_ram.config.data import DataConfig
+from stacked_ram.config.fields import convert, field_types
+from stacked_ram.config.model import ModelConfig
 from stacked_ram.config.presets import find_preset
 from stacked_ram.config.schema import Config
+from stacked_ram.config.training import TrainingConfig
 from stacked_ram.runtime.errors import UserError, nearest
 
-RENAMED = {"checkpoint_steps": "activation_checkpointing"}  # fields of earlier versions
-SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Config)}
+# Fields and values of earlier versions, which are still read.
+RENAMED = {
+    "checkpoint_steps": "activation_checkpointing",
+    "accumulate": "accumulation_steps",
+}
+RENAMED_VALUES = {"patch_unit": {"share": "fraction"}}
+SECTIONS: dict[str, type[DataConfig | ModelConfig | TrainingConfig]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+}
 
 
 def field_sections() -> dict[str, str]:
     """Every field's name and the section it is in."""
     return {
-        one.name: section for section, kind in SECTIONS.items() for one in dataclasses.fields(kind)
+        field.name: section
+        for section, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
     }
+
+
+def new_name(name: str, value: Any) -> tuple[str, Any]:
+    """A field and its value, as they are called in this version."""
+    name = RENAMED.get(name, name)
+    renamed = RENAMED_VALUES.get(name, {})
+    return name, renamed.get(value, value) if isinstance(value, str) else value
 
 
 def from_dict(values: Any, source: str) -> Config:
@@ -31,38 +54,34 @@ def from_dict(values: Any, source: str) -> Config:
     Raises UserError for an unknown section or key (naming the nearest known one) and for a value
     of the wrong kind. `source` is the file named in the message.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     if not isinstance(values, dict):
         raise UserError(f"{source}: expected the sections {', '.join(SECTIONS)}")
-    values = dict(values)
-    for section, content in list(values.items()):
+    known = field_sections()
+    contents: dict[str, dict[str, Any]] = {}
+    for section, content in values.items():
         if section not in SECTIONS:
             raise UserError(f"{source}: unknown section `{section}`{nearest(section, SECTIONS)}")
         if not isinstance(content, dict):
             raise UserError(f"{source}: section `{section}` is not a mapping of fields")
-        values[section] = content = {RENAMED.get(key, key): content[key] for key in content}
-        known = field_sections()
+        contents[section] = dict(new_name(key, content[key]) for key in content)
         for key in content:
+            if RENAMED.get(key) in content:
+                raise UserError(f"{source}: {section}.{key} is now {RENAMED[key]}; give only that")
+        for key, value in contents[section].items():
             if known.get(key) != section:
                 moved = f"; it belongs in section `{known[key]}`" if key in known else ""
                 raise UserError(
                     f"{source}: unknown key `{section}.{key}`{moved or nearest(key, known)}"
                 )
+            convert(f"{source}: {section}.{key}", value, field_types(SECTIONS[section])[key])
     try:
-        config = TypeAdapter(Config).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from None
+        return Config(
+            data=DataConfig(**contents.get("data", {})),
+            model=ModelConfig(**contents.get("model", {})),
+            training=TrainingConfig(**contents.get("training", {})),
+        )
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    built = to_dict(config)
-    for section, content in values.items():
-        for key, value in content.items():  # pydantic takes true for 1
-            if isinstance(value, bool) and not isinstance(built[section][key], bool):
-                raise UserError(f"{source}: {section}.{key}: {str(value).lower()} is no number")
-    return config
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -91,11 +110,26 @@ def load_config(name_or_path: str | Path) -> Config:
     try:
         twice = repeated_key(yaml.compose(text, yaml.SafeLoader))
         if twice is not None:
-            raise UserError(f"{path}: `{twice}` stands there twice")
-        return from_dict(yaml.safe_load(text) or {}, str(path))
+            raise UserError(f"{path}: `{twice}` is given twice")
+        return from_dict(parse_yaml(text) or {}, str(path))
     except yaml.YAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
         raise UserError(f"{path}: not valid YAML{where}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values from YAML. Raises yaml.YAMLError.
+
+    PyYAML follows YAML 1.1, in which 1e-3 is a text (1.0e-3 is a number); here it is a number.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    exponent = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
+    return yaml.load(text, Loader)
 
 
 def repeated_key(node: Any) -> str | None:
@@ -114,7 +148,8 @@ def replace_fields(config: Config, values: dict[str, Any], source: str = "fields
     """A config with some fields changed by their flat names, checked anew."""
     tree = to_dict(config)
     sections = field_sections()
-    for name, value in values.items():
+    for given, old in values.items():
+        name, value = new_name(given, old)
         if name not in sections:
             raise UserError(f"{source}: unknown field `{name}`{nearest(name, sections)}")
         tree[sections[name]][name] = value

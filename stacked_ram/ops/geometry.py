@@ -15,7 +15,7 @@ import torch
 
 from stacked_ram.runtime.errors import UserError
 
-PATCH_UNITS = ("pixels", "share")
+PATCH_UNITS = ("pixels", "fraction")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Placing(NamedTuple):
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
         half_R12 = (sizes_R2.flip(1).to(dtype) * 0.5).unsqueeze(1)
         widths_RK1 = vector(geometry.widths, half_R12, dtype).view(1, -1, 1)
-        if geometry.patch_unit == "share":
+        if geometry.patch_unit == "fraction":
             widths_RK1 = half_R12.amin(2, keepdim=True) * 2 * widths_RK1
         else:
             widths_RK1 = widths_RK1.expand(len(half_R12), -1, -1)

@@ -249,7 +249,7 @@ class Photos:
 
     def _any_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         placing = self._placing(locations_R2, geometry)
-        shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "share" else 1
+        shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "fraction" else 1
         return self.averages(
             placing.left_top(locations_R2),
             placing.widths_RK1.expand(-1, -1, 2),

@@ -60,10 +60,8 @@ class LoadedRun:
     path: Path
     """The file of weights."""
     device: torch.device
-
-    @property
-    def config(self) -> Config:
-        return self.card.config
+    config: Config
+    """The card's, with precision and channels_last as they are used on this device."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -198,6 +196,7 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
 
     Raises UserError naming the file when there is none or it cannot be used.
     """
+    from stacked_ram.config.resolve import resolve_auto
     from stacked_ram.models.build import build_model
     from stacked_ram.runtime.devices import pick_device
 
@@ -218,7 +217,8 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
             f"{path}: its weights do not fit the model that this version builds ({reason})"
         )
     model.anneal(card.progress)
-    return LoadedRun(model.to(chosen).eval(), card, path, chosen)
+    config = resolve_auto(card.config, chosen, trained=True)
+    return LoadedRun(model.to(chosen).eval(), card, path, chosen, config)
 
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.glance_cache import keep_glances
@@ -57,11 +58,12 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         profile: bool = False,
     ) -> None:
-        self.config, self.run = config, run
-        self.settings = settings = config.training
+        self.run = run
         self.world = world = world or World()
         self.callbacks, self.profile = list(callbacks), profile
-        self.device = pick_device(settings.device)
+        self.device = pick_device(config.training.device)
+        self.config = config = resolve_auto(config, self.device, quiet=not world.is_main)
+        self.settings = settings = config.training
         set_switches(settings, self.device)
 
         self.dataset = open_dataset(config.data, "train")
@@ -134,7 +136,7 @@ class Trainer:
 
     def train_epoch(self) -> int:
         """Train on what is left of the epoch; how many photos that was, in all processes."""
-        group, photos = self.settings.accumulate, 0
+        group, photos = self.settings.accumulation_steps, 0
         for batch in self.loader:
             done = self.loader.position
             is_last = done == len(self.loader)

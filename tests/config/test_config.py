@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+from stacked_ram.cli import main as cli
+from stacked_ram.config import resolve
+from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config, DataConfig, ModelConfig, TrainingConfig
 from stacked_ram.config.yaml import (
     field_sections,
@@ -60,7 +64,10 @@ WRONG_TRAINING = {
     "epochs": [dict(epochs=0)],
     "gae_lambda": [dict(gae_lambda=1.5)],
     "ppo_clip": [dict(ppo_clip=0.0)],
-    "accumulate": [dict(accumulate=0), dict(estimator="ppo", accumulate=2)],
+    "accumulation_steps": [
+        dict(accumulation_steps=0),
+        dict(estimator="ppo", accumulation_steps=2),
+    ],
     "clip_norm": [dict(clip_norm=0.0)],
     "patience": [dict(patience=0)],
     "random_glimpses": [dict(random_glimpses=-1.0)],
@@ -131,7 +138,7 @@ def test_files_that_are_no_config_say_so(tmp_path):
     with pytest.raises(UserError, match="no text in UTF-8"):
         load_config(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("training:\n  epochs: 1\n  seed: 3\n  epochs: 2\n")
-    with pytest.raises(UserError, match="`epochs` stands there twice"):
+    with pytest.raises(UserError, match="`epochs` is given twice"):
         load_config(tmp_path / "b.yaml")
     (tmp_path / "c.yaml").write_text("data:\n  dataset: {{ folder }}\n")
     with pytest.raises(UserError, match=r"c\.yaml: not valid YAML at line 2"):
@@ -140,7 +147,7 @@ def test_files_that_are_no_config_say_so(tmp_path):
 
 def test_true_is_no_number(tmp_path):
     (tmp_path / "a.yaml").write_text("model:\n  num_glimpses: true\n")
-    with pytest.raises(UserError, match=r"a.yaml: model.num_glimpses: true is no number"):
+    with pytest.raises(UserError, match=r"a.yaml: model.num_glimpses: true is not a whole number"):
         load_config(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("data:\n  flip: yes\n")
     assert load_config(tmp_path / "b.yaml").data.flip is True
@@ -207,8 +214,8 @@ def test_fields_are_replaced_by_their_flat_names_and_checked():
     [
         ({"step_weights": (1, 2)}, "2 for 3 losses: of 3 glimpses"),
         ({"step_weights": (1, 2, 3), "glance": (8, 8)}, "of the glance and 3 glimpses"),
-        ({"step_weights": (0, 0, 0)}, "one at least above"),
-        ({"step_weights": (1, 1, 1), "step_losses": "last"}, "there is one"),
+        ({"step_weights": (0, 0, 0)}, "at least one must be above 0"),
+        ({"step_weights": (1, 1, 1), "step_losses": "last"}, "only one loss"),
     ],
 )
 def test_step_weights_belong_to_the_losses_that_there_are(values, words):
@@ -217,3 +224,86 @@ def test_step_weights_belong_to_the_losses_that_there_are(values, words):
     assert replace_fields(
         Config(), {"num_glimpses": 3, "glance": (8, 8), "step_weights": (0, 1, 2, 3)}
     ).training.step_weights == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "says"),
+    [
+        (ModelConfig, {"retina": "resnet"}, "retina: `resnet` is none of dense, conv, backbone"),
+        (ModelConfig, {"core": "lsmt"}, "did you mean `lstm`"),
+        (ModelConfig, {"num_glimpses": 2.5}, "num_glimpses: 2.5 is not a whole number"),
+        (ModelConfig, {"num_glimpses": "3"}, "num_glimpses: `3` is not a whole number"),
+        (ModelConfig, {"num_glimpses": True}, "num_glimpses: true is not a whole number"),
+        (ModelConfig, {"std": "wide"}, "std: `wide` is not a number"),
+        (ModelConfig, {"std": None}, "std: nothing is not a number"),
+        (ModelConfig, {"freeze_backbone": 1}, "freeze_backbone: 1 is not true or false"),
+        (ModelConfig, {"backbone": 3}, "backbone: 3 is not a text"),
+        (ModelConfig, {"glance": (8,)}, r"glance: \(8,\) does not have 2 values"),
+        (ModelConfig, {"glance": 8}, "glance: 8 is not a list"),
+        (TrainingConfig, {"seed": -1}, "seed: -1 is below 0"),
+        (TrainingConfig, {"warmup_epochs": float("inf")}, "warmup_epochs: inf is not finite"),
+        (TrainingConfig, {"backbone_learning_rate": -1.0}, "backbone_learning_rate: -1.0 is below"),
+        (TrainingConfig, {"save_every": float("nan")}, "save_every: nan is not finite"),
+        (TrainingConfig, {"channels_last": "often"}, "channels_last: `often` is none of auto"),
+        (DataConfig, {"rotate": float("inf")}, "rotate: inf is not finite"),
+        (DataConfig, {"cache_limit": -1.0}, "cache_limit: -1.0 is below 0"),
+    ],
+)
+def test_a_section_refuses_values_of_another_kind_or_out_of_range(section, values, says):
+    with pytest.raises(UserError, match=says) as caught:
+        section(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_section_brings_values_to_their_types(tmp_path):
+    data = DataConfig(dataset=tmp_path, crop_area=[1, 1])
+    assert data.dataset == str(tmp_path) and data.crop_area == (1.0, 1.0)
+    model = ModelConfig(std=1, num_glimpses=3.0)
+    assert isinstance(model.std, float) and isinstance(model.num_glimpses, int)
+
+
+def test_a_yaml_exponent_needs_no_point(tmp_path):
+    (tmp_path / "a.yaml").write_text("training:\n  learning_rate: 1e-4\n  weight_decay: 2.5E-2\n")
+    training = load_config(tmp_path / "a.yaml").training
+    assert (training.learning_rate, training.weight_decay) == (1e-4, 0.025)
+
+
+def test_names_of_earlier_versions_are_still_read(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(
+        "model: {patch_unit: share}\ntraining: {accumulate: 3, checkpoint_steps: true}\n"
+    )
+    config = load_config(tmp_path / "a.yaml")
+    assert config.model.patch_unit == "fraction"
+    assert (config.training.accumulation_steps, config.training.activation_checkpointing) == (3, 1)
+    assert replace_fields(config, {"accumulate": 2}).training.accumulation_steps == 2
+    (tmp_path / "b.yaml").write_text("training: {accumulate: 3, accumulation_steps: 2}\n")
+    with pytest.raises(UserError, match=r"training\.accumulate is now accumulation_steps"):
+        load_config(tmp_path / "b.yaml")
+    fields = cli.parse("train", ["demo", "--accumulate", "4", "--patch-unit", "share",
+                                 "--no-checkpoint-steps", "--channels-last"]).fields  # fmt: skip
+    assert (fields.training.accumulation_steps, fields.model.patch_unit) == (4, "fraction")
+    assert fields.training.channels_last is True
+    assert "note: --accumulate is now --accumulation-steps" in capsys.readouterr().err
+    fields = cli.parse("train", ["--patch-unit=share", "--no-channels-last", "demo"]).fields
+    assert (fields.training.channels_last, fields.model.patch_unit) == (False, "fraction")
+
+
+@pytest.mark.parametrize(
+    ("asked", "fast", "trained", "used", "says"),
+    [
+        ("auto", True, False, "bf16", "precision: bf16"),
+        ("auto", False, False, "float32", "precision: float32 (cpu has no fast bf16)"),
+        ("bf16", False, False, "bf16", "auto would take float32"),
+        ("bf16", False, True, "float32", "trained in bf16 and is used in float32"),
+        ("bf16", True, True, "bf16", ""),
+        ("float32", True, True, "float32", ""),
+    ],
+)
+def test_auto_goes_by_what_the_processor_can(asked, fast, trained, used, says, monkeypatch, capsys):
+    monkeypatch.setattr(resolve, "has_fast_bf16", lambda device: fast)
+    config = Config(training=TrainingConfig(precision=asked, channels_last="auto"))
+    found = resolve_auto(config, torch.device("cpu"), trained=trained).training
+    assert found.precision == used
+    assert found.channels_last == (used == "bf16")
+    error = capsys.readouterr().err
+    assert says in error and len(error.splitlines()) == bool(says)

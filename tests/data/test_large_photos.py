@@ -50,7 +50,7 @@ def run(photos, tmp_path_factory):
 
 
 WHOLE = [name for name, values in VARIANTS.items() if values.get("stack") in ("conv", "backbone")]
-PIECES = ["dense", "share", "stack_rnn_own", "soft", "categorical"]
+PIECES = ["dense", "fraction", "stack_rnn_own", "soft", "categorical"]
 
 
 @pytest.mark.parametrize("name", PIECES)

@@ -63,7 +63,7 @@ def places(rows: int = 16) -> torch.Tensor:
         GlimpseGeometry(9, patch_width=1.6),
         GlimpseGeometry(5, patch_width=0.3),
         GlimpseGeometry(16, 2, 1.5, snap=False),
-        GlimpseGeometry(200, patch_unit="share", patch_width=0.9),
+        GlimpseGeometry(200, patch_unit="fraction", patch_width=0.9),
     ],
 )
 def test_patches_of_the_photo_itself_are_exact(noise, name, geometry):
@@ -105,7 +105,7 @@ def test_wide_patches_and_the_glance_of_a_smooth_photo_are_close(tmp_path):
     lazy, whole = LazyPhotos([LazyPhoto(path)], MEAN, STD), in_memory(pixels_HWC)
     for geometry in (
         GlimpseGeometry(12, 4, 2.0),
-        GlimpseGeometry(16, 2, 2.3, patch_unit="share", patch_width=0.35),
+        GlimpseGeometry(16, 2, 2.3, patch_unit="fraction", patch_width=0.35),
         GlimpseGeometry(10, 3, 3.0, snap=False),
     ):
         seen, true = (one.patches(places(24), geometry) for one in (lazy, whole))
@@ -137,7 +137,7 @@ def test_a_photo_gives_the_same_alone_and_in_any_batch(noise, tmp_path):
     photos = [LazyPhoto(path) for path in paths]
     batch = LazyPhotos(photos, MEAN, STD)
     assert batch.sizes_B2.tolist() == [[301, 517], [130, 90], [400, 1000]]
-    geometry = GlimpseGeometry(11, 3, 2.2, patch_unit="share", patch_width=0.2)
+    geometry = GlimpseGeometry(11, 3, 2.2, patch_unit="fraction", patch_width=0.2)
     together = batch.patches(places(6), geometry)  # two rollouts a photo
     for place, photo in enumerate(photos):
         alone = LazyPhotos([photo], MEAN, STD)

@@ -179,7 +179,7 @@ def test_boxes_are_those_that_patches_were_cut_from(name):
     widths = trace.boxes_BTSK4[..., 2:] - trace.boxes_BTSK4[..., :2]
     ratio = widths[..., 1, :] / widths[..., 0, :]
     same(ratio, torch.full_like(ratio, model.config.glimpse_scale), 1e-4)
-    if name == "share":
+    if name == "fraction":
         wanted = 0.3 * sizes.min(1).values.float().view(-1, 1, 1, 1)
         same(widths[..., 0, :], wanted.expand_as(widths[..., 0, :]))
     assert trace.patches_BTSKCPP.shape[:4] == (*trace.locations_BTS2.shape[:3], 2)

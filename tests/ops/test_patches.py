@@ -83,8 +83,8 @@ GEOMETRIES = {
     "not snapped": GlimpseGeometry(4, 3, snap=False),
     "fractional scale": GlimpseGeometry(5, 3, 1.7),
     "cells below a pixel": GlimpseGeometry(6, 2, 1.5, patch_width=0.3),
-    "share": GlimpseGeometry(4, 3, 1.5, patch_unit="share", patch_width=0.4),
-    "share, wider than the photo": GlimpseGeometry(3, 2, patch_unit="share", patch_width=1.2),
+    "fraction": GlimpseGeometry(4, 3, 1.5, patch_unit="fraction", patch_width=0.4),
+    "fraction, wider than the photo": GlimpseGeometry(3, 2, patch_unit="fraction", patch_width=1.2),
 }
 LOCATIONS = [(0.0, 0.0), (0.31, -0.77), (-1.0, 1.0), (1.0, 1.0), (-0.4, 1.3), (-9.0, 40.0)]
 
@@ -161,7 +161,7 @@ def test_gradients_reach_float_pixels(geometry):
     assert gradcheck(read, (pixels,), fast_mode=True)
 
 
-@pytest.mark.parametrize("unit, width", [("pixels", 1.3), ("share", 0.45)])
+@pytest.mark.parametrize("unit, width", [("pixels", 1.3), ("fraction", 0.45)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float64], ids=["uint8", "float64"])
 def test_gradients_reach_locations_when_boxes_are_not_snapped(unit, width, dtype):
     generator = torch.Generator().manual_seed(5)

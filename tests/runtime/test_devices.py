@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from stacked_ram.runtime.devices import pick_device
+from stacked_ram.runtime import devices
+from stacked_ram.runtime.devices import has_fast_bf16, pick_device
 from stacked_ram.runtime.errors import UserError
 
 FAULTS = """
@@ -45,3 +46,21 @@ def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="cuda:2, but there are 2 GPUs"):
         pick_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("line", "fast"),
+    [
+        ("flags\t\t: fpu sse2 avx2 fma", False),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", True),
+        ("Features\t: fp asimd bf16 i8mm", True),
+        ("Features\t: fp asimd", False),
+    ],
+)
+def test_fast_bf16_is_told_from_the_instruction_sets(line, fast, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n{line}\n")
+    monkeypatch.setattr(devices, "Path", lambda name: tmp_path / "cpuinfo")
+    devices.cpu_features.cache_clear()
+    assert has_fast_bf16(torch.device("cpu")) is fast
+    monkeypatch.undo()
+    devices.cpu_features.cache_clear()

@@ -214,7 +214,7 @@ def test_each_kind_and_shape_is_a_recording_of_its_own_and_there_are_not_too_man
     "values",
     [
         {"estimator": "ppo"},
-        {"accumulate": 2},
+        {"accumulation_steps": 2},
         {"precision": "fp16"},
         {"not_finite": "skip"},
         {"activation_checkpointing": True},

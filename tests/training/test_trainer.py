@@ -33,7 +33,7 @@ from stacked_ram.training.trainer import Trainer
 # Everything that has a state: momentum, average of the weights, dropout, groups of batches, a
 # schedule that remembers, and patience.
 STATEFUL = {
-    "ema_decay": 0.9, "dropout": 0.2, "accumulate": 2, "schedule": "plateau", "patience": 5,
+    "ema_decay": 0.9, "dropout": 0.2, "accumulation_steps": 2, "schedule": "plateau", "patience": 5,
     "random_glimpses": 0.5, "std_end": 0.05, "save_every": 0.0, "metric": "loss",
 }  # fmt: skip
 OUTPUTS = ("metrics.csv", "best.safetensors", "last.safetensors")
@@ -283,7 +283,9 @@ def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch, p
 
 def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatch):
     """6 batches in groups of 4 and 2: the third one spoils the first group."""
-    settings = dict(accumulate=4, epochs=1, optimizer="sgd", schedule="constant", ema_decay=None)
+    settings = dict(
+        accumulation_steps=4, epochs=1, optimizer="sgd", schedule="constant", ema_decay=None
+    )
     config = tiny_config(digits, not_finite="skip", **settings)
     trainer = Trainer(config, RunFolder(tmp_path))
     poison(monkeypatch, step=2)

@@ -1,0 +1,195 @@
+"""The section `model` of a configuration: how it looks, remembers and decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stacked_ram.config.fields import (
+    BelowOne,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    convert_fields,
+)
+from stacked_ram.runtime.errors import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """How it looks, remembers and decides."""
+
+    # The retina
+    retina: Literal["dense", "conv", "backbone"] = "dense"
+    """What turns a glimpse into a feature: the paper's linear layers, a small convolutional
+    network, or a timm backbone."""
+    patch_size: Positive = 8
+    """Height and width of a patch as the network gets it, in pixels."""
+    num_patches: Positive = 1
+    """Co-centred patches in a glimpse."""
+    glimpse_scale: PositiveFloat = 2.0
+    """How many times wider each patch of a glimpse is than the one before."""
+    patch_unit: Literal["pixels", "fraction"] = "pixels"
+    """Unit of patch_width: source pixels for each pixel of the patch, or a fraction of the
+    photo's shorter side (formerly `share`)."""
+    patch_width: PositiveFloat = 1.0
+    """Width of the first patch: with `pixels`, 1 is native resolution and 2 half of it; with
+    `fraction`, 0.5 covers half of the photo's shorter side."""
+    what_size: Positive = 128
+    """Width of the dense retina's first layer over the patches."""
+    where_size: Positive = 128
+    """Width of the first layer over the location."""
+    feature_size: Positive = 256
+    """Width of the glimpse feature."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Any timm model name (retina or stack `backbone`)."""
+    weights: str = "none"
+    """Backbone weights: `none`, `pretrained` (timm's own), `package:NAME` (a pip package that
+    carries them), or the path of a weights file. Batch-norm statistics that come with them stay."""
+    freeze_backbone: bool = False
+    """Keep the backbone's weights as loaded."""
+    combine: Literal["concat", "mean"] = "concat"
+    """How the backbone retina joins the features of the K patches."""
+    # The stack
+    stack: Literal["none", "rnn", "conv", "backbone"] = "none"
+    """Levels of looking: none; `rnn`, a recurrent layer and a location a level; `conv`, one
+    location on the photo and on the feature maps made from it; `backbone`, the same on the maps
+    of a timm backbone."""
+    num_levels: Positive = 1
+    """Levels of the stack (S)."""
+    stack_location: Literal["own", "shared"] = "own"
+    """stack rnn: whether each level chooses its own location."""
+    levels: tuple[NotNegative, ...] | None = None
+    """stack conv, backbone: which levels are looked at (0 is the photo). None: all."""
+    kernel_size: Positive = 3
+    """stack conv: kernel of the convolution between levels."""
+    map_channels: Positive = 32
+    """stack conv: channels of the feature maps."""
+    # The core
+    core: Literal["lstm", "gru", "rnn", "transformer"] = "lstm"
+    """What integrates the glimpse features over the steps."""
+    core_size: Positive = 256
+    """Width of the core's state."""
+    dropout: BelowOne = 0.0
+    """Dropout before the classifier."""
+    # Attention
+    num_glimpses: Positive = 6
+    """Steps (T)."""
+    attention: Literal["hard", "soft"] = "hard"
+    """How the next location is chosen: sampled from a policy (REINFORCE), or the expected centre
+    of softly weighted regions (back-propagation)."""
+    policy: Literal["gaussian", "categorical"] = "gaussian"
+    """Hard attention: a Gaussian around a mean, or one of the cells of a grid: those of the
+    glance's map or, without a glance, told from the core's state alone."""
+    std: PositiveFloat = 0.15
+    """Standard deviation of the Gaussian policy, in units of location (the photo is 2 wide)."""
+    std_end: PositiveFloat | None = None
+    """Standard deviation at the end of training, reached on a line. None: it stays."""
+    first_location: Literal["random", "centre", "learned"] = "random"
+    """Where the first glimpse looks (evaluation with `random` looks at the centre first)."""
+    glance: tuple[Positive, Positive] | None = None
+    """Height and width of a low-resolution look at the whole photo before the first glimpse.
+    None: no glance."""
+    glance_stride: Positive | None = None
+    """Backbone: the glance stops at the last map in which a cell is this many pixels of it wide:
+    16 is a finer map than that of the whole backbone (32), for less work. None: all of it."""
+    glance_starts: Literal["core", "location"] = "core"
+    """What the glance starts: the core's state (and with it the first location), or the first
+    location alone."""
+    glance_dropout: BelowOne = 0.0
+    """Share of the photos of a training batch of which the core forgets the glance, so that
+    glimpses learn to tell the class by themselves: a glance that tells the training photos apart
+    leaves them nothing to learn."""
+    regions: tuple[Positive, Positive] = (2, 2)
+    """Rows and columns of the regions (soft attention) or cells (categorical policy, or a
+    Gaussian policy that reads the glance's map)."""
+    policy_reads: Literal["state", "map"] = "state"
+    """What a Gaussian policy reads: the core's state alone, or the glance's map with it."""
+    start_size: Positive = 1
+    """Soft attention: resolution of the first patch; 1 high, 2 medium, 4 low."""
+    learned_stop: bool = False
+    """Train a stopping head that says after each glimpse whether to go on looking."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse values that cannot go together. Raises UserError."""
+        check(
+            self.stack == "none" or self.num_levels > 1,
+            f"num_levels: a stack ({self.stack}) has at least 2 levels",
+        )
+        check(
+            self.stack != "none" or self.num_levels == 1,
+            f"num_levels: {self.num_levels} levels need stack: rnn, conv or backbone",
+        )
+        if self.levels is not None:
+            check(
+                self.stack in ("conv", "backbone"), "levels: only stack conv and backbone have them"
+            )
+            check(
+                len(self.levels) > 0 and max(self.levels) < self.num_levels,
+                f"levels: {self.levels} are not among 0 to {self.num_levels - 1}",
+            )
+            check(
+                list(self.levels) == sorted(set(self.levels)),
+                f"levels: {self.levels} are not in ascending order, each once",
+            )
+        check(
+            self.glance_stride is None or (self.glance is not None and self.retina == "backbone"),
+            "glance_stride: belongs to a glance through the backbone; set glance and retina:"
+            " backbone, or leave it out",
+        )
+        check(
+            not (self.stack in ("conv", "backbone") and self.retina == "backbone"),
+            f"retina backbone looks at RGB patches; with stack {self.stack}, which looks at "
+            "feature maps, use retina dense or conv",
+        )
+        check(
+            not (self.stack == "rnn" and self.attention == "soft"),
+            "attention soft has one location a step; with stack rnn use attention hard",
+        )
+        check(
+            self.attention == "hard" or self.glance is not None,
+            "attention soft weighs the regions of a context image; set glance: (height, width)",
+        )
+        check(
+            not (self.policy_reads == "map" and self.glance is None),
+            "policy_reads map: there is no map without a glance; set glance",
+        )
+        check(
+            self.start_size == 1 or (self.attention == "soft" and self.patch_unit == "pixels"),
+            "start_size: belongs to attention soft with patch_unit pixels; otherwise set"
+            " patch_width",
+        )
+        check(
+            self.attention == "hard"
+            or not (self.policy == "categorical" or self.policy_reads == "map"),
+            "attention soft has no policy; leave out policy and policy_reads",
+        )
+        check(
+            self.glance_starts == "core"
+            or (
+                self.glance is not None
+                and self.attention == "hard"
+                and self.first_location == "learned"
+            ),
+            "glance_starts location: the glance would start nothing; it needs glance, attention"
+            " hard and first_location learned",
+        )
+        check(
+            self.glance_dropout == 0 or (self.glance is not None and self.glance_starts == "core"),
+            "glance_dropout: the core has no glance to forget; set glance, with glance_starts core",
+        )
+
+    @property
+    def needs_whole_photo(self) -> bool:
+        """Whether it makes maps of all of a photo's pixels, which have to be in memory then."""
+        return self.stack in ("conv", "backbone")
+
+    @property
+    def reads_map(self) -> bool:
+        """Whether the attention reads the glance's feature map, not the core's state alone."""
+        by_cells = self.policy == "categorical" and self.glance is not None
+        return self.attention == "soft" or by_cells or self.policy_reads == "map"
