@@ -10,8 +10,8 @@ import pandas
 import pytest
 from tiny import tiny_config
 
-from stacked_ram.cli.main import Test as Options
-from stacked_ram.evaluation.report import test as run_test
+from stacked_ram.cli.test import Test as Options
+from stacked_ram.cli.test import test as run_test
 from stacked_ram.training.run import train_run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

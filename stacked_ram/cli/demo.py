@@ -6,12 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-from stacked_ram.cli.main import Demo, Test
+from stacked_ram.cli.main import Demo
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, replace_fields
 from stacked_ram.data.dataset import read_dataset_info
-from stacked_ram.evaluation.report import summary, test_run
+from stacked_ram.evaluation.evaluate import evaluate, summary
 from stacked_ram.preparation.demo import prepare_demo
+from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runs.folder import RunFolder
 from stacked_ram.training.run import train_run
 
@@ -36,12 +37,13 @@ def demo(options: Demo) -> None:
     print(f"training {folder}")
     train_run(config, folder, overwrite=is_demo(folder, config))
     limit = config.data.limit_photos
-    report = test_run(folder, Test(runs=(folder,), controls=True, limit_photos=limit))
+    evaluation = evaluate(load_run(folder), controls=True, limit_photos=limit)
+    evaluation.save(folder)
     pictures = draw(folder)
-    print(summary(report))
-    centre, random = (report["controls"][name]["accuracy"] for name in ("centre", "random"))
+    print(summary(evaluation))
+    centre, random = (evaluation.controls[name]["accuracy"] for name in ("centre", "random"))
     print(
-        f"\nTest accuracy {report['accuracy']:.1%}; the same model made to look at the centre"
+        f"\nTest accuracy {evaluation.accuracy:.1%}; the same model made to look at the centre"
         f" {centre:.1%}, at random places {random:.1%}.  ({time.monotonic() - started:.0f} s)"
     )
     print("Open:")

@@ -16,6 +16,10 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from stacked_ram import __version__
+from stacked_ram.cli.export import Export
+from stacked_ram.cli.info import Info
+from stacked_ram.cli.predict import Predict
+from stacked_ram.cli.test import Test
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import RENAMED, RENAMED_VALUES, load_config
 from stacked_ram.runtime.errors import UserError, nearest, run_entry_point
@@ -49,72 +53,6 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
-    """Measure trained models on a split they were not trained on."""
-
-    runs: Positional[tuple[Path, ...]]
-    """Run folders (or files of weights). Of several, the mean and deviation are shown too."""
-    split: Literal["test", "valid", "train"] = "test"
-    """Which split."""
-    controls: bool = False
-    """Also look at the centre only, at random places, once only, and with the plain backbone:
-    what the policy must beat. And at the object's box, where it is known: what places can win."""
-    mc_samples: int = 0
-    """Also average the beliefs of this many sampled scan paths a photo, reported apart."""
-    crops: Literal[1, 5, 10] = 1
-    """Also average the beliefs of this many crops a photo, reported apart: 5, the corners and the
-    centre, each 7/8 as high and wide as the photo; 10, and the same mirrored."""
-    exit_accuracy: float | None = None
-    """Also look at each photo no longer than needed for this accuracy (0 to 1): the threshold of
-    belief is chosen on the validation split, and the whole curve written."""
-    exit_glimpses: float | None = None
-    """The same for a wanted mean number of glimpses (below 1 where the glance can be enough)."""
-    stop_at: float | None = None
-    """The same with a threshold that was chosen before: that of a run which was trained on train
-    alone, for one that has learned the validation split too."""
-    out: Path | None = None
-    """Folder for test.json and its tables. Default: the run's."""
-    dataset: Path | None = None
-    """Another prepared data set with the same classes. Default: the run's."""
-    batch_size: int | None = None
-    """Photos in a batch. Default: the run's."""
-    limit_photos: int | None = None
-    """Use at most this many photos."""
-    workers: int | None = None
-    """Processes that read photos. Default: the run's."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predict:
-    """Name what is on photos, and where the model looked, as a table.
-
-    Photos are read and written one after the other: their number is not limited by memory. A
-    photo that cannot be read is a row with its error. Under torchrun the photos are shared out.
-    """
-
-    run: Positional[Path]
-    """Run folder or file of weights."""
-    photos: Positional[tuple[str, ...]]
-    """Files, folders, globs, CSV files with a column `path`, or - (one name a line on stdin)."""
-    out: Path | None = None
-    """Table to write: .csv or .jsonl. Default: CSV on stdout."""
-    top: int = 5
-    """Classes named for each photo."""
-    stop_at: float | None = None
-    """Look at a photo no more once its belief in one class is at least this (also after the
-    glance, where there is one)."""
-    stop_by: Literal["belief", "stop"] = "belief"
-    """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
-    with learned_stop)."""
-    batch_size: int = 32
-    """Photos in a batch."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tune:
     """Search fields of a configuration for the best validation metric (Bayesian, with Optuna).
 
@@ -140,22 +78,6 @@ class Tune:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
-    """Write a trained model's deterministic pass as a program that runs without this code."""
-
-    run: Positional[Path]
-    """Run folder or file of weights."""
-    out: Path | None = None
-    """Folder for the program and its card. Default: RUN/export."""
-    size: tuple[int, int] | None = None
-    """Height and width of the photos it takes. Default: those that the model was trained on."""
-    batch_size: int = 1
-    """Photos that it takes at once."""
-    onnx: bool = False
-    """Also write ONNX (needs the packages onnx and onnxscript)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Demo:
     """Prepare a small data set of digits on photographs, train on it, test, draw what was seen."""
 
@@ -165,23 +87,13 @@ class Demo:
     """A short run that only shows that everything works."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    """Describe a run or a configuration: layers, parameters, GMACs."""
-
-    what: Positional[Path]
-    """Run folder, file of weights, YAML file, or preset."""
-    size: tuple[int, int] | None = None
-    """Height and width of the photo that GMACs are counted on. Default: the data set's."""
-
-
 # Each command: its options, and the room and function that do it.
 COMMANDS = {
     "train": (Train, "cli.train:train"),
-    "test": (Test, "evaluation.report:test"),
-    "predict": (Predict, "evaluation.predict:predict"),
+    "test": (Test, "cli.test:test"),
+    "predict": (Predict, "cli.predict:predict"),
     "tune": (Tune, "cli.tune:tune"),
-    "export": (Export, "runs.export:export"),
+    "export": (Export, "cli.export:export"),
     "demo": (Demo, "cli.demo:demo"),
     "info": (Info, "cli.info:info"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stacked_ram.config.schema import DataConfig
-from stacked_ram.data.dataset import Dataset
+from stacked_ram.config.schema import Config, DataConfig
+from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.images.decoding import reduced_size
 from stacked_ram.ops.patches import Photos
 
@@ -106,6 +107,17 @@ def typical_size(dataset: Dataset, data: DataConfig) -> tuple[int, int]:
     areas = reduced.prod(axis=1)
     height, width = reduced[np.abs(areas - np.average(areas, weights=counts)).argmin()].tolist()
     return height, width
+
+
+def stored_size(config: Config) -> tuple[int, int] | None:
+    """(height, width) of the photos that a model gets: as configured, or of a typical photo of the
+    training split; None where the data set is not on this machine."""
+    if config.data.photo_size is not None:
+        return config.data.photo_size
+    folder = Path(config.data.dataset)
+    if not (folder / "dataset.yaml").is_file():
+        return None
+    return typical_size(open_dataset(config.data, "train"), config.data)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -1,97 +1,104 @@
-"""The predict command: photos in, a table of classes and locations out, as a stream.
+"""Predict single photos: a class and a scan path for each, as a stream.
 
-Names are read, photos decoded (by threads, a bounded number ahead), looked at and written one
-batch after the other. Under torchrun each process takes every n-th photo into a part of the
-table; the main one joins the parts in the photos' order.
+Photos are decoded by threads, a bounded number ahead, and looked at one batch after the other:
+memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
-import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from stacked_ram.cli.main import Predict
-from stacked_ram.evaluation.early_exit import check_criterion, look_until
+from stacked_ram.evaluation.early_exit import Criterion, check_criterion, look_until
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
-from stacked_ram.images.names import as_utf8
 from stacked_ram.images.opening import open_photo, photo_endings
 from stacked_ram.images.read_ahead import read_ahead
-from stacked_ram.runs.checkpoint import LoadedRun, load_run
-from stacked_ram.runs.folder import check_folder
+from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.devices import autocast, set_switches
-from stacked_ram.runtime.distributed import World, join_world, leave_world
-from stacked_ram.runtime.errors import NotWritten, UserError, check
+from stacked_ram.runtime.errors import UserError, check
 
 AHEAD = 2  # batches of photos decoded ahead,
-MAX_AHEAD = 96_000_000  # until those that wait have so many pixels
+MAX_AHEAD = 96_000_000  # until the waiting ones have so many pixels
 MAX_PADDED = 48_000_000  # pixels of a padded batch: large photos come in smaller batches
-COLUMNS = ("path", "class", "probability", "glimpses", "top", "locations", "error")
 
-Row = dict[str, Any]
-Opened = np.ndarray | LazyPhoto | str  # pixels_CHW, a large photo's file, or what was wrong
+Opened = np.ndarray | LazyPhoto | str  # pixels_CHW, a large photo's file, or the error
 Named = tuple[str, Opened]
 
 
-def predict(options: Predict) -> None:
-    if options.out is not None and options.out.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"--out: {options.out} is neither .csv nor .jsonl")
-    if options.stop_by == "stop" and options.stop_at is None:
-        raise UserError("--stop-by stop: give with --stop-at the probability that is enough")
-    check(options.top >= 1, f"--top: {options.top} is below 1")
-    check(options.batch_size >= 1, f"--batch-size: {options.batch_size} is below 1")
-    check(0 <= (options.stop_at or 0) <= 1, f"--stop-at: {options.stop_at} is not in 0 to 1")
-    if options.out is not None:
-        check_folder(options.out.parent)
-    world = join_world()
-    try:
-        if world.size > 1 and (options.out is None or "-" in options.photos):
-            raise UserError("under torchrun predict needs --out, and photos by name, not `-`")
-        loaded = load_run(options.run, options.device)
-        check_criterion(loaded.model, options.stop_by)
-        set_switches(loaded.config.training, loaded.device)
-        rows = predict_names(loaded, shard(photo_names(options.photos), world), options)
-        if world.size == 1 and "-" not in options.photos:
-            rows = at_least_one(rows)
-        counts = write(rows, options.out, world)
-        world.wait()
-        if world.is_main and world.size > 1:
-            join_parts(options.out, world.size)
-        print(f"{counts[0]} photos, {counts[1]} of them could not be read", file=sys.stderr)
-    finally:
-        leave_world()
+@dataclass(frozen=True)
+class Row:
+    """The prediction for one photo, or the reason why there is none."""
+
+    path: str
+    error: str = ""
+    """Empty where the photo could be read; all other fields are empty where it could not."""
+    top: tuple[tuple[str, float], ...] = ()
+    """The likeliest classes with their probabilities, 0 to 1, the likeliest first."""
+    locations: tuple[tuple[float, float], ...] = ()
+    """(x, y) of each glimpse, in [-1, 1]; none where the glance was enough."""
+
+    @property
+    def glimpses(self) -> int:
+        return len(self.locations)
+
+
+def predict_stream(
+    loaded: LoadedRun,
+    names: Iterable[str],
+    *,
+    batch_size: int = 32,
+    top: int = 5,
+    stop_at: float | None = None,
+    stop_by: Criterion = "belief",
+) -> Iterator[Row]:
+    """Predict photo files in order, a row each; a photo that cannot be read gives a row with its
+    error.
+
+    names: paths of photos; they are read as they are needed. top: classes named for each photo.
+    stop_at: look at a photo no longer once the likeliest class has this probability, 0 to 1
+    (stop_by `belief`), or the stopping head this one (`stop`). Raises UserError for values out of
+    range, and for `stop` where the model has no stopping head.
+    """
+    check_options(batch_size, top, stop_at, stop_by)
+    check_criterion(loaded.model, stop_by)
+    set_switches(loaded.config.training, loaded.device)
+    how = {"top": top, "stop_at": stop_at, "stop_by": stop_by}
+    decoded = batches(opened(loaded, names, batch_size), batch_size)
+    return (row for batch in decoded for row in predict_batch(loaded, batch, **how))
+
+
+def check_options(batch_size: int, top: int, stop_at: float | None, stop_by: Criterion) -> None:
+    """Raises UserError for values out of range, before a model is loaded."""
+    check(top >= 1, f"top: {top} is below 1")
+    check(batch_size >= 1, f"batch_size: {batch_size} is below 1")
+    check(0 <= (stop_at or 0) <= 1, f"stop_at: {stop_at} is not in 0 to 1")
+    check(stop_by == "belief" or stop_at is not None, "stop_by stop: give the stop_at to compare")
 
 
 # ---------------------------------------------------------------------- names
 
 
 def photo_names(given: Iterable[str]) -> Iterator[str]:
-    """Names of photo files, one after the other, from what was typed."""
-    for one in given:
-        if one == "-":
-            if isinstance(sys.stdin, io.TextIOWrapper):
-                sys.stdin.reconfigure(errors="surrogateescape")  # as names that were typed
-            yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
-        elif os.path.isdir(one):
-            yield from photos_below(one)
-        elif one.lower().endswith(".csv"):
-            yield from photos_in_csv(Path(one))
-        elif glob.has_magic(one) and not os.path.exists(one):
-            found = sorted(glob.iglob(one, recursive=True))
-            yield from found or [one]  # a pattern that matches nothing becomes a row that says so
+    """Names of photo files, name after the other, from what was typed."""
+    for name in given:
+        if os.path.isdir(name):
+            yield from photos_below(name)
+        elif name.lower().endswith(".csv"):
+            yield from photos_in_csv(Path(name))
+        elif glob.has_magic(name) and not os.path.exists(name):
+            found = sorted(glob.iglob(name, recursive=True))
+            yield from found or [name]  # a pattern that matches nothing becomes a row that says so
         else:
-            yield one
+            yield name
 
 
 def photos_below(folder: str) -> Iterator[str]:
@@ -125,17 +132,7 @@ def photos_in_csv(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
-def shard(names: Iterator[str], world: World) -> Iterator[str]:
-    return islice(names, world.rank, None, world.size)
-
-
 # ---------------------------------------------------------------------- photos
-
-
-def predict_names(loaded: LoadedRun, names: Iterable[str], options: Predict) -> Iterator[Row]:
-    """A row for each photo, in order."""
-    for batch in batches(opened(loaded, names, options.batch_size), options.batch_size):
-        yield from predict_batch(loaded, batch, options)
 
 
 def opened(loaded: LoadedRun, names: Iterable[str], batch_size: int) -> Iterator[Named]:
@@ -180,25 +177,27 @@ def batches(photos: Iterable[Named], batch_size: int) -> Iterator[list[Named]]:
         yield batch
 
 
-def predict_batch(loaded: LoadedRun, batch: list[Named], options: Predict) -> Iterator[Row]:
-    good = [photo for _, photo in batch if not isinstance(photo, str)]
-    if good and isinstance(good[0], LazyPhoto):
-        yield {"path": batch[0][0], **look_at_large(loaded, good[0], options)}
+def predict_batch(loaded: LoadedRun, batch: list[Named], **how: Any) -> Iterator[Row]:
+    """The rows of a batch of opened photos. how: as `predict_stream`, without batch_size."""
+    photos = [photo for _, photo in batch if not isinstance(photo, str)]
+    if photos and isinstance(photos[0], LazyPhoto):
+        yield predict_large(loaded, batch[0][0], photos[0], **how)
         return
-    answers = iter(look(loaded, pixels_and_sizes(good), options) if good else [])
+    names = [name for name, photo in batch if not isinstance(photo, str)]
+    rows = look(loaded, names, *padded(photos), **how) if photos else iter(())
     for name, photo in batch:
-        yield {"path": name, **({"error": photo} if isinstance(photo, str) else next(answers))}
+        yield Row(name, error=photo) if isinstance(photo, str) else next(rows)
 
 
-def look_at_large(loaded: LoadedRun, photo: LazyPhoto, options: Predict) -> Row:
-    """Its answer, or what was found wrong with its file on the way."""
+def predict_large(loaded: LoadedRun, name: str, photo: LazyPhoto, **how: Any) -> Row:
+    """The row of a photo that is read by region, where an error may show only on the way."""
     try:
-        return next(look(loaded, (LazyPhotos([photo]), None), options))
+        return next(look(loaded, [name], LazyPhotos([photo]), None, **how))
     except UserError as error:
-        return {"error": str(error)}
+        return Row(name, error=str(error))
 
 
-def pixels_and_sizes(photos: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(photos: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Photos (pixels_CHW of any sizes) as one batch, pixels_BCHW and sizes_B2."""
     sizes_B2 = torch.tensor([photo.shape[1:] for photo in photos])
     height, width = sizes_B2.amax(0).tolist()
@@ -210,120 +209,31 @@ def pixels_and_sizes(photos: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tens
 
 def look(
     loaded: LoadedRun,
-    batch: tuple[torch.Tensor | LazyPhotos, torch.Tensor | None],
-    options: Predict,
+    names: list[str],
+    pixels_BCHW: torch.Tensor | LazyPhotos,
+    sizes_B2: torch.Tensor | None,
+    *,
+    top: int,
+    stop_at: float | None,
+    stop_by: Criterion,
 ) -> Iterator[Row]:
-    """What the model says of these photos: pixels_BCHW with sizes_B2, or LazyPhotos."""
+    """The rows of photos in memory (with their sizes), or of LazyPhotos."""
     model, device = loaded.model, loaded.device
-    pixels_BCHW, sizes_B2 = batch
     with autocast(device, loaded.config.training.precision):
-        seen = model.photos(
+        photos = model.photos(
             pixels_BCHW.to(device), None if sizes_B2 is None else sizes_B2.to(device)
         )
-        answers = look_until(model, seen, options.stop_at, options.stop_by)
-    best = answers.beliefs_BN.topk(min(options.top, len(loaded.classes)))
-    rows = zip(
-        best.values.tolist(), best.indices.tolist(),
+        answers = look_until(model, photos, stop_at, stop_by)
+    best = answers.beliefs_BN.topk(min(top, len(loaded.classes)))
+    for name, probabilities, indices, glimpses, locations in zip(
+        names, best.values.tolist(), best.indices.tolist(),
         answers.glimpses_B.tolist(), answers.locations_BT2.tolist(), strict=True,
-    )  # fmt: skip
-    for probabilities, indices, glimpses, locations in rows:
-        named = [loaded.classes[index] for index in indices]
-        yield {
-            "class": named[0],
-            "probability": round(probabilities[0], 6),
-            "glimpses": glimpses,
-            "top": [[name, round(p, 6)] for name, p in zip(named, probabilities, strict=True)],
-            "locations": [[round(x, 4), round(y, 4)] for x, y in locations[:glimpses]],
-        }
-
-
-# ---------------------------------------------------------------------- the table
-
-
-def at_least_one(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows. Raises UserError if there are none."""
-    first = next(rows, None)
-    if first is None:
-        raise UserError("no photos: name files, folders, globs, CSV files, or - for standard input")
-    yield first
-    yield from rows
-
-
-def write(rows: Iterable[Row], out: Path | None, world: World) -> tuple[int, int]:
-    """Write rows as they come; returns how many there were, and how many had an error. What was
-    stopped leaves no table."""
-    try:
-        counts = write_part(rows, out, world)
-    except BaseException as error:
-        if out is not None:
-            part(out, world.rank).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise NotWritten(f"{out}: cannot be written ({error.strerror})") from None
-        raise
-    if out is not None and world.size == 1:
-        os.replace(part(out, 0), out)
-    return counts
-
-
-def write_part(rows: Iterable[Row], out: Path | None, world: World) -> tuple[int, int]:
-    photos = errors = 0
-    as_json = out is not None and out.suffix == ".jsonl"
-    with ExitStack() as stack:
-        file: IO[str] = sys.stdout
-        if out is not None:
-            path = part(out, world.rank)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(path, "w", newline="", encoding="utf-8"))
-            except OSError as error:
-                raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not as_json and world.is_main:
-            table.writeheader()
-        for row in rows:
-            photos += 1
-            errors += "error" in row
-            row |= {name: as_utf8(row[name]) for name in ("path", "error") if name in row}
-            if as_json:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            else:
-                table.writerow(flat(row))
-            if out is None:
-                file.flush()
-    return photos, errors
-
-
-def flat(row: Row) -> Row:
-    """Lists as text for a CSV: `daisy 0.91; tulip 0.05` and `0.1 -0.2; 0.3 0.4`."""
-    lists = {"top", "locations"} & row.keys()
-    return row | {name: "; ".join(f"{a} {b}" for a, b in row[name]) for name in lists}
-
-
-def part(out: Path, rank: int) -> Path:
-    """Where a process writes until all is done."""
-    return out.with_name(f".{out.name}.part{rank}")
-
-
-def join_parts(out: Path, size: int) -> None:
-    """Put the rows of all processes together in the photos' order."""
-    paths = [part(out, rank) for rank in range(size)]
-    with ExitStack() as stack:
-        files = [stack.enter_context(open(path, newline="", encoding="utf-8")) for path in paths]
-        joined = stack.enter_context(open(part(out, size), "w", newline="", encoding="utf-8"))
-        if out.suffix == ".csv":
-            readers: list[Iterator[Any]] = [csv.reader(file) for file in files]
-            put = csv.writer(joined, lineterminator="\n").writerow
-            put(next(readers[0]))
-        else:
-            readers, put = list(files), joined.write
-        left = True
-        while left:
-            left = False
-            for reader in readers:
-                row = next(reader, None)
-                if row is not None:
-                    put(row)
-                    left = True
-    os.replace(part(out, size), out)
-    for path in paths:
-        path.unlink()
+    ):  # fmt: skip
+        yield Row(
+            name,
+            top=tuple(
+                (loaded.classes[index], round(probability, 6))
+                for index, probability in zip(indices, probabilities, strict=True)
+            ),
+            locations=tuple((round(x, 4), round(y, 4)) for x, y in locations[:glimpses]),
+        )

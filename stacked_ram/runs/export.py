@@ -1,30 +1,29 @@
-"""The export command: the deterministic pass as a program that needs none of this code.
+"""Export: the deterministic pass as a program that runs without this package.
 
-RUN/export/model.pt2     torch.export program: pixels -> beliefs, locations
-RUN/export/model.json    its card: input, outputs, classes, how to prepare a photo
-RUN/export/model.onnx    on request; without, one that an earlier export left is removed
+OUT/model.pt2     torch.export program: pixels -> beliefs, locations
+OUT/model.json    its description: input, outputs, classes, how to prepare a photo
+OUT/model.onnx    on request; without it, the file of an earlier export is removed
 
 program = torch.export.load("model.pt2").module()
-beliefs_BTN, locations_BTS2 = program(pixels_BCHW)     # uint8, raw 0..255, of the card's size
+beliefs_BTN, locations_BTS2 = program(pixels_BCHW)     # uint8, raw 0..255, of the exported size
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.cli.info import stored_size
-from stacked_ram.cli.main import Export
 from stacked_ram.config.yaml import to_dict
-from stacked_ram.evaluation.cost import photo_cost
-from stacked_ram.runs.checkpoint import LoadedRun, load_run
+from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import check_folder, write_atomically
-from stacked_ram.runtime.errors import RunFailed, UserError, check
+from stacked_ram.runtime.errors import RunFailed, UserError
 
 TOLERANCE = 1e-4  # largest difference of a probability or a location that counts as equal
 ONNX_FILES = ("model.onnx", "model.onnx.data")  # the second holds weights of more than 2 GB
@@ -42,41 +41,44 @@ class DeterministicPass(nn.Module):
         return trace.logits_BTN.softmax(2), trace.locations_BTS2
 
 
-def export(options: Export) -> None:
-    check(options.batch_size >= 1, f"--batch-size: {options.batch_size} is below 1")
-    check(min(options.size or (1,)) >= 1, f"--size: {options.size} is not above 0")
-    loaded = load_run(options.run, "cpu")
-    out = options.out or loaded.folder / "export"
+def export(
+    loaded: LoadedRun,
+    out: Path,
+    size: tuple[int, int],
+    *,
+    batch_size: int = 1,
+    onnx: bool = False,
+    gmacs: float | None = None,
+) -> list[Path]:
+    """Write the deterministic pass as programs into the folder `out`; returns the files.
+
+    size: (height, width) of the photos that the program takes. batch_size: photos at once.
+    onnx: also write ONNX. gmacs: the cost of a photo, for the description.
+    Raises UserError for a folder that cannot be written, RunFailed where torch cannot export.
+    """
     check_folder(out)
-    size = options.size or stored_size(loaded.config)
-    if size is None:
-        raise UserError(
-            f"no data set at {loaded.config.data.dataset}, which would say how large photos are:"
-            " give --size HEIGHT WIDTH"
-        )
-    shape = (options.batch_size, loaded.card.channels, *size)
+    shape = (batch_size, loaded.card.channels, *size)
     example = torch.randint(
         0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    # weights that want no gradient: sums of maps are exported as they are made without
-    whole = DeterministicPass(loaded.model).eval().requires_grad_(False)
-    program = traced(whole, example)
-    check_equal(program.module(), whole, example)
-    working = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    torch.export.save(program, working / "model.pt2")
-    if options.onnx:
-        write_onnx(whole, example, working / "model.onnx")
-    card = json.dumps(describe(loaded, shape), indent=2)
-    write_atomically(working / "model.json", card.encode() + b"\n")
+    # without gradients the maps' running sums are exported as evaluation computes them
+    model = DeterministicPass(copy.deepcopy(loaded.model).cpu()).eval().requires_grad_(False)
+    program = traced(model, example)
+    check_equal(program.module(), model, example)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    torch.export.save(program, partial / "model.pt2")
+    if onnx:
+        write_onnx(model, example, partial / "model.onnx")
+    about = describe(loaded, shape) | ({} if gmacs is None else {"gmacs": gmacs})
+    write_atomically(partial / "model.json", json.dumps(about, indent=2).encode() + b"\n")
     out.mkdir(parents=True, exist_ok=True)
-    for name in ONNX_FILES:  # an earlier export's would be another model
+    for name in ONNX_FILES:  # an earlier export's would belong to another model
         (out / name).unlink(missing_ok=True)
-    for path in sorted(working.iterdir()):
-        path.replace(out / path.name)
-        print(out / path.name)
-    working.rmdir()
+    files = [path.replace(out / path.name) for path in sorted(partial.iterdir())]
+    partial.rmdir()
+    return files
 
 
 @torch.no_grad()
@@ -123,8 +125,8 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     program.save(path)
 
 
-def describe(loaded: LoadedRun, shape: tuple[int, ...]) -> dict:
-    """The card: what a program that uses the model must know."""
+def describe(loaded: LoadedRun, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Describe the program for whoever calls it: input, outputs, classes, preparation."""
     config = loaded.config
     return {
         "input": {
@@ -142,7 +144,6 @@ def describe(loaded: LoadedRun, shape: tuple[int, ...]) -> dict:
             "photo_size": config.data.photo_size,
         },
         "classes": list(loaded.classes),
-        "gmacs": photo_cost(loaded.model, *shape[2:]).total,
         "weights": str(loaded.path),
         "torch": torch.__version__,
         "config": to_dict(config),

@@ -11,14 +11,15 @@ from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.cli import demo as demo_room
 from stacked_ram.cli.demo import demo
-from stacked_ram.cli.info import info
-from stacked_ram.cli.main import Demo, Export, Info, Train
-from stacked_ram.cli.main import Test as TestOptions
+from stacked_ram.cli.export import Export, export
+from stacked_ram.cli.info import Info, info
+from stacked_ram.cli.main import Demo, Train
+from stacked_ram.cli.test import Test as Options
+from stacked_ram.cli.test import test as run_test
 from stacked_ram.cli.train import train
 from stacked_ram.config.yaml import replace_fields
-from stacked_ram.evaluation.report import test as run_test
 from stacked_ram.runs.checkpoint import load_run
-from stacked_ram.runs.export import DeterministicPass, check_equal, export
+from stacked_ram.runs.export import DeterministicPass, check_equal
 from stacked_ram.runs.folder import save_config
 from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.training.lr_finder import STEPS, find_learning_rate
@@ -132,11 +133,11 @@ def test_an_export_says_when_it_cannot_know_the_size(tmp_path, capsys):
         export(Export(run=tmp_path / "run"))
     assert not (tmp_path / "run" / "export").exists()
     info(Info(what=tmp_path / "run"))
-    assert "its photos taken to have (224, 224)" in capsys.readouterr().out
+    assert "photos assumed to be (224, 224)" in capsys.readouterr().out
     export(Export(run=tmp_path / "run", size=(12, 12)))
     file = tmp_path / "run" / "config.yaml"
     for command in (
-        lambda: run_test(TestOptions(runs=(tmp_path / "run",), out=file / "x")),
+        lambda: run_test(Options(runs=(tmp_path / "run",), out=file / "x")),
         lambda: export(Export(run=tmp_path / "run", size=(12, 12), out=file / "x")),
     ):
         with pytest.raises(UserError, match=r"config\.yaml: is a file"):

@@ -92,13 +92,12 @@ def test_a_run_learns_the_same_and_looks_once(folder, tmp_path, looked):
 
 
 def test_the_test_command_takes_what_is_kept(folder, tmp_path, looked):
-    from stacked_ram.cli.main import Test
-    from stacked_ram.evaluation.report import test_run as evaluate
+    from stacked_ram.evaluation.evaluate import evaluate
+    from stacked_ram.runs.checkpoint import load_run
 
     train_run(tiny_config(folder, **FROZEN, epochs=1), tmp_path / "run")
-    options = Test(runs=[tmp_path / "run"], split="valid", device="cpu")
     looked.clear()
-    evaluate(tmp_path / "run", options)
+    evaluate(load_run(tmp_path / "run", "cpu"), "valid")
     # the size of the work is counted on one photo, and two probes
     assert sum(looked) <= 3
 

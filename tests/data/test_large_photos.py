@@ -12,9 +12,8 @@ from pyramids import add_odd_tag, claim_size, lose_tiles, smooth_pixels, vips, w
 from tiny import tiny_config
 from variants import VARIANTS, make
 
-from stacked_ram.cli.main import Predict
+from stacked_ram.cli.predict import Predict, predict
 from stacked_ram.config.schema import Config, DataConfig
-from stacked_ram.evaluation.predict import predict
 from stacked_ram.images import opening
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.opening import is_large, open_photo
@@ -143,12 +142,11 @@ def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypa
 
 def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monkeypatch):
     """Every photo is opened as a pyramid, and none is held: a run, its test, its drawings."""
-    from stacked_ram.cli.main import Test
     from stacked_ram.data import photo_batches as assemble
     from stacked_ram.data.batch import Batch
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.loader import make_loader
-    from stacked_ram.evaluation.report import test_run
+    from stacked_ram.evaluation.evaluate import evaluate
     from stacked_ram.viz.photos import Split
 
     folder = large_data_set(tmp_path / "data")
@@ -163,8 +161,8 @@ def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monk
         assert isinstance(batch, Batch) and isinstance(batch.pixels_BCHW, LazyPhotos)
         assert batch.sizes_B2.tolist() == batch.pixels_BCHW.sizes_B2.tolist()
     train_run(config, tmp_path / "run")
-    report = test_run(tmp_path / "run", Test(runs=(tmp_path / "run",), device="cpu"))
-    assert report["photos"] == 3 and 0 < report["read"] < 0.05
+    report = evaluate(load_run(tmp_path / "run", "cpu"))
+    assert report.photos == 3 and 0 < report.read < 0.05
     split = Split(load_run(tmp_path / "run", "cpu"))
     assert split.photo(0).size == (150, 200) and split.photo(0).large is not None
     with pytest.raises(UserError, match="leave out flip"):

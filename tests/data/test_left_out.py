@@ -14,13 +14,12 @@ from pyramids import claim_size, lose_tiles, smooth_pixels, vips, write_pyramid
 from test_large_photos import large_data_set
 from tiny import tiny_config
 
-from stacked_ram.cli import main as cli
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data import left_out as room
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
-from stacked_ram.evaluation import report as evaluate
+from stacked_ram.evaluation.evaluate import evaluate, summary
 from stacked_ram.evaluation.predictions import look_at
 from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import load_run
@@ -141,22 +140,22 @@ def test_too_many_are_an_error_that_says_so(folder, tmp_path, monkeypatch, caplo
 def test_test_says_what_it_left_out(folder, tmp_path):
     train_run(tiny_config(folder, **HOW), tmp_path / "run")
     lose_tiles(photo(folder, "test", 1))
-    options = cli.Test(runs=(tmp_path / "run",), device="cpu", controls=True)
-    report = evaluate.test_run(tmp_path / "run", options)
+    loaded = load_run(tmp_path / "run", "cpu")
+    evaluation = evaluate(loaded, controls=True)
+    evaluation.save(tmp_path / "run")
+    report = evaluation.to_dict()
     assert report["photos"] == 2 and report["controls"]["random"]["photos"] == 2
     assert [one["path"] for one in report["left_out"]] == ["test/b/1.tif"]
     assert "leave it out" in report["left_out"][0]["error"]
     assert json.loads((tmp_path / "run" / "test.json").read_text())["left_out"]
-    assert "left out                 1   (photos that could not be read)" in evaluate.summary(
-        report
-    )
+    assert "left out                 1   (photos that could not be read)" in summary(evaluation)
     rows = list(csv.DictReader((tmp_path / "run" / "test_photos.csv").open()))
     assert sorted(row["path"] for row in rows) == ["test/a/0.tif", "test/c/2.tif"]
     assert all(row["class"] == row["path"].split("/")[1] for row in rows)
     lose_tiles(photo(folder, "test", 0))
     photo(folder, "test", 2).unlink()
     with pytest.raises(RunFailed, match="3 of 3 photos of test could not be read"):
-        evaluate.test_run(tmp_path / "run", options)
+        evaluate(loaded)
 
 
 def test_the_others_answers_stay_what_they_were(folder, tmp_path):

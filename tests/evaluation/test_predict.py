@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from tiny import CLASSES, tiny_config
 
-from stacked_ram.cli.main import Predict
+from stacked_ram.cli.predict import Predict, given_names, predict
 from stacked_ram.evaluation import predict as room
+from stacked_ram.evaluation import prediction_table
 from stacked_ram.evaluation.early_exit import look_until
-from stacked_ram.evaluation.predict import batches, photo_names, predict
+from stacked_ram.evaluation.predict import batches, photo_names, predict_stream
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
@@ -43,7 +44,8 @@ def test_a_row_for_each_photo_and_for_each_that_is_broken(run, photos, tmp_path,
     assert 0 < float(good["probability"]) <= 1
     assert good["glimpses"] == "3"
     assert len(good["locations"].split(";")) == 3
-    assert len(good["top"].split(";")) == 2
+    assert good["class_2"] in set(CLASSES) - {good["class"]} and "class_3" not in good
+    assert float(good["probability_2"]) <= float(good["probability"])
 
 
 def test_photos_of_every_format_that_is_opened_are_found(tmp_path):
@@ -87,7 +89,7 @@ def test_names_that_are_no_text_are_written_all_the_same(run, photos, tmp_path, 
 
 
 def test_what_was_stopped_leaves_no_table(run, photos, tmp_path, monkeypatch):
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(room, "predict_batch", stopped)
@@ -123,14 +125,10 @@ def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
     with torch.no_grad():  # beliefs stay below 0.99, the head's probability is above
         loaded.model.stop.bias.fill_(9.0)
     rows = list(
-        room.predict_names(
-            loaded,
-            iter([str(p) for p in (photos / "test").rglob("*.png")]),
-            Predict(run=run, stop_at=0.99, **given),
-        )
+        predict_stream(loaded, photo_names([str(photos / "test")]), stop_at=0.99, stop_by="stop")
     )
-    assert {row["glimpses"] for row in rows} == {1} and max(r["probability"] for r in rows) < 0.99
-    with pytest.raises(UserError, match="--stop-at"):
+    assert {row.glimpses for row in rows} == {1} and max(row.top[0][1] for row in rows) < 0.99
+    with pytest.raises(UserError, match="stop_at"):
         predict(Predict(run=run, **given))
     with pytest.raises(UserError, match="learned_stop"):
         predict(Predict(run=run, stop_at=0.5, **given))
@@ -147,10 +145,10 @@ def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, mon
     assert list(photo_names([str(tmp_path)])) == [str(tmp_path / "beside.png")]
     assert len(list(photo_names([str(photos / "test" / "*" / "*.png")]))) == 6
     monkeypatch.setattr("sys.stdin", io.StringIO("a.jpg\n\nb c.jpg\n"))
-    assert list(photo_names(["-"])) == ["a.jpg", "b c.jpg"]
+    assert list(given_names(["-"])) == ["a.jpg", "b c.jpg"]
     odd = io.TextIOWrapper(io.BytesIO(b"caf\xe9.jpg\nb.jpg\n"), encoding="utf-8")
     monkeypatch.setattr("sys.stdin", odd)
-    assert list(photo_names(["-"])) == [os.fsdecode(b"caf\xe9.jpg"), "b.jpg"]
+    assert list(given_names(["-"])) == [os.fsdecode(b"caf\xe9.jpg"), "b.jpg"]
     (tmp_path / "bad.csv").write_text("name\nx\n")
     with pytest.raises(UserError, match="no column `path`"):
         list(photo_names([str(tmp_path / "bad.csv")]))
@@ -160,7 +158,7 @@ def test_a_full_disk_is_told_and_leaves_no_table(run, photos, tmp_path, monkeypa
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(room, "flat", full)
+    monkeypatch.setattr(prediction_table, "as_cells", full)
     out = tmp_path / "table.csv"
     with pytest.raises(UserError, match=r"table\.csv: cannot be written \(No space left"):
         predict(Predict(run=run, photos=(str(photos / "test"),), out=out, device="cpu"))
@@ -171,11 +169,10 @@ def test_memory_does_not_grow_with_the_number_of_photos(run, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(path)
     loaded = load_run(run, "cpu")
-    options = Predict(run=run, photos=(), batch_size=2)
     peaks = []
     for count in (4, 60, 240):  # the first one warms up; a few photos are always read ahead
         tracemalloc.start()
-        rows = room.predict_names(loaded, (str(path) for _ in range(count)), options)
+        rows = predict_stream(loaded, (str(path) for _ in range(count)), batch_size=2)
         assert sum(1 for _ in rows) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

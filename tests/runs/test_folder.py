@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config, tiny_digits
 
-from stacked_ram.cli.main import Test
+from stacked_ram.cli.test import Test as Options
+from stacked_ram.cli.test import test as run_test
 from stacked_ram.config.yaml import load_config, replace_fields
-from stacked_ram.evaluation.report import test as run_test
 from stacked_ram.runs.folder import RunFolder, write_rows
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import resume_run, train_run
@@ -45,7 +45,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
         (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_text("notes")
     for split in ("valid", "test"):
-        run_test(Test(runs=(tmp_path / "run",), split=split, exit_glimpses=2))
+        run_test(Options(runs=(tmp_path / "run",), split=split, exit_glimpses=2))
     written = {
         one.name for split in ("valid", "test") for one in (tmp_path / "run").glob(f"{split}[._]*")
     }

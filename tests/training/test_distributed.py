@@ -17,9 +17,8 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_digits, tiny_photos
 
-from stacked_ram.cli.main import Predict
+from stacked_ram.cli.predict import Predict, predict
 from stacked_ram.config.schema import Config
-from stacked_ram.evaluation.predict import predict
 from stacked_ram.runs.checkpoint import read_weights, state_files
 from stacked_ram.runs.folder import save_config
 from stacked_ram.training.run import train_run

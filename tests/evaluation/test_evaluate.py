@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from tiny import tiny_config, tiny_digits, tiny_photos
 
-from stacked_ram.cli.main import Test as Options
+from stacked_ram.cli.test import Test as Options
+from stacked_ram.cli.test import test as run_test
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
-from stacked_ram.evaluation import report as evaluate
+from stacked_ram.evaluation import evaluate as room
 from stacked_ram.evaluation.predictions import look_at
-from stacked_ram.evaluation.report import test as run_test
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
@@ -118,7 +118,7 @@ def test_an_accuracy_that_cannot_be_had_is_told_before_the_test(photos, tmp_path
         run_test(Options(runs=(tmp_path / "run",), exit_accuracy=7))
     looked = []
     monkeypatch.setattr(
-        evaluate, "look_at", lambda *_, **how: looked.append(how["progress"]) or look_at(*_, **how)
+        room, "look_at", lambda *_, **how: looked.append(how["progress"]) or look_at(*_, **how)
     )
     with pytest.raises(UserError, match=r"--exit-accuracy: 1.0000 is not reached.* validation"):
         run_test(Options(runs=(tmp_path / "run",), exit_accuracy=1))

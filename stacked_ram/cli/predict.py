@@ -1,0 +1,101 @@
+"""The predict command: photos in, a table of classes and locations out.
+
+Under torchrun each process takes every n-th photo.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from stacked_ram.runtime.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Name what is on photos, and where the model looked, as a table.
+
+    Photos are read and written one after the other: their number is not limited by memory. A
+    photo that cannot be read is a row with its error. Under torchrun the photos are shared out.
+    """
+
+    run: Positional[Path]
+    """Run folder or file of weights."""
+    photos: Positional[tuple[str, ...]]
+    """Files, folders, globs, CSV files with a column `path`, or - (one name a line on stdin)."""
+    out: Path | None = None
+    """Table to write: .csv or .jsonl. Default: CSV on stdout."""
+    top: int = 5
+    """Classes named for each photo."""
+    stop_at: float | None = None
+    """Look at a photo no more once its belief in one class is at least this (also after the
+    glance, where there is one)."""
+    stop_by: Literal["belief", "stop"] = "belief"
+    """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
+    with learned_stop)."""
+    batch_size: int = 32
+    """Photos in a batch."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+
+
+def predict(options: Predict) -> int:
+    """Write the table as the photos are read; 1 if none could be read. Raises UserError."""
+    # late: `--help` answers without torch
+    from tqdm import tqdm
+
+    from stacked_ram.evaluation.predict import check_options, predict_stream
+    from stacked_ram.evaluation.prediction_table import check_out, write_table
+    from stacked_ram.runs.checkpoint import load_run
+    from stacked_ram.runtime.distributed import join_world, leave_world
+
+    check_options(options.batch_size, options.top, options.stop_at, options.stop_by)
+    if options.out is not None:
+        check_out(options.out)
+    world = join_world()
+    try:
+        if world.size > 1 and (options.out is None or "-" in options.photos):
+            raise UserError("under torchrun predict needs --out, and photos by name, not `-`")
+        loaded = load_run(options.run, options.device)
+        rows = predict_stream(
+            loaded,
+            islice(given_names(options.photos), world.rank, None, world.size),
+            batch_size=options.batch_size,
+            top=options.top,
+            stop_at=options.stop_at,
+            stop_by=options.stop_by,
+        )
+        # a bar between rows on the same terminal would tear them
+        hidden = True if options.out is None and sys.stdout.isatty() else None
+        rows = tqdm(rows, desc="predict", unit=" photos", disable=hidden, leave=False)
+        columns = min(options.top, len(loaded.classes))
+        photos, errors = write_table(rows, options.out, columns, world)
+        if not photos and "-" not in options.photos:
+            raise UserError(
+                "no photos: name files, folders, globs, CSV files, or - for standard input"
+            )
+        if world.is_main:
+            print(f"{photos} photos, {errors} of them could not be read", file=sys.stderr)
+        return int(errors == photos > 0)
+    finally:
+        leave_world()
+
+
+def given_names(given: Iterable[str]) -> Iterator[str]:
+    """The names of photos from what was typed; `-` reads them from standard input."""
+    from stacked_ram.evaluation.predict import photo_names  # late: `--help` answers without torch
+
+    for name in given:
+        if name != "-":
+            yield from photo_names([name])
+            continue
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # as names that were typed
+        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())

@@ -1,0 +1,387 @@
+"""Evaluate a trained model on a split: figures, controls, early exit.
+
+`Evaluation.save` writes into the run's folder (unless another is given):
+    SPLIT.json             all figures
+    SPLIT_per_class.csv    SPLIT_confusion.csv    SPLIT_confusion.png    SPLIT_photos.csv
+    SPLIT_early_exit.csv   accuracy against mean GMACs over all thresholds, on request
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import replace_fields
+from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.glance_cache import keep_glances
+from stacked_ram.data.left_out import LeftOut
+from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
+from stacked_ram.evaluation.early_exit import (
+    ExitTable,
+    choose_threshold,
+    exit_at,
+    exit_curve,
+    exit_table,
+)
+from stacked_ram.evaluation.metrics import (
+    bootstrap_interval,
+    calibration_error,
+    confusion,
+    confusion_png,
+    per_class,
+)
+from stacked_ram.evaluation.multicrop import Crops, crop_size
+from stacked_ram.evaluation.predictions import TOP, Predictions, look_at
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runs.folder import command_line, environment, now, write_atomically
+from stacked_ram.runtime.devices import set_switches
+from stacked_ram.runtime.errors import UserError, check
+
+if TYPE_CHECKING:
+    import pandas
+
+Split = Literal["train", "valid", "test"]
+# The same model, made to look elsewhere or less.
+CONTROLS = {
+    "centre": {"location_source": "centre"},
+    "random": {"location_source": "random"},
+    "first glimpse only": {"num_glimpses": 1},
+}
+BOX_GIVEN = {"box given": {"at_boxes": True}}  # what looking at the object alone is worth
+# Those that need no locations: several crops have several of each.
+CROP_FIGURES = (
+    "photos", "accuracy", "interval_95", f"top_{TOP}", "loss", "calibration_error",
+    "accuracy_after",
+)  # fmt: skip
+
+
+class Evaluation:
+    """The figures of a model on one split, as attributes: `evaluation.accuracy`.
+
+    figures: everything that `to_dict` gives and SPLIT.json holds. predictions: those of the
+    deterministic pass. tables: the contents of the files beside SPLIT.json, by their endings.
+    """
+
+    def __init__(
+        self, figures: dict[str, Any], predictions: Predictions, tables: dict[str, bytes]
+    ) -> None:
+        self.figures, self.predictions, self.tables = figures, predictions, tables
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "figures" or name not in self.figures:  # the first: while it is unpickled
+            raise AttributeError(f"{name}: no such figure; there are {', '.join(self.figures)}")
+        return self.figures[name]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.figures]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, as SPLIT.json holds them."""
+        return dict(self.figures)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a photo, the surest mistakes first."""
+        import io
+
+        import pandas
+
+        return pandas.read_csv(io.BytesIO(self.tables["_photos.csv"]), keep_default_na=False)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the figures and tables into a folder; returns the path of SPLIT.json."""
+        folder, split = Path(folder), self.figures["split"]
+        for ending, content in self.tables.items():
+            write_atomically(folder / f"{split}{ending}", content)
+        text = json.dumps(self.figures, indent=2, allow_nan=False)
+        write_atomically(folder / f"{split}.json", text.encode() + b"\n")
+        return folder / f"{split}.json"
+
+
+def evaluate(
+    loaded: LoadedRun,
+    split: Split = "test",
+    *,
+    controls: bool = False,
+    mc_samples: int = 0,
+    crops: int = 1,
+    exit_accuracy: float | None = None,
+    exit_glimpses: float | None = None,
+    stop_at: float | None = None,
+    dataset: str | Path | None = None,
+    batch_size: int | None = None,
+    limit_photos: int | None = None,
+    workers: int | None = None,
+) -> Evaluation:
+    """Measure a trained model on a split, in one deterministic pass; and, on request, otherwise.
+
+    controls: also look at the centre, at random places, once only, at the object's box where it
+    is known, and measure a linear probe of the backbone. mc_samples: also average the beliefs of
+    so many sampled scan paths. crops: the same of 5 or 10 crops. exit_accuracy, exit_glimpses:
+    also stop early, at the threshold that reaches this accuracy (0 to 1), or this mean number of
+    glimpses, on the validation split; stop_at: at this threshold (0 to 1). dataset: another
+    prepared data set with the same classes; it, batch_size and workers default to the run's.
+    limit_photos: use at most so many photos.
+
+    Raises UserError for options that cannot be had and for a data set that does not fit the run.
+    """
+    check(mc_samples >= 0, f"mc_samples: {mc_samples} is below 0")
+    check(crops in (1, 5, 10), f"crops: {crops} is none of 1, 5, 10")
+    wanted = wanted_exit(loaded.config, exit_accuracy, exit_glimpses, stop_at)
+    fields = {
+        "dataset": None if dataset is None else str(dataset),
+        "batch_size": batch_size,
+        "workers": workers,
+    }
+    changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    # a quick training's limit does not hold here: it would test on a part by accident
+    config = replace_fields(loaded.config, changes | {"limit_photos": limit_photos}, "test")
+    set_switches(config.training, loaded.device)
+    photos = open_dataset(config.data, split)
+    loaded.check_fits(photos)
+    how = {"precision": config.training.precision, "seed": config.training.seed}
+    threshold = stop_at
+    if wanted:  # first: what cannot be reached is said before the longer part
+        with opened_split(loaded, config, open_dataset(config.data, "valid")) as valid:
+            found = look_at(
+                loaded.model, valid, keep_beliefs=True, progress="validation split", **how
+            )
+        threshold = choose_threshold(table_of(found), **wanted)
+    with opened_split(loaded, config, photos) as loader:
+        how["left_out"] = left_out = LeftOut(photos)
+        predictions = look_at(
+            loaded.model, loader, progress="test", keep_beliefs=threshold is not None, **how
+        )
+        cost = photo_cost(loaded.model, *typical_size(photos, config.data))
+        figures: dict[str, Any] = {
+            "run": str(loaded.path),
+            "epoch": loaded.card.epoch,
+            "split": split,
+            "dataset": str(photos.folder),
+            "pass": "one deterministic pass",
+            **scores(predictions),
+            "gmacs": {"photo": [*typical_size(photos, config.data)], **dataclasses.asdict(cost)},
+        }
+        if controls:
+            figures |= measure_controls(loaded, loader, predictions, how)
+        if mc_samples:
+            sampled = look_at(loaded.model, loader, progress="samples", samples=mc_samples, **how)
+            figures["mc_samples"] = {
+                "pass": f"mean belief of {mc_samples} sampled scan paths a photo",
+                "gmacs": cost.before + mc_samples * (cost.total - cost.before),
+                **scores(sampled),
+            }
+        if crops > 1:
+            cropped = scores(look_at(Crops(loaded.model, crops), loader, progress="crops", **how))
+            size = crop_size(*typical_size(photos, config.data))
+            figures["crops"] = {
+                "pass": f"mean belief of {crops} crops a photo",
+                "gmacs": crops * photo_cost(loaded.model, *size).total,
+                **{name: cropped[name] for name in CROP_FIGURES},
+            }
+    tables: dict[str, bytes] = {}
+    if threshold is not None:
+        figures["early_exit"], tables["_early_exit.csv"] = early_exit(predictions, threshold, cost)
+        figures["early_exit"] |= (
+            {"chosen": "on valid", "wanted": wanted} if wanted else {"chosen": "before"}
+        )
+    figures["left_out"] = [
+        {"path": path, "error": error} for path, error in sorted(left_out.errors.items())
+    ]
+    figures |= {"command": command_line(), "when": now(), **environment()}
+    counts = confusion(predictions.labels_N, predictions.predicted_N, loaded.classes)
+    by_class = per_class(predictions.labels_N, predictions.predicted_N, loaded.classes)
+    figures["mean_f1"] = float(by_class["f1"].iloc[-1])
+    tables |= {
+        "_per_class.csv": by_class.round(4).to_csv().encode(),
+        "_confusion.csv": counts.to_csv().encode(),
+        "_confusion.png": confusion_png(counts),
+        "_photos.csv": photo_table(predictions, photos).encode(),
+    }
+    return Evaluation(figures, predictions, tables)
+
+
+@contextlib.contextmanager
+def opened_split(loaded: LoadedRun, config: Config, dataset: Dataset) -> Iterator[Loader]:
+    """A loader of a data set's photos for the model, closed at the end."""
+    loader = make_loader(dataset, config, train=False, device=loaded.device)
+    try:
+        keep_glances(loader, loaded.model, config)
+        yield loader
+    finally:
+        loader.close()
+
+
+def measure_controls(
+    loaded: LoadedRun, loader: Loader, predictions: Predictions, how: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures of the controls, and of the linear probe where the model has a backbone."""
+    boxed = not np.isnan(predictions.hit_NT).all()
+    figures: dict[str, Any] = {
+        "controls": {
+            name: scores(look_at(loaded.model, loader, progress=name, **how, **changed))
+            for name, changed in (CONTROLS | (BOX_GIVEN if boxed else {})).items()
+        }
+    }
+    if loaded.model.backbone is not None:
+        from stacked_ram.evaluation.linear_probe import plain_backbone  # late: timm, torchvision
+
+        figures["plain backbone"] = plain_backbone(loaded, loader, how["left_out"])
+    return figures
+
+
+def wanted_exit(
+    config: Config,
+    exit_accuracy: float | None,
+    exit_glimpses: float | None,
+    stop_at: float | None,
+) -> dict[str, float]:
+    """What an early exit is to reach, if a threshold is to be chosen. Raises UserError."""
+    given = [value for value in (exit_accuracy, exit_glimpses, stop_at) if value is not None]
+    check(len(given) <= 1, "--exit-accuracy, --exit-glimpses, --stop-at: give one of them")
+    check(0 <= (stop_at or 0) <= 1, f"--stop-at: {stop_at} is not in 0 to 1")
+    check(
+        0 <= (exit_accuracy or 0) <= 1, f"--exit-accuracy: {exit_accuracy} is not between 0 and 1"
+    )
+    wanted = {"accuracy": exit_accuracy, "mean_glimpses": exit_glimpses}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if wanted and config.data.train_on != "train":
+        raise UserError(
+            "--exit-accuracy, --exit-glimpses: the threshold is chosen on the validation split,"
+            f" which this run has learned (train_on: {config.data.train_on}); choose it by a run"
+            " that was trained on train alone, and give it with --stop-at"
+        )
+    return wanted
+
+
+def early_exit(looks: Predictions, threshold: float, cost: Cost) -> tuple[dict[str, Any], bytes]:
+    """What looking no longer than needed gives, and the curve over all thresholds (CSV)."""
+    table = table_of(looks)
+    accuracy, mean_glimpses = exit_at(table, threshold)
+    curve = exit_curve(table, cost)
+    return {
+        "by": "belief" if looks.stops_NT is None else "stopping head",
+        "threshold": None if np.isinf(threshold) else threshold,
+        "accuracy": accuracy,
+        "mean_glimpses": mean_glimpses,
+        "mean_gmacs": cost.before + mean_glimpses * cost.per_glimpse,
+    }, curve.round(6).to_csv(index=False).encode()
+
+
+def table_of(looks: Predictions) -> ExitTable:
+    return exit_table(looks.beliefs_NTC, looks.labels_N, looks.stops_NT, looks.fewest)
+
+
+def scores(looks: Predictions) -> dict[str, Any]:
+    """The figures of one pass over a split."""
+    found: dict[str, Any] = {
+        "photos": len(looks.labels_N),
+        "accuracy": looks.accuracy,
+        "interval_95": bootstrap_interval(looks.right_N),
+        f"top_{TOP}": float(looks.top_N.mean()),
+        "loss": float(looks.loss_N.mean()),
+        "calibration_error": calibration_error(looks.confidence_N, looks.right_N),
+        "accuracy_after": looks.right_NT.mean(0).tolist(),
+        "read": float(looks.read_N.mean()),
+        "last_location": {
+            "mean": looks.last_N2.mean(0).tolist(),
+            "spread": looks.last_N2.std(0).tolist(),
+        },
+    }
+    if looks.glance_right_N is not None:
+        found["accuracy_glance"] = float(looks.glance_right_N.mean())
+    boxed = ~np.isnan(looks.hit_NT[:, 0])
+    if boxed.any():
+        found |= {
+            "photos_with_box": int(boxed.sum()),
+            "hit_rate": looks.hit_NT[boxed].mean(0).tolist(),
+            "hit_by_any": float(looks.hit_NT[boxed].any(1).mean()),
+            "box_covered": looks.covered_NT[boxed].mean(0).tolist(),
+            "box_covered_best": float(looks.covered_NT[boxed].max(1).mean()),
+        }
+    return found
+
+
+def photo_table(looks: Predictions, dataset: Dataset) -> str:
+    """One row a photo, the surest mistakes first."""
+    import pandas
+
+    names = np.array(dataset.classes)
+    table = pandas.DataFrame(
+        {
+            "path": [dataset.names[row] for row in looks.index_N],
+            "class": names[looks.labels_N],
+            "predicted": names[looks.predicted_N],
+            "confidence": looks.confidence_N.round(4),
+            "right": looks.right_N,
+            "x": looks.last_N2[:, 0].round(4),
+            "y": looks.last_N2[:, 1].round(4),
+        }
+    )
+    order = np.lexsort((-looks.confidence_N, looks.right_N))
+    return table.iloc[order].to_csv(index=False, lineterminator="\n")
+
+
+def summary(evaluation: Evaluation) -> str:
+    """The figures in words, for the terminal."""
+    report = evaluation.figures
+    low, high = report["interval_95"]
+    lines = [
+        f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
+        f" {report['photos']} photos, {report['pass']}:",
+        f"  accuracy           {report['accuracy']:7.2%}   ({low:.2%} to {high:.2%}, 95 %)",
+        f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}",
+        f"  mean F1            {report['mean_f1']:7.2%}",
+        f"  calibration error  {report['calibration_error']:7.2%}",
+        f"  after each glimpse {percents(report['accuracy_after'])}",
+        f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
+        f"({report['gmacs']['per_glimpse']:.4f} a glimpse, photo"
+        f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
+        f"  pixels read        {report['read']:7.2%}   (share of the photo, upper bound)",
+    ]
+    if "accuracy_glance" in report:
+        lines.append(f"  after the glance   {report['accuracy_glance']:7.2%}")
+    if report["left_out"]:
+        count = len(report["left_out"])
+        lines.append(f"  left out           {count:7d}   (photos that could not be read)")
+    if "hit_rate" in report:
+        lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
+        lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")
+    for name, control in report.get("controls", {}).items():
+        distance = 100 * (report["accuracy"] - control["accuracy"])
+        label = f"control: {name}"
+        lines.append(f"  {label:26} {control['accuracy']:7.2%}   (policy {distance:+.1f} points)")
+    for row in report.get("plain backbone", {}).get("sizes", []):
+        label = f"plain backbone at {row['size']}"
+        lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
+    if "early_exit" in report:
+        one = report["early_exit"]
+        lines.append(
+            f"  early exit         {one['accuracy']:7.2%}   ({one['mean_glimpses']:.2f} glimpses,"
+            f" {one['mean_gmacs']:.4f} GMACs on average; threshold chosen {one['chosen']})"
+        )
+    for one in (report[name] for name in ("mc_samples", "crops") if name in report):
+        lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}, {one['gmacs']:.4f} GMACs")
+    return "\n".join(lines)
+
+
+def percents(values: list[float]) -> str:
+    return " ".join(f"{100 * value:.1f}" for value in values) + " %"
+
+
+def comparison(evaluations: dict[str, Evaluation]) -> str:
+    """Several runs: each one's figures, their mean and standard deviation."""
+    import pandas
+
+    names = ["accuracy", f"top_{TOP}", "mean_f1", "calibration_error", "loss"]
+    table = pandas.DataFrame(
+        {run: {name: found.figures[name] for name in names} for run, found in evaluations.items()}
+    ).T
+    return pandas.concat([table, table.agg(["mean", "std"])]).round(4).to_string()
