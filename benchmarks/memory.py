@@ -38,7 +38,7 @@ def main() -> None:
         "photos": "plain backbone, the whole photos",
         "patches": "plain backbone, all the patches at once",
         "ours": "this model",
-        "checkpoint": "this model, checkpoint_steps",
+        "checkpoint": "this model, activation_checkpointing",
     }
     if options.quick:
         cases = {case: cases[case] for case in ("photos", "checkpoint")}

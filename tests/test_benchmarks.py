@@ -69,6 +69,10 @@ def test_backbone_work(quick):
     assert "ours, bf16, channels last" in printed and "one batch for all" in printed
 
 
+def test_patch_reading(quick):
+    assert "stack: conv, 60x60 digits" in quick("patch_reading")
+
+
 @pytest.mark.parametrize("name", ["glimpses", "loader", "preparing"])
 def test_others(quick, name):
     assert quick(name)
@@ -84,9 +88,15 @@ def test_any_size(quick):
 
 @pytest.mark.slow
 def test_memory(quick):
-    assert "checkpoint_steps" in quick("memory")
+    assert "activation_checkpointing" in quick("memory")
 
 
 @pytest.mark.slow
 def test_startup(quick):
     assert "main.py predict" in quick("startup")
+
+
+@pytest.mark.slow
+def test_busy_machine(quick):
+    rows = [line for line in quick("busy_machine", "--others", "1").splitlines() if "GOMP" in line]
+    assert [row.split()[0] for row in rows] == ["quiet", "busy"]

@@ -22,7 +22,7 @@ import torch
 from stacked_ram.images.pyramid import Pyramid
 from stacked_ram.ops.geometry import GlimpseGeometry, Placing
 from stacked_ram.ops.patches import Photos
-from stacked_ram.ops.windows import share_inside
+from stacked_ram.ops.windows import fraction_inside
 from stacked_ram.runtime.errors import UserError
 
 LUMA = np.array([19595, 38470, 7471])  # of red, green and blue, in 65536ths, as Pillow has them
@@ -218,10 +218,10 @@ class LazyPhotos:
         # The last pixels of a level may stand for a little more than the photo has.
         sizes_R2 = self._sizes_R2(len(windows))
         for axis, count in ((0, cells[1]), (1, cells[0])):
-            true = share_inside(
+            true = fraction_inside(
                 starts_R2[:, None, axis], sides_R2[:, None, axis], sizes_R2[:, 1 - axis], count
             )
-            read = share_inside(
+            read = fraction_inside(
                 starts_R12[..., axis], sides_R12[..., axis], photos.sizes_B2[:, 1 - axis], count
             )
             share_Rn = torch.where(read > 0, true / read, 1.0)[:, 0].to(averages.dtype)

@@ -1,25 +1,27 @@
-"""The loop that sums cells of pixels, for numba to compile: imported by compiled.py alone.
+"""The loop that sums cells of pixels, compiled by numba. Only compiled.py imports it.
 
-Indices are unsigned, so that they need no check for counting from the end, and what runs over
-pixels is a small function of its own: only so are the loops vectorised.
+Two things let the compiler vectorise the inner loops: indices are unsigned, so that they need no
+check for counting from the end, and each loop over pixels is a small function.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit
 
 u16, u32, u64 = np.uint16, np.uint32, np.uint64
 
-WIDEST = 257  # cells: so many lines of pixels fit into 16 bits
-FOURS = 64  # cells up to this wide: so do the sums of four columns
+WIDEST = 257  # pixels of a cell's side: the sum of a column of so many fits into 16 bits
+FOURS = 64  # up to this side the sum of four columns fits too
 
 
-def compiled(function):
-    """As machine code, from numba's own cache after the first time."""
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """The function as machine code, from numba's own cache after the first time."""
     try:
         return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # nowhere to keep it
+    except RuntimeError:  # no folder for the cache can be written
         return njit(nogil=True)(function)
 
 
@@ -27,15 +29,15 @@ def compiled(function):
 def read_cells(
     pixels, shape, locations_R2, half_R2, shift_RK2, cells, scales_KC, averages, patch_size
 ):
-    """Writes averages, flat: R x K x P x P x C. pixels: flat too, of this shape (B, C, H, W).
+    """Writes averages, R x K x P x P x C. It and pixels (of shape B, C, H, W) are passed flat.
 
-    Patches lie where geometry.Placing says, to the last bit. A row of cells is summed down its
-    columns in 16 bits, then all columns of a cell across.
+    Patches lie where geometry.Placing puts them, to the last bit. For a row of cells, each column
+    is summed in 16 bits first, then the columns of each cell.
     """
     batch, channels, height, width = shape
     rows, patches = shift_RK2.shape[:2]
     most = patch_size * patch_size * cells.max()
-    # the same memory as columns, and as two and four columns at a time
+    # one memory, viewed as single columns and as two and four columns at a time
     fours = np.empty((most + 3) // 4, np.uint64)
     columns, twos = fours.view(np.uint16), fours.view(np.uint32)
     sums, spare = np.empty(most, np.uint32), np.empty(most, np.uint32)
@@ -47,7 +49,7 @@ def read_cells(
             far = across + max(height, width)
             x = np.floor(locations_R2[r, 0] * half_R2[r, 0] + shift_RK2[r, k, 0])
             y = np.floor(locations_R2[r, 1] * half_R2[r, 1] + shift_RK2[r, k, 1])
-            left = top = far  # outside, as what is no number
+            left = top = far  # fully outside the photo; kept where x or y is NaN
             if abs(x) < far and abs(y) < far:
                 left, top = int(x), int(y)
             before = min(max(-left, 0), across)
@@ -91,7 +93,8 @@ def read_cells(
 
 @compiled
 def add_lines(pixels, at, below, lines, columns, to, count):
-    """Adds lines of pixels, each `below` the last, to the columns: as many at a time as go."""
+    """Adds lines of pixels to the columns, up to eight at a time. below: from a line to the
+    next."""
     while lines >= 8:
         at1, at2, at3 = at + below, at + u64(2) * below, at + u64(3) * below
         at4, at5 = at + u64(4) * below, at + u64(5) * below

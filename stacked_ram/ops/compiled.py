@@ -1,8 +1,8 @@
-"""Glimpses of whole cells read by a compiled loop (numba): uint8 photos in a processor's memory.
+"""Patches of whole-pixel cells read by a compiled loop (numba): uint8 photos in CPU memory.
 
-A cell is summed from the photo's own pixels: nothing is made beforehand, no places are written
-down, and a batch of small photos stays in the second-level cache, where the maps of sliding sums do
-not. The sums are whole numbers, so the averages are those of the sliding sums to the last bit.
+Cells are summed from the photo's own pixels, without intermediate maps, so a batch of small photos
+stays in the second-level cache. The sums are integers, so the averages equal those of the sliding
+sums to the last bit.
 
 B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
 """
@@ -19,21 +19,20 @@ from stacked_ram.ops.geometry import Placing
 
 
 def can_read(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> bool:
-    """Whether a CellReader takes these photos and cells, here and now."""
+    """Whether a CellReader can read these photos and cells (pixels of a cell's side)."""
     return (
         pixels_BCHW.dtype == torch.uint8
         and pixels_BCHW.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and max(cells) <= loop_of_cells()[1]
+        and max(cells) <= load_cell_loop()[1]
     )
 
 
 class CellReader:
-    """Reads each cell's sum times its patch's and channel's scale. What does not change from one
-    glimpse to the next is laid out here once.
+    """Reads each cell's sum times the scale of its patch and channel; zero outside the photos.
 
-    pixels_BCHW: uint8, contiguous. cells: pixels of a cell's side, one a patch. scales_KC: float32.
-    placing: where the patches' first pixels lie, on whole pixels; outside the photos is zero.
+    pixels_BCHW: uint8, contiguous. cells: pixels of a cell's side, for each patch. scales_KC:
+    float32. placing: places the patches, on whole pixels.
     """
 
     def __init__(
@@ -53,10 +52,10 @@ class CellReader:
         self.shift_RK2 = placing.shift_RK2.contiguous().numpy()
         self.dtype = placing.half_R12.dtype
         self.shape = len(cells), patch_size, patch_size, pixels_BCHW.shape[1]
-        self.loop, _ = loop_of_cells()
+        self.loop, _ = load_cell_loop()
 
     def __call__(self, locations_R2: torch.Tensor) -> torch.Tensor:
-        """Float32, R x K x P x P x C."""
+        """The scaled sums at these locations, float32, R x K x P x P x C."""
         averages = torch.empty(len(self.half_R2), *self.shape)
         self.loop(
             self.pixels,
@@ -73,8 +72,8 @@ class CellReader:
 
 
 @cache
-def loop_of_cells() -> tuple[Callable | None, int]:
-    """The compiled loop, and the widest cell it takes; none, and 0, without numba."""
+def load_cell_loop() -> tuple[Callable | None, int]:
+    """The compiled loop and the widest cell it takes; (None, 0) without numba."""
     try:
         from stacked_ram.ops import cell_loop
     except ImportError:

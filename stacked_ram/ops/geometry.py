@@ -1,4 +1,4 @@
-"""Which boxes of a photo one glimpse covers: the one place that the retinas and the drawings use.
+"""The boxes of a photo that one glimpse covers, for retinas and drawings alike.
 
 R rows (photos times rollouts), K patches, P patch_size.
 """
@@ -27,9 +27,9 @@ class GlimpseGeometry:
     """
 
     patch_size: int
-    """Pixels of each patch, on each side, as the network gets it."""
+    """Side of each patch in pixels, as the network receives it."""
     num_patches: int = 1
-    """Patches of one glimpse."""
+    """Number of patches in one glimpse."""
     glimpse_scale: float = 2.0
     """Each patch is this many times wider than the last."""
     patch_unit: str = "pixels"
@@ -38,8 +38,9 @@ class GlimpseGeometry:
     patch_width: float = 1.0
     """Width of the first patch, in patch_unit."""
     snap: bool = True
-    """Move boxes to whole pixels where every cell is a whole number of pixels (several times
-    faster, exact either way). False for gradients with respect to locations."""
+    """Round box positions to whole pixels if every cell is a whole number of pixels wide (several
+    times faster; the averages are exact either way). False for gradients with respect to
+    locations."""
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "num_patches"):
@@ -60,7 +61,7 @@ class GlimpseGeometry:
 
     @cached_property
     def whole_cells(self) -> tuple[int, ...] | None:
-        """Pixels of a cell's side for each patch if boxes are snapped to pixels, else None."""
+        """Side of a cell in pixels for each patch if boxes are snapped to pixels, else None."""
         if not self.snap or self.patch_unit != "pixels":
             return None
         cells = [self.patch_width * self.glimpse_scale**k for k in range(self.num_patches)]
@@ -72,7 +73,7 @@ def glimpse_boxes(
 ) -> torch.Tensor:
     """The boxes that a glimpse at each location reads: (R, K, 4), left, top, right, bottom.
 
-    locations_R2: (x, y), -1 and 1 at the photo's edges (beyond is allowed: zeros are read there).
+    locations_R2: (x, y), -1 and 1 at the photo's edges; beyond is allowed, the photo is zero there.
     sizes_R2: (height, width) in pixels. Boxes are in pixels of the photo, already snapped if the
     geometry snaps, float32 (float64 for float64 locations), and may reach outside the photo.
     """
@@ -82,7 +83,7 @@ def glimpse_boxes(
 
 
 class Placing(NamedTuple):
-    """What turns locations on photos of known sizes into corners: made once, used every step."""
+    """Converts locations on photos of known sizes into corners; made once, used at every step."""
 
     half_R12: torch.Tensor
     """Half the (width, height) of the photo."""
@@ -110,14 +111,14 @@ class Placing(NamedTuple):
     def left_top(self, locations_R2: torch.Tensor) -> torch.Tensor:
         """Left top corners (x, y) of the patches: (R, K, 2)."""
         locations_R12 = locations_R2.to(self.half_R12.dtype).unsqueeze(1)
-        # rounded after each of the two, not once, as in the compiled loop (retina/cell_loop.py)
+        # product and sum are each rounded, as in the compiled loop (cell_loop.py)
         corners_RK2 = locations_R12 * self.half_R12 + self.shift_RK2
         return corners_RK2.floor() if self.snaps else corners_RK2
 
 
 def vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A small vector beside another tensor; on a device it is filled there, since a copy from the
-    host would wait."""
+    """A small vector on the device of another tensor; filled there, since a copy from the host
+    would wait."""
     if like.device.type == "cpu":
         return torch.tensor(values, dtype=dtype)
     return torch.stack([torch.full((), v, dtype=dtype, device=like.device) for v in values])

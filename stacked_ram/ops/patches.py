@@ -1,13 +1,13 @@
-"""Reading glimpses from photos: the co-centred patches, by exact area averages, without a loop.
+"""A batch of photos in memory and the glimpses read from it: co-centred patches, area-averaged.
 
-Two ways to the same averages, both exact, both zero outside the photo:
+A patch is a box of the photo cut into P x P cells; a patch pixel is the average over its cell.
+Three readers give the same exact averages, zero outside the photo:
 
-- Cells of whole pixels at whole positions. uint8 photos in a processor's memory are read by a
-  compiled loop (compiled.py); others, if they are not large, by sliding sums: for every cell size
-  s, a map holds the sum of the s x s pixels that start at each place, made once a photo. A patch
-  pixel is then one number of a map, and all patches of all rows are one index_select.
-- Anything else: the pixels of each box, multiplied by their shares in the cells. Nothing is made
-  for the whole photo, and gradients reach the locations.
+- compiled.py, a compiled loop: uint8 photos in CPU memory, cells of whole pixels.
+- sliding_sums.py, lookups in maps of sums: cells of whole pixels of everything else that is not
+  large (feature maps, float photos, a GPU, torch.compile). benchmarks/patch_reading.py measures
+  what they gain over windows.
+- windows.py, matrix products: any cells and positions; gradients reach the locations.
 
 B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
 """
@@ -15,17 +15,19 @@ B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P pat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from stacked_ram.ops.compiled import CellReader, can_read
 from stacked_ram.ops.geometry import GlimpseGeometry, Placing, vector
-from stacked_ram.ops.sliding_sums import read, sliding_sums
-from stacked_ram.ops.windows import share_inside, window_averages
+from stacked_ram.ops.sliding_sums import SlidingMaps, SlidingReader
+from stacked_ram.ops.windows import fraction_inside, window_averages
 
-SLIDING_PIXELS = 2**18  # above this, work that grows with the photo is not worth its while
+SLIDING_PIXELS = 2**18  # photos with more pixels are read by windows: maps would cost more
+
+Value = TypeVar("Value")
 
 
 class Photos:
@@ -34,6 +36,8 @@ class Photos:
     pixels_BCHW: uint8 (0 to 255) or floating point (may require grad: feature maps). Photos of
     different sizes stand at the top left; the rest must be zero.
     sizes_B2: int64 (height, width) of each photo's own part; None: all of it.
+
+    Raises ValueError for pixels of another shape or type, and for a mean or std of another length.
     mean, std: C values in 0..1 units, for uint8 photos, which are read as
     (pixel / 255 - mean) / std. Outside a photo patches are zero after this, not before.
     """
@@ -91,15 +95,15 @@ class Photos:
         """The glimpses at these locations: (R, K, C, P, P).
 
         locations_R2: (x, y) in [-1, 1], further out is allowed; R = B * M, rows b*M to b*M+M-1
-        look at photo b. Averages are made exactly (float32 or float64) before they are rounded to
-        dtype, by default that of floating-point pixels, float32 for uint8. In memory the channels
-        may lie together ("channels last").
+        look at photo b. Averages are computed in float32 or float64 and then rounded to dtype, by
+        default that of floating-point pixels, float32 for uint8. The result may be channels-last
+        in memory. Raises ValueError if the number of locations is no multiple of B.
         """
         if locations_R2.shape[0] % self.batch_size:
             raise ValueError(
-                f"{locations_R2.shape[0]} locations do not share out over {self.batch_size} photos"
+                f"{locations_R2.shape[0]} locations are no multiple of {self.batch_size} photos"
             )
-        whole = self._once(
+        whole = self._cached(
             ("whole", geometry, torch.compiler.is_compiling()),
             lambda: self._reads_whole_cells(geometry),
         )
@@ -112,9 +116,9 @@ class Photos:
         return cells is not None and (small or can_read(self.pixels_BCHW, cells))
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
-        """The whole of each photo at size (h, w), by exact area averages: (B, C, h, w).
+        """Each whole photo reduced to size (h, w) by exact area averages: (B, C, h, w).
 
-        A photo of another shape than h x w is stretched to it.
+        The aspect ratio is not kept.
         """
         sides_B12 = self.sizes_B2.flip(1).unsqueeze(1).float()
         most = [(self.pixels_BCHW.shape[3], self.pixels_BCHW.shape[2])]
@@ -125,8 +129,8 @@ class Photos:
         pixels = self.pixels_BCHW
         return pixels.dtype if pixels.is_floating_point() else torch.float32
 
-    def _once(self, key: tuple, prepare):
-        """What is made once a batch of photos, and kept."""
+    def _cached(self, key: tuple, prepare: Callable[[], Value]) -> Value:
+        """prepare(), called once for each key and batch of photos."""
         if key not in self._prepared:
             self._prepared[key] = prepare()
         return self._prepared[key]
@@ -137,12 +141,12 @@ class Photos:
         return self.sizes_B2.index_select(0, self._photos_R(rows))
 
     def _photos_R(self, rows: int) -> torch.Tensor:
-        """The photo that each row looks at."""
+        """The index of each row's photo."""
         return torch.arange(rows, device=self.device) // (rows // self.batch_size)
 
     def _placing(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> Placing:
         rows, dtype = locations_R2.shape[0], locations_R2.dtype
-        return self._once(
+        return self._cached(
             ("placing", geometry, rows, dtype),
             lambda: Placing.of(self._sizes_R2(rows), geometry, dtype),
         )
@@ -151,20 +155,22 @@ class Photos:
 
     def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
         cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
-        ways = self._once(
+        readers = self._cached(
             ("cells", geometry, rows, locations_R2.dtype, torch.compiler.is_compiling()),
-            lambda: self._ways_of_cells(locations_R2, geometry),
+            lambda: self._prepare_whole_cells(locations_R2, geometry),
         )
-        means = ways.means
-        if ways.reader is None or means is not None:
-            corners_RK2 = ways.placing.left_top(locations_R2.detach())
-        if ways.reader is not None:
-            patches = ways.reader(locations_R2).view(rows, len(cells), size, -1)
+        means = readers.means
+        if readers.compiled is None or means is not None:
+            corners_2RK1 = self._integer_corners(
+                readers.placing.left_top(locations_R2.detach()), geometry
+            )
+        if readers.compiled is not None:
+            patches = readers.compiled(locations_R2).view(rows, len(cells), size, -1)
         else:
-            scales_K1Q = ways.scales_KC.repeat(1, size).unsqueeze(1)
-            patches = self._cell_sums(corners_RK2, geometry) * scales_K1Q
+            scales_K1Q = readers.scales_KC.repeat(1, size).unsqueeze(1)
+            patches = readers.sliding(corners_2RK1) * scales_K1Q
         if means is not None:
-            edges_2RKE = (self._whole(corners_RK2, geometry) + means.edges_1KE).clamp_(min=0)
+            edges_2RKE = (corners_2RK1 + means.edges_1KE).clamp_(min=0)
             edges_2RKE = edges_2RKE.clamp_max_(means.limits_2R11).to(patches.dtype)
             inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
             inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
@@ -174,76 +180,42 @@ class Photos:
         patches_RKPPC = patches.view(rows, len(cells), size, size, self.channels)
         return patches_RKPPC.permute(0, 1, 4, 2, 3)
 
-    def _ways_of_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> _Ways:
-        cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
-        placing = self._placing(locations_R2, geometry)
-        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
-        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
-        shares_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
-        scales_C, means_C = self._normalisation()
-        scales_KC = shares_KC if scales_C is None else shares_KC * scales_C
-        reader = means = None
-        if can_read(pixels, cells):
-            pixels = self._once(("pixels",), pixels.contiguous)
-            reader = CellReader(pixels, cells, scales_KC, size, placing)
-        if means_C is not None:
-            counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
-            limits_R2 = self._sizes_R2(len(locations_R2)).flip(1).to(torch.int32)
-            means = _Means(
-                means_K1Q=(shares_KC * means_C).repeat(1, size).unsqueeze(1),
-                edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
-                limits_2R11=limits_R2.T[:, :, None, None],
-            )
-        return _Ways(placing, scales_KC, means, reader)
-
-    def _whole(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
-        """Corners as integers, 2 x R x K x 1. Far outside is fully outside: the bound keeps them
-        small."""
+    def _integer_corners(
+        self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry
+    ) -> torch.Tensor:
+        """Corners as int32, 2 x R x K x 1. Those far outside the photo are moved to where a patch
+        is still fully outside, which keeps the numbers small."""
         rim = max(geometry.whole_cells)
         bound = float(max(self.pixels_BCHW.shape[2:]) + (geometry.patch_size + 1) * rim)
         corners_2RK = corners_RK2.clamp(-bound, bound).to(torch.int32).permute(2, 0, 1)
         return corners_2RK.contiguous().unsqueeze(3)
 
-    def _cell_sums(self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
-        """The sum of every cell, R x K x P x (P * C), from the maps of sliding sums."""
-        cells, rows = geometry.whole_cells, corners_RK2.shape[0]
-        sums_NC = self._once(
-            ("sums", cells), lambda: sliding_sums(self.pixels_BCHW, cells).flatten(0, 1)
-        )
-        index = self._once(
-            ("index", geometry, rows), lambda: self._index(geometry, rows, len(sums_NC))
-        )
-        # All cells of a patch as one dimension: long runs for the arithmetic.
-        starts_2RKA = self._whole(corners_RK2, geometry) + index.cells_21KA
-        x_RKA, y_RKA = starts_2RKA.clamp_(min=-max(cells)).clamp_max_(index.ends_2111)
-        places_RKA = torch.add(x_RKA, y_RKA, alpha=index.stride) + index.bases_RK1
-        sums_NC, self._prepared["sums", cells] = read(sums_NC, places_RKA.view(-1))
-        return sums_NC.view(rows, len(cells), geometry.patch_size, -1)
-
-    def _index(self, geometry: GlimpseGeometry, rows: int, places: int) -> _Index:
+    def _prepare_whole_cells(
+        self, locations_R2: torch.Tensor, geometry: GlimpseGeometry
+    ) -> _WholeCells:
         cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
-        height, width = pixels.shape[2:]
-        rim, stride = max(cells), width + max(cells)
-        wide = torch.int32 if places < 2**31 else torch.int64
-
-        def count(number: int, dtype: torch.dtype = wide) -> torch.Tensor:
-            return torch.arange(number, dtype=dtype, device=pixels.device)
-
-        photos_R1 = self._photos_R(rows).to(wide).unsqueeze(1)
-        bases_RK = (
-            photos_R1 * ((height + rim) * stride)
-            + count(len(cells)) * (places // len(cells))
-            + (rim * stride + rim)
-        )
+        placing = self._placing(locations_R2, geometry)
         cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
-        starts_KP = cells_K1 * count(size, torch.int32)
-        across_KA, down_KA = starts_KP.repeat(1, size), starts_KP.repeat_interleave(size, 1)
-        return _Index(
-            cells_21KA=torch.stack([across_KA, down_KA]).unsqueeze(1),
-            ends_2111=vector((width, height), pixels, torch.int32).view(2, 1, 1, 1),
-            stride=stride,
-            bases_RK1=bases_RK.unsqueeze(2),
-        )
+        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+        fractions_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
+        scales_C, means_C = self._normalisation()
+        scales_KC = fractions_KC if scales_C is None else fractions_KC * scales_C
+        compiled = sliding = means = None
+        if can_read(pixels, cells):
+            pixels = self._cached(("pixels",), pixels.contiguous)
+            compiled = CellReader(pixels, cells, scales_KC, size, placing)
+        else:
+            maps = self._cached(("maps", cells), lambda: SlidingMaps(pixels, cells))
+            sliding = SlidingReader(maps, self._photos_R(len(locations_R2)), size)
+        if means_C is not None:
+            counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
+            limits_R2 = self._sizes_R2(len(locations_R2)).flip(1).to(torch.int32)
+            means = _Means(
+                means_K1Q=(fractions_KC * means_C).repeat(1, size).unsqueeze(1),
+                edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
+                limits_2R11=limits_R2.T[:, :, None, None],
+            )
+        return _WholeCells(placing, scales_KC, means, compiled, sliding)
 
     # Any cells ------------------------------------------------------------------------------
 
@@ -264,25 +236,30 @@ class Photos:
         most_K2: list[tuple[float, float]],
         cells: tuple[int, int],
     ) -> torch.Tensor:
-        """Normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), in the dtype
-        of the arithmetic. The arguments are those of `window_averages`."""
+        """Normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), float32 or
+        float64. The arguments are those of `window_averages`."""
         averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
         scales_C, means_C = self._normalisation()
         if scales_C is not None:
             averages = averages * scales_C.to(averages.dtype).view(-1, 1, 1)
         if means_C is not None:
             limits_R2 = self._sizes_R2(len(starts_RK2)).flip(1)
-            share_y, share_x = (
-                share_inside(starts_RK2[..., axis], sides_RK2[..., axis], limits_R2[:, axis], count)
+            inside_y, inside_x = (
+                fraction_inside(
+                    starts_RK2[..., axis], sides_RK2[..., axis], limits_R2[:, axis], count
+                )
                 for axis, count in ((1, cells[0]), (0, cells[1]))
             )
-            share_y = (share_y[:, :, None, :, None] * -means_C.view(-1, 1, 1)).to(averages.dtype)
-            share_x = share_x[:, :, None, None, :].to(averages.dtype)
-            averages = torch.addcmul(averages, share_y, share_x)
+            inside_y = inside_y[:, :, None, :, None] * -means_C.view(-1, 1, 1)
+            inside_x = inside_x[:, :, None, None, :]
+            averages = torch.addcmul(
+                averages, inside_y.to(averages.dtype), inside_x.to(averages.dtype)
+            )
         return averages
 
     def _normalisation(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """What averages are multiplied by, then what is taken away where the photo is."""
+        """Per channel: the factor of averages, and what is then subtracted inside the photo.
+        None where there is nothing to do."""
         scales_C = None if self.std is None else 1 / self.std
         means_C = self.mean if scales_C is None or self.mean is None else self.mean * scales_C
         if not self.pixels_BCHW.is_floating_point():
@@ -292,31 +269,23 @@ class Photos:
         return scales_C, means_C
 
 
-class _Ways(NamedTuple):
-    """How cells of whole pixels are read, for one geometry and number of rows."""
+class _WholeCells(NamedTuple):
+    """Prepared reading of whole-pixel cells, for one geometry and number of rows: by one of the
+    two readers."""
 
     placing: Placing
-    scales_KC: torch.Tensor  # what sums of cells are multiplied by
-    means: _Means | None  # what is taken away then
-    reader: CellReader | None  # where there is no compiled loop: sliding sums
+    scales_KC: torch.Tensor  # factors of the sums of cells
+    means: _Means | None
+    compiled: CellReader | None
+    sliding: SlidingReader | None
 
 
 class _Means(NamedTuple):
-    """What is taken from the averages of whole cells where the photo is, for one geometry and
-    number of rows."""
+    """The mean to subtract from the averages of whole cells, inside the photo only."""
 
     means_K1Q: torch.Tensor  # Q: P * C
     edges_1KE: torch.Tensor  # E: P + 1, the edges of the cells from the corner
     limits_2R11: torch.Tensor
-
-
-class _Index(NamedTuple):
-    """What turns corners into places in the sliding sums, for one geometry and number of rows."""
-
-    cells_21KA: torch.Tensor  # A: P * P, where each cell starts across and down from the corner
-    ends_2111: torch.Tensor
-    stride: int
-    bases_RK1: torch.Tensor
 
 
 def _per_channel(values: Sequence[float] | torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

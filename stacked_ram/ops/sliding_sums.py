@@ -1,12 +1,16 @@
-"""Sums of s x s pixels from every place of a batch of photos on, for several cell sizes s.
+"""Patches of whole-pixel cells as lookups in maps of sums.
 
-The photos lie one after the other in one long row of pixels, with a rim of zeros, as wide as
-the widest cell, above and to the left of each; the next line's or photo's rim serves as the one to
-the right or below. So a shift by a pixel or by a line is one shift of everything, and each map
-comes from a smaller one (a 2s-cell is four s-cells) by additions of long contiguous runs.
+For each cell size s, a map holds the sum of the s x s pixels that start at each place of each
+photo. It is computed once a batch; a patch pixel is then one number of a map, and all patches of
+all rows are one index_select.
 
-B photos, C channels, K cell sizes, N places in a map, L = N * C numbers in a map: the channels of
-a place lie together, and are read together.
+The photos lie one after the other in one long row of pixels, each with a rim of zeros, as wide as
+the widest cell, above and to its left; the rim of the next line or photo serves on the right and
+below. So a shift by a pixel or by a line is one shift of the whole row, and each map comes from a
+smaller one (a 2s-cell is four s-cells) by additions of long contiguous runs.
+
+B photos, R rows (photo-major), C channels, K cell sizes (one a patch), P patch_size, N places in a
+map, L = N * C numbers in a map: the channels of a place are neighbours in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +20,65 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-PHOTOS = -1  # in a recipe: made from the photos themselves, not from an earlier map
+from stacked_ram.ops.geometry import vector
+
+PHOTOS = -1  # as a recipe's source: the photos themselves, not an earlier map
+
+
+class SlidingMaps:
+    """The maps of a batch of photos for some cell sizes, computed here and read many times."""
+
+    def __init__(self, pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> None:
+        self.pixels_shape, self.device = pixels_BCHW.shape, pixels_BCHW.device
+        self.cells = cells
+        self.sums_NC = sliding_sums(pixels_BCHW, cells).flatten(0, 1)
+
+    def read(self, places: torch.Tensor) -> torch.Tensor:
+        """The sums at these places of all maps, one after the other: (len(places), C)."""
+        sums, self.sums_NC = read(self.sums_NC, places)
+        return sums
+
+
+class SlidingReader:
+    """Reads the sum of every cell of a glimpse from maps.
+
+    photos_R: the photo of each row.
+    """
+
+    def __init__(self, maps: SlidingMaps, photos_R: torch.Tensor, patch_size: int) -> None:
+        self.maps, self.patch_size = maps, patch_size
+        cells, device, places = maps.cells, maps.device, len(maps.sums_NC)
+        height, width = maps.pixels_shape[2:]
+        rim = max(cells)
+        self.stride = width + rim
+        self.first = -rim
+        dtype = torch.int32 if places < 2**31 else torch.int64
+        photos_R1 = photos_R.to(dtype).unsqueeze(1)
+        patches_K = torch.arange(len(cells), dtype=dtype, device=device)
+        bases_RK = (
+            photos_R1 * ((height + rim) * self.stride)
+            + patches_K * (places // len(cells))
+            + (rim * self.stride + rim)
+        )
+        self.bases_RK1 = bases_RK.unsqueeze(2)
+        cells_K1 = vector(cells, patches_K, torch.int32).unsqueeze(1)
+        starts_KP = cells_K1 * torch.arange(patch_size, dtype=torch.int32, device=device)
+        # All cells of a patch as one dimension A = P * P: long runs for the arithmetic.
+        across_KA, down_KA = (
+            starts_KP.repeat(1, patch_size),
+            starts_KP.repeat_interleave(patch_size, 1),
+        )
+        self.cells_21KA = torch.stack([across_KA, down_KA]).unsqueeze(1)
+        self.ends_2111 = vector((width, height), patches_K, torch.int32).view(2, 1, 1, 1)
+
+    def __call__(self, corners_2RK1: torch.Tensor) -> torch.Tensor:
+        """Sums of cells, R x K x P x (P * C). corners_2RK1: int32 (x, y) of each patch's first
+        pixel."""
+        starts_2RKA = corners_2RK1 + self.cells_21KA
+        x_RKA, y_RKA = starts_2RKA.clamp_(min=self.first).clamp_max_(self.ends_2111)
+        places_RKA = torch.add(x_RKA, y_RKA, alpha=self.stride) + self.bases_RK1
+        sums = self.maps.read(places_RKA.view(-1))
+        return sums.view(*places_RKA.shape[:2], self.patch_size, -1)
 
 
 def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
@@ -28,17 +90,17 @@ def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Ten
     smallest integers that can hold the widest cell.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _sums_as_one(pixels_BCHW, list(cells))
+        return _sums_op(pixels_BCHW, list(cells))
     if pixels_BCHW.is_floating_point():
         return _SlidingSums.apply(pixels_BCHW, cells)
     return _sums(pixels_BCHW, cells)
 
 
 def read(values_NC: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of values, and the values again: to be read from next time.
+    """Rows of values, and the values again, from which the next reading should be made.
 
-    Where gradients are wanted, reading through the returned values strings the readings together,
-    so that all of them add into one gradient instead of one as large as the values each.
+    Reading each time from the values last returned chains the readings, so that in the backward
+    pass all of them add to one gradient instead of each making one as large as the values.
     """
     if values_NC.requires_grad and not torch.compiler.is_compiling():  # the compiler cannot follow
         return _Read.apply(values_NC, index)
@@ -61,7 +123,7 @@ class _Read(torch.autograd.Function):
         if grad_read is not None:
             if grad_values_NC is None:
                 grad_values_NC = grad_read.new_zeros(ctx.shape)
-            # In place: this gradient comes from the next reading, and nobody else has it.
+            # In place: this gradient comes from the next reading, and nothing else uses it.
             if ctx.shape[1] == 1:
                 grad_values_NC.view(-1).index_add_(0, *ctx.saved_tensors, grad_read.flatten())
             else:
@@ -82,17 +144,17 @@ class _SlidingSums(torch.autograd.Function):
 
 
 @torch.library.custom_op("stacked_ram::sliding_sums", mutates_args=())
-def _sums_as_one(pixels_BCHW: torch.Tensor, cells: list[int]) -> torch.Tensor:
-    """One step to torch.compile, which would take the additions apart and make them slower."""
+def _sums_op(pixels_BCHW: torch.Tensor, cells: list[int]) -> torch.Tensor:
+    """_sums as one operation for torch.compile, which would fuse the additions into slower code."""
     return _sums(pixels_BCHW, tuple(cells))
 
 
 @torch.library.custom_op("stacked_ram::sliding_sums_gradient", mutates_args=())
-def _gradient_as_one(grads_KNC: torch.Tensor, cells: list[int], shape: list[int]) -> torch.Tensor:
+def _gradient_op(grads_KNC: torch.Tensor, cells: list[int], shape: list[int]) -> torch.Tensor:
     return _gradient(grads_KNC.flatten(1), tuple(cells), tuple(shape)).contiguous()
 
 
-@_sums_as_one.register_fake
+@_sums_op.register_fake
 def _(pixels_BCHW, cells):
     rim, shape = max(cells), pixels_BCHW.shape
     places = _length(shape, rim) // shape[1]
@@ -101,7 +163,7 @@ def _(pixels_BCHW, cells):
     )
 
 
-@_gradient_as_one.register_fake
+@_gradient_op.register_fake
 def _(grads_KNC, cells, shape):
     return grads_KNC.new_empty(shape)
 
@@ -111,21 +173,22 @@ def _keep(ctx, inputs, output):
 
 
 def _pull_back(ctx, grads_KNC):
-    return _gradient_as_one(grads_KNC.contiguous(), ctx.cells, ctx.shape).to(ctx.dtype), None
+    return _gradient_op(grads_KNC.contiguous(), ctx.cells, ctx.shape).to(ctx.dtype), None
 
 
-_sums_as_one.register_autograd(_pull_back, setup_context=_keep)
+_sums_op.register_autograd(_pull_back, setup_context=_keep)
 
 
 class Recipe(NamedTuple):
-    """How one map is made: from which other, by which sums of `count` values `step` apart."""
+    """How one map is computed: its source, and the passes, each a sum of `count` values `step`
+    apart."""
 
     source: int
     passes: tuple[tuple[int, int], ...]
 
 
 def _recipes(cells: tuple[int, ...], pixel: int, line: int) -> list[Recipe]:
-    """pixel, line: how far apart neighbours are across and down."""
+    """pixel, line: distance of horizontal and of vertical neighbours in the row of numbers."""
     recipes = []
     for k, cell in enumerate(cells):
         source = k - 1 if k and cell % cells[k - 1] == 0 else PHOTOS
@@ -200,7 +263,7 @@ def _length(shape: tuple[int, ...], rim: int) -> int:
 
 
 def _inner(values_L: torch.Tensor, shape: tuple[int, ...], rim: int) -> torch.Tensor:
-    """The photos' own pixels in such a row of numbers: a view (B, C, H, W)."""
+    """The photos' own pixels in a row of L numbers: a view (B, C, H, W)."""
     batch, channels, height, width = shape
     ringed = values_L[: -channels * (width + rim + 1)]
     ringed = ringed.view(batch, height + rim, width + rim, channels)

@@ -1,8 +1,9 @@
-"""Averages over the cells of any boxes of photos: only the pixels of the box are read.
+"""Averages over the cells of any boxes of photos. Only the pixels of a box are read.
 
-The share of every pixel in every cell is separable, so an average over cells is a product of
-three matrices: shares down, pixels, shares across. The shares down are banded: the cells are
-taken in bands of about BAND rows, each with only the pixel rows that it touches.
+The fraction of a pixel that lies in a cell is the product of a vertical and a horizontal fraction.
+So the averages are a product of three matrices: vertical fractions, pixels, horizontal fractions.
+Most vertical fractions are zero: cells are taken in bands of about BAND rows, each multiplied with
+only the pixel rows that it touches.
 
 B photos, R rows (photo-major), K boxes, C channels, h x w cells, G bands of Q rows of cells.
 """
@@ -28,9 +29,9 @@ def window_averages(
     """Averages over h x w equal cells of boxes, zero outside the pixels: (R, K, C, h, w).
 
     starts_RK2, sides_RK2: (x, y) of the left top corner and (width, height) of each box in pixels,
-    any real numbers. most_K2: bounds of the sides, known without asking the device. Differentiable
-    with respect to floating-point pixels, starts and sides. In float64 if anything given is,
-    else float32, exactly, whatever precision the matrix products of the model have.
+    any real numbers. most_K2: upper bounds of the sides, known without asking the device.
+    Differentiable with respect to floating-point pixels, starts and sides. Computed in float64 if
+    pixels or starts are, else in full float32, also under autocast and with TF32 allowed.
     """
     rows = starts_RK2.shape[0]
     rollouts = rows // pixels_BCHW.shape[0]
@@ -71,16 +72,20 @@ def _averages(
 
     bands = max(1, rows // BAND)
     band = -(-rows // bands)
-    edges_y = _edges(starts_R2[:, 1], sides_R2[:, 1], rows, bands * band).unfold(1, band + 1, band)
-    edges_x = _edges(starts_R2[:, 0], sides_R2[:, 0], columns, columns)
+    edges_y = _cell_edges(starts_R2[:, 1], sides_R2[:, 1], rows, bands * band).unfold(
+        1, band + 1, band
+    )
+    edges_x = _cell_edges(starts_R2[:, 0], sides_R2[:, 0], columns, columns)
     tall = min(height, math.ceil(most_2[1] / rows * band) + 2)
     wide = min(width, math.ceil(most_2[0]) + 2)
     if pixels_BCHW.requires_grad:
         wide = width  # the gradient of overlapping windows would be far larger than the photo
     top_RG = edges_y[:, :, 0].detach().long().clamp(0, height - tall)
     left_R = edges_x[:, 0].detach().long().clamp(0, width - wide)
-    shares_y = _shares(edges_y, top_RG, tall, work) * (rows / sides_R2[:, 1, None, None, None])
-    shares_x = _shares(edges_x, left_R, wide, work) * (columns / sides_R2[:, 0, None, None])
+    fractions_y = _fractions(edges_y, top_RG, tall, work) * (
+        rows / sides_R2[:, 1, None, None, None]
+    )
+    fractions_x = _fractions(edges_x, left_R, wide, work) * (columns / sides_R2[:, 0, None, None])
 
     lines = top_RG.unsqueeze(2) + torch.arange(tall, device=pixels_BCHW.device)
     planes_RC = photos_R.unsqueeze(1) * channels + torch.arange(channels, device=pixels_BCHW.device)
@@ -88,24 +93,24 @@ def _averages(
     if wide == width:
         windows = pixels_BCHW.reshape(-1, width).index_select(0, lines_RGTC.view(-1))
     else:
-        # Every run of `wide` pixels as a row of a matrix that overlaps itself in memory.
+        # A matrix with every run of `wide` pixels as a row; the rows overlap in memory.
         runs = pixels_BCHW.contiguous().view(-1)
         runs = runs.as_strided((runs.numel() - wide + 1, wide), (1, 1))
         places = lines_RGTC * width + left_R[:, None, None, None]
         windows = runs.index_select(0, places.view(-1))
     windows = windows.view(*lines_RGTC.shape[:3], channels * wide).to(work)
-    averages = exact_product(shares_y.to(work), windows)  # (R, G, Q, C * wide)
+    averages = exact_product(fractions_y.to(work), windows)  # (R, G, Q, C * wide)
     averages = averages.view(len(photos_R), bands * band * channels, wide)
-    averages = exact_product(averages, shares_x.to(work).transpose(1, 2))
+    averages = exact_product(averages, fractions_x.to(work).transpose(1, 2))
     averages = averages.view(len(photos_R), bands * band, channels, columns)
     return averages[:, :rows].transpose(1, 2)
 
 
 def exact_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right in full float32, though training may allow TF32: photos have 8 bits, and a
-    share rounded to 10 would be seen. (Its gradients may be rounded.)"""
+    """left @ right in full float32 even if training allows TF32: TF32 would round the fractions to
+    10 bits, and pixels have 8. (Its gradients may be rounded.)"""
     if torch.compiler.is_dynamo_compiling():
-        return _exact_product_as_one(left, right)
+        return _exact_product_op(left, right)
     allowed = torch.get_float32_matmul_precision()
     if allowed == "highest":
         return left @ right
@@ -117,11 +122,11 @@ def exact_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 @torch.library.custom_op("stacked_ram::exact_product", mutates_args=())
-def _exact_product_as_one(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _exact_product_op(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return exact_product(left, right)
 
 
-@_exact_product_as_one.register_fake
+@_exact_product_op.register_fake
 def _(left, right):
     return left.new_empty((*left.shape[:-1], right.shape[-1]))
 
@@ -135,34 +140,35 @@ def _pull_back(ctx, grad):
     )
 
 
-_exact_product_as_one.register_autograd(
+_exact_product_op.register_autograd(
     _pull_back, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
 )
 
 
-def share_inside(
+def fraction_inside(
     starts_RK: torch.Tensor, sides_RK: torch.Tensor, limits_R: torch.Tensor, count: int
 ) -> torch.Tensor:
-    """Share of each of `count` equal cells of a side that lies between 0 and the limit."""
-    edges = _edges(starts_RK, sides_RK, count, count)
+    """Fraction of each of `count` equal cells of a side that lies between 0 and the limit:
+    (R, K, count), float64."""
+    edges = _cell_edges(starts_RK, sides_RK, count, count)
     kept = torch.minimum(edges.clamp(min=0), limits_R[:, None, None].double())
     return kept.diff(dim=2) * (count / sides_RK.unsqueeze(2))
 
 
-def _edges(starts: torch.Tensor, sides: torch.Tensor, count: int, last: int) -> torch.Tensor:
-    """The edges 0 to last of equal cells, count of which make a side: (..., last + 1), float64."""
+def _cell_edges(starts: torch.Tensor, sides: torch.Tensor, count: int, last: int) -> torch.Tensor:
+    """The first last + 1 edges of cells that are 1/count of a side: (..., last + 1), float64."""
     steps = torch.arange(last + 1, dtype=torch.float64, device=starts.device) / count
     return torch.addcmul(starts.double().unsqueeze(-1), sides.double().unsqueeze(-1), steps)
 
 
-def _shares(
+def _fractions(
     edges: torch.Tensor, first: torch.Tensor, count: int, work: torch.dtype
 ) -> torch.Tensor:
-    """How much of each of the count pixels from `first` on lies in each cell: (..., cells, count).
+    """Fractions of `count` pixels, from pixel `first` on, in each cell: (..., cells, count).
 
     first has the shape of edges without its last dimension. The part of a pixel before an edge
-    rises from 0 to 1 as the edge crosses it. Whole and fractional parts of an edge are kept apart:
-    so float32 is exact where it matters.
+    rises from 0 to 1 as the edge crosses it. Whole and fractional parts of an edge are kept apart,
+    so that float32 does not lose the fraction.
     """
     whole = edges.detach().floor()
     part = (edges - whole).to(work)

@@ -213,7 +213,7 @@ def test_the_compiled_loop_and_the_sliding_sums_agree_to_the_last_bit(
     by_the_loop = read(pixels)
     lying_otherwise = read(pixels.contiguous(memory_format=torch.channels_last))
     assert torch.equal(by_the_loop, lying_otherwise)
-    monkeypatch.setattr(compiled, "loop_of_cells", lambda: (None, 0))  # as where numba is missing
+    monkeypatch.setattr(compiled, "load_cell_loop", lambda: (None, 0))  # as where numba is missing
     assert not can_read(pixels, cells)
     assert torch.equal(by_the_loop, read(pixels))
 
@@ -229,11 +229,11 @@ def test_the_compiled_loop_reads_the_boxes_that_are_drawn(dtype, monkeypatch):
     locations = torch.where(torch.arange(1500)[:, None] % 2 == 0, locations, halves.to(dtype))
     geometry = GlimpseGeometry(3, 2)
     by_the_loop = Photos(pixels).patches(locations, geometry)
-    monkeypatch.setattr(compiled, "loop_of_cells", lambda: (None, 0))
+    monkeypatch.setattr(compiled, "load_cell_loop", lambda: (None, 0))
     assert torch.equal(by_the_loop, Photos(pixels).patches(locations, geometry))
     boxes = glimpse_boxes(locations, torch.tensor([[61, 83]]).expand(1500, 2), geometry)
     for row in range(0, 1500, 7):
-        left, top, right, bottom = (round(one) for one in boxes[row, 0].tolist())
+        left, top, right, bottom = (round(edge) for edge in boxes[row, 0].tolist())
         wide = torch.nn.functional.pad(pixels[row // 500, 0], (40, 40, 40, 40))
         wanted = wide[top + 40 : bottom + 40, left + 40 : right + 40].float() / 255
         assert torch.allclose(by_the_loop[row, 0, 0], wanted, atol=1e-6)
@@ -258,7 +258,7 @@ def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monk
     by_sums = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
     monkeypatch.setattr(patches, "SLIDING_PIXELS", 0)
     monkeypatch.setattr(patches, "can_read", lambda pixels_BCHW, cells: False)
-    monkeypatch.setattr(patches, "sliding_sums", None)
+    monkeypatch.setattr(patches, "SlidingMaps", None)
     monkeypatch.setitem(windows.CHUNK, "cpu", 1)
     by_windows = Photos(pixels, sizes, [0.4, 0.5, 0.1]).patches(locations, geometry)
     assert torch.allclose(by_sums, by_windows, atol=1e-6, rtol=0)
@@ -334,10 +334,10 @@ def test_a_compiled_step_is_one_graph_and_gives_the_same(name, dtype):
     for result, wanted in zip(results, expected, strict=True):
         assert torch.allclose(result, wanted, atol=1e-6, rtol=0)
     if dtype == torch.float32:
-        weights = [torch.randn(one.shape, generator=generator) for one in expected]
+        weights = [torch.randn(result.shape, generator=generator) for result in expected]
         gradients = [
             torch.autograd.grad(
-                sum((one * w).sum() for one, w in zip(outputs, weights, strict=True)), pixels
+                sum((result * w).sum() for result, w in zip(outputs, weights, strict=True)), pixels
             )[0]
             for outputs in (results, expected)
         ]
