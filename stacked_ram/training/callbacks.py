@@ -104,7 +104,7 @@ class Board:
             return
         import torch
 
-        from stacked_ram.viz.thumbnails import draw_scan_paths
+        from stacked_ram.viz.training_pictures import draw_scan_paths
 
         self.photos = self.photos or a_few_photos(config)
         classes, batch = self.photos

@@ -1,8 +1,8 @@
-"""Animations: a scan path being made, of one photo or of a grid, as GIF and as MP4.
+"""Animations: scan paths step by step, of one photo or of a grid, as GIF and as MP4.
 
 GIF through Pillow. MP4 as H.264, which every browser and slide program plays, through the ffmpeg
-that the package imageio-ffmpeg brings along: matplotlib's own writer needs one installed, and
-OpenCV's wheel writes only codecs that browsers do not play.
+of the package imageio-ffmpeg: matplotlib's own writer needs an installed ffmpeg, and OpenCV's
+wheel writes only codecs that browsers do not play.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, verdict
 from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
-from stacked_ram.viz.foveate import so_far
+from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.patch_strip import ROW
 from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import (
@@ -41,17 +41,17 @@ from stacked_ram.viz.style import (
     step_colours,
     styled,
 )
-from stacked_ram.viz.thumbnails import small_view
+from stacked_ram.viz.thumbnails import small_size, small_view
 
 DPI = 110
-STEP, LAST = 0.9, 2.6  # seconds that a step and the end are shown
+STEP, LAST = 0.9, 2.6  # seconds that a step and the last frame are shown
 FPS = 10
 MOST = 12  # photos of a grid
 
 
 @styled
 def photo_frame(record: PhotoRecord, steps: int) -> Figure:
-    """Everything about a photo after so many steps (0: before the first)."""
+    """One photo after this many steps (0: before the first)."""
     surface = record.surfaces[-1]
     view = view_of(surface.size, surface.boxes_TK4)
     wide, tall = fit(view_shape(record, surface, view), 3.75, 3.75)
@@ -71,10 +71,10 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     axes = sheet.axes(EDGE, TITLE, wide, tall)
     draw_surface(axes, surface, view, last=steps)
     known = sheet.axes(right, TITLE, known_wide, known_tall)
-    show_image(known, so_far(record, steps))
+    show_image(known, foveated(record, steps))
     frame(known, FAINT, 0.7)
     below = TITLE + known_tall
-    sheet.text(right, below + 0.13, "what it knows of the photo", fontsize=7, color=QUIET)
+    sheet.text(right, below + 0.13, "the photo as known so far", fontsize=7, color=QUIET)
     column = steps - int(beliefs(record)[0][0])
     if column >= 0:
         top = sheet.bare(right, below + 0.24, room, bars)
@@ -87,32 +87,30 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
 
 
 @styled
-def grid_frame(photos: Sequence[PhotoRecord], steps: int) -> Figure:
-    """Many photos after so many steps."""
-    columns = min(4, len(photos))
+def grid_frame(records: Sequence[PhotoRecord], steps: int) -> Figure:
+    """Many photos after this many steps."""
+    columns = min(4, len(records))
     side = (PAGE - EDGE) / columns - EDGE
-    tall = max(
-        fit(view_shape(one, one.surfaces[-1], small_view(one)), side, side)[1] for one in photos
-    )
-    rows = -(-len(photos) // columns)
+    tall = max(small_size(record, side, side)[1] for record in records)
+    rows = -(-len(records) // columns)
     sheet = Sheet(PAGE, EDGE + rows * (tall + 0.26))
-    for number, one in enumerate(photos):
-        surface, view = one.surfaces[-1], small_view(one)
-        wide, high = fit(view_shape(one, surface, view), side, tall)
+    for number, record in enumerate(records):
+        surface, view = record.surfaces[-1], small_view(record)
+        wide, high = small_size(record, side, tall)
         x = EDGE + number % columns * (side + EDGE) + (side - wide) / 2
         y = EDGE + number // columns * (tall + 0.26) + (tall - high)
-        done = min(steps, one.steps)
+        done = min(steps, record.steps)
         draw_surface(
             sheet.axes(x, y, wide, high), surface, view, last=done, weight=0.8, nested=False
         )
-        words, colour = answer_after(one, done)
+        words, colour = prediction_after(record, done)
         sheet.text(x + wide / 2, y + high + 0.14, fitted(words, side, 7.5, "bold"), fontsize=7.5,
                    color=colour, ha="center", fontweight="bold")  # fmt: skip
     return sheet.figure
 
 
-def answer_after(record: PhotoRecord, steps: int) -> tuple[str, str]:
-    """The answer after so many steps, and its colour."""
+def prediction_after(record: PhotoRecord, steps: int) -> tuple[str, str]:
+    """The prediction after this many steps, and its colour."""
     if steps == 0:
         return "…", QUIET
     words, colour = verdict(record.until(steps))
@@ -160,21 +158,25 @@ def seconds(count: int) -> list[float]:
 
 
 def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
-    """All frames with one palette of 256 colours, endlessly repeated.
+    """Write frames that share a palette of 256 colours and repeat endlessly.
 
-    The colours that mean something are in it as they are: left to the photo's pixels, of which
-    there are more, they would fade. No dither, which would flicker.
+    The colours of steps and answers are in the palette as they are; a palette fitted to the
+    pixels would lose them to the photo, which has more. No dithering, which would flicker.
     """
     named = named_colours(len(frames) - 1)
-    kept = [[round(255 * part) for part in to_rgb(one)] for one in named]
+    kept = [[round(255 * part) for part in to_rgb(colour)] for colour in named]
     free = Image.fromarray(np.concatenate(frames)).quantize(256 - len(kept))
-    colours = free.getpalette()[: 3 * (256 - len(kept))] + [part for one in kept for part in one]
+    colours = free.getpalette()[: 3 * (256 - len(kept))] + [
+        part for colour in kept for part in colour
+    ]
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
-    plain = Image.Dither.NONE
-    images = [Image.fromarray(one).quantize(palette=palette, dither=plain) for one in frames]
+    images = [
+        Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE)
+        for pixels in frames
+    ]
     content = io.BytesIO()
-    durations = [int(1000 * one) for one in seconds(len(images))]
+    durations = [int(1000 * shown) for shown in seconds(len(images))]
     images[0].save(
         content, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
     )
@@ -202,9 +204,9 @@ def write_mp4(frames: Sequence[np.ndarray], path: Path) -> None:
     )  # fmt: skip
     try:
         writer.send(None)
-        for one, time in zip(frames, seconds(len(frames)), strict=True):
-            for _ in range(round(time * FPS)):
-                writer.send(one)
+        for pixels, shown in zip(frames, seconds(len(frames)), strict=True):
+            for _ in range(round(shown * FPS)):
+                writer.send(pixels)
         writer.close()
         os.replace(temporary, path)
     except OSError as error:

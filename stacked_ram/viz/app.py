@@ -1,8 +1,8 @@
-"""The app: a local page on which a photo is dropped, and the model is watched looking at it.
+"""The app: a local page on which to drop a photo and watch the model look at it.
 
 Built with Gradio, an optional package. Nothing leaves the machine: no analytics, no fonts from
-elsewhere, no public link; the page listens on loopback unless told otherwise. What is uploaded
-lies in a folder of this process, is deleted there after a few minutes, and goes with it.
+elsewhere, no public link; the page listens on loopback by default. Uploads lie in a folder of this
+process, are deleted after a few minutes, and go when the process ends.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def serve(
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)  # uploads go however the page is ended
+    signal.signal(signal.SIGTERM, end)  # so that the uploads are deleted however the app ends
     with tempfile.TemporaryDirectory(prefix="stacked_ram_app_") as folder:
         uploads = Path(folder)
         app_page = import_page(uploads)

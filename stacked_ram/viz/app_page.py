@@ -1,4 +1,4 @@
-"""The app's page: its parts, and what happens when they are touched. Needs Gradio."""
+"""The app's page: its parts and their events. Needs Gradio."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.app_view import cached_run, location_of, watch
 
 MOST_GLIMPSES = 16
-KEPT = 300  # seconds that an uploaded photo is kept at most
+KEPT = 300  # seconds after which an uploaded photo is deleted
 CSS = ".gradio-container { max-width: 1240px !important } footer { display: none !important }"
 
-# no button that would send a picture elsewhere
+# without Gradio's button that sends a picture elsewhere
 SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscreen"]}
 
 
 def as_uploaded(payload: Any) -> str | None:
-    """The path of an uploaded file, unopened: what it is and how large is checked first, in one
-    place (`stacked_ram.viz.app_view.check_upload`)."""
+    """The path of an uploaded file, unopened: `app_view.check_upload` checks it first."""
     return None if payload is None else payload.path
 
 
 def local_theme() -> gradio.themes.Base:
-    """Fonts that are on the machine: a theme's own would be fetched."""
+    """A theme with the machine's fonts: Gradio's own would be fetched from the network."""
     return gradio.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
 
 
 def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], device: str) -> Any:
-    """The page's parts, and what happens when they are touched."""
+    """The page: its parts and their events. runs: names and paths. device: for other runs."""
     names = list(runs)
     glimpses = first.config.model.num_glimpses
     with gradio.Blocks(title="See what it saw", delete_cache=(60, KEPT)) as page:
-        gradio.Markdown("## See what it saw\nDrop a photo, or choose an example below. Click into "
-                        "the photo to say where it looks first.")  # fmt: skip
+        gradio.Markdown("## See what it saw\nDrop a photo, or choose an example below. Click on "
+                        "the photo to choose where the model looks first.")  # fmt: skip
         place = gradio.State(None)
         with gradio.Row():
             with gradio.Column(scale=2, min_width=300):
@@ -52,17 +51,17 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                     1, max(MOST_GLIMPSES, glimpses), value=glimpses, step=1, label="glimpses",
                     elem_id="glimpses",
                 )  # fmt: skip
-                sure = gradio.Slider(
+                confidence = gradio.Slider(
                     0.3, 1.0, value=1.0, step=0.01, elem_id="threshold",
-                    label="stop once it is this sure (1: never)",
+                    label="stop at this confidence (1: never)",
                 )  # fmt: skip
                 with gradio.Row():
                     again = gradio.Button("look again", variant="primary", elem_id="again")
-                    free = gradio.Button("first place: its own", elem_id="free")
+                    free = gradio.Button("first location: its own", elem_id="free")
                 if examples:
                     gradio.Examples(examples, inputs=photo, label="examples", elem_id="examples")
             with gradio.Column(scale=4, min_width=320):
-                words = gradio.Markdown("", elem_id="verdict")
+                verdict = gradio.Markdown("", elem_id="verdict")
                 picture = gradio.Image(
                     label="scan path", show_label=False, elem_id="picture", **SHOWN
                 )
@@ -71,12 +70,12 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
 
         def look(path: str | None, name: str, steps: float, least: float, first: Any) -> Iterator:
             if not path:
-                yield {words: "", picture: None, belief: None, strip: None}
+                yield {verdict: "", picture: None, belief: None, strip: None}
                 return
             try:
                 moments = watch(cached_run(runs[name], device), path, int(steps), least, first)
-                for said, frame, shares, patches in moments:
-                    yield {words: said, picture: frame, belief: shares, strip: patches}
+                for text, frame, probabilities, patches in moments:
+                    yield {verdict: text, picture: frame, belief: probabilities, strip: patches}
             except UserError as error:
                 reason = str(error).removeprefix(f"{path}: ")
                 raise gradio.Error(reason, print_exception=False) from None
@@ -87,11 +86,11 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
         def clicked(path: str | None, event: gradio.SelectData) -> Any:
             try:
                 return None if not path else location_of(path, event.index)
-            except UserError:  # what is wrong with the photo is said when it is looked at
+            except UserError:  # `look` reports what is wrong with the photo
                 return None
 
-        shown = [words, picture, belief, strip]
-        asked = [photo, model, count, sure, place]
+        shown = [verdict, picture, belief, strip]
+        asked = [photo, model, count, confidence, place]
         how: dict[str, Any] = {
             "trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
@@ -99,6 +98,6 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
         photo.change(forget, None, place, **quiet).then(look, asked, shown, **how)
         photo.select(clicked, photo, place, **quiet).then(look, asked, shown, **how)
         free.click(forget, None, place, **quiet).then(look, asked, shown, **how)
-        for touched in (again.click, model.change, count.release, sure.release):
+        for touched in (again.click, model.change, count.release, confidence.release):
             touched(look, asked, shown, **how)
     return page

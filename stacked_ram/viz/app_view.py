@@ -1,5 +1,4 @@
-"""What the app's page shows of one upload: checked before it is opened, then looked at step by
-step. Free of Gradio."""
+"""What the app shows of an uploaded photo, step by step. Does not need Gradio."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from stacked_ram.viz.records import record_photos
 
 MOST_BYTES = 20_000_000
 MOST_PIXELS = 50_000_000
-PAUSE = 0.35  # seconds between steps, beside the time that drawing takes
+PAUSE = 0.35  # seconds between steps, drawing included
 
 
 @lru_cache(maxsize=4)
@@ -33,9 +32,9 @@ def cached_run(path: str, device: str) -> LoadedRun:
 
 
 def location_of(path: str, index: Any) -> tuple[float, float]:
-    """The location that a click on a photo's pixel (x, y) means. Raises UserError for no photo."""
+    """The location (x, y) of a click on a pixel (x, y). Raises UserError if it is no photo."""
     height, width = check_upload(path)
-    x, y = (float(one) for one in index)
+    x, y = (float(value) for value in index)
     return (
         float(np.clip(2 * (x + 0.5) / width - 1, -1, 1)),
         float(np.clip(2 * (y + 0.5) / height - 1, -1, 1)),
@@ -45,36 +44,37 @@ def location_of(path: str, index: Any) -> tuple[float, float]:
 def watch(
     run: LoadedRun, path: str, steps: int, least: float, first: tuple[float, float] | None
 ) -> Iterator[tuple[str, np.ndarray, dict[str, float], np.ndarray | None]]:
-    """A scan path being made: after each step some words, a picture, the belief, and at the end
-    the patches. Stops at the first step whose belief is at least `least`, if that is below 1.
+    """Yield after each step a line of text, a picture, the belief, and at the end the patches.
 
-    Raises UserError for what is no photo, cannot be read, or is too large.
+    least: stop at the first step whose confidence reaches it; 1: never. first: location (x, y) of
+    the first glimpse; None: the model's own. Raises UserError for a file that is no photo, cannot
+    be read or is too large.
     """
     check_upload(path)
     photo = read_file(run, Path(path), Path(path).name)
     photo.label = None  # an upload's folder says nothing about it
     (record,) = record_photos(run, [photo], num_glimpses=steps, first_location=first)
     if least < 1:
-        surest = record.beliefs_TN.max(1) >= least
-        record = record.until(int(surest.argmax()) + 1 if surest.any() else steps)
+        enough_T = record.beliefs_TN.max(1) >= least
+        record = record.until(int(enough_T.argmax()) + 1 if enough_T.any() else steps)
     for step in range(1, record.steps + 1):
         started = time.monotonic()
         frame = figure_pixels(photo_frame(record, step))
-        shares = {
-            name: float(share)
-            for name, share in zip(record.classes, record.beliefs_TN[step - 1], strict=True)
+        probabilities = {
+            name: float(probability)
+            for name, probability in zip(record.classes, record.beliefs_TN[step - 1], strict=True)
         }
         last = step == record.steps
         says = verdict(record)[0] if last else f"after glimpse {step} …"
         strip = figure_pixels(figures.strip(record)) if last else None
-        yield f"### {says}" if last else says, frame, shares, strip
+        yield f"### {says}" if last else says, frame, probabilities, strip
         if not last:
             time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
 
 
 def check_upload(path: str) -> tuple[int, int]:
-    """(height, width). Raises UserError for what is too large, before its pixels are made, and
-    for what is no image."""
+    """(height, width). Raises UserError for a file that is no image or too large, before its pixels
+    are decoded."""
     if os.path.getsize(path) > MOST_BYTES:
         raise UserError(f"{path}: more than {MOST_BYTES // 1_000_000} MB; reduce it first")
     try:

@@ -29,8 +29,8 @@ LIGHT = mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.12, 0.9
 
 @styled
 def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
-    """One panel a step (and a row a level; of weights, which the trace has of the last level, one
-    row)."""
+    """One panel for each step, in a row for each level; region weights exist for the last level
+    alone. model: draws the sampled scan paths of a policy without weights."""
     every = range(record.locations_TS2.shape[1])
     levels = every if record.region_weights_TR is None else every[-1:]
     columns = record.steps if record.steps <= 4 else min(5, math.ceil(record.steps / 2))
@@ -64,7 +64,9 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
 
 def explanation(record: PhotoRecord, locations: np.ndarray | None) -> str:
     if locations is None:
-        return "Light: weight of each region before the glimpse. Cross: where it then looked."
+        return (
+            "Light: weight of each region before the glimpse. Cross: where the model then looked."
+        )
     return (
         f"Light: density of {len(locations)} sampled scan paths. Cross and ring: mean and standard"
         " deviation of the policy in the deterministic pass."
@@ -72,7 +74,7 @@ def explanation(record: PhotoRecord, locations: np.ndarray | None) -> str:
 
 
 def draw_weights(axes: Axes, record: PhotoRecord, step: int) -> str:
-    """The regions' weights as light; returns a few words about them."""
+    """Draw the regions' weights as light; returns a few words about them."""
     weights = record.region_weights_TR[step].reshape(record.regions)
     chosen = bool(weights.sum() > 0)
     if chosen:
@@ -90,8 +92,8 @@ def write_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray) -> None:
     rows, columns = weights.shape
     for row in range(rows):
         for column in range(columns):
-            share = weights[row, column] / max(weights.max(), 2 / weights.size)
-            dark = share < 0.6 or is_dark(mpl.colors.to_hex(LIGHT(share)))
+            brightness = weights[row, column] / max(weights.max(), 2 / weights.size)
+            dark = brightness < 0.6 or is_dark(mpl.colors.to_hex(LIGHT(brightness)))
             axes.text(
                 (column + 0.04) * width / columns, (row + 0.96) * height / rows,
                 f"{100 * weights[row, column]:.0f}", fontsize=6.5, ha="left", va="bottom",
@@ -102,7 +104,7 @@ def write_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray) -> None:
 def draw_policy(
     axes: Axes, record: PhotoRecord, sampled_M2: np.ndarray, step: int, level: int
 ) -> str:
-    """Density of sampled locations, and the policy's mean with its deviation."""
+    """Draw the density of sampled locations and the policy's mean and std; returns a few words."""
     height, width = record.photo.size
     shape = record.photo.true_aspect
     columns = FINE if shape <= 1 else odd(FINE / shape)
@@ -127,17 +129,17 @@ def draw_policy(
 
 
 def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float = 1e-9) -> None:
-    """The photo in grey, dark, lit where values are high.
+    """The photo in dark grey, lit where values are high.
 
-    least: what counts as full light at least, so that regions that are all alike do not glare.
+    least: smallest maximum that counts as full light, so that equal regions stay dim.
     """
     height, width = record.photo.size
     grey = record.photo.pixels_CHW.mean(0) / 255
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1.25, extent=(0, width, height, 0), aspect="auto",
                 zorder=1)  # fmt: skip
-    share = values / max(float(values.max()), least)
-    colours = LIGHT(share)
-    colours[..., 3] = np.where(share > 0.02, 0.25 + 0.5 * share, 0.0)
+    brightness = values / max(float(values.max()), least)
+    colours = LIGHT(brightness)
+    colours[..., 3] = np.where(brightness > 0.02, 0.25 + 0.5 * brightness, 0.0)
     axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",
                 zorder=2)  # fmt: skip
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
@@ -147,7 +149,7 @@ def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float
 
 def draw_cross(axes: Axes, record: PhotoRecord, location: np.ndarray, step: int) -> None:
     height, width = record.photo.size
-    place = (location + 1) / 2 * (width, height)
+    point = (location + 1) / 2 * (width, height)
     for colour, line, size in (("#14161a", 3.4, 9), ("#ffffff", 1.6, 8)):
-        axes.plot(*place, "+", color=colour, markersize=size, markeredgewidth=line, zorder=8,
+        axes.plot(*point, "+", color=colour, markersize=size, markeredgewidth=line, zorder=8,
                   clip_on=False)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Belief: what the model held true after each step, and where it changed its mind."""
+"""Belief: the class probabilities after each step, and where the prediction changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOP = 5
 
 
 def verdict(record: PhotoRecord) -> tuple[str, str]:
-    """One line about the answer, and its colour."""
+    """One line about the prediction, and its colour."""
     says = f"says {record.classes[record.predicted]} ({percent(record.confidence)})"
     if record.correct is None:
         return says, INK
@@ -35,15 +35,15 @@ def verdict(record: PhotoRecord) -> tuple[str, str]:
     return f"✗ {says}, is {record.classes[record.photo.label]}", WRONG
 
 
-def percent(share: float) -> str:
+def percent(probability: float) -> str:
     """A probability for people: never 100 % unless it is."""
-    if share >= 0.995:
-        return "> 99 %" if share < 1 else "100 %"
-    return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
+    if probability >= 0.995:
+        return "> 99 %" if probability < 1 else "100 %"
+    return "< 1 %" if probability < 0.005 else f"{100 * probability:.0f} %"
 
 
 def colour_of(record: PhotoRecord, label: int) -> str:
-    """Of a class in this photo's drawings: the true one, or another."""
+    """The colour of a class in this photo's drawings: of the true class, or of another."""
     if record.photo.label is None:
         return NEUTRAL
     return RIGHT if label == record.photo.label else WRONG
@@ -57,18 +57,18 @@ def beliefs(record: PhotoRecord) -> tuple[np.ndarray, np.ndarray]:
 
 
 def leading(record: PhotoRecord, most: int = TOP) -> list[int]:
-    """Classes worth a line: the true one, those that were ever the answer, the likeliest."""
+    """Classes that get a line: the true one, all that were ever predicted, the likeliest."""
     _, belief = beliefs(record)
-    wanted = [] if record.photo.label is None else [record.photo.label]
-    wanted += [record.predicted, *belief.argmax(1), *np.argsort(-belief.max(0), kind="stable")]
-    return list(dict.fromkeys(int(one) for one in wanted))[: min(most, len(record.classes))]
+    wanted = [record.followed_class, record.predicted]
+    wanted += [*belief.argmax(1), *np.argsort(-belief.max(0), kind="stable")]
+    return list(dict.fromkeys(int(label) for label in wanted))[: min(most, len(record.classes))]
 
 
 def draw_lines(
     axes: Axes, record: PhotoRecord, width: float, height: float, last: int | None = None
 ) -> None:
     """Probabilities over the steps, the true class in its own colour, names at the right; above
-    them a ribbon of the answers.
+    them a ribbon of the predictions.
 
     width, height: of the axes in inches. last: draw only the first `last` steps.
     """
@@ -90,10 +90,10 @@ def draw_lines(
     axes.hlines([0.5, 1], steps[0] - 0.5, right, color=FAINT, linewidth=0.5, zorder=0)
     colours = step_colours(record.steps)
     lines = leading(record)
-    answers = set(belief[shown].argmax(1).tolist())
+    predictions = set(belief[shown].argmax(1).tolist())
     for rank, label in reversed(list(enumerate(lines))):
         main = label == record.photo.label or (rank == 0)
-        second = label in answers
+        second = label in predictions
         tint = colour_of(record, label) if main or second else QUIET
         axes.plot(
             steps[shown], belief[shown, label], color=tint, zorder=4 if main else 3,
@@ -111,12 +111,12 @@ def draw_lines(
     end = int(np.flatnonzero(shown)[-1])
     places = [float(belief[end, label]) for label in lines]
     least = 9.5 / 72 / height
-    # names stand at the right, or, while the lines are being made, beside their ends
+    # names stand at the right; in an animation, beside the ends of unfinished lines
     names_at = right if end == len(steps) - 1 else steps[end] + 0.4
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):
-        strong = label == record.photo.label or label in answers
+        strong = label == record.photo.label or label in predictions
         axes.plot(
             [steps[end] + 0.12, names_at + 0.06 / per_step], [value, place], color=FAINT,
             linewidth=0.5, zorder=1, clip_on=False,
@@ -133,12 +133,12 @@ def draw_lines(
 def draw_ribbon(
     axes: Axes, record: PhotoRecord, per_step: float, height: float, count: int
 ) -> None:
-    """Over the axes: which class was the answer after which steps; a new piece is a new mind."""
+    """A ribbon over the axes: the class predicted after each step, equal neighbours joined."""
     steps, belief = beliefs(record)
-    answers = belief.argmax(1)[:count]
+    predictions = belief.argmax(1)[:count]
     low, tall = 1 + 0.06 / height, 0.16 / height
     start = 0
-    for label, group in itertools.groupby(answers):
+    for label, group in itertools.groupby(predictions):
         length = len(list(group))
         tint = colour_of(record, int(label))
         left = steps[start] - 0.5
@@ -155,13 +155,13 @@ def draw_ribbon(
         )  # fmt: skip
         start += length
     axes.text(
-        steps[-1] + 0.5 + 0.09 / per_step, low + tall / 2, "← its answer", va="center_baseline",
+        steps[-1] + 0.5 + 0.09 / per_step, low + tall / 2, "← its prediction", va="center_baseline",
         fontsize=6.5, color=QUIET,
     )  # fmt: skip
 
 
 def draw_top(axes: Axes, record: PhotoRecord, column: int, width: float, row: float) -> None:
-    """The five likeliest classes after one step, as bars with their names in them.
+    """The likeliest classes after a step, at most TOP, as bars with their names in them.
 
     axes: bare, in inches, width x (row * TOP). column: index among `beliefs`.
     """
@@ -169,7 +169,7 @@ def draw_top(axes: Axes, record: PhotoRecord, column: int, width: float, row: fl
     order = np.argsort(-belief[column], kind="stable")[: min(TOP, len(record.classes))]
     size = min(6.8, row * 72 * 0.62)
     for rank, label in enumerate(order):
-        share, top = float(belief[column, label]), rank * row
+        probability, top = float(belief[column, label]), rank * row
         tint = colour_of(record, int(label))
         known = record.photo.label is None or label == record.photo.label or rank == 0
         axes.add_patch(
@@ -177,11 +177,11 @@ def draw_top(axes: Axes, record: PhotoRecord, column: int, width: float, row: fl
         )
         axes.add_patch(
             Rectangle(
-                (0, top + 0.01), width * share, row - 0.02, linewidth=0, alpha=0.38,
+                (0, top + 0.01), width * probability, row - 0.02, linewidth=0, alpha=0.38,
                 facecolor=tint if known else "#8d99a8",
             )
         )  # fmt: skip
-        number = percent(share).removesuffix(" %").replace(" ", "")
+        number = percent(probability).removesuffix(" %").replace(" ", "")
         true = label == record.photo.label
         weight = "bold" if true else "normal"
         name, small = shrunk(record.classes[label], width - 0.27, size, min(size, 5.5), weight)

@@ -1,7 +1,7 @@
-"""Boxes on a photo: nested, one colour a step, dashed outside the photo, numbered, joined by
+"""Boxes on a photo: nested, a colour for each step, dashed outside the photo, numbered, joined by
 arrows.
 
-Everything is drawn in the units of the boxes, so that a box lies to the pixel where it was read.
+Everything is drawn in the units of the boxes, so that each box lies exactly where it was read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, step_colours
 
-BEYOND = 0.3  # at most this share of a side is shown beyond each edge of the photo
-SAME = 0.006  # of the photo's longer side: boxes this close are drawn as one
+BEYOND = 0.3  # fraction of a side shown beyond each edge of the photo, at most
+SAME = 0.006  # fraction of the photo's longer side; boxes closer than this are drawn as one
 GAP = 7.0  # points
 TAG = 5.2  # radius of a number's disk, points
 
@@ -28,12 +28,11 @@ View = tuple[float, float, float, float]
 """What a drawing shows: (left, top, right, bottom) in the units of the boxes."""
 
 
-def view_of(size: tuple[float, float], boxes_TK4: np.ndarray, margin: float = 0.02) -> View:
-    """What a drawing shows, (left, top, right, bottom): the photo, and what its boxes reach of
-    the outside, within bounds."""
+def view_of(size: tuple[float, float], boxes_TK4: np.ndarray) -> View:
+    """The view of a photo and of what its boxes reach outside it, within bounds."""
     height, width = size
     least, most = boxes_TK4.reshape(-1, 4).min(0), boxes_TK4.reshape(-1, 4).max(0)
-    rim = margin * min(height, width)
+    rim = 0.02 * min(height, width)
     return (
         max(min(0, least[0] - rim), -BEYOND * width),
         max(min(0, least[1] - rim), -BEYOND * height),
@@ -45,9 +44,9 @@ def view_of(size: tuple[float, float], boxes_TK4: np.ndarray, margin: float = 0.
 def view_shape(record: PhotoRecord, surface: Surface, view: View) -> float:
     """Height over width of a drawing of this view, at the photo's true shape."""
     true = record.photo.true_aspect
-    share_y = (view[3] - view[1]) / surface.size[0]
-    share_x = (view[2] - view[0]) / surface.size[1]
-    return true * share_y / share_x
+    scale_y = (view[3] - view[1]) / surface.size[0]
+    scale_x = (view[2] - view[0]) / surface.size[1]
+    return true * scale_y / scale_x
 
 
 def fit(shape: float, width: float, height: float) -> tuple[float, float]:
@@ -65,20 +64,24 @@ def draw_surface(
     weight: float = 1.0,
     nested: bool = True,
     numbers: bool = True,
-    image: np.ndarray | None = None,
 ) -> None:
     """The photo with the boxes of steps first to last (from 0, last not included).
 
-    The axes must have the shape of the view. weight: of lines and numbers. nested: all boxes of a
-    glimpse, or (in small pictures) the narrowest alone. image: to be drawn instead of the surface.
+    The axes must have the shape of the view. weight: of lines and numbers. nested: draw all boxes
+    of a glimpse, or (in small pictures) the narrowest alone.
     """
     height, width = surface.size
     left, top, right, bottom = view
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor=OUTSIDE)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    image = surface.image_HWC if image is None else image
-    axes.imshow(image, extent=(0, width, height, 0), aspect="auto", interpolation="auto", zorder=1)
+    axes.imshow(
+        surface.image_HWC,
+        extent=(0, width, height, 0),
+        aspect="auto",
+        interpolation="auto",
+        zorder=1,
+    )
     edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
     axes.add_patch(edge)
     steps = len(surface.boxes_TK4)
@@ -107,7 +110,7 @@ def draw_boxes(
 ) -> None:
     """The boxes of one glimpse, the narrowest with the thickest line.
 
-    below: how many earlier glimpses lie in the same place: the line gets gaps that show them.
+    below: how many earlier glimpses lie in the same place; gaps in the line show them.
     """
     halo = halo_of(colour)
     for k in range(len(boxes_K4) - 1, -1, -1):
@@ -132,8 +135,8 @@ def draw_boxes(
 
 
 def coinciding(boxes_TK4: np.ndarray, step: int, first: int, size: tuple[float, float]) -> int:
-    """How many of the steps from `first` on read the same boxes as this later step, as far as an
-    eye can tell."""
+    """How many of the steps from `first` to before this one read the same boxes, as far as the eye
+    can tell."""
     moved_T = np.abs(boxes_TK4[first:step] - boxes_TK4[step]).max(axis=(1, 2))
     return int((moved_T < SAME * max(size)).sum())
 
@@ -141,8 +144,8 @@ def coinciding(boxes_TK4: np.ndarray, step: int, first: int, size: tuple[float, 
 def split_at_edges(
     box_4: Sequence[float], size: tuple[float, float]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A box's four sides cut at the photo's edges: pieces inside it, pieces outside it, each a
-    line of two (x, y)."""
+    """A box's four sides cut at the photo's edges: segments inside it and segments outside it, each
+    two points (x, y)."""
     left, top, right, bottom = (float(side) for side in box_4)
     height, width = size
     inside, outside = [], []
@@ -173,13 +176,13 @@ def draw_path(
     """A dot at each glimpse's centre and an arrow from each to the next."""
     points_T2 = centres(surface)
     scale = points_a_unit(axes, view)
-    for one, other in itertools.pairwise(steps):
-        way = float(np.hypot(*((points_T2[other] - points_T2[one]) * scale)))
+    for step, following in itertools.pairwise(steps):
+        way = float(np.hypot(*((points_T2[following] - points_T2[step]) * scale)))
         if way < 6 * weight:
             continue
         head = min(7.0 * weight, 0.4 * way)
         arrow = FancyArrowPatch(
-            points_T2[one], points_T2[other], arrowstyle="-|>", mutation_scale=head,
+            points_T2[step], points_T2[following], arrowstyle="-|>", mutation_scale=head,
             connectionstyle="arc3,rad=0.12", shrinkA=2.2, shrinkB=2.2, linewidth=1.1 * weight,
             color="#ffffff", zorder=40,
         )  # fmt: skip
@@ -209,10 +212,10 @@ def points_a_unit(axes: Axes, view: View) -> np.ndarray:
 def place_tags(
     axes: Axes, surface: Surface, view: View, steps: Sequence[int], tag: float = TAG
 ) -> list[np.ndarray]:
-    """Where each step's number goes: at its narrowest box, over as little as can be.
+    """Where each step's number goes: at its narrowest box, covering as little as possible.
 
-    Outside a corner or a side if there is room in the view, clear of other numbers, of the
-    narrowest boxes and of the glimpses' centres.
+    Outside a corner or a side if the view has room, away from other numbers, from the narrowest
+    boxes and from the centres of glimpses.
     """
     scale = points_a_unit(axes, view)
     origin = np.array(view[:2])
@@ -252,10 +255,10 @@ def place_tags(
 
 
 def from_line(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
-    """Distance from a piece of a straight line."""
+    """Distance of a point from a line segment."""
     along = end - start
-    share = np.clip((point - start) @ along / max(float(along @ along), 1e-9), 0, 1)
-    return float(np.hypot(*(point - start - share * along)))
+    along_by = np.clip((point - start) @ along / max(float(along @ along), 1e-9), 0, 1)
+    return float(np.hypot(*(point - start - along_by * along)))
 
 
 def draw_tag(axes: Axes, place: np.ndarray, words: str, colour: str, size: float = TAG) -> None:

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs
-from stacked_ram.viz.boxes import fit, view_shape
 from stacked_ram.viz.draw import LIMIT, Drawer, SplitName, loaded
-from stacked_ram.viz.overview import draw_density, legend, map_size, share_axis, step_axis
+from stacked_ram.viz.overview import draw_density, legend, map_size, percent_axis, step_axis
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import (
@@ -28,7 +27,7 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.thumbnails import draw_small, small_view
+from stacked_ram.viz.thumbnails import draw_small, small_size
 from stacked_ram.viz.whole_set import WholeSet, interval, record_split
 
 PHOTOS = 6
@@ -135,26 +134,23 @@ def names_of(run: LoadedRun, other: LoadedRun) -> tuple[str, str]:
 def compare_figure(
     pairs: Sequence[tuple[PhotoRecord, PhotoRecord]], names: tuple[str, str]
 ) -> Figure:
-    """A row a photo: its scan path by either model, and what each believed of the true class (of
-    its own answer, where the true class is not known)."""
+    """A row for each photo: the scan paths of both runs, and how much each believed in the true
+    class (in its own prediction, where the true class is not known)."""
     chart = 1.9
     side = (PAGE - chart - 0.75 - 3 * EDGE) / 2
-    talls = [
-        max(fit(view_shape(one, one.surfaces[-1], small_view(one)), side, side)[1] for one in pair)
-        for pair in pairs
-    ]
+    talls = [max(small_size(record, side, side)[1] for record in pair) for pair in pairs]
     sheet = Sheet(PAGE, 0.36 + sum(tall + 0.42 for tall in talls))
     for number, name in enumerate(names):
         x = EDGE + number * (side + EDGE)
         sheet.text(x + side / 2, 0.22, fitted(name, side, 9, "bold"), fontsize=9, ha="center",
                    fontweight="bold", color=RUNS[number])  # fmt: skip
     known = all(pair[0].photo.label is not None for pair in pairs)
-    words = "belief in the true class" if known else "belief in its answer"
+    words = "belief in the true class" if known else "belief in its prediction"
     sheet.text(PAGE - EDGE - chart / 2, 0.22, words, fontsize=8, ha="center")
     y = 0.34
     for pair, tall in zip(pairs, talls, strict=True):
-        for number, one in enumerate(pair):
-            draw_small(sheet, one, EDGE + number * (side + EDGE), y, side, tall)
+        for number, record in enumerate(pair):
+            draw_small(sheet, record, EDGE + number * (side + EDGE), y, side, tall)
         height = min(tall - 0.1, 1.6)
         axes = sheet.axes(PAGE - EDGE - chart, y + (tall - height) / 2, chart, height)
         draw_pair(axes, pair)
@@ -165,9 +161,9 @@ def compare_figure(
 def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
     """The belief of two models over their steps."""
     every: set[int] = set()
-    for number, one in enumerate(pair):
-        steps, belief = beliefs(one)
-        label = one.predicted if one.photo.label is None else one.photo.label
+    for number, record in enumerate(pair):
+        steps, belief = beliefs(record)
+        label = record.followed_class
         axes.plot(
             steps, belief[:, label], color=RUNS[number], linewidth=1.8, marker="os"[number],
             markersize=4.5, markeredgecolor="white", markeredgewidth=0.7, clip_on=False, zorder=3,
@@ -181,12 +177,12 @@ def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
 
 @styled
 def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) -> Figure:
-    """Both models over the whole split: accuracy after each glimpse, who is right where, and
-    where they look."""
-    one, other = wholes
+    """Both runs over the whole split: accuracy after each glimpse, on how many photos each is
+    right, and where they look."""
+    first, second = wholes
     inner = PAGE - 2 * EDGE
-    shape = float(np.median(one.sizes_N2[:, 0] / one.sizes_N2[:, 1]))
-    steps = max(one.steps, other.steps)
+    shape = float(np.median(first.sizes_N2[:, 0] / first.sizes_N2[:, 1]))
+    steps = max(first.steps, second.steps)
     cell, tall = map_size(inner - 0.1, max(steps, 4), shape, 1.5)
     sheet = Sheet(PAGE, 0.35 + 2.35 + 2 * (tall + 0.32) + EDGE)
     x = EDGE
@@ -196,54 +192,54 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
         if number == 0:
             sheet.text(x, 0.22, "and", fontsize=9, color=QUIET)
             x += 0.42
-    accuracy = sheet.axes(EDGE + 0.45, 0.62, 2.9, 1.6)
+    axes = sheet.axes(EDGE + 0.45, 0.62, 2.9, 1.6)
     bands = []
     for number, whole in enumerate(wholes):
         right = whole.right_NT.mean(0)
         count = len(whole.labels_N)
-        band = np.array([interval(round(share * count), count) for share in right])
-        places = np.arange(1, whole.steps + 1)
-        accuracy.fill_between(places, band[:, 0], band[:, 1], color=RUNS[number], alpha=0.15,
+        band = np.array([interval(round(accuracy * count), count) for accuracy in right])
+        steps_T = np.arange(1, whole.steps + 1)
+        axes.fill_between(steps_T, band[:, 0], band[:, 1], color=RUNS[number], alpha=0.15,
                               linewidth=0)  # fmt: skip
-        accuracy.plot(places, right, color=RUNS[number], linewidth=1.6, marker="os"[number],
+        axes.plot(steps_T, right, color=RUNS[number], linewidth=1.6, marker="os"[number],
                       markersize=4.5, linestyle=("-", (0, (4, 1.2)))[number])  # fmt: skip
         bands.append(band)
-    share_axis(accuracy, min(band.min() for band in bands), max(band.max() for band in bands))
-    step_axis(accuracy, np.arange(1, steps + 1))
+    percent_axis(axes, min(band.min() for band in bands), max(band.max() for band in bands))
+    step_axis(axes, np.arange(1, steps + 1))
     lines = [
         {"color": RUNS[0], "marker": "o", "markersize": 4},
         {"color": RUNS[1], "marker": "s", "markersize": 4, "linestyle": (0, (4, 1.2))},
     ]
     endings = [f"{name}: {100 * whole.right_N.mean():.1f} %"
                for name, whole in zip(names, wholes, strict=True)]  # fmt: skip
-    accuracy.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
-    legend(accuracy, lines, [fitted(words, 2.2, 6.5) for words in endings])
-    draw_agreement(sheet, one.right_N, other.right_N, names)
+    axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
+    legend(axes, lines, [fitted(words, 2.2, 6.5) for words in endings])
+    draw_agreement(sheet, first.right_N, second.right_N, names)
     y = 2.75
     for number, whole in enumerate(wholes):
         sheet.text(EDGE, y + 0.13, f"{names[number]} looks here at each step", fontsize=7.5,
                    color=RUNS[number], fontweight="bold")  # fmt: skip
         for step in range(whole.steps):
             axes = sheet.axes(EDGE + step * (cell + 0.1), y + 0.2, cell, tall)
-            places_N2 = whole.locations_NTS2[:, step, -1]
-            draw_density(axes, places_N2, tall / cell, whole.cells_at(step))
+            locations_N2 = whole.locations_NTS2[:, step, -1]
+            draw_density(axes, locations_N2, tall / cell, whole.cells_at(step))
         y += tall + 0.32
     return sheet.figure
 
 
 def draw_agreement(
-    sheet: Sheet, one_N: np.ndarray, other_N: np.ndarray, names: tuple[str, str]
+    sheet: Sheet, first_N: np.ndarray, second_N: np.ndarray, names: tuple[str, str]
 ) -> None:
-    """On how many photos both, one or none is right, as bars."""
+    """Bars: on how many photos both, one of them or neither is right."""
     counts = [
-        ("both right", int((one_N & other_N).sum()), QUIET),
-        (f"only {names[0]}", int((one_N & ~other_N).sum()), RUNS[0]),
-        (f"only {names[1]}", int((other_N & ~one_N).sum()), RUNS[1]),
-        ("both wrong", int((~one_N & ~other_N).sum()), FAINT),
+        ("both right", int((first_N & second_N).sum()), QUIET),
+        (f"only {names[0]}", int((first_N & ~second_N).sum()), RUNS[0]),
+        (f"only {names[1]}", int((second_N & ~first_N).sum()), RUNS[1]),
+        ("both wrong", int((~first_N & ~second_N).sum()), FAINT),
     ]
     left, width = 3.9, PAGE - EDGE - 3.9
     axes = sheet.bare(left, 0.42, width, 2.0)
-    axes.text(0, 0.1, "Photos it gets right", fontweight="bold", va="center_baseline")
+    axes.text(0, 0.1, "Photos that each gets right", fontweight="bold", va="center_baseline")
     most = max(count for _, count, _ in counts)
     for number, (name, count, colour) in enumerate(counts):
         y = 0.32 + number * 0.42
@@ -253,14 +249,14 @@ def draw_agreement(
                   va="center_baseline")  # fmt: skip
 
 
-def distinguishing(one: WholeSet, other: WholeSet, count: int = PHOTOS) -> np.ndarray:
+def distinguishing(first: WholeSet, second: WholeSet, count: int = PHOTOS) -> np.ndarray:
     """Rows of the photos that tell two models apart: first those that only one gets right, by
     turns; then those where their beliefs in the true class differ most."""
-    gap_N = one.true_NT[:, -1] - other.true_NT[:, -1]
-    only_one = np.flatnonzero(one.right_N & ~other.right_N)
-    only_other = np.flatnonzero(other.right_N & ~one.right_N)
-    only_one = only_one[np.argsort(-gap_N[only_one], kind="stable")]
-    only_other = only_other[np.argsort(gap_N[only_other], kind="stable")]
-    turns = [row for pair in zip(only_one, only_other, strict=False) for row in pair]
+    gap_N = first.true_NT[:, -1] - second.true_NT[:, -1]
+    only_first = np.flatnonzero(first.right_N & ~second.right_N)
+    only_second = np.flatnonzero(second.right_N & ~first.right_N)
+    only_first = only_first[np.argsort(-gap_N[only_first], kind="stable")]
+    only_second = only_second[np.argsort(gap_N[only_second], kind="stable")]
+    turns = [row for pair in zip(only_first, only_second, strict=False) for row in pair]
     rest = np.argsort(-np.abs(gap_N), kind="stable")
     return np.array(list(dict.fromkeys(int(row) for row in [*turns, *rest]))[:count])

@@ -19,7 +19,7 @@ from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import AnyPhoto, Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
-from stacked_ram.viz.style import FORMATS, save_figure
+from stacked_ram.viz.style import FORMATS, counted, save_figure
 from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def save_animations(drawer: Drawer, name: str, records: list[PhotoRecord]) -> No
 def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
     """Draw the overview of a split and its galleries. Warns of a policy that looks nowhere."""
     for note in warnings(whole):
-        log.warning("%s", note)
+        log.warning("warning: %s", note)
     drawer.save("overview", overview_figure(whole, title_of(run, split)))
 
     def records(rows: Iterable[int]) -> list[PhotoRecord]:
@@ -188,4 +188,5 @@ def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
 
 def title_of(run: LoadedRun, split: Split) -> str:
     dataset = split.dataset
-    return f"{run.folder.name}: {len(dataset):,} photos of {dataset.name}, {dataset.split} split"
+    photos = counted(len(dataset), "photo")
+    return f"{run.folder.name}: {photos} of {dataset.name}, {dataset.split} split"

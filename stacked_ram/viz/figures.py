@@ -1,7 +1,7 @@
-"""All about one photo on one sheet, and its parts as sheets of their own.
+"""Figures of one photo: everything on one sheet (`story`), or its parts alone.
 
-One surface: the photo and the belief above, the strip with what was known and believed below.
-Several (levels of a stack, feature maps): one row each, the surface beside its patches.
+With one surface: photo and belief above, patches and likeliest classes below. With several
+(levels of a stack, feature maps): a row for each, the surface beside its patches.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ from stacked_ram.viz.patch_strip import (
     HEAD,
     LABEL,
     cell_size,
-    column_x,
     columns_of,
+    draw_foveated,
+    draw_glance,
     draw_head,
     draw_patches,
-    draw_so_far,
     draw_top_row,
+    foveated_height,
     patch_rows,
-    so_far_height,
     strip_height,
     top_height,
 )
 from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import (
     EDGE,
-    FAINT,
     INK,
     PAGE,
     QUIET,
     TITLE,
     Sheet,
     fitted,
-    frame,
-    show_image,
     styled,
     text_width,
 )
@@ -50,7 +47,7 @@ LINES_BOTTOM = 0.36
 
 
 def draw_title(sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float) -> None:
-    """The answer, and the photo's name at the right."""
+    """The prediction, and the photo's name at the right."""
     words, colour = verdict(record)
     sheet.text(x, y, fitted(words, width, 10, "bold"), color=colour, fontsize=10,
                fontweight="bold")  # fmt: skip
@@ -61,7 +58,7 @@ def draw_title(sheet: Sheet, record: PhotoRecord, x: float, y: float, width: flo
 
 @styled
 def story(record: PhotoRecord) -> Figure:
-    """Scan path, patch strip, what was known, and belief of one photo."""
+    """One photo on one sheet: scan path, belief, patches and the photo as known so far."""
     return single_story(record) if len(record.surfaces) == 1 else stacked_story(record)
 
 
@@ -79,7 +76,7 @@ def single_story(record: PhotoRecord) -> Figure:
     cell = cell_size(record, inner)
     top = max(photo_height, 1.9)
     height = (
-        TITLE + top + 0.14 + strip_height(record, cell) + so_far_height(record, cell)
+        TITLE + top + 0.14 + strip_height(record, cell) + foveated_height(record, cell)
         + top_height(record) + EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
@@ -90,9 +87,9 @@ def single_story(record: PhotoRecord) -> Figure:
     draw_belief(sheet, record, left, TITLE, width - EDGE - left, top)
     y = TITLE + top + 0.14
     y = draw_head(sheet, record, EDGE, y, cell)
-    y = draw_glance(sheet, record, EDGE, y, cell)
+    draw_glance(sheet, record, EDGE, y, cell)
     y = draw_patches(sheet, record, surface, EDGE, y, cell)
-    y = draw_so_far(sheet, record, EDGE, y, cell)
+    y = draw_foveated(sheet, record, EDGE, y, cell)
     draw_top_row(sheet, record, EDGE, y, cell)
     return sheet.figure
 
@@ -113,7 +110,7 @@ def stacked_story(record: PhotoRecord) -> Figure:
     full = cell_size(record, inner)
     lines = 1.9
     height = (
-        TITLE + sum(row[-1] for row in rows) + HEAD + so_far_height(record, full)
+        TITLE + sum(row[-1] for row in rows) + HEAD + foveated_height(record, full)
         + top_height(record) + lines + 2 * EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
@@ -129,27 +126,16 @@ def stacked_story(record: PhotoRecord) -> Figure:
         draw_patches(sheet, record, surface, strip_left, below, cell)
         y += tall
     y = draw_head(sheet, record, EDGE, y, full)
-    y = draw_so_far(sheet, record, EDGE, y, full)
+    y = draw_foveated(sheet, record, EDGE, y, full)
     y = draw_top_row(sheet, record, EDGE, y, full)
     draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, y, inner - LABEL, lines)
     return sheet.figure
 
 
-def draw_glance(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
-    """What the glance saw, in the first column beside the first row of patches."""
-    if record.glance_HWC is not None and columns_of(record) > record.steps:
-        wide, tall = fit(record.photo.true_aspect, cell, cell)
-        left = column_x(record, x, cell, 0)
-        axes = sheet.axes(left + (cell - wide) / 2, y + (cell - tall) / 2, wide, tall)
-        show_image(axes, record.glance_HWC)
-        frame(axes, FAINT, 0.6)
-    return y
-
-
 def draw_belief(
     sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float, height: float
 ) -> None:
-    """The belief's lines in this room, ribbon and numbers of the axes included."""
+    """The lines of the belief in this room, with the ribbon and the numbers of the axes."""
     inner_width = width - LINES_LEFT
     inner_height = height - LINES_TOP - LINES_BOTTOM
     axes = sheet.axes(x + LINES_LEFT, y + LINES_TOP, inner_width, inner_height)
@@ -158,7 +144,7 @@ def draw_belief(
 
 @styled
 def scan_path(record: PhotoRecord) -> Figure:
-    """The scan path of one photo; of a stack, one row a level or map, each as it sees the photo."""
+    """The scan path alone; of a stack, a row for each level or map, as it sees the photo."""
     width, many = PAGE * 0.62, len(record.surfaces) > 1
     rows = []
     for surface in record.surfaces:
@@ -181,14 +167,14 @@ def scan_path(record: PhotoRecord) -> Figure:
 
 @styled
 def strip(record: PhotoRecord) -> Figure:
-    """The patch strip alone: every surface's patches, and what was known."""
+    """The patch strip alone: every surface's patches, and the photo as known so far."""
     width = page_width(record)
     inner = width - 2 * EDGE
     cell = cell_size(record, inner)
     titles = len(record.surfaces) > 1
     height = (
         EDGE + strip_height(record, cell, len(record.surfaces))
-        + (0.2 * len(record.surfaces) if titles else 0) + so_far_height(record, cell) + EDGE
+        + (0.2 * len(record.surfaces) if titles else 0) + foveated_height(record, cell) + EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
     y = draw_head(sheet, record, EDGE, EDGE, cell)
@@ -198,13 +184,13 @@ def strip(record: PhotoRecord) -> Figure:
             sheet.text(EDGE + LABEL, y + 0.13, surface.title, fontsize=7.5)
             y += 0.2
         y = draw_patches(sheet, record, surface, EDGE, y, cell)
-    draw_so_far(sheet, record, EDGE, y, cell)
+    draw_foveated(sheet, record, EDGE, y, cell)
     return sheet.figure
 
 
 @styled
 def belief(record: PhotoRecord) -> Figure:
-    """The belief alone: lines, and the five likeliest classes after each step."""
+    """The belief alone: lines, and the likeliest classes after each step."""
     width = page_width(record)
     inner = width - 2 * EDGE
     cell = cell_size(record, inner)

@@ -1,4 +1,4 @@
-"""What the model knows of a photo: all patches painted where they were read, the finest on top."""
+"""The photo as the model knows it: all patches where they were read, the finest on top."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from stacked_ram.viz.records import PhotoRecord
 
-UNSEEN = 18  # brightness of what was not record
-GLANCED = 0.45  # brightness left to what only the glance saw
+UNSEEN = 18  # brightness where nothing was read
+GLANCED = 0.45  # factor on the brightness of what only the glance saw
 
 
-def so_far(record: PhotoRecord, steps: int) -> np.ndarray:
+def foveated(record: PhotoRecord, steps: int) -> np.ndarray:
     """The photo (H x W x 3, uint8) from the patches of its first `steps` steps.
 
-    Where several patches overlap, the one of the smallest cells shows, and of those the last.
-    What only the glance saw is dimmed; what nothing saw is dark.
+    Where patches overlap, the finest shows, and of equally fine ones the last. Regions that only
+    the glance saw are dimmed, unseen regions dark.
     """
     height, width = record.photo.pixels_CHW.shape[1:]
     canvas_HWC = np.full((height, width, 3), UNSEEN, np.uint8)
@@ -29,7 +29,7 @@ def so_far(record: PhotoRecord, steps: int) -> np.ndarray:
         for step in range(steps)
         for k in range(surface.boxes_TK4.shape[1])
     ]
-    # a large photo is drawn small
+    # boxes are in pixels of the photo, the canvas may be a reduced picture of it
     scale = height / record.photo.size[0], width / record.photo.size[1]
     pieces.sort(key=lambda piece: (-(piece[0][2] - piece[0][0]) / len(piece[1]), piece[2]))
     for (left, top, right, bottom), patch_PPC, _ in pieces:
@@ -40,8 +40,8 @@ def so_far(record: PhotoRecord, steps: int) -> np.ndarray:
 
 
 def cells(start: float, end: float, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a side of `size` whose centres lie between start and end, and for each the index
-    of the one of `count` equal cells that it lies in."""
+    """The pixels along a side of `size` whose centres lie between start and end; and for each the
+    index of its cell, if start to end is cut into `count` equal cells."""
     centres = np.arange(size) + 0.5
     inside = np.flatnonzero((centres >= start) & (centres < end))
     index = (centres[inside] - start) / max(end - start, 1e-9) * count

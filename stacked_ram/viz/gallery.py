@@ -1,4 +1,4 @@
-"""Galleries: the photos that say most about a model, chosen by its own numbers."""
+"""Galleries: the photos that say most about a model, chosen by its probabilities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from stacked_ram.viz.boxes import draw_tag, fit, view_shape
+from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import (
     EDGE,
@@ -20,7 +20,7 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.thumbnails import ROOMY, draw_small, small_view
+from stacked_ram.viz.thumbnails import ROOMY, draw_small, small_size
 from stacked_ram.viz.whole_set import WholeSet
 
 COLUMNS = 4
@@ -29,19 +29,19 @@ PAIRS, EACH = 4, 4
 
 
 def best(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
-    """Rows of the photos whose true class it is surest of."""
+    """Rows of the photos whose true class got the highest probability."""
     return np.argsort(-whole.true_NT[:, -1], kind="stable")[:count]
 
 
 def worst(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
-    """Rows of the wrong answers it is surest of."""
+    """Rows of the most confident wrong predictions."""
     wrong = np.flatnonzero(~whole.right_N)
-    return wrong[np.argsort(-whole.sure_NT[wrong, -1], kind="stable")][:count]
+    return wrong[np.argsort(-whole.confidence_NT[wrong, -1], kind="stable")][:count]
 
 
 def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
-    """Rows where the answer changed most often; of these, where the true class gained or lost
-    most. None where it never changed."""
+    """Rows where the prediction changed most often, then those where the probability of the true
+    class moved most. Empty where no prediction changed."""
     swing = np.ptp(whole.true_NT, axis=1)
     order = np.lexsort((-swing, -whole.changes_N))
     return order[whole.changes_N[order] > 0][:count]
@@ -50,14 +50,15 @@ def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
 def confused(
     whole: WholeSet, pairs: int = PAIRS, each: int = EACH
 ) -> list[tuple[int, int, np.ndarray]]:
-    """The pairs of classes confused most, as (true, answer, rows): surest mistakes first."""
+    """The pairs of classes confused most, as (true, predicted, rows), most confident mistakes
+    first."""
     wrong = np.flatnonzero(~whole.right_N)
-    true, answers = whole.labels_N[wrong], whole.answers_NT[wrong, -1]
-    found, counts = np.unique(np.stack([true, answers], 1), axis=0, return_counts=True)
+    true, predicted = whole.labels_N[wrong], whole.predicted_NT[wrong, -1]
+    found, counts = np.unique(np.stack([true, predicted], 1), axis=0, return_counts=True)
     result = []
     for pair in np.argsort(-counts, kind="stable")[:pairs]:
-        rows = wrong[(true == found[pair, 0]) & (answers == found[pair, 1])]
-        rows = rows[np.argsort(-whole.sure_NT[rows, -1], kind="stable")]
+        rows = wrong[(true == found[pair, 0]) & (predicted == found[pair, 1])]
+        rows = rows[np.argsort(-whole.confidence_NT[rows, -1], kind="stable")]
         result.append((int(found[pair, 0]), int(found[pair, 1]), rows[:each]))
     return result
 
@@ -67,8 +68,7 @@ def pair_title(whole: WholeSet, true: int, predicted: int) -> str:
 
 
 def one_per_class(whole: WholeSet) -> np.ndarray:
-    """A row of each class: the photo whose true class got the median probability, neither the
-    best nor the worst."""
+    """One row of each class: the photo whose true class got the median probability."""
     rows = []
     for label in np.unique(whole.labels_N):
         mine = np.flatnonzero(whole.labels_N == label)
@@ -77,9 +77,9 @@ def one_per_class(whole: WholeSet) -> np.ndarray:
 
 
 CHOICES: dict[str, tuple[str, Callable[[WholeSet], np.ndarray]]] = {
-    "best": ("Surest of the right answer", best),
-    "worst": ("Surest of a wrong answer", worst),
-    "changed_its_mind": ("Changed its mind most", changed),
+    "best": ("Most confident right predictions", best),
+    "worst": ("Most confident wrong predictions", worst),
+    "changed": ("Predictions that changed most often", changed),
 }
 
 
@@ -92,12 +92,12 @@ def one_per_class_figure(photos: Sequence[PhotoRecord]) -> Figure:
     """One photo a class, up to ten in a row."""
     columns = min(10, len(photos))
     return rows_figure([("", list(photos))], "One photo of each class",
-                       "the one of median certainty", columns)  # fmt: skip
+                       "the one of median confidence", columns)  # fmt: skip
 
 
 def confused_figure(pairs: Sequence[tuple[str, list[PhotoRecord]]]) -> Figure:
-    """A row a pair of classes, each under its own heading."""
-    return rows_figure(pairs, "Confused most often", "surest mistakes first", EACH)
+    """One row for each pair of classes, under its own heading."""
+    return rows_figure(pairs, "Confused most often", "most confident mistakes first", EACH)
 
 
 @styled
@@ -112,31 +112,28 @@ def rows_figure(
     for name, photos in groups:
         for start in range(0, len(photos), columns):
             part = photos[start : start + columns]
-            tall = max(
-                fit(view_shape(one, one.surfaces[-1], small_view(one)), side, side * 1.15)[1]
-                for one in part
-            )
+            tall = max(small_size(record, side, side * 1.15)[1] for record in part)
             rows.append((name if start == 0 else "", part, tall))
     height = 0.4 + sum(tall + 0.36 + (0.24 if name else 0) for name, _, tall in rows)
     sheet = Sheet(width, height)
     sheet.text(EDGE, 0.22, title, fontsize=10, fontweight="bold")
     sheet.text(EDGE + text_width(title, 10, "bold") + 0.14, 0.22, more, fontsize=7.5, color=QUIET)
     if side < ROOMY:
-        draw_key(sheet, max(one.steps for _, part, _ in rows for one in part))
+        draw_key(sheet, max(record.steps for _, part, _ in rows for record in part))
     y = 0.36
     for name, part, tall in rows:
         if name:
             sheet.text(EDGE, y + 0.14, fitted(name, width - 2 * EDGE, 8, "bold"), fontsize=8,
                        fontweight="bold", color=INK)  # fmt: skip
             y += 0.24
-        for number, one in enumerate(part):
-            draw_small(sheet, one, EDGE + number * (side + gap), y, side, tall)
+        for number, record in enumerate(part):
+            draw_small(sheet, record, EDGE + number * (side + gap), y, side, tall)
         y += tall + 0.36
     return sheet.figure
 
 
 def draw_key(sheet: Sheet, steps: int) -> None:
-    """At the top right: which colour is which step, where the pictures have no room for numbers."""
+    """A key at the top right, which colour is which step, for pictures too small for numbers."""
     wide = 0.19 * steps
     axes = sheet.bare(sheet.width - EDGE - wide, 0.08, wide, 0.2)
     for step, colour in enumerate(step_colours(steps)):

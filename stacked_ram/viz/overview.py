@@ -1,4 +1,4 @@
-"""The whole set: where the model looks, what each glimpse is worth, and whether it looks at all."""
+"""The overview of a split: where the model looks, and how good it is after each glimpse."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from stacked_ram.viz.style import (
 from stacked_ram.viz.whole_set import WholeSet, interval, spread_T, warnings
 
 EDGE = 0.1
-BINS = 25  # at most; odd, as are the rows: the centre lies in a cell, not between cells
+BINS = 25  # at most; odd, as the rows are, so that the centre lies inside a cell
 MOST_CLASSES = 18
 CHARTS = 2.1
-RANDOM_DISTANCE = 0.765  # mean distance of a random place in [-1, 1] x [-1, 1] from its centre
+RANDOM_DISTANCE = 0.765  # mean distance of random locations from the centre
 RANDOM_LINE = {"color": QUIET, "linestyle": ":"}
 CENTRE_LINE = {"color": QUIET, "linestyle": (0, (5, 1.5, 1, 1.5))}
 
 
 @styled
 def overview_figure(whole: WholeSet, title: str) -> Figure:
-    """Densities of locations by step and by class, and the figures of the whole split."""
+    """Densities of locations by step and by class, and charts of the whole split."""
     inner = PAGE - 2 * EDGE
     shape = float(np.median(whole.sizes_N2[:, 0] / whole.sizes_N2[:, 1]))
     levels = whole.locations_NTS2.shape[2]
@@ -58,9 +58,7 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     for note in notes:
         sheet.text(EDGE, y + 0.1, "⚠ " + note, color=WRONG, fontsize=8, fontweight="bold")
         y += 0.2
-    heading(
-        sheet, y, "Where it looks at each step", "the darker, the more often; white: in no photo"
-    )
+    heading(sheet, y, "Where it looks at each step", "darker: more often; white: in no photo")
     y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
     y += 0.26
     draw_charts(sheet, whole, y, inner)
@@ -70,7 +68,7 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
         sheet,
         y,
         f"Where it looks in each class{some}",
-        "all steps that the model chose; below, the class's accuracy",
+        "all locations that the model chose; below, the class's accuracy",
     )
     y += 0.24
     for number, label in enumerate(classes):
@@ -78,13 +76,12 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
         top = y + number // columns * (class_tall + 0.24)
         axes = sheet.axes(x, top, class_cell, class_tall)
         mine = whole.labels_N == label
-        places_X2, cells = chosen_places(whole, mine)
-        draw_density(axes, places_X2, class_tall / class_cell, cells)
-        share = whole.right_N[mine].mean()
-        number_words = f"{100 * share:.0f} %"
+        locations_X2, cells = chosen_locations(whole, mine)
+        draw_density(axes, locations_X2, class_tall / class_cell, cells)
+        accuracy = f"{100 * whole.right_N[mine].mean():.0f} %"
         name, size = shrunk(whole.classes[label], class_cell - 0.3, 7, 6)
         sheet.text(x, top + class_tall + 0.13, name, fontsize=size)
-        sheet.text(x + class_cell, top + class_tall + 0.13, number_words, fontsize=7, ha="right",
+        sheet.text(x + class_cell, top + class_tall + 0.13, accuracy, fontsize=7, ha="right",
                    color=QUIET)  # fmt: skip
     return sheet.figure
 
@@ -106,30 +103,33 @@ def class_order(whole: WholeSet) -> list[int]:
     return [int(label) for label in np.unique(whole.labels_N)]
 
 
-def chosen_places(whole: WholeSet, rows_N: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """Locations (x, y) of the steps that the attention decided on (all, if it decided on none),
-    and the cells that it chose among."""
-    decided = np.flatnonzero(whole.decided_T)
-    steps = decided if len(decided) else np.arange(whole.steps)
-    places_X2 = whole.locations_NTS2[rows_N][:, steps, -1].reshape(-1, 2)
-    return places_X2, whole.cells_at(steps[0])
+def chosen_locations(
+    whole: WholeSet, rows_N: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Locations (x, y) of the steps whose location the attention chose (of all steps, if it chose
+    none), X x 2, and the cells that it chose among."""
+    chosen = np.flatnonzero(whole.chosen_T)
+    steps = chosen if len(chosen) else np.arange(whole.steps)
+    locations_X2 = whole.locations_NTS2[rows_N][:, steps, -1].reshape(-1, 2)
+    return locations_X2, whole.cells_at(steps[0])
 
 
 def density_of(
-    places_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
+    locations_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Share of the locations in each cell of a grid over the photo: rows x columns.
+    """Fraction of the locations in each cell of a grid over the photo: rows x columns.
 
-    cells: the grid that the locations were chosen from, which any other would cut into stripes.
-    Without it, fewer locations get a coarser grid.
+    shape: height over width of the photo. cells: the grid that a categorical policy chose from;
+    another grid would cut its locations into stripes. Without it, the fewer locations, the coarser
+    the grid.
     """
-    finest = float(np.clip(np.sqrt(len(places_X2)) * 0.8, 9, BINS))
+    finest = float(np.clip(np.sqrt(len(locations_X2)) * 0.8, 9, BINS))
     columns = odd(finest) if shape <= 1 else odd(finest / shape)
     counts, _, _ = np.histogram2d(
-        places_X2[:, 1].clip(-1, 1), places_X2[:, 0].clip(-1, 1),
+        locations_X2[:, 1].clip(-1, 1), locations_X2[:, 0].clip(-1, 1),
         bins=cells or (odd(columns * shape), columns), range=((-1, 1), (-1, 1)),
     )  # fmt: skip
-    return counts / max(len(places_X2), 1)
+    return counts / max(len(locations_X2), 1)
 
 
 def odd(count: float) -> int:
@@ -137,11 +137,11 @@ def odd(count: float) -> int:
 
 
 def draw_density(
-    axes: Axes, places_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
+    axes: Axes, locations_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
 ) -> None:
-    """Dark where locations are dense (by the root of it, so that rare places still show); a cross
-    marks the photo's centre."""
-    density = density_of(places_X2, shape, cells)
+    """A map, the darker the denser the locations (by the square root, so that rare ones show); a
+    cross marks the photo's centre."""
+    density = density_of(locations_X2, shape, cells)
     axes.imshow(
         np.ma.masked_equal(np.sqrt(density), 0), cmap="magma_r",
         vmin=-0.1 * np.sqrt(density.max()), vmax=max(np.sqrt(density.max()), 1e-9),
@@ -161,8 +161,8 @@ def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: flo
         draw_tag(head, (cell / 2, 0.09), str(step + 1), colours[step])
         for level in range(levels):
             axes = sheet.axes(x, y + 0.22 + level * (tall + 0.08), cell, tall)
-            places_N2 = whole.locations_NTS2[:, step, level]
-            draw_density(axes, places_N2, tall / cell, whole.cells_at(step))
+            locations_N2 = whole.locations_NTS2[:, step, level]
+            draw_density(axes, locations_N2, tall / cell, whole.cells_at(step))
             frame(axes, colours[step], 1.4)
             if levels > 1 and step == 0:
                 axes.set_ylabel(f"level {level + 1}", fontsize=7, labelpad=2)
@@ -186,8 +186,8 @@ def step_axis(axes: Axes, steps: np.ndarray, words: str = "after glimpse") -> No
     axes.set_xlabel(words, labelpad=2)
 
 
-def share_axis(axes: Axes, low: float, high: float) -> None:
-    """Per cent, from a round number below to one above; the line's own range is what matters."""
+def percent_axis(axes: Axes, low: float, high: float) -> None:
+    """An axis in per cent, from a round number below the values to one above."""
     low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
     axes.set_ylim(low, high + 0.02 * (high - low))
     axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, 0, " %"))
@@ -195,19 +195,19 @@ def share_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
-    """Accuracy after each glimpse with its 95 % interval."""
+    """Accuracy after each glimpse with its 95 % confidence interval."""
     right = whole.right_NT.mean(0)
     steps = np.arange(1, whole.steps + 1)
-    if whole.glance_answers_N is not None:
-        right = np.concatenate([[(whole.glance_answers_N == whole.labels_N).mean()], right])
+    if whole.glance_predicted_N is not None:
+        right = np.concatenate([[(whole.glance_predicted_N == whole.labels_N).mean()], right])
         steps = np.arange(whole.steps + 1)
     count = len(whole.labels_N)
-    bands = np.array([interval(round(share * count), count) for share in right])
+    bands = np.array([interval(round(accuracy * count), count) for accuracy in right])
     axes.fill_between(steps, bands[:, 0], bands[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
     dotted_line(axes, steps, right, whole.steps)
     axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
-    axes.set_title("band: 95 % interval", fontsize=6.5, color=QUIET, loc="right", pad=8)
-    share_axis(axes, bands.min(), bands.max())
+    axes.set_title("band: 95 % CI", fontsize=6.5, color=QUIET, loc="right", pad=8)
+    percent_axis(axes, bands.min(), bands.max())
     axes.annotate(
         f"{100 * right[-1]:.1f} %", (steps[-1], right[-1]), xytext=(4, -12), ha="right",
         textcoords="offset points", fontsize=7.5, fontweight="bold",
@@ -226,7 +226,7 @@ def dotted_line(axes: Axes, steps: np.ndarray, values: np.ndarray, count: int) -
 
 
 def draw_distance(axes: Axes, whole: WholeSet) -> None:
-    """How far from the centre it looks, and how far the places of different photos lie apart."""
+    """How far from the centre the model looks, and how far its locations spread over photos."""
     steps = np.arange(1, whole.steps + 1)
     distance, spread = whole.distance_NT.mean(0), spread_T(whole)
     dotted_line(axes, steps, distance, whole.steps)
@@ -237,17 +237,19 @@ def draw_distance(axes: Axes, whole: WholeSet) -> None:
     legend(
         axes,
         [{"marker": "o", "markersize": 3.5}, {"linestyle": (0, (2, 1.5))}, RANDOM_LINE],
-        ["mean distance", "spread over photos", "mean distance of random places"],
+        ["mean distance", "spread over photos", "mean distance of random locations"],
     )
     step_axis(axes, steps, "glimpse")
 
 
 def legend(axes: Axes, lines: list[dict[str, Any]], names: list[str]) -> None:
-    """Above the curves, where room is made for it."""
+    """A legend above the curves, on an axis made taller for it."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, low + (high - low) * 1.42)
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high + 1e-9])
-    handles = [mpl.lines.Line2D([], [], **{"color": INK, "linewidth": 1.1, **one}) for one in lines]
+    handles = [
+        mpl.lines.Line2D([], [], **{"color": INK, "linewidth": 1.1, **line}) for line in lines
+    ]
     axes.legend(
         handles, names, fontsize=6.5, frameon=False, loc="upper left", borderaxespad=0.0,
         bbox_to_anchor=(0.03, 1.0), handlelength=2.2, labelspacing=0.25, borderpad=0.1,
@@ -255,20 +257,20 @@ def legend(axes: Axes, lines: list[dict[str, Any]], names: list[str]) -> None:
 
 
 def draw_inside(axes: Axes, whole: WholeSet) -> None:
-    """Share of glimpses whose centre lies in the object's box, beside blind ways of looking."""
+    """Fraction of glimpses whose centre lies in the object's box, beside two controls."""
     steps = np.arange(1, whole.steps + 1)
     boxed = np.isfinite(whole.inside_NT[:, 0])
     inside = whole.inside_NT[boxed].mean(0)
-    blind = {
+    controls = {
         "always the centre": float(whole.centre_inside_N[boxed].mean()),
-        "random places": float(whole.box_share_N[boxed].mean()),
+        "random locations": float(whole.box_fraction_N[boxed].mean()),
     }
-    highest = max(float(inside.max()), *blind.values())
-    share_axis(axes, 0, min(1.0, highest * 1.15 + 0.02))
+    highest = max(float(inside.max()), *controls.values())
+    percent_axis(axes, 0, min(1.0, highest * 1.15 + 0.02))
     dotted_line(axes, steps, inside, whole.steps)
     lines = [CENTRE_LINE, RANDOM_LINE]
-    for value, line in zip(blind.values(), lines, strict=True):
+    for value, line in zip(controls.values(), lines, strict=True):
         axes.axhline(value, linewidth=0.9, zorder=0, **line)
-    legend(axes, [{"marker": "o", "markersize": 3.5}, *lines], ["this model", *blind])
+    legend(axes, [{"marker": "o", "markersize": 3.5}, *lines], ["this model", *controls])
     axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=8)
     step_axis(axes, steps, "glimpse")

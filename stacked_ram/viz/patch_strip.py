@@ -1,10 +1,10 @@
-"""The patch strip: what the network got at each step, and what it knows of the photo so far."""
+"""The patch strip: what the network got at each step, and the photo as known so far."""
 
 from __future__ import annotations
 
 from stacked_ram.viz.belief import TOP, beliefs, draw_top
-from stacked_ram.viz.boxes import draw_tag
-from stacked_ram.viz.foveate import so_far
+from stacked_ram.viz.boxes import draw_tag, fit
+from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image, step_colours
 
@@ -15,7 +15,7 @@ ROW = 0.145  # inches for one class of the top five
 
 
 def columns_of(record: PhotoRecord) -> int:
-    """The steps, and one more for a glance."""
+    """One for each step, and one for a glance that starts the core."""
     return len(beliefs(record)[0])
 
 
@@ -27,28 +27,38 @@ def cell_size(record: PhotoRecord, width: float) -> float:
 
 def column_x(record: PhotoRecord, x: float, cell: float, step: int) -> float:
     """Left edge of a step's column (step 0: the glance)."""
-    first = 0 if columns_of(record) > record.steps else 1
+    first = beliefs(record)[0][0]
     return x + LABEL + (step - first) * (cell + GAP)
 
 
 def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """Numbers over the columns; returns the y below."""
     colours = step_colours(record.steps)
-    for step in range((columns_of(record) - record.steps and -1) or 0, record.steps):
-        left = column_x(record, x, cell, step + 1)
-        axes = sheet.bare(left, y, cell, HEAD)
-        if step < 0:
+    for step in beliefs(record)[0]:
+        axes = sheet.bare(column_x(record, x, cell, step), y, cell, HEAD)
+        if step == 0:
             axes.text(cell / 2, HEAD / 2, "glance", ha="center", va="center", color=QUIET,
                       fontsize=7)  # fmt: skip
         else:
-            draw_tag(axes, (cell / 2, HEAD / 2 - 0.01), str(step + 1), colours[step])
+            draw_tag(axes, (cell / 2, HEAD / 2 - 0.01), str(step), colours[step - 1])
     return y + HEAD
+
+
+def draw_glance(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> None:
+    """What a glance that starts the core saw, beside the first row of patches."""
+    if record.glance_HWC is None or record.glance_belief_N is None:
+        return
+    wide, tall = fit(record.photo.true_aspect, cell, cell)
+    left = column_x(record, x, cell, 0)
+    axes = sheet.axes(left + (cell - wide) / 2, y + (cell - tall) / 2, wide, tall)
+    show_image(axes, record.glance_HWC)
+    frame(axes, FAINT, 0.6)
 
 
 def draw_patches(
     sheet: Sheet, record: PhotoRecord, surface: Surface, x: float, y: float, cell: float
 ) -> float:
-    """K rows of patches, the narrowest first; returns the y below."""
+    """A row for each of the K patches, the narrowest first; returns the y below."""
     colours = step_colours(record.steps)
     for k in range(patch_rows(surface)):
         row_label(sheet, x, y, cell, *patch_label(surface, k))
@@ -65,7 +75,7 @@ def patch_rows(surface: Surface) -> int:
 
 
 def patch_label(surface: Surface, k: int) -> tuple[str, str]:
-    """How wide the patch is on what it is cut from, and how many pixels the network gets."""
+    """How wide the patch is on its surface, and how many pixels the network gets."""
     left, _, right, _ = surface.boxes_TK4[0, k]
     wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
     across = f"{wide:.0f} {surface.unit} wide"
@@ -82,19 +92,16 @@ def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> Non
         )  # fmt: skip
 
 
-def draw_so_far(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
-    """The photo from all that was seen up to each step; returns the y below."""
+def draw_foveated(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
+    """The photo as known after each step; returns the y below."""
     if not record.photo_surfaces:
         return y
-    height, width = record.photo.true_size
-    tall = cell * height / width if height <= width else cell
-    wide = cell if height <= width else cell * width / height
-    row_label(sheet, x, y, tall, "known of", "the photo")
-    first = 1 if columns_of(record) == record.steps else 0
-    for step in range(first, record.steps + 1):
+    wide, tall = fit(record.photo.true_aspect, cell, cell)
+    row_label(sheet, x, y, tall, "the photo", "as known")
+    for step in beliefs(record)[0]:
         left = column_x(record, x, cell, step) + (cell - wide) / 2
         axes = sheet.axes(left, y, wide, tall)
-        show_image(axes, so_far(record, step))
+        show_image(axes, foveated(record, step))
         frame(axes, FAINT, 0.6)
     return y + tall + GAP
 
@@ -111,15 +118,14 @@ def draw_top_row(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: fl
 
 def strip_height(record: PhotoRecord, cell: float, surfaces: int = 1) -> float:
     """Inches that `draw_head` and `draw_patches` take."""
-    rows = sum(patch_rows(one) for one in record.surfaces[:surfaces])
+    rows = sum(patch_rows(surface) for surface in record.surfaces[:surfaces])
     return HEAD + rows * (cell + GAP)
 
 
-def so_far_height(record: PhotoRecord, cell: float) -> float:
+def foveated_height(record: PhotoRecord, cell: float) -> float:
     if not record.photo_surfaces:
         return 0.0
-    height, width = record.photo.true_size
-    return (cell * height / width if height <= width else cell) + GAP
+    return fit(record.photo.true_aspect, cell, cell)[1] + GAP
 
 
 def top_height(record: PhotoRecord) -> float:

@@ -25,6 +25,7 @@ from stacked_ram.runtime.devices import autocast
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.feature_colours import FeatureColours
 from stacked_ram.viz.photos import AnyPhoto, Photo, as_photo
+from stacked_ram.viz.style import counted
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,12 @@ class PhotoRecord:
     def correct(self) -> bool | None:
         """Whether the prediction is right; None where the true class is not known."""
         return None if self.photo.label is None else self.predicted == self.photo.label
+
+    @property
+    def followed_class(self) -> int:
+        """The class whose belief drawings follow: the true one, or the predicted one where the
+        true one is not known."""
+        return self.predicted if self.photo.label is None else self.photo.label
 
     @property
     def final_from(self) -> int:
@@ -234,7 +241,11 @@ def record_batch(
     records = []
     for row, photo in enumerate(photos):
         record = record_of(trace, row, photo, classes)
-        record.surfaces = surfaces_of(model, trace, row, photo, maps)
+        if maps is not None:
+            record.surfaces = map_surfaces(model, trace, row, photo, maps)
+        else:
+            patches = as_rgb(denormalised(model, trace.patches_BTSKCPP[row]))
+            record.surfaces = level_surfaces(trace, row, photo, patches)
         if glance_BCHW is not None:
             record.glance_HWC = as_rgb(denormalised(model, glance_BCHW[row]))
         if record.region_weights_TR is not None:
@@ -275,16 +286,7 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
         classes=tuple(classes),
         beliefs_TN=numpy(trace.logits_BTN[row].float().softmax(1)),
         locations_TS2=numpy(trace.locations_BTS2[row]),
-        surfaces=[
-            Surface(
-                "the photo",
-                as_rgb(photo.pixels_CHW),
-                photo.size,
-                numpy(trace.boxes_BTSK4[row, :, level]),
-                None,
-            )
-            for level in range(trace.boxes_BTSK4.shape[2])
-        ],
+        surfaces=level_surfaces(trace, row, photo),
         glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
         region_weights_TR=None if weights is None else numpy(weights[row]),
         means_TS2=numpy(trace.means_BTS2[row]),
@@ -292,25 +294,29 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
     )
 
 
-def surfaces_of(
-    model: RAM, trace: Trace, row: int, photo: Photo, maps: list[Photos] | None
+def level_surfaces(
+    trace: Trace, row: int, photo: Photo, patches_TSKPPC: np.ndarray | None = None
 ) -> list[Surface]:
-    """Every surface that the model read from, with its boxes and patches."""
+    """The photo as each level sees it, with its boxes and (if given) its patches."""
     pixels_HWC = as_rgb(photo.pixels_CHW)
-    size = photo.size
-    if maps is None:
-        patches = denormalised(model, trace.patches_BTSKCPP[row])
-        levels = range(patches.shape[1])
-        return [
-            Surface(
-                title="the photo" if len(levels) == 1 else level_title(level),
-                image_HWC=pooled(pixels_HWC, 2**level),
-                size=size,
-                boxes_TK4=numpy(trace.boxes_BTSK4[row, :, level]),
-                patches_TKPPC=as_rgb(patches[:, level]),
-            )
-            for level in levels
-        ]
+    levels = range(trace.boxes_BTSK4.shape[2])
+    return [
+        Surface(
+            title="the photo" if len(levels) == 1 else level_title(level),
+            image_HWC=pooled(pixels_HWC, 2**level),
+            size=photo.size,
+            boxes_TK4=numpy(trace.boxes_BTSK4[row, :, level]),
+            patches_TKPPC=None if patches_TSKPPC is None else patches_TSKPPC[:, level],
+        )
+        for level in levels
+    ]
+
+
+def map_surfaces(
+    model: RAM, trace: Trace, row: int, photo: Photo, maps: list[Photos]
+) -> list[Surface]:
+    """The photo and the feature maps that the model reads from, with their boxes and patches."""
+    pixels_HWC = as_rgb(photo.pixels_CHW)
     retina = model.levels[0].retina
     soft = model.config.attention == "soft"
     geometry = retina.smooth_geometry if soft else retina.geometry
@@ -319,21 +325,28 @@ def surfaces_of(
     surfaces = []
     if 0 not in levels:  # drawn too: a feature map alone shows nobody where
         boxes_TK4 = numpy(trace.boxes_BTSK4[row, :, 0])
-        surfaces.append(Surface("the photo (not read)", pixels_HWC, size, boxes_TK4, None))
+        surfaces.append(Surface("the photo (not read)", pixels_HWC, photo.size, boxes_TK4, None))
     for level, feature_map, patches in zip(levels, maps, trace.map_patches_BTKCPP, strict=True):
-        side_2 = feature_map.sizes_B2[row]
-        sides_T2 = side_2.expand(len(locations_T2), 2)
+        height, width = (int(side) for side in feature_map.sizes_B2[row])
+        sides_T2 = feature_map.sizes_B2[row].expand(len(locations_T2), 2)
         boxes_TK4 = numpy(glimpse_boxes(locations_T2, sides_T2, geometry))
-        map_size = int(side_2[0]), int(side_2[1])
         if level == 0:
             read = as_rgb(denormalised(model, patches[row]))
-            surfaces.append(Surface("the photo", pixels_HWC, map_size, boxes_TK4, read))
+            surfaces.append(Surface("the photo", pixels_HWC, (height, width), boxes_TK4, read))
             continue
-        map_CHW = numpy(feature_map.pixels_BCHW[row, :, : map_size[0], : map_size[1]])
+        map_CHW = numpy(feature_map.pixels_BCHW[row, :, :height, :width])
         colours = FeatureColours(map_CHW)
-        title = f"feature map {level}: {map_size[0]} × {map_size[1]}, {len(map_CHW)} channels"
-        read = colours(numpy(patches[row]))
-        surfaces.append(Surface(title, colours(map_CHW), map_size, boxes_TK4, read, is_map=True))
+        title = f"feature map {level}: {height} × {width}, {counted(len(map_CHW), 'channel')}"
+        surfaces.append(
+            Surface(
+                title,
+                colours(map_CHW),
+                (height, width),
+                boxes_TK4,
+                colours(numpy(patches[row])),
+                is_map=True,
+            )
+        )
     return surfaces
 
 

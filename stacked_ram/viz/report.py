@@ -1,14 +1,13 @@
-"""The report: one HTML file with everything in it, that opens by double click.
+"""The report: a single HTML file that opens by double click.
 
-Photos travel as JPEG (small ones as PNG), their patches as one picture a surface; the
-page paints boxes, strips and what was known from them. Its own content policy forbids it to load
-anything.
+It holds photos as JPEG (small ones as PNG) and the patches of each surface as one picture; its
+script draws boxes, patch strips and the photo as known so far from them. Its content policy
+forbids it to load anything.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import string
@@ -20,6 +19,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas
 from PIL import Image
 
 from stacked_ram.data.dataset import stratified
@@ -30,19 +30,19 @@ from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs
 from stacked_ram.viz.boxes import view_of
 from stacked_ram.viz.draw import SplitName, loaded
-from stacked_ram.viz.overview import chosen_places, class_order, density_of
+from stacked_ram.viz.overview import chosen_locations, class_order, density_of
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, Surface, record_photos
-from stacked_ram.viz.style import step_colours
+from stacked_ram.viz.style import counted, step_colours
 from stacked_ram.viz.whole_set import WholeSet, record_split, spread_T, warnings
 
 LIMIT = 100  # photos
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
-SIDES = (640, 480, 360, 256)  # longest side of a photo, as large as that allows
+SIDES = (640, 480, 360, 256)  # longest side of a photo; the first that fits into LARGEST
 PATCH = 64  # largest side of a patch
-SMALL = 4096  # pixels up to which nothing is lost to JPEG
+SMALL = 4096  # pixels; smaller pictures are kept as PNG
 MOST_CLASSES = 60
-CURVES = (  # title, whether it is a share, columns of metrics.csv
+CURVES = (  # title, whether in per cent, columns of metrics.csv
     ("Loss", False, {"train": "train_classification", "valid": "valid_loss"}),
     ("Accuracy", True, {"train": "train_accuracy", "valid": "valid_accuracy"}),
 )
@@ -81,8 +81,8 @@ def write_report(
 
 
 def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], list[dict[str, Any]]]:
-    """Photos of the report (rows of the split), and the galleries as names of some of them: the
-    galleries take at most half of the room, an even sample of the classes the rest."""
+    """Rows of the split for the report, and galleries of some of them by name: the galleries fill
+    at most half of the room, an even sample of the classes the rest."""
     count = max(2, most // 8)
     groups = [
         (title, choose(whole, min(count, gallery.PHOTOS)))
@@ -112,26 +112,26 @@ def page(
     galleries: Sequence[dict[str, Any]] = (),
     split: Split | None = None,
 ) -> bytes:
-    """The file's content, its photos as large as the whole may be."""
-    record = list(record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True))
-    if not record:
+    """The content of report.html, its photos as large as the limit on its size allows."""
+    records = list(record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True))
+    if not records:
         raise UserError("--report: no photos to show")
-    about = facts(run, record, whole, galleries, split)
-    room = LARGEST * max(1.0, len(record) / 100)
+    data = page_data(run, records, whole, galleries, split)
+    room = LARGEST * max(1.0, len(records) / 100)
     for side in SIDES:
-        about["photos"] = [photo_entry(one, side) for one in record]
-        content = filled(about)
+        data["photos"] = [photo_entry(record, side) for record in records]
+        content = filled(data)
         if len(content) <= room:
             break
     return content
 
 
-def filled(about: dict[str, Any]) -> bytes:
+def filled(data: dict[str, Any]) -> bytes:
     """The page around its data."""
     folder = resources.files("stacked_ram.viz") / "page"
-    text = json.dumps(about, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     page_text = string.Template((folder / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(about["title"]),
+        title=escape(data["title"]),
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
         data=text.replace("<", "\\u003c"),  # no class can be named </script>
@@ -139,25 +139,28 @@ def filled(about: dict[str, Any]) -> bytes:
     return page_text.encode()
 
 
-def facts(
+def page_data(
     run: LoadedRun,
-    record: Sequence[PhotoRecord],
+    records: Sequence[PhotoRecord],
     whole: WholeSet | None,
     galleries: Sequence[dict[str, Any]],
     split: Split | None,
 ) -> dict[str, Any]:
-    """Everything but the photos."""
+    """What the page's script reads, but for the photos."""
     model = run.config.model
+    counts = {record.steps for record in records}
     words = [
-        f"{model.num_glimpses} glimpses of {model.num_patches} patches, {model.patch_size} px",
+        f"{counted(max(counts), 'glimpse')} of {counted(model.num_patches, 'patch', 'patches')},"
+        f" {model.patch_size} px",
         f"{model.attention} attention",
-        f"{len(run.classes)} classes",
+        counted(len(run.classes), "class", "classes"),
         f"epoch {run.card.epoch}",
     ]
     if whole is not None:
-        words.insert(0, f"accuracy {100 * whole.right_N.mean():.1f} % on {len(whole.labels_N):,}"
-                     f" photos ({split.dataset.name}, {split.dataset.split})")  # fmt: skip
-    counts = {one.steps for one in record} | ({whole.steps} if whole is not None else set())
+        photos, dataset = counted(len(whole.labels_N), "photo"), split.dataset
+        accuracy = 100 * whole.right_N.mean()
+        words.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({dataset.name}, {dataset.split})")
+        counts.add(whole.steps)
     return {
         "title": run.folder.resolve().name,
         "facts": " · ".join(words),
@@ -166,59 +169,58 @@ def facts(
         "colours": {count: step_colours(count) for count in sorted(counts)},
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
-        "galleries": placed(galleries, record),
+        "galleries": placed(galleries, records),
         "whole": None if whole is None else whole_entry(whole, split.dataset.split),
         "training": training_curves(run.folder / "metrics.csv"),
     }
 
 
 def placed(
-    galleries: Sequence[dict[str, Any]], record: Sequence[PhotoRecord]
+    galleries: Sequence[dict[str, Any]], records: Sequence[PhotoRecord]
 ) -> list[dict[str, Any]]:
-    """The galleries as places among the photos of the page, without those left empty."""
-    place = {one.photo.name: number for number, one in enumerate(record)}
+    """The galleries with numbers of the page's photos for names, without those left empty."""
+    numbers = {record.photo.name: number for number, record in enumerate(records)}
     found = [
-        one | {"photos": [place[name] for name in one["photos"] if name in place]}
-        for one in galleries
+        gallery | {"photos": [numbers[name] for name in gallery["photos"] if name in numbers]}
+        for gallery in galleries
     ]
-    return [one for one in found if one["photos"]]
+    return [gallery for gallery in found if gallery["photos"]]
 
 
 def ramp(count: int = 24) -> list[str]:
     """Colours of a density, from rare to frequent."""
     colours = mpl.colormaps["magma_r"](np.linspace(0.15, 1, count))
-    return [mpl.colors.to_hex(one) for one in colours]
+    return [mpl.colors.to_hex(colour) for colour in colours]
 
 
 def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
-    """One photo, as the page's script reads it."""
+    """One photo, as the page's script reads it; side: its longest, in pixels."""
     photo = record.photo
     _, belief = beliefs(record)
-    followed = record.predicted if photo.label is None else photo.label
     image_HWC = np.moveaxis(photo.pixels_CHW, 0, -1)
     return {
         "name": photo.name,
         "label": photo.label,
-        "says": record.predicted,
-        "sure": rounded(record.confidence),
-        "right": record.correct,
-        "settled": record.final_from,
+        "predicted": record.predicted,
+        "confidence": rounded(record.confidence),
+        "correct": record.correct,
+        "finalFrom": record.final_from,
         "shape": list(photo.true_size),
-        "image": picture(as_shaped(image_HWC, photo.true_size, side)),
+        "image": picture(reduced(image_HWC, side)),
         "glance": None if record.glance_HWC is None else picture(record.glance_HWC),
         "first": len(belief) - record.steps,
         "belief": [
             {
                 "top": [[int(label), rounded(row[label])] for label in np.argsort(-row)[:TOP]],
-                "own": rounded(row[followed]),
+                "followed": rounded(row[record.followed_class]),
             }
             for row in belief
         ],
-        "surfaces": [surface_entry(record, one, side) for one in record.surfaces],
+        "surfaces": [surface_entry(record, surface) for surface in record.surfaces],
     }
 
 
-def surface_entry(record: PhotoRecord, surface: Surface, side: int) -> dict[str, Any]:
+def surface_entry(record: PhotoRecord, surface: Surface) -> dict[str, Any]:
     same_size = surface.image_HWC.shape[:2] == record.photo.pixels_CHW.shape[1:]
     is_photo = same_size and not surface.is_map
     return {
@@ -229,27 +231,27 @@ def surface_entry(record: PhotoRecord, surface: Surface, side: int) -> dict[str,
         "boxes": np.round(surface.boxes_TK4.astype(float), 2).tolist(),
         "image": None if is_photo else picture(surface.image_HWC),
         "sprite": None if surface.patches_TKPPC is None else picture(sprite(surface)),
-        "onPhoto": any(surface is one for one in record.photo_surfaces),
+        "onPhoto": any(surface is other for other in record.photo_surfaces),
     }
 
 
 def sprite(surface: Surface) -> np.ndarray:
-    """All patches as one picture, a column a step."""
+    """All patches as one picture, a column for each step."""
     patches = surface.patches_TKPPC
     times = -(-patches.shape[2] // PATCH)
     steps, count = patches.shape[:2]
     if times > 1:
         small = [
-            [np.asarray(Image.fromarray(one).resize((PATCH, PATCH), Image.Resampling.BOX))
-             for one in step] for step in patches
+            [np.asarray(Image.fromarray(patch).resize((PATCH, PATCH), Image.Resampling.BOX))
+             for patch in step] for step in patches
         ]  # fmt: skip
         patches = np.array(small)
     side = patches.shape[2]
     return patches.transpose(1, 2, 0, 3, 4).reshape(count * side, steps * side, 3)
 
 
-def as_shaped(image_HWC: np.ndarray, shape: tuple[int, int], side: int) -> np.ndarray:
-    """Not larger than `side`; small photos keep their pixels. The page stretches it to shape."""
+def reduced(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    """The photo with its longer side at most `side` pixels; the page restores its aspect ratio."""
     image_HWC = image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC
     longest = max(image_HWC.shape[:2])
     if longest <= side:
@@ -259,7 +261,7 @@ def as_shaped(image_HWC: np.ndarray, shape: tuple[int, int], side: int) -> np.nd
 
 
 def picture(pixels: np.ndarray) -> str:
-    """A data URL: PNG for what is small, JPEG else."""
+    """A data URL: PNG for small pictures, JPEG for others."""
     image, content = Image.fromarray(pixels), io.BytesIO()
     kind = "png" if image.width * image.height <= SMALL else "jpeg"
     image.save(content, kind, **({} if kind == "png" else {"quality": 84, "subsampling": 0}))
@@ -270,16 +272,16 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
     """The figures of the whole split."""
     shape = float(np.median(whole.sizes_N2[:, 0] / whole.sizes_N2[:, 1]))
     accuracy = whole.right_NT.mean(0).tolist()
-    if whole.glance_answers_N is not None:
-        accuracy.insert(0, float((whole.glance_answers_N == whole.labels_N).mean()))
+    if whole.glance_predicted_N is not None:
+        accuracy.insert(0, float((whole.glance_predicted_N == whole.labels_N).mean()))
     entry = {
         "split": split,
         "count": len(whole.labels_N),
         "shape": shape,
-        "first": int(whole.glance_answers_N is not None),
-        "accuracy": [rounded(one) for one in accuracy],
-        "distance": [rounded(one) for one in whole.distance_NT.mean(0)],
-        "spread": [rounded(one) for one in spread_T(whole)],
+        "first": int(whole.glance_predicted_N is not None),
+        "accuracy": [rounded(value) for value in accuracy],
+        "distance": [rounded(value) for value in whole.distance_NT.mean(0)],
+        "spread": [rounded(value) for value in spread_T(whole)],
         "bystep": [
             grid(whole.locations_NTS2[:, step, -1], whole.cells_at(step), shape)
             for step in range(whole.steps)
@@ -287,7 +289,7 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
         "byclass": [
             [
                 label,
-                grid(*chosen_places(whole, whole.labels_N == label), shape),
+                grid(*chosen_locations(whole, whole.labels_N == label), shape),
                 rounded(whole.right_N[whole.labels_N == label].mean()),
             ]
             for label in class_order(whole)[:MOST_CLASSES]
@@ -297,48 +299,46 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
     if whole.has_boxes:
         boxed = np.isfinite(whole.inside_NT[:, 0])
         entry |= {
-            "inside": [rounded(one) for one in whole.inside_NT[boxed].mean(0)],
+            "inside": [rounded(value) for value in whole.inside_NT[boxed].mean(0)],
             "centre": rounded(whole.centre_inside_N[boxed].mean()),
-            "random": rounded(whole.box_share_N[boxed].mean()),
+            "random": rounded(whole.box_fraction_N[boxed].mean()),
         }
     return entry
 
 
-def grid(places_X2: np.ndarray, cells: tuple[int, int] | None, shape: float) -> list[list[float]]:
-    """A density of locations, its root from 0 to 1."""
-    density = np.sqrt(density_of(places_X2, shape, cells))
+def grid(
+    locations_X2: np.ndarray, cells: tuple[int, int] | None, shape: float
+) -> list[list[float]]:
+    """A density of locations: its square root, scaled to 0 to 1."""
+    density = np.sqrt(density_of(locations_X2, shape, cells))
     return np.round(density / max(float(density.max()), 1e-9), 3).tolist()
 
 
 def training_curves(path: Path) -> list[dict[str, Any]]:
-    """Curves of metrics.csv, those of training and validation together; none without the file.
+    """Curves of metrics.csv, training and validation together; empty without the file.
 
-    The loss is the cross-entropy of the classes: in training as it was learned from (after every
+    The loss is the cross-entropy of the classes: in training as the losses use it (after every
     glimpse by default, on augmented photos), in validation that of the last prediction.
     """
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(float(row["epoch"])) for row in rows if row.get("epoch")]
+    table = pandas.read_csv(path)
     curves = []
-    for title, share, columns in CURVES:
+    for title, percent, columns in CURVES:
         series = [
-            {"name": part, "values": [number(row.get(column)) for row in rows]}
+            {
+                "name": part,
+                "values": [
+                    rounded(value) if np.isfinite(value) else None for value in table[column]
+                ],
+            }
             for part, column in columns.items()
-            if rows and column in rows[0]
+            if column in table
         ]
-        if series and len(epochs) == len(rows):
-            curves.append({"title": title, "share": share, "epochs": epochs, "series": series})
+        if series:
+            epochs = table["epoch"].astype(int).tolist()
+            curves.append({"title": title, "percent": percent, "epochs": epochs, "series": series})
     return curves
-
-
-def number(text: str | None) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return rounded(value) if np.isfinite(value) else None
 
 
 def rounded(value: Any, digits: int = 4) -> float:

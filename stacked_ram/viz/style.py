@@ -1,4 +1,4 @@
-"""Colours, type sizes and paper: what all pictures share. Sizes in inches and points."""
+"""Colours, type sizes and page layout that all pictures share. Sizes in inches and points."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DPI = 200
 FORMATS = ("png", "svg", "pdf")
 
 INK, QUIET, FAINT, OUTSIDE = "#1c2430", "#5b6675", "#c9cfd8", "#eceef2"
-# Okabe and Ito's bluish green and vermilion: told apart by the colour-blind, and never alone:
-# a tick or a cross stands beside them
+# Okabe and Ito's bluish green and vermilion, which the colour-blind can tell apart; a tick or a
+# cross always stands beside them
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#56707f"
-RUNS = ("#0072B2", "#D55E00")  # of two runs that are compared
+RUNS = ("#0072B2", "#D55E00")  # two runs side by side
 
 STYLE = {
     "font.family": families(),
@@ -55,15 +55,15 @@ STYLE = {
 }
 
 
-styled = mpl.rc_context(STYLE)  # decorates what makes a figure: artists take the style at birth
+styled = mpl.rc_context(STYLE)  # decorates functions that make figures
 
 
 def step_colours(steps: int) -> list[str]:
-    """One colour a step, from dark blue (first) to yellow (last), evenly spaced in lightness, so
-    that their order reads in grey and for every kind of colour vision."""
+    """A colour for each step, from dark blue (first) to yellow (last), evenly spaced in lightness,
+    so that their order shows in grey and with every kind of colour vision."""
     places = np.linspace(0.02, 0.92, 100)
     ramp = mpl.colormaps["plasma"](places)
-    lightness = [lightness_of(mpl.colors.to_hex(one)) for one in ramp]
+    lightness = [lightness_of(mpl.colors.to_hex(colour)) for colour in ramp]
     wanted = np.linspace(lightness[0], lightness[-1], max(steps, 2))[:steps]
     chosen = np.interp(wanted, lightness, places)
     return [mpl.colors.to_hex(mpl.colormaps["plasma"](place)) for place in chosen]
@@ -82,7 +82,7 @@ def is_dark(colour: str) -> bool:
 
 
 def halo_of(colour: str) -> str:
-    """What sets a colour off from any photo."""
+    """A colour that sets this one off from any photo."""
     return "#ffffff" if is_dark(colour) else "#14161a"
 
 
@@ -95,7 +95,7 @@ class Sheet:
             FigureCanvasAgg(self.figure)
         self.width, self.height = width, height
 
-    def axes(self, x: float, y: float, width: float, height: float, **options: Any) -> Axes:
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         place = (
             x / self.width,
             1 - (y + height) / self.height,
@@ -103,10 +103,10 @@ class Sheet:
             height / self.height,
         )
         with mpl.rc_context(STYLE):
-            return self.figure.add_axes(place, **options)
+            return self.figure.add_axes(place)
 
     def bare(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes that show nothing of their own, in inches of this sheet, top left (0, 0)."""
+        """Axes without frame or ticks, in inches of this sheet, with (0, 0) at the top left."""
         axes = self.axes(x, y, width, height)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.axis("off")
@@ -129,6 +129,11 @@ def frame(axes: Axes, colour: str, width: float = 1.6) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(visible=True, color=colour, linewidth=width)
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 photo`, `2,000 photos`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 @lru_cache(maxsize=8192)
@@ -154,15 +159,15 @@ def fitted(words: str, width: float, size: float, weight: str = "normal") -> str
 def shrunk(
     words: str, width: float, size: float, least: float, weight: str = "normal"
 ) -> tuple[str, float]:
-    """The words and a type size, in which they fit a width in inches: the type gets smaller, down
-    to `least`, before the words are cut."""
+    """The words and a type size that fit a width in inches: the type shrinks down to `least`, then
+    the words are cut."""
     while size > least and text_width(words, size, weight) > width:
         size = max(size - 0.25, least)
     return fitted(words, width, size, weight), size
 
 
 def spread_apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """The places moved as little as need be, so that neighbours are `least` apart, in order."""
+    """The places, moved as little as possible until neighbours are `least` apart; same order."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = [min(max(places[i], low), high) for i in order]
     for _ in range(200):
@@ -174,7 +179,7 @@ def spread_apart(places: Sequence[float], least: float, low: float, high: float)
                 moved[b] += lack / 2
                 worst = max(worst, lack)
         shift = max(low - moved[0], 0) if moved else 0
-        moved = [min(max(one + shift, low), high) for one in moved]
+        moved = [min(max(place + shift, low), high) for place in moved]
         if worst < 1e-6:
             break
     result = [0.0] * len(places)
@@ -183,16 +188,16 @@ def spread_apart(places: Sequence[float], least: float, low: float, high: float)
     return result
 
 
-def figure_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
-    """The figure as a file's content; the same bytes every time."""
+def figure_bytes(figure: Figure, format: str = "png", dpi: int = DPI) -> bytes:
+    """The figure as a file of this format; equal figures give equal bytes."""
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     content = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(content, format=kind, dpi=dpi, metadata=metadata[kind])
+        figure.savefig(content, format=format, dpi=dpi, metadata=metadata[format])
     return content.getvalue()
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> Path:
-    """Write the figure, whole or not at all; the ending says the format."""
-    write_atomically(path, figure_bytes(figure, path.suffix[1:], dpi))
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write the figure, whole or not at all, in the format of the path's suffix."""
+    write_atomically(path, figure_bytes(figure, path.suffix[1:]))
     return path

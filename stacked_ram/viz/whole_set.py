@@ -1,4 +1,4 @@
-"""What a model saw of a whole split: the numbers behind the overview and the galleries.
+"""Where a model looks over a whole split: the numbers behind the overview and the galleries.
 
 N photos   T steps   S levels
 """
@@ -18,9 +18,9 @@ from stacked_ram.runtime.devices import autocast
 from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import numpy
 
-SAME_PLACE = 0.05  # spread of locations over photos (the photo is 2 wide) below which it is one
-STANDS_STILL = 0.05  # mean way from glimpse to glimpse
-AT_EDGE = 0.97
+SAME_PLACE = 0.05  # spread of locations over photos, in units of location; below it all are one
+STANDS_STILL = 0.05  # mean distance from glimpse to glimpse
+AT_EDGE = 0.97  # coordinate from which on a location counts as at the edge
 
 
 @dataclass
@@ -30,29 +30,30 @@ class WholeSet:
     classes: tuple[str, ...]
     names: list[str]
     labels_N: np.ndarray
-    answers_NT: np.ndarray
+    predicted_NT: np.ndarray
     """Class predicted after each step."""
     true_NT: np.ndarray
     """Probability of the true class after each step."""
-    sure_NT: np.ndarray
+    confidence_NT: np.ndarray
     """Probability of the predicted class after each step."""
     locations_NTS2: np.ndarray
     inside_NT: np.ndarray
-    """Whether the (last level's) location lies inside the object's box; nan without a box."""
-    box_share_N: np.ndarray
-    """Share of the photo that its box takes: how often a random place lies inside."""
+    """1 where the last level's location lies inside the object's box, else 0; nan without a box."""
+    box_fraction_N: np.ndarray
+    """Fraction of the photo that its box covers: how often a random location lies inside."""
     centre_inside_N: np.ndarray
+    """1 where the photo's centre lies inside the box, else 0; nan without a box."""
     sizes_N2: np.ndarray
     """True (height, width)."""
-    decided_T: tuple[bool, ...]
-    """Whether the attention decided on a step's location."""
-    glance_answers_N: np.ndarray | None = None
+    chosen_T: tuple[bool, ...]
+    """Whether the attention (policy or soft) chose the location of each step."""
+    glance_predicted_N: np.ndarray | None = None
     cells: tuple[int, int] | None = None
-    """Rows and columns of the cells that the policy chooses among; None: it looks anywhere."""
+    """Rows and columns of the cells that a categorical policy chooses among; None for others."""
 
     @property
     def right_NT(self) -> np.ndarray:
-        return self.answers_NT == self.labels_N[:, None]
+        return self.predicted_NT == self.labels_N[:, None]
 
     @property
     def right_N(self) -> np.ndarray:
@@ -60,16 +61,16 @@ class WholeSet:
 
     @property
     def steps(self) -> int:
-        return self.answers_NT.shape[1]
+        return self.predicted_NT.shape[1]
 
     @property
     def changes_N(self) -> np.ndarray:
-        """How often each photo's answer changed from step to step."""
-        return (self.answers_NT[:, 1:] != self.answers_NT[:, :-1]).sum(1)
+        """How often each photo's prediction changed from step to step."""
+        return (self.predicted_NT[:, 1:] != self.predicted_NT[:, :-1]).sum(1)
 
     def cells_at(self, step: int) -> tuple[int, int] | None:
-        """The cells that the policy chose among at a step; None where it did not choose."""
-        return self.cells if self.decided_T[step] else None
+        """The cells that the policy chose among at a step; None where it chose none."""
+        return self.cells if self.chosen_T[step] else None
 
     @property
     def distance_NT(self) -> np.ndarray:
@@ -83,41 +84,41 @@ class WholeSet:
 
 @torch.inference_mode()
 def record_split(run: LoadedRun, split: Split) -> WholeSet:
-    """One deterministic pass over a split, in the precision in which it is tested. Photos that
+    """One deterministic pass over a split, in the precision the run is tested in. Photos that
     cannot be read are taken out of the split."""
     model = run.model
     left_out = LeftOut(split.dataset)
-    decided: tuple[bool, ...] = ()
+    chosen: tuple[bool, ...] = ()
     parts: list[dict[str, np.ndarray]] = []
     split.loader.set_epoch(0)
 
-    def look(batch: Batch) -> Trace:
+    def predict(batch: Batch) -> Trace:
         with autocast(run.device, run.config.training.precision):
             return model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
 
-    for batch, trace in left_out.each(split.loader, look):
+    for batch, trace in left_out.each(split.loader, predict):
         belief_BTN = trace.logits_BTN.float().softmax(2)
         labels_B11 = batch.labels_B[:, None, None].expand(-1, belief_BTN.shape[1], 1)
-        sure_BT, answers_BT = belief_BTN.max(2)
+        confidence_BT, predicted_BT = belief_BTN.max(2)
         boxes_B4, sizes_B2 = numpy(batch.boxes_B4), numpy(batch.sizes_B2)
         locations = numpy(trace.locations_BTS2)
         middle_B12 = np.zeros((len(boxes_B4), 1, 2))
         part = {
             "index": numpy(batch.index_B).astype(int),
             "labels_N": numpy(batch.labels_B).astype(int),
-            "answers_NT": numpy(answers_BT).astype(int),
+            "predicted_NT": numpy(predicted_BT).astype(int),
             "true_NT": numpy(belief_BTN.gather(2, labels_B11)[..., 0]),
-            "sure_NT": numpy(sure_BT),
+            "confidence_NT": numpy(confidence_BT),
             "locations_NTS2": locations,
             "inside_NT": inside(locations[:, :, -1], boxes_B4, sizes_B2),
-            "box_share_N": np.prod(boxes_B4[:, 2:] - boxes_B4[:, :2], 1) / np.prod(sizes_B2, 1),
+            "box_fraction_N": np.prod(boxes_B4[:, 2:] - boxes_B4[:, :2], 1) / np.prod(sizes_B2, 1),
             "centre_inside_N": inside(middle_B12, boxes_B4, sizes_B2)[:, 0],
         }
         if trace.glance_logits_BN is not None:
-            part["glance_answers_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)
+            part["glance_predicted_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)
         parts.append(part)
         soft = model.config.attention == "soft"
-        decided = tuple(one or soft for one in trace.chosen_T)
+        chosen = tuple(step or soft for step in trace.chosen_T)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     index = joined.pop("index")
     order = index.argsort()
@@ -129,7 +130,7 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
         classes=run.classes,
         names=dataset.names,
         sizes_N2=dataset.sizes,
-        decided_T=decided,
+        chosen_T=chosen,
         cells=config.regions if by_cells else None,
         **{name: value[order] for name, value in joined.items()},
     )
@@ -145,7 +146,7 @@ def inside(locations_BT2: np.ndarray, boxes_B4: np.ndarray, sizes_B2: np.ndarray
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+    """Wilson's 95 % confidence interval of a proportion."""
     from scipy.stats import binomtest
 
     found = binomtest(int(hits), int(count)).proportion_ci(method="wilson")
@@ -153,36 +154,36 @@ def interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def spread_T(whole: WholeSet) -> np.ndarray:
-    """How far the locations of one step lie apart over the photos: root mean square distance from
-    their mean, of the last level. 0: one place for all photos."""
-    places_NT2 = whole.locations_NTS2[:, :, -1]
-    return np.sqrt(((places_NT2 - places_NT2.mean(0)) ** 2).sum(2).mean(0))
+    """How far the locations of a step spread over the photos: root mean square distance from their
+    mean, of the last level, T. 0: one location for all photos."""
+    locations_NT2 = whole.locations_NTS2[:, :, -1]
+    return np.sqrt(((locations_NT2 - locations_NT2.mean(0)) ** 2).sum(2).mean(0))
 
 
 def warnings(whole: WholeSet) -> list[str]:
-    """What is wrong with where the model looks, in plain words; empty if nothing is."""
-    decided = np.flatnonzero(whole.decided_T)
-    if not len(decided) or len(whole.labels_N) < 10:
+    """Sentences about what is wrong with where the model looks; empty if nothing is."""
+    chosen = np.flatnonzero(whole.chosen_T)
+    if not len(chosen) or len(whole.labels_N) < 10:
         return []
     found = []
-    spread = float(spread_T(whole)[decided].mean())
+    spread = float(spread_T(whole)[chosen].mean())
     if spread < SAME_PLACE:
         found.append(
             f"It looks at the same place in every photo (spread {spread:.3f}): its locations do"
-            " not depend on what it sees."
+            " not depend on the photo."
         )
-    places_NT2 = whole.locations_NTS2[:, :, -1]
+    locations_NT2 = whole.locations_NTS2[:, :, -1]
     if whole.steps > 1:
-        ways = np.hypot(*np.moveaxis(np.diff(places_NT2, axis=1), -1, 0))
-        if ways.mean() < STANDS_STILL:
+        moves = np.hypot(*np.moveaxis(np.diff(locations_NT2, axis=1), -1, 0))
+        if moves.mean() < STANDS_STILL:
             found.append(
-                f"It hardly moves (mean way from glimpse to glimpse {ways.mean():.3f}): more"
-                " glimpses show it little that is new."
+                f"It hardly moves (mean distance from glimpse to glimpse {moves.mean():.3f}):"
+                " further glimpses show it little that is new."
             )
-    at_edge = float((np.abs(places_NT2[:, decided]) > AT_EDGE).any(2).mean())
+    at_edge = float((np.abs(locations_NT2[:, chosen]) > AT_EDGE).any(2).mean())
     if at_edge > 0.5:
         found.append(
-            f"{at_edge:.0%} of the places it chose lie at the photo's edge: its policy ran into"
-            " the border."
+            f"{at_edge:.0%} of the locations it chose lie at the photo's edge: its policy ran"
+            " into the border."
         )
     return found

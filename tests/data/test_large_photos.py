@@ -123,7 +123,7 @@ def test_predict_goes_on_after_a_large_photo_that_is_damaged(run, tmp_path, caps
 
 def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypatch):
     from stacked_ram.viz import photos as viz_photos
-    from stacked_ram.viz.foveate import so_far
+    from stacked_ram.viz.foveate import foveated
     from stacked_ram.viz.records import record_photos
 
     monkeypatch.setattr(viz_photos, "OVERVIEW_SIDE", 50)
@@ -137,7 +137,7 @@ def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypa
     assert surface.size == (150, 200) and surface.image_HWC.shape == (38, 50, 3)
     widths = surface.boxes_TK4[..., 2] - surface.boxes_TK4[..., 0]
     np.testing.assert_allclose(widths, [[4, 8]] * 2)  # in pixels of the photo itself
-    assert so_far(record, 2).shape == (38, 50, 3)
+    assert foveated(record, 2).shape == (38, 50, 3)
 
 
 def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from stacked_ram.viz.draw import draw_run
 from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.report import training_curves
 from stacked_ram.viz.style import figure_bytes, spread_apart
-from stacked_ram.viz.thumbnails import draw_scan_paths
+from stacked_ram.viz.training_pictures import draw_scan_paths
 
 CLASSES = ("bar", "dot", "ring")
 ROOT = Path(__file__).parents[2]

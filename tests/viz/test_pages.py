@@ -66,7 +66,7 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
             return [one for one in found if one.is_displayed()]
 
         wait_for(lambda: boxes() == 3)
-        says = driver.find_element(By.ID, "verdict").get_attribute("data-says")
+        says = driver.find_element(By.ID, "verdict").get_attribute("data-predicted")
         assert says in CLASSES and says in driver.find_element(By.ID, "verdict").text
         # the slider and the keys
         body = driver.find_element(By.TAG_NAME, "body")
@@ -86,14 +86,14 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
         ofone = len(shown())
         assert 0 < ofone < count
         Select(driver.find_element(By.ID, "byclass")).select_by_value("")
-        answer = Select(driver.find_element(By.ID, "byanswer"))
+        answer = Select(driver.find_element(By.ID, "byprediction"))
         parts = []
         for kind in ("right", "wrong"):
             answer.select_by_value(kind)
             parts.append(len(shown()))
         assert sum(parts) == count
         answer.select_by_value("")
-        settled = Select(driver.find_element(By.ID, "bysettled"))
+        settled = Select(driver.find_element(By.ID, "byfinal"))
         parts = []
         for step in ("1", "2", "3"):
             settled.select_by_value(step)

@@ -8,7 +8,7 @@ import torch
 from small_runs import noise_photo, recorded, tiny_model, tiny_run
 
 from stacked_ram.viz.feature_colours import FeatureColours
-from stacked_ram.viz.foveate import UNSEEN, so_far
+from stacked_ram.viz.foveate import UNSEEN, foveated
 from stacked_ram.viz.records import record_photos, sampled_locations
 from stacked_ram.viz.report import picture, surface_entry
 
@@ -69,7 +69,7 @@ def test_first_location_is_forced_and_the_rest_is_the_models_own(kind):
 def test_unseen_stays_dark_and_seen_is_what_was_read():
     photo = noise_photo()
     record = recorded(tiny_model(), photo)
-    known = so_far(record, 1)
+    known = foveated(record, 1)
     left, top, right, bottom = record.surfaces[0].boxes_TK4[0, 0].astype(int)
     rows, columns = slice(max(top, 0), bottom), slice(max(left, 0), right)
     np.testing.assert_array_equal(
@@ -77,7 +77,7 @@ def test_unseen_stays_dark_and_seen_is_what_was_read():
     )
     known[rows, columns] = UNSEEN
     assert (known == UNSEEN).all()
-    assert (so_far(record, 0) == UNSEEN).all()
+    assert (foveated(record, 0) == UNSEEN).all()
 
 
 def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
@@ -86,7 +86,7 @@ def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
     photo, feature_map = record.surfaces
     assert feature_map.size == photo.size == (24, 32)
     assert [one is photo for one in record.photo_surfaces] == [True]
-    of_photo, of_map = (surface_entry(record, one, side=64) for one in record.surfaces)
+    of_photo, of_map = (surface_entry(record, surface) for surface in record.surfaces)
     assert of_photo["onPhoto"] and of_photo["image"] is None
     assert not of_map["onPhoto"] and of_map["image"] == picture(feature_map.image_HWC)
 
@@ -94,7 +94,7 @@ def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
 def test_finer_patches_lie_over_coarser_ones():
     photo = noise_photo()
     record = recorded(tiny_model(num_patches=2), photo)
-    known = so_far(record, record.steps)
+    known = foveated(record, record.steps)
     for box in record.surfaces[0].boxes_TK4[:, 0].astype(int):
         left, top, right, bottom = box
         rows, columns = slice(max(top, 0), bottom), slice(max(left, 0), right)

@@ -11,7 +11,7 @@ from stacked_ram.models.attention.base import region_centres
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.viz import gallery
 from stacked_ram.viz.compare import distinguishing
-from stacked_ram.viz.overview import chosen_places, density_of
+from stacked_ram.viz.overview import chosen_locations, density_of
 from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.whole_set import WholeSet, inside, record_split, warnings
@@ -25,15 +25,15 @@ def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
         "classes": ("a", "b", "c", "d"),
         "names": [str(one) for one in range(count)],
         "labels_N": labels,
-        "answers_NT": rng.integers(0, 4, (count, steps)),
+        "predicted_NT": rng.integers(0, 4, (count, steps)),
         "true_NT": rng.random((count, steps)),
-        "sure_NT": rng.random((count, steps)),
+        "confidence_NT": rng.random((count, steps)),
         "locations_NTS2": rng.uniform(-0.9, 0.9, (count, steps, 1, 2)),
         "inside_NT": np.full((count, steps), np.nan),
-        "box_share_N": np.full(count, np.nan),
+        "box_fraction_N": np.full(count, np.nan),
         "centre_inside_N": np.full(count, np.nan),
         "sizes_N2": np.full((count, 2), 20),
-        "decided_T": (False, *[True] * (steps - 1)),
+        "chosen_T": (False, *[True] * (steps - 1)),
     }
     return WholeSet(**{**values, **changes})
 
@@ -69,7 +69,7 @@ def test_inside_counts_centres_of_glimpses_in_boxes():
 
 def test_changes_count_every_new_answer():
     answers = np.array([[1, 2, 2], [0, 0, 0], [3, 3, 1], [0, 1, 0]])
-    np.testing.assert_array_equal(whole(4, answers_NT=answers).changes_N, [1, 0, 1, 2])
+    np.testing.assert_array_equal(whole(4, predicted_NT=answers).changes_N, [1, 0, 1, 2])
 
 
 @pytest.mark.parametrize("cells", [(8, 10), (3, 3), (24, 32)])
@@ -82,10 +82,10 @@ def test_the_density_of_cells_has_no_stripes(cells):
 def test_only_places_that_the_policy_chose_are_binned_by_its_cells():
     one = whole(cells=(8, 10))  # its first glimpse is not chosen
     assert [one.cells_at(step) for step in range(3)] == [None, (8, 10), (8, 10)]
-    places, cells = chosen_places(one, one.labels_N == 2)
+    places, cells = chosen_locations(one, one.labels_N == 2)
     assert places.shape == (20, 2) and cells == (8, 10)
-    fixed = whole(cells=(8, 10), decided_T=(False, False, False))
-    places, cells = chosen_places(fixed, fixed.labels_N == 2)
+    fixed = whole(cells=(8, 10), chosen_T=(False, False, False))
+    places, cells = chosen_locations(fixed, fixed.labels_N == 2)
     assert places.shape == (30, 2) and cells is None
 
 
@@ -114,17 +114,17 @@ def test_galleries_choose_by_the_models_own_numbers():
     assert one.true_NT[gallery.best(one)[0], -1] == one.true_NT[:, -1].max()
     wrong = gallery.worst(one)
     assert not one.right_N[wrong].any()
-    assert one.sure_NT[wrong[0], -1] == one.sure_NT[~one.right_N, -1].max()
+    assert one.confidence_NT[wrong[0], -1] == one.confidence_NT[~one.right_N, -1].max()
     assert one.changes_N[gallery.changed(one)[0]] == one.changes_N.max()
     rows = gallery.one_per_class(one)
     np.testing.assert_array_equal(np.sort(one.labels_N[rows]), np.arange(4))
     for true, answer, members in gallery.confused(one):
         assert (one.labels_N[members] == true).all() and true != answer
-        assert (one.answers_NT[members, -1] == answer).all()
+        assert (one.predicted_NT[members, -1] == answer).all()
 
 
 def test_photos_that_tell_models_apart_are_those_that_only_one_gets_right():
-    one, other = whole(), whole(answers_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
+    one, other = whole(), whole(predicted_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
     rows = distinguishing(one, other, 4)
     assert (one.right_N[rows] != other.right_N[rows]).all()
     np.testing.assert_array_equal(one.right_N[rows], [True, False, True, False])

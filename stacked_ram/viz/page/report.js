@@ -13,7 +13,8 @@ const draw = (kind, attributes, ...children) => {
   element.append(...children);
   return element;
 };
-const percent = (share) => share >= 0.995 && share < 1 ? "> 99 %" : share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`;
+const percent = (probability) => probability >= 0.995 && probability < 1 ? "> 99 %" : probability < 0.005 ? "< 1 %" : `${Math.round(100 * probability)} %`;
+const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const PIXELATED_BELOW = 260;
 const STEP_TIME = 900;
 const state = { photo: 0, step: 0, surface: 0, timer: null, pictures: [] };
@@ -22,7 +23,7 @@ const state = { photo: 0, step: 0, surface: 0, timer: null, pictures: [] };
 
 const current = () => data.photos[state.photo];
 const steps = (photo) => photo.belief.length - photo.first;
-const answerAt = (photo, step) => photo.belief[step - 1 + photo.first];
+const predictionAt = (photo, step) => photo.belief[step - 1 + photo.first];
 const colours = (photo) => data.colours[steps(photo)];
 const isDark = (colour) => {
   const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
@@ -70,7 +71,7 @@ function show() {
   const photo = current();
   const total = steps(photo);
   $("step").value = state.step;
-  $("stepwords").textContent = state.step ? `glimpse ${state.step} of ${total}` : photo.first ? "glance only" : "nothing seen";
+  $("stepwords").textContent = state.step ? `glimpse ${state.step} of ${total}` : photo.first ? "glance only" : "nothing drawn";
   $("name").textContent = photo.name;
   [...$("surfaces").children].forEach((button, index) => button.setAttribute("aria-pressed", String(index === state.surface)));
   showVerdict(photo);
@@ -82,13 +83,13 @@ function show() {
 }
 
 function showVerdict(photo) {
-  const answer = state.step || photo.first ? answerAt(photo, state.step) : null;
+  const prediction = state.step || photo.first ? predictionAt(photo, state.step) : null;
   const words = $("verdict");
   words.className = "";
-  if (!answer) { words.textContent = "before the first glimpse"; words.dataset.says = ""; return; }
-  const [label, share] = answer.top[0];
-  const says = `says ${data.classes[label]} (${percent(share)})`;
-  words.dataset.says = data.classes[label];
+  if (!prediction) { words.textContent = "before the first glimpse"; words.dataset.predicted = ""; return; }
+  const [label, probability] = prediction.top[0];
+  const says = `says ${data.classes[label]} (${percent(probability)})`;
+  words.dataset.predicted = data.classes[label];
   if (photo.label === null) words.textContent = says;
   else if (label === photo.label) { words.textContent = `✓ ${says}`; words.className = "right"; }
   else { words.textContent = `✗ ${says}, is ${data.classes[photo.label]}`; words.className = "wrong"; }
@@ -103,7 +104,7 @@ function showStage(photo) {
   stage.style.aspectRatio = shape;
   stage.style.width = `min(100%, calc(74vh * ${shape}))`;
   const svg = draw("svg", { viewBox: `${left} ${top} ${right - left} ${bottom - top}`, preserveAspectRatio: "none", role: "img",
-    "aria-label": `the photo with the boxes of ${state.step} glimpses` });
+    "aria-label": `the photo with the boxes of ${counted(state.step, "glimpse")}` });
   const dashed = draw("g", {});
   const solid = draw("g", { "clip-path": "url(#inside)" });
   const tints = colours(photo);
@@ -134,7 +135,7 @@ function showStage(photo) {
   stage.replaceChildren(svg, ...tags(surface, stage, tints));
 }
 
-// The numbers: at a corner of their box, over as little as can be.
+// The numbers: at a corner of their box, covering as little as possible.
 function tags(surface, stage, tints) {
   const [left, top, right, bottom] = surface.view;
   const { width, height } = stage.getBoundingClientRect();
@@ -167,15 +168,15 @@ function tags(surface, stage, tints) {
 // ---------------------------------------------------------------- belief, patches, what is known
 
 function showBelief(photo) {
-  const answer = state.step || photo.first ? answerAt(photo, state.step) : null;
+  const prediction = state.step || photo.first ? predictionAt(photo, state.step) : null;
   $("after").textContent = state.step ? `after glimpse ${state.step}` : photo.first ? "after the glance" : "";
-  const rows = answer ? answer.top : photo.belief[0].top.map(([label]) => [label, 0]);
-  $("belief").replaceChildren(...rows.map(([label, share], rank) => {
+  const rows = prediction ? prediction.top : photo.belief[0].top.map(([label]) => [label, 0]);
+  $("belief").replaceChildren(...rows.map(([label, probability], rank) => {
     const kind = label === photo.label ? "true" : rank === 0 && photo.label !== null ? "false" : "";
     const fill = make("i");
-    fill.style.width = `${100 * share}%`;
-    return make("div", { className: `bar ${kind}` }, fill, make("span", { textContent: answer ? data.classes[label] : "" }),
-      make("b", { textContent: answer ? percent(share) : "" }));
+    fill.style.width = `${100 * probability}%`;
+    return make("div", { className: `bar ${kind}` }, fill, make("span", { textContent: prediction ? data.classes[label] : "" }),
+      make("b", { textContent: prediction ? percent(probability) : "" }));
   }));
 }
 
@@ -183,22 +184,22 @@ function showLines(photo) {
   const wide = 400, tall = 92, low = 70, high = 8;
   const count = photo.belief.length;
   const x = (index) => count === 1 ? wide / 2 : 24 + index * (wide - 48) / (count - 1);
-  const y = (share) => low - share * (low - high);
+  const y = (probability) => low - probability * (low - high);
   const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": "belief over the steps" });
   svg.append(draw("line", { x1: 8, x2: wide - 8, y1: low, y2: low, stroke: "var(--line)" }), draw("line", { x1: 8, x2: wide - 8, y1: high, y2: high, stroke: "var(--line)" }));
-  const seen = state.step + photo.first;
-  const line = (values, colour) => draw("polyline", { points: values.slice(0, seen).map((one, index) => `${x(index)},${y(one)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.5 });
-  const own = photo.belief.map((one) => one.own);
-  const answers = photo.belief.map((one) => one.top[0][1]);
-  if (photo.label !== null && photo.belief.some((one) => one.top[0][0] !== photo.label)) svg.append(line(answers, "var(--wrong)"));
-  svg.append(line(own || answers, photo.label === null ? "var(--focus)" : "var(--right)"));
+  const drawn = state.step + photo.first;
+  const line = (values, colour) => draw("polyline", { points: values.slice(0, drawn).map((one, index) => `${x(index)},${y(one)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.5 });
+  const own = photo.belief.map((one) => one.followed);
+  const confidences = photo.belief.map((one) => one.top[0][1]);
+  if (photo.label !== null && photo.belief.some((one) => one.top[0][0] !== photo.label)) svg.append(line(confidences, "var(--wrong)"));
+  svg.append(line(own || confidences, photo.label === null ? "var(--focus)" : "var(--right)"));
   photo.belief.forEach((one, index) => {
     const step = index + 1 - photo.first;
     const tint = step > 0 ? colours(photo)[step - 1] : "#8d99a8";
-    if (index < seen) svg.append(draw("circle", { cx: x(index), cy: y(one.own), r: step === state.step ? 6 : 4, fill: tint, stroke: "#fff" }));
+    if (index < drawn) svg.append(draw("circle", { cx: x(index), cy: y(one.followed), r: step === state.step ? 6 : 4, fill: tint, stroke: "#fff" }));
     svg.append(draw("text", { x: x(index), y: tall - 4, "text-anchor": "middle" }, String(step > 0 ? step : "glance")));
   });
-  const words = photo.label === null ? "its final answer" : "the true class" + (own.length && svg.querySelectorAll("polyline").length > 1 ? ", and (orange) its answer" : "");
+  const words = photo.label === null ? "its prediction" : "the true class" + (own.length && svg.querySelectorAll("polyline").length > 1 ? ", and (orange) its prediction" : "");
   $("lines").replaceChildren(svg, make("div", { className: "legend", textContent: `belief in ${words}, 0 to 100 %` }));
 }
 
@@ -318,9 +319,9 @@ addEventListener("resize", () => { if (state.pictures.length) show(); });
 
 function thumb(index) {
   const photo = data.photos[index];
-  const tick = photo.label === null ? "" : photo.right ? "✓ " : "✗ ";
-  const words = make("span", { textContent: `${tick}${data.classes[photo.says]}`, className: photo.label === null ? "" : photo.right ? "right" : "wrong" });
-  const more = make("span", { className: "quiet", textContent: photo.label === null ? photo.name : photo.right ? percent(photo.sure) : `is ${data.classes[photo.label]}` });
+  const tick = photo.label === null ? "" : photo.correct ? "✓ " : "✗ ";
+  const words = make("span", { textContent: `${tick}${data.classes[photo.predicted]}`, className: photo.label === null ? "" : photo.correct ? "right" : "wrong" });
+  const more = make("span", { className: "quiet", textContent: photo.label === null ? photo.name : photo.correct ? percent(photo.confidence) : `is ${data.classes[photo.label]}` });
   const image = make("img", { src: photo.image, alt: "", loading: "lazy", decoding: "async" });
   if (Math.max(...photo.surfaces[0].pixels) < PIXELATED_BELOW) image.style.imageRendering = "pixelated";
   const button = make("button", { className: "thumb", type: "button", title: photo.name }, image, words, more);
@@ -330,11 +331,11 @@ function thumb(index) {
 }
 
 function filter() {
-  const label = $("byclass").value, answer = $("byanswer").value, settled = $("bysettled").value;
+  const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value;
   let count = 0;
   for (const one of $("photos").children) {
     const photo = data.photos[Number(one.dataset.photo)];
-    const fits = (!label || photo.label === Number(label)) && (!answer || photo.right === (answer === "right")) && (!settled || photo.settled === Number(settled));
+    const fits = (!label || photo.label === Number(label)) && (!prediction || photo.correct === (prediction === "right")) && (!finalFrom || photo.finalFrom === Number(finalFrom));
     one.hidden = !fits;
     count += fits;
   }
@@ -345,9 +346,9 @@ function fillFilters() {
   const labels = [...new Set(data.photos.map((one) => one.label).filter((one) => one !== null))].sort((a, b) => a - b);
   $("byclass").append(...labels.map((label) => make("option", { value: label, textContent: data.classes[label] })));
   const most = Math.max(...data.photos.map(steps));
-  for (let step = 1; step <= most; step++) $("bysettled").append(make("option", { value: step, textContent: step === 1 ? "1 glimpse" : `${step} glimpses` }));
-  if (!labels.length) $("byclass").parentElement.hidden = $("byanswer").parentElement.hidden = true;
-  for (const id of ["byclass", "byanswer", "bysettled"]) $(id).onchange = filter;
+  for (let step = 1; step <= most; step++) $("byfinal").append(make("option", { value: step, textContent: counted(step, "glimpse") }));
+  if (!labels.length) $("byclass").parentElement.hidden = $("byprediction").parentElement.hidden = true;
+  for (const id of ["byclass", "byprediction", "byfinal"]) $(id).onchange = filter;
   $("filters").onreset = () => setTimeout(filter);
 }
 
@@ -362,7 +363,7 @@ function chart(title, series, options) {
   const x = (value) => xs.length === 1 ? (left + wide - right) / 2 : left + (value - xs[0]) / (xs[xs.length - 1] - xs[0]) * (wide - left - right);
   const y = (value) => low - (value - least) / (most - least) * (low - top);
   const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": title });
-  const write = (value) => options.share ? `${Math.round(100 * value)} %` : value >= 100 ? value.toFixed(0) : value.toFixed(2);
+  const write = (value) => options.percent ? `${Math.round(100 * value)} %` : value >= 100 ? value.toFixed(0) : value.toFixed(2);
   const scale = 10 ** Math.floor(Math.log10((most - least) / 4));
   const gap = [1, 2, 2.5, 5, 10].map((one) => one * scale).find((one) => (most - least) / one <= 5.01);
   for (let value = Math.ceil(least / gap - 1e-9) * gap; value <= most + 1e-9; value += gap) {
@@ -408,25 +409,25 @@ function showWhole() {
   const later = Array.from({ length: count }, (_, index) => index + 1);
   const flat = (value) => later.map(() => value);
   const charts = [chart("Accuracy after each glimpse", [{ name: "accuracy", values: whole.accuracy, colour: "var(--right)", tints }],
-    { xs, names, share: true, below: "glimpses", from: Math.max(0, Math.floor(10 * Math.min(...whole.accuracy) - 0.3) / 10), to: Math.min(1, Math.ceil(10 * Math.max(...whole.accuracy) + 0.3) / 10) }),
+    { xs, names, percent: true, below: "glimpses", from: Math.max(0, Math.floor(10 * Math.min(...whole.accuracy) - 0.3) / 10), to: Math.min(1, Math.ceil(10 * Math.max(...whole.accuracy) + 0.3) / 10) }),
   chart("Distance of locations from the centre", [
     { name: "mean distance", values: whole.distance, colour: "var(--focus)" },
     { name: "spread over photos", values: whole.spread, colour: "var(--wrong)", dash: "5 4" },
-    { name: "random places", values: flat(0.765), colour: "var(--other)", dash: "2 3" }], { xs: later, below: "glimpse", from: 0, to: Math.max(1, ...whole.distance) })];
+    { name: "random locations", values: flat(0.765), colour: "var(--other)", dash: "2 3" }], { xs: later, below: "glimpse", from: 0, to: Math.max(1, ...whole.distance) })];
   if (whole.inside) charts.push(chart("Glimpses inside the object's box", [
     { name: "this model", values: whole.inside, colour: "var(--right)" },
     { name: "always the centre", values: flat(whole.centre), colour: "var(--wrong)", dash: "5 4" },
-    { name: "random places", values: flat(whole.random), colour: "var(--other)", dash: "2 3" }], { xs: later, share: true, below: "glimpse", from: 0, to: Math.min(1, 1.1 * Math.max(...whole.inside, whole.centre, whole.random)) }));
-  $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${whole.count} photos` }), make("div", { className: "charts" }, ...charts),
+    { name: "random locations", values: flat(whole.random), colour: "var(--other)", dash: "2 3" }], { xs: later, percent: true, below: "glimpse", from: 0, to: Math.min(1, 1.1 * Math.max(...whole.inside, whole.centre, whole.random)) }));
+  $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
     make("h2", { textContent: "Where it looks at each step" }), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
-    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, share]) => densityMap(grid, `${data.classes[label]}: ${percent(share)} right`, whole.shape))));
+    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, probability]) => densityMap(grid, `${data.classes[label]}: ${percent(probability)} right`, whole.shape))));
 }
 
 function showTraining() {
   if (!data.training.length) return;
   const colour = { train: "var(--focus)", valid: "var(--wrong)" };
   $("training").append(make("h2", { textContent: "Training" }), make("div", { className: "charts" }, ...data.training.map((one) =>
-    chart(one.title, one.series.map((series) => ({ ...series, colour: colour[series.name] || "var(--right)" })), { xs: one.epochs, share: one.share, below: "epoch" }))));
+    chart(one.title, one.series.map((series) => ({ ...series, colour: colour[series.name] || "var(--right)" })), { xs: one.epochs, percent: one.percent, below: "epoch" }))));
 }
 
 $("title").textContent = data.title;
