@@ -122,7 +122,7 @@ def measure(path: Path, way: str) -> dict[str, float]:
 def glimpses():
     import torch
 
-    from stacked_ram.config.schema import Config, ModelConfig
+    from stacked_ram.config.schema import ModelConfig
     from stacked_ram.evaluation.early_exit import look_until
     from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
     from stacked_ram.images.opening import open_photo
@@ -135,7 +135,7 @@ def glimpses():
     model = build_model(config, **numbers).eval()
 
     def work(path: Path) -> None:
-        opened = open_photo(path, Config(model=config), 3)  # a small JPEG is decoded whole
+        opened = open_photo(path)  # a small JPEG is decoded whole
         lazy = isinstance(opened, LazyPhoto)
         with torch.no_grad():
             given = LazyPhotos([opened]) if lazy else torch.from_numpy(opened)[None]

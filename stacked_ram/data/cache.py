@@ -1,15 +1,14 @@
 """Decoded photos, kept between epochs: raw uint8 in one memory-mapped file.
 
-Beside the data set (`DEST/.cache/`) or, with `cache: memory`, in memory that has no name. Every
+Beside the data set (`DEST/.cache/`) or, with `cache: memory`, in memory without a name. Every
 photo has its own place in the file, known from the manifest before anything is decoded, so all
-processes, splits, folds and runs of one data set fill and read the same file at the same time
-without a lock: whoever decodes a photo writes its pixels, then its mark.
+processes, splits, folds and runs of one data set fill and read the same file without a lock.
 
-A mark says which state of the photo's file the pixels are of (its time and length), and how far
-they can be trusted: those written since the machine was started are in the system's page cache,
-whole; those of earlier days count only if they were flushed to the disk first (`flush`). So a
-process or a machine may stop at any moment and leaves nothing wrong behind. A photo whose file
-has changed is decoded again; a new manifest gets a new file, and the old one is removed.
+A second, small file marks the photos that are done: a mark is written only after the pixels were
+flushed to the disk (`flush`), so a process or a machine may stop at any moment and leaves nothing
+wrong behind. Until then, a photo is known to the run that decoded it and to its workers only. The
+mark is a hash of the time and length of the photo's file: a photo that has changed is decoded
+again. A new manifest gets a new file, and the old one is removed.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files; part of their names
-FLUSHED = 1  # trust of a mark whose pixels are on the disk
+FORMAT = 2  # of the files; part of their names
 
 
 class PhotoCache:
-    """The cache of one data set at one size. Safe to fork, and to pickle where it has a name.
+    """The cache of one data set at one size. Safe to fork, and to hand to DataLoader workers.
 
     sizes_M2: (height, width) of every photo of the manifest, as it is to be kept.
     folder, name: of the files; None for memory without a name.
@@ -46,15 +45,15 @@ class PhotoCache:
         ends_M = np.cumsum(sizes_M2.prod(axis=1) * channels)
         self.starts_M = ends_M - sizes_M2.prod(axis=1) * channels
         self.bytes = int(ends_M[-1])
-        self.trust = _since_start()
         self.full = False
+        # Photos written by this run: a tensor, which PyTorch shares with workers of any kind.
+        self.written_M = torch.zeros(len(sizes_M2), dtype=torch.int64).share_memory_()
         self._open()
 
     def get(self, row: int, path: str | Path) -> np.ndarray | None:
-        """pixels_CHW of the photo in this row of the manifest, not to be written to; None where
-        they are not here, or `path` has changed since."""
-        mark = int(self.marks_M[row])
-        if mark >> 32 not in (FLUSHED, self.trust) or mark & 0xFFFFFFFF != _state(path):
+        """pixels_CHW of the photo in this row of the manifest, read-only; None where it is not
+        cached or `path` has changed since."""
+        if _state(path) not in (int(self.written_M[row]), int(self.done_M[row])):
             return None
         height, width = self.sizes_M2[row]
         start = self.starts_M[row]
@@ -65,44 +64,56 @@ class PhotoCache:
         """Keep a photo. Where there is no more room nothing is kept from then on."""
         if self.full:
             return
-        mark = np.array([self.trust << 32 | _state(path)], np.uint64)
+        state = _state(path)
+        if self.done_M[row] not in (0, state):
+            self.done_M[row] = 0  # the pixels of the photo as it was are about to go
         try:
-            _write(self.pixels_file, memoryview(np.ascontiguousarray(pixels_CHW)).cast("B"),
-                   int(self.starts_M[row]))  # fmt: skip
-            _write(self.marks_file, memoryview(mark).cast("B"), 8 * row)
+            content = memoryview(np.ascontiguousarray(pixels_CHW)).cast("B")
+            _write(self.pixels_file, content, int(self.starts_M[row]))
+            self.written_M[row] = state
         except OSError as error:
             self.full = True
             log.warning("cache %s: %s; the rest is not kept", self.name, error.strerror)
 
     def flush(self) -> None:
-        """Bring what was written to the disk, in the background, and then trust it for good."""
-        if self.folder is not None and (self.marks_M >> np.uint64(32) == self.trust).any():
+        """Flush what was written to the disk, in the background, and mark it as done."""
+        if self.folder is not None and len(self._unmarked()):
             threading.Thread(target=self._flush, name="cache flush").start()
 
+    def _unmarked(self) -> np.ndarray:
+        written_M = self.written_M.numpy()
+        return np.flatnonzero((written_M != 0) & (written_M != self.done_M))
+
     def _flush(self) -> None:
-        marks_M = self.marks_M.copy()  # what is marked by now is flushed by then
-        rows = np.flatnonzero(marks_M >> np.uint64(32) == self.trust)
+        rows = self._unmarked()
+        states = self.written_M.numpy()[rows]
         try:
             os.fsync(self.pixels_file)
-            for row in rows:
-                if self.marks_M[row] == marks_M[row]:
-                    mark = np.array([FLUSHED << 32 | int(marks_M[row]) & 0xFFFFFFFF], np.uint64)
-                    _write(self.marks_file, memoryview(mark).cast("B"), 8 * int(row))
         except OSError as error:  # what is not marked is decoded again
             log.warning("cache %s: could not be flushed (%s)", self.name, error.strerror)
+            return
+        same = self.written_M.numpy()[rows] == states
+        self.done_M[rows[same]] = states[same]
 
     def _open(self) -> None:
-        self.pixels_file, self.marks_file = (
-            _memory_file(f"{self.name}.{kind}")
-            if self.folder is None
-            else os.open(self.folder / f"{self.name}.{kind}", os.O_RDWR | os.O_CREAT, 0o666)
-            for kind in ("pixels", "marks")
-        )
+        if self.folder is None:
+            self.pixels_file = os.memfd_create(self.name)
+            self.done_M = np.zeros(len(self.sizes_M2), np.int64)
+        else:
+            self.pixels_file, done_file = (
+                os.open(self.folder / f"{self.name}.{kind}", os.O_RDWR | os.O_CREAT, 0o666)
+                for kind in ("pixels", "done")
+            )
+            size = 8 * len(self.sizes_M2)
+            with open(done_file, "r+b") as file:
+                if os.fstat(done_file).st_size != size:
+                    file.write(bytes(size))  # not sparse: setting a mark needs no more room
+                    file.flush()
+                self.done_M = np.frombuffer(mmap.mmap(done_file, size), np.int64)
         self.pixels_X = _mapped(self.pixels_file, self.bytes)
-        self.marks_M = _mapped(self.marks_file, 8 * len(self.sizes_M2)).view(np.uint64)
 
     def __getstate__(self) -> dict[str, object]:
-        left_out = {"pixels_file", "marks_file", "pixels_X", "marks_M"}
+        left_out = {"pixels_file", "pixels_X", "done_M"}
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -122,28 +133,28 @@ def open_cache(
 ) -> PhotoCache | None:
     """The cache of a data set whose photos are kept at these sizes.
 
-    kind: disk, memory or none. limit: in GB. size_words: how the sizes were come by, or what else
-    is kept of each photo. channels: the data set's, unless said otherwise. plainly: what is done
-    without a cache.
-    None, with a warning that says why, where it is too large or cannot be written.
+    kind: disk, memory or none. limit: in GB. cache_key: how the sizes were computed, or what else
+    is kept of each photo. channels: the data set's unless given. fallback_note: what happens
+    without a cache, for the warning.
+    Returns None, with a warning that says why, where it is too large or cannot be written.
     """
     if kind == "none":
         return None
     channels = channels or dataset.channels
     name = f"v{FORMAT}-{cache_key}-{channels}"
     total = int(sizes_M2.prod(axis=1).sum()) * channels
-    here = f"cache of {dataset.folder}"
+    about = f"cache of {dataset.folder}"
     if total > limit * 1e9:
         log.warning(
             "%s: %.1f GB would be more than cache_limit: %g; %s",
-            here,
+            about,
             total / 1e9,
             limit,
             fallback_note,
         )
         return None
     if not hasattr(os, "pwrite"):
-        log.warning("%s: this system cannot share it; %s", here, fallback_note)
+        log.warning("%s: this system cannot share it; %s", about, fallback_note)
         return None
     if kind == "memory":
         if not hasattr(os, "memfd_create"):
@@ -153,7 +164,7 @@ def open_cache(
     whole = f"{name}-{dataset.manifest.sha256[:16]}"
     try:
         folder.mkdir(exist_ok=True)
-        for old in folder.glob(f"{name}-*"):
+        for old in folder.glob(f"v*-{cache_key}-{channels}-*"):
             if not old.name.startswith(whole):
                 old.unlink(missing_ok=True)
         kept = folder / f"{whole}.pixels"
@@ -162,21 +173,21 @@ def open_cache(
         if total - held > free:
             log.warning(
                 "%s: %.1f GB do not fit on the disk (%.1f GB free); %s",
-                here, total / 1e9, free / 1e9, fallback_note,
+                about, total / 1e9, free / 1e9, fallback_note,
             )  # fmt: skip
             return None
         return PhotoCache(sizes_M2, channels, folder, whole)
     except OSError as error:
-        log.warning("%s: cannot be written (%s); %s", here, error.strerror, fallback_note)
+        log.warning("%s: cannot be written (%s); %s", about, error.strerror, fallback_note)
         return None
 
 
 def make_room(dataset: Dataset, kind: str, kept: str, limit: float) -> None:
-    """Remove files of one kind (how size_words begin), but for those of `kept`, the longest
+    """Remove files of one kind (the start of their cache_key), except those of `kept`, the longest
     unwritten first, until the rest is within `limit` GB."""
     files = [
         (file.stat().st_mtime, file.stat().st_blocks * 512, file)
-        for file in (dataset.folder / ".cache").glob(f"v{FORMAT}-{kind}*")
+        for file in (dataset.folder / ".cache").glob(f"v*-{kind}*")
         if not file.name.startswith(f"v{FORMAT}-{kept}")
     ]
     total = sum(size for _, size, _ in files)
@@ -188,25 +199,12 @@ def make_room(dataset: Dataset, kind: str, kept: str, limit: float) -> None:
 
 
 def _state(path: str | Path) -> int:
-    """32 bits that change when the file does; 0 where there is none."""
+    """A number above 0 that changes when the file does; -1 where there is none."""
     try:
         status = os.stat(path)
     except OSError:
-        return 0
-    return zlib.crc32(f"{status.st_mtime_ns} {status.st_size}".encode())
-
-
-def _since_start() -> int:
-    """32 bits for this start of the machine, or of this process where the system does not say."""
-    try:
-        words = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    except OSError:
-        words = os.urandom(16)
-    return max(2, zlib.crc32(words))
-
-
-def _memory_file(name: str) -> int:
-    return os.memfd_create(name)
+        return -1
+    return 1 + zlib.crc32(f"{status.st_mtime_ns} {status.st_size}".encode())
 
 
 def _mapped(file: int, size: int) -> np.ndarray:

@@ -6,13 +6,14 @@ Runs in worker processes, or in the training process.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from stacked_ram.config.schema import DataConfig
+from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.cache import open_cache
@@ -21,8 +22,17 @@ from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
 from stacked_ram.data.rng import mixed
 from stacked_ram.images.decoding import MAX_PIXELS, read_photo, reduced_size
+from stacked_ram.images.in_memory import InMemory
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
-from stacked_ram.images.opening import LARGE, SLIDES, TOO_LARGE, is_large, is_slide, reduced
+from stacked_ram.images.opening import (
+    LARGE,
+    SLIDES,
+    TOO_LARGE,
+    is_large,
+    is_slide,
+    open_photo,
+    reduced,
+)
 from stacked_ram.runtime.errors import UserError
 
 # Photos to be cropped and then resized are kept so much larger than photo_size that
@@ -173,6 +183,25 @@ class BatchMaker(torch.utils.data.Dataset):
         if self.data.photo_size is None:
             return cuts.sizes_B2
         return np.tile(np.array(self.data.photo_size, np.int64), (len(cuts.flips_B), 1))
+
+
+def open_as_trained(
+    photo: str | Path | InMemory, config: Config, channels: int
+) -> np.ndarray | LazyPhoto:
+    """Open a photo as a model of this config was trained to see photos.
+
+    `open_photo` says which kinds there are.
+
+    Raises:
+        UserError: naming the file, when it cannot be read.
+    """
+    return open_photo(
+        photo,
+        short_side=config.data.short_side,
+        photo_size=config.data.photo_size,
+        channels=channels,
+        whole=config.model.needs_whole_photo,
+    )
 
 
 def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:

@@ -8,6 +8,7 @@ import multiprocessing.util  # noqa: F401  its exit hook must be there before ou
 import shutil
 import signal
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from stacked_ram.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
+FLUSH_SECONDS = 60  # a run that is killed loses no more than this of what it decoded
 PREFETCH = 2  # batches that each worker makes ahead
 SHARED = Path("/dev/shm")  # where Linux keeps the memory that workers hand over
 
@@ -72,7 +74,11 @@ class PhotoLoader(Loader):
     def _load(self, start: int) -> Iterator[Batch]:
         if self.workers is None:
             self.workers = self._start()
+        flushed = time.monotonic()
         for number, batch in enumerate(self.workers, start):
+            if time.monotonic() - flushed > FLUSH_SECONDS:
+                self.maker.flush()
+                flushed = time.monotonic()
             if isinstance(batch, UserError):
                 raise batch
             batch = batch.to(self.device)

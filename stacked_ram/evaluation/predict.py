@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from stacked_ram.data.photo_batches import open_as_trained
 from stacked_ram.evaluation.early_exit import Criterion, check_criterion, look_until
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
-from stacked_ram.images.opening import open_photo, photo_endings
+from stacked_ram.images.opening import photo_endings
 from stacked_ram.images.read_ahead import read_ahead
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.devices import autocast, set_switches
@@ -141,7 +142,7 @@ def opened(loaded: LoadedRun, names: Iterable[str], batch_size: int) -> Iterator
 
     def read(name: str) -> Opened:
         try:
-            return open_photo(name, config, channels)
+            return open_as_trained(name, config, channels)
         except UserError as error:
             return str(error)
 

@@ -1,4 +1,4 @@
-"""Photos of any size: small ones as pixels, large files opened and read piece by piece."""
+"""Photos of any size: small ones as pixels, large files opened and read by region."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stacked_ram.config.schema import Config
 from stacked_ram.images.decoding import MAX_PIXELS, image_pixels, read_photo, reduced_size
 from stacked_ram.images.formats import formats
 from stacked_ram.images.in_memory import InMemory, array_image
@@ -28,65 +27,71 @@ TOO_LARGE = (
 
 
 def photo_endings() -> set[str]:
-    """Endings of files that may be photos (".jpg"), lower case."""
+    """Suffixes of files that may be photos (".jpg"), in lower case."""
     opened = {*formats(), "MPO"}  # a JPEG of several pictures
     known = Image.registered_extensions()
     return SLIDES | {ending for ending, kind in known.items() if kind in opened}
 
 
 def open_photo(
-    photo: str | Path | InMemory, config: Config, channels: int
+    photo: str | Path | InMemory,
+    *,
+    short_side: int | None = None,
+    photo_size: tuple[int, int] | None = None,
+    channels: int = 3,
+    whole: bool = False,
 ) -> np.ndarray | LazyPhoto:
-    """A photo as a model of this config wants it: pixels_CHW (uint8), or a LazyPhoto.
+    """Open a photo of any size: pixels_CHW (uint8), or a LazyPhoto that is read by region.
 
-    photo: a path, a PIL image, an array H x W x C (or H x W), or a tensor C x H x W; arrays and
-    tensors hold uint8, or floats from 0 to 1.
+    Large photos, tiled pyramids and slides are read by region, at their full resolution, unless
+    `short_side` or `photo_size` reduces them; then their nearest smaller level is read.
 
-    Large photos, tiled pyramids and slides are read piece by piece, at their full resolution. Where
-    the data are reduced (short_side, photo_size), so are they, from their nearest smaller level. A
-    model that makes maps of the whole photo gets it in memory, while it fits.
-    Raises UserError, naming the file, when it cannot be read.
+    Args:
+        photo: a path, a PIL image, an array H x W x C (or H x W), or a tensor C x H x W; arrays
+            and tensors hold uint8, or floats from 0 to 1.
+        short_side: reduce to this short side, in pixels; smaller photos stay as they are.
+        photo_size: resize to this (height, width) in pixels.
+        channels: 3 (RGB) or 1 (grayscale).
+        whole: whether all pixels are needed in memory, as for maps of the whole photo.
+
+    Raises:
+        UserError: naming the file, when it cannot be read, or is needed whole and is too large.
     """
-    data, whole = config.data, config.model.needs_whole_photo
     if not isinstance(photo, str | Path):
         image = photo if isinstance(photo, Image.Image) else array_image(photo)
-        return open_image(image, config, channels)
-    reduces = data.short_side is not None or data.photo_size is not None
+        return image_pixels(image, short_side, photo_size, channels)
+    reduces = short_side is not None or photo_size is not None
     in_memory = reduces or whole
     if not is_large(photo, MAX_PIXELS if in_memory else LARGE, pyramids=not in_memory):
-        return read_photo(photo, data.short_side, data.photo_size, channels)
+        return read_photo(photo, short_side, photo_size, channels)
     if whole and not reduces:
         raise UserError(f"{photo}: {TOO_LARGE}")
     large = LazyPhoto(photo, channels)
     if not reduces:
         return large
-    return reduced(large, reduced_size(*large.size, data.short_side, data.photo_size))
-
-
-def open_image(image: Image.Image, config: Config, channels: int) -> np.ndarray:
-    """pixels_CHW (uint8) of a PIL image, turned upright and reduced as those of a file."""
-    return image_pixels(image, config.data.short_side, config.data.photo_size, channels)
+    return reduced(large, reduced_size(*large.size, short_side, photo_size))
 
 
 def reduced(photo: LazyPhoto, size: tuple[int, int]) -> np.ndarray:
-    """pixels_CHW (uint8) of the whole photo at this (height, width), by averages."""
+    """Reduce the whole photo to this (height, width) by area averages; pixels_CHW, uint8."""
     try:
-        shares_CHW = LazyPhotos([photo]).resized(size)[0]
+        values_CHW = LazyPhotos([photo]).resized(size)[0]
     except UnreadablePhoto as error:
         raise UserError(str(error)) from None
-    return (shares_CHW * 255).round().byte().numpy()
+    return (values_CHW * 255).round().byte().numpy()
 
 
 def is_slide(path: str | Path) -> bool:
+    """Whether the suffix is that of a slide scanner's format."""
     return os.path.splitext(path)[1].lower() in SLIDES
 
 
 def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> bool:
-    """Whether a file is to be read piece by piece: more pixels than the limit, a slide, or (with
-    `pyramids`) a TIFF with smaller levels. Only its header is read; what cannot be read is not
-    large.
+    """Whether a file has to be read by region: it has more pixels than the limit, is a slide, or
+    (with `pyramids`) is a TIFF with smaller levels. Only its header is read; a file that cannot be
+    read does not count as large.
 
-    Without pyvips, what fits in memory all the same is not large either.
+    Without pyvips, photos that fit in memory do not count as large either.
     """
     if is_slide(path):
         return True
@@ -106,7 +111,7 @@ def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> boo
 
 
 def has_levels(image: Image.Image) -> bool:
-    """Whether an opened TIFF carries smaller pictures of itself."""
+    """Whether an opened TIFF holds smaller levels of itself."""
     if SUB_IMAGES in image.tag_v2:
         return True
     whole = image.size

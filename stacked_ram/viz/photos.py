@@ -16,11 +16,12 @@ from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import Dataset, only, open_dataset
 from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.photo_batches import open_as_trained
 from stacked_ram.images.decoding import true_size
 from stacked_ram.images.in_memory import InMemory, array_image
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.names import path_text
-from stacked_ram.images.opening import open_image, open_photo, photo_endings, reduced
+from stacked_ram.images.opening import photo_endings, reduced
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 
@@ -80,7 +81,7 @@ def as_photo(run: LoadedRun, photo: AnyPhoto, name: str | None = None) -> Photo:
     if isinstance(photo, str | Path):
         return read_file(run, Path(photo), name)
     image = ImageOps.exif_transpose(photo) if isinstance(photo, Image.Image) else array_image(photo)
-    pixels_CHW = open_image(image, run.config, run.card.channels)
+    pixels_CHW = open_as_trained(image, run.config, run.card.channels)
     return Photo(name or "photo", pixels_CHW, (image.height, image.width))
 
 
@@ -125,7 +126,7 @@ def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
 
     Raises UserError, naming the file, when it cannot be read.
     """
-    opened = open_photo(path, run.config, run.card.channels)
+    opened = open_as_trained(path, run.config, run.card.channels)
     folder = path.resolve().parent.name
     label = run.classes.index(folder) if folder in run.classes else None
     name = path_text(name or path.name)

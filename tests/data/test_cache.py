@@ -3,12 +3,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
+import signal
 import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_sets import config_of, loader_of, make_photos
 
@@ -104,7 +105,7 @@ def test_a_new_manifest_gets_a_new_file_and_the_old_one_goes(folder):
     cache_of(folder)
     cache_of(folder, short_side=20)
     first = {path.name for path in (folder / ".cache").iterdir()}
-    assert len(first) == 4  # two sizes, each pixels and marks
+    assert len(first) == 4  # two sizes, each pixels and marks of what is done
     manifest = folder / "manifest.csv"
     manifest.write_text(manifest.read_text() + "\n")
     cache_of(folder)
@@ -112,11 +113,20 @@ def test_a_new_manifest_gets_a_new_file_and_the_old_one_goes(folder):
     assert len(left) == 4 and len(left & first) == 2
 
 
-def test_pixels_that_were_not_flushed_are_not_trusted_after_a_restart(folder, monkeypatch):
+def test_pixels_that_are_not_on_the_disk_are_served_to_no_later_run(folder, monkeypatch, caplog):
     dataset, cache = cache_of(folder)
     path = dataset.folder / dataset.names[0]
     cache.put(0, path, pixels_of(dataset))
-    monkeypatch.setattr(cache_room, "_since_start", lambda: 12345)  # the machine was restarted
+    assert (cache.get(0, path) == pixels_of(dataset)).all()  # to this run they are known
+
+    def broken_disk(file):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", broken_disk)
+        cache.flush()
+        wait_for_flush()
+    assert "could not be flushed" in caplog.text
     _, later = cache_of(folder)
     assert later.get(0, path) is None
     cache.flush()
@@ -179,10 +189,35 @@ def test_several_processes_fill_it_together(folder, kind):
         assert (cache.get(row, path) == pixels_of(dataset, row)).all()
 
 
-def test_a_pickled_cache_is_the_same_cache(folder):
+def _die_in_mid_write(cache, dataset, row):
+    content = memoryview(pixels_of(dataset, row)).cast("B")
+    os.pwrite(cache.pixels_file, content[: len(content) // 2], int(cache.starts_M[row]))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_half_wrote_is_never_served(folder):
     dataset, cache = cache_of(folder)
-    other = pickle.loads(pickle.dumps(cache))
-    _fill(other, dataset, [4])
+    worker = multiprocessing.get_context("fork").Process(
+        target=_die_in_mid_write, args=(cache, dataset, 3)
+    )
+    worker.start()
+    worker.join()
+    cache.put(4, dataset.folder / dataset.names[4], pixels_of(dataset, 4))
+    cache.flush()
+    wait_for_flush()
+    _, later = cache_of(folder)
+    for known in (cache, later):
+        assert known.get(3, dataset.folder / dataset.names[3]) is None
+        assert known.get(4, dataset.folder / dataset.names[4]) is not None
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_of_any_kind_fills_the_cache_of_its_parent(folder, method):
+    dataset, cache = cache_of(folder)
+    context = torch.multiprocessing.get_context(method)
+    worker = context.Process(target=_fill, args=(cache, dataset, [4]))
+    worker.start()
+    worker.join()
     assert (cache.get(4, dataset.folder / dataset.names[4]) == pixels_of(dataset, 4)).all()
 
 

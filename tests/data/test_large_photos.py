@@ -13,7 +13,7 @@ from tiny import tiny_config
 from variants import VARIANTS, make
 
 from stacked_ram.cli.predict import Predict, predict
-from stacked_ram.config.schema import Config, DataConfig
+from stacked_ram.config.schema import DataConfig
 from stacked_ram.images import opening
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.opening import is_large, open_photo
@@ -72,12 +72,12 @@ def test_a_model_sees_the_same_in_pieces_as_in_memory(files, name):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_model_that_makes_maps_gets_photos_whole_while_they_fit(files, name, monkeypatch):
-    config = Config(model=make(name).config)
+    whole = make(name).config.needs_whole_photo
     monkeypatch.setattr(opening, "LARGE", 1000)
-    assert open_photo(files[0][0], config, 3).shape == (3, *SIZES[0])
+    assert open_photo(files[0][0], whole=whole).shape == (3, *SIZES[0])
     monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
     with pytest.raises(UserError, match=r"0.tif: too large .* maps of the whole photo"):
-        open_photo(files[0][0], config, 3)
+        open_photo(files[0][0], whole=whole)
 
 
 def test_which_files_are_read_in_pieces(files, tmp_path, monkeypatch):
@@ -89,14 +89,13 @@ def test_which_files_are_read_in_pieces(files, tmp_path, monkeypatch):
     assert is_large(pyramid) and is_large(sub_images) and is_large("slide.svs")
     assert not is_large(pyramid, pyramids=False)
     assert not is_large(tmp_path / "gone.jpg")
-    as_stored, small = Config(), Config(data=DataConfig(short_side=20))
-    assert isinstance(open_photo(pyramid, as_stored, 3), LazyPhoto)
-    assert open_photo(pyramid, small, 3).shape == (3, 20, 29)
+    assert isinstance(open_photo(pyramid), LazyPhoto)
+    assert open_photo(pyramid, short_side=20).shape == (3, 20, 29)
     monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
-    from_level = open_photo(pyramid, small, 3)
+    from_level = open_photo(pyramid, short_side=20)
     assert from_level.shape == (3, 20, 29) and from_level.dtype == np.uint8
     monkeypatch.undo()
-    in_memory = open_photo(pyramid, small, 3)
+    in_memory = open_photo(pyramid, short_side=20)
     assert np.abs(from_level.astype(int) - in_memory).max() < 12
     monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
     assert not is_large(pyramid)  # what can be held in memory does not need pyvips

@@ -7,8 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from stacked_ram.config.schema import Config
-from stacked_ram.config.yaml import replace_fields
 from stacked_ram.images.in_memory import array_image
 from stacked_ram.images.opening import open_photo
 from stacked_ram.runtime.errors import UserError
@@ -17,16 +15,16 @@ from stacked_ram.runtime.errors import UserError
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("shape", [(30, 40, 3), (30, 40), (30, 40, 1)])
 def test_arrays_tensors_and_images_are_reduced_as_their_file_is(tmp_path, shape, channels):
-    config = replace_fields(Config(), {"short_side": 20})
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     tensor = torch.from_numpy(pixels)
     tensor = tensor.permute(2, 0, 1) if pixels.ndim == 3 else tensor
     image = array_image(pixels)
     image.save(tmp_path / "photo.png")
-    expected_CHW = open_photo(tmp_path / "photo.png", config, channels)
+    expected_CHW = open_photo(tmp_path / "photo.png", short_side=20, channels=channels)
     assert expected_CHW.shape == (channels, 20, 27)
     for photo in (image, pixels, tensor, pixels / 255, tensor / 255):
-        np.testing.assert_array_equal(open_photo(photo, config, channels), expected_CHW)
+        found_CHW = open_photo(photo, short_side=20, channels=channels)
+        np.testing.assert_array_equal(found_CHW, expected_CHW)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +50,6 @@ def test_an_image_is_turned_upright_and_stays_as_it_is(tmp_path):
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     image.save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as turned:
-        pixels_CHW = open_photo(turned, Config(), 1)
+        pixels_CHW = open_photo(turned, channels=1)
         assert turned.size == (3, 2)
     np.testing.assert_array_equal(pixels_CHW[0], np.rot90(np.asarray(image), -1))
