@@ -34,7 +34,7 @@ from turns import medians
 from stacked_ram.config.schema import ModelConfig, TrainingConfig
 from stacked_ram.models.build import build_model
 from stacked_ram.ops.depthwise import use_fast_depthwise
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 
 SIDE, PATCHES, CLASSES, FEATURES = 96, 2, 17, 512
 TARGET = 3.0
@@ -184,7 +184,7 @@ def our_step(
     def step() -> None:
         photos = model.photos(pixels, None, glance)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = next(training_losses(model, photos, labels, settings)).total
+            loss = next(estimators.losses(model, photos, labels, settings)).total
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

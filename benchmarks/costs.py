@@ -32,7 +32,7 @@ from stacked_ram.evaluation.cost import count_parameters, photo_cost
 from stacked_ram.models.build import build_model
 from stacked_ram.ops.depthwise import use_fast_depthwise
 from stacked_ram.runtime.devices import autocast, set_switches
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 from stacked_ram.training.optim import make_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -108,7 +108,7 @@ def speed(model, config: Config, shape: tuple[int, int, int], rounds: int, threa
     def train() -> None:
         model.train()
         with autocast(device, settings.precision):
-            losses = next(training_losses(model, model.photos(pixels), labels, settings))
+            losses = next(estimators.losses(model, model.photos(pixels), labels, settings))
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -30,7 +30,7 @@ from stacked_ram.config.schema import ModelConfig, TrainingConfig
 from stacked_ram.models.build import build_model
 from stacked_ram.ops.geometry import GlimpseGeometry
 from stacked_ram.ops.patches import Photos
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 from stacked_ram.training.optim import make_optimizer
 
 BATCH = 128
@@ -76,7 +76,7 @@ def our_step(pixels, labels, setting, bf16: bool, free: bool) -> Callable[[], No
     def step() -> None:
         photos = given if free else model.photos(pixels)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            for losses in training_losses(model, photos, labels, training):
+            for losses in estimators.losses(model, photos, labels, training):
                 total = losses.total
         total.backward()
         optimizer.step()

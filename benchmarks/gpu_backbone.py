@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stacked_ram.config.schema import ModelConfig, TrainingConfig
 from stacked_ram.models.build import build_model
+from stacked_ram.training import estimators
 from stacked_ram.training.cuda_graphs import WARM_UP, StepGraph
-from stacked_ram.training.estimators import training_losses
 
 
 def backbone(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]:
@@ -42,7 +42,7 @@ def backbone(part: str, options: argparse.Namespace, ends: float) -> Iterator[Ro
     def ours(pixels: Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             photos = model.photos(pixels)
-            loss = next(training_losses(model, photos, labels, settings)).total
+            loss = next(estimators.losses(model, photos, labels, settings)).total
         update(loss, optimizers[0])
 
     def random_calls(patches: Tensor) -> None:

@@ -17,8 +17,8 @@ from stacked_ram.config.schema import ModelConfig, TrainingConfig
 from stacked_ram.data.canvas import compose, shift
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
+from stacked_ram.training import estimators
 from stacked_ram.training.cuda_graphs import WARM_UP, StepGraph
-from stacked_ram.training.estimators import training_losses
 
 SETTINGS = {28: (8, 1, 6), 60: (12, 3, 8), 100: (12, 4, 8)}  # side: patch_size, patches, steps
 EPOCHS = 200
@@ -73,7 +73,7 @@ class Digits:
     def loss_of(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         photos = self.model.photos(pixels)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            found = next(training_losses(self.model, photos, labels, self.settings))
+            found = next(estimators.losses(self.model, photos, labels, self.settings))
         return found.total, (found.logits_RN.argmax(1) == labels).sum()
 
     def step(self, rows_B: Tensor) -> None:

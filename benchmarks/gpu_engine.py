@@ -54,7 +54,7 @@ def engine(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]
             train(trainer, COMPARED)
             made = time.monotonic() - begun
             if precision == "float32":
-                weights.append([one.clone() for one in trainer.learner.model.parameters()])
+                weights.append([one.clone() for one in trainer.train_step.model.parameters()])
                 if graph:
                     yield bounded("cuda_graph to without", apart(*weights), 1e-2)
             rate = trainer.photos_per_epoch / clocked(lambda t=trainer: train(t))
@@ -71,8 +71,8 @@ def train(trainer: Trainer, batches: int | None = None) -> None:
     """So many batches of the next epoch, or all."""
     trainer.loader.set_epoch(trainer.loader.epoch + 1)
     for batch in itertools.islice(trainer.loader, batches):
-        trainer.learner.learn(batch)
-    trainer.learner.watch.check()
+        trainer.train_step(batch)
+    trainer.train_step.nonfinite.check()
 
 
 def asked(

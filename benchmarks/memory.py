@@ -83,7 +83,7 @@ def make_step(options: argparse.Namespace, device):
 
     from stacked_ram.config.schema import ModelConfig, TrainingConfig
     from stacked_ram.models.build import build_model
-    from stacked_ram.training.estimators import training_losses
+    from stacked_ram.training import estimators
 
     config = ModelConfig(
         retina="backbone", backbone=options.backbone, patch_size=PATCH, num_patches=PATCHES,
@@ -111,7 +111,7 @@ def make_step(options: argparse.Namespace, device):
 
         def loss_of():
             return next(
-                training_losses(model, model.photos(pixels), labels, TrainingConfig())
+                estimators.losses(model, model.photos(pixels), labels, TrainingConfig())
             ).total
 
     optimizer = torch.optim.AdamW(trained.parameters(), fused=True)

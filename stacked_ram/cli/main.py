@@ -47,6 +47,9 @@ class Train:
     """Train once with each of these seeds, into OUT-seed0 and so on, and compare."""
     profile: bool = False
     """Trace the first batches for TensorBoard."""
+    log: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard"
+    """Where metrics and pictures go besides the run folder. Weights & Biases and MLflow are
+    packages of their own."""
     find_learning_rate: bool = False
     """Do not train: try learning rates on a rising ramp and draw the loss over them."""
     fields: Fields = field(default_factory=Config)

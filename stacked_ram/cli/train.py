@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
 
 from stacked_ram.cli.main import Train
 from stacked_ram.runtime.distributed import join_world, leave_world
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
-from stacked_ram.training.run import resume_run, train_run, train_seeds
-
-RESULTS = Path("results")
+from stacked_ram.training.profiling import Profiler
+from stacked_ram.training.run import resume_run, seed_folder, train_run, train_seeds
+from stacked_ram.training.trainer import RESULTS
+from stacked_ram.viz.training_pictures import tracking_callbacks
 
 
 def train(options: Train) -> None:
@@ -21,17 +22,25 @@ def train(options: Train) -> None:
     if options.resume is not None and (options.config or options.out or options.seeds):
         raise UserError("--resume: the run has its config, folder and seed; leave out the others")
     world = join_world()
+    config, folder = options.fields, options.resume or options.out or RESULTS / options.config.stem
     try:
-        folder = options.resume or options.out or RESULTS / options.config.stem
         if options.find_learning_rate:
             from stacked_ram.training.lr_finder import find_learning_rate
 
-            find_learning_rate(options.fields, folder)
-        elif options.seeds:
-            train_seeds(options.fields, folder, options.seeds, world, options.overwrite)
+            find_learning_rate(config, folder)
+            return
+        callbacks = tracking_callbacks(options.log)
+        if options.profile:
+            callbacks.append(Profiler())
+        runs = [folder]
+        if options.seeds:
+            train_seeds(config, folder, options.seeds, world, options.overwrite, callbacks)
+            runs = [seed_folder(folder, seed) for seed in options.seeds]
         elif options.resume is not None:
-            resume_run(folder, options.fields, world, profile=options.profile)
+            resume_run(folder, config, world, callbacks)
         else:
-            train_run(options.fields, folder, world, options.overwrite, profile=options.profile)
+            train_run(config, folder, world, options.overwrite, callbacks)
+        if world.is_main:
+            print(f"next: {program()} test {shlex.join(map(str, runs))} --controls")
     finally:
         leave_world()

@@ -26,7 +26,6 @@ import optuna
 from optuna.visualization import matplotlib as plotting
 
 from stacked_ram.cli.main import Tune
-from stacked_ram.cli.train import RESULTS
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import RENAMED, SECTIONS, field_sections, parse_yaml, replace_fields
 from stacked_ram.runs.checkpoint import state_files
@@ -34,10 +33,11 @@ from stacked_ram.runs.folder import check_folder, lock_file, save_config, write_
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError, nearest
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped
-from stacked_ram.training.callbacks import Callback
+from stacked_ram.training.callbacks import Callback, Training
 from stacked_ram.training.meters import Row
 from stacked_ram.training.run import train_run
-from stacked_ram.training.trainer import Trainer
+from stacked_ram.training.trackers import TensorBoard
+from stacked_ram.training.trainer import RESULTS
 
 SHORT = {"lr": "learning_rate"}
 STUDY = "stacked_ram"
@@ -245,7 +245,7 @@ class Pruning(Callback):
     def __init__(self, trial: optuna.Trial, metric: str) -> None:
         self.trial, self.metric = trial, metric
 
-    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+    def on_epoch_end(self, trainer: Training, row: Row) -> None:
         """Raises TrialPruned. A value that is not finite counts as the worst possible."""
         value = row[self.metric]
         worst = -math.inf if self.metric == "valid_accuracy" else math.inf
@@ -264,7 +264,9 @@ def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Pat
     print(f"trial {trial.number}: {said(values)}")
 
     try:
-        row = train_run(tried, folder, overwrite=True, callbacks=[Pruning(trial, metric)])
+        row = train_run(
+            tried, folder, overwrite=True, callbacks=[TensorBoard(), Pruning(trial, metric)]
+        )
         best = float(row[metric])
         if not math.isfinite(best):
             raise RunFailed(f"{metric} is not finite")

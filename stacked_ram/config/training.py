@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,7 +17,10 @@ from stacked_ram.config.fields import (
     PositiveFloat,
     convert_fields,
 )
-from stacked_ram.runtime.errors import check
+from stacked_ram.runtime.errors import check, nearest
+
+ESTIMATORS = ("reinforce", "leave_one_out", "self_critical", "ppo", "pathwise")
+IMPORT_PATH = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +67,12 @@ class TrainingConfig:
     """Weight of the baseline's regression loss."""
     policy_weight: NotNegativeFloat = 1.0
     """Weight of the policy gradient."""
-    estimator: Literal["reinforce", "leave_one_out", "self_critical", "ppo", "pathwise"] = (
-        "reinforce"
-    )
-    """How the policy learns: REINFORCE with a learned baseline; leave-one-out over the rollouts;
-    self-critical (the policy's mean is the baseline); PPO; or the pathwise gradient through the
-    crops, without sampling."""
+    estimator: str = "reinforce"
+    """How the policy learns: `reinforce` with a learned baseline; `leave_one_out` over the
+    rollouts; `self_critical` (the policy's mean is the baseline); `ppo`; `pathwise`, the gradient
+    through the crops, without sampling; or the
+    import path of a function of your own, package.module:function (training/estimators.py says what
+    it must do)."""
     reward: Literal["correct", "drop"] = "correct"
     """1 if the last prediction is right; or the drop in cross-entropy from step to step."""
     rollouts: Positive = 1
@@ -99,8 +103,8 @@ class TrainingConfig:
     compile: bool = False
     """Compile the model with torch.compile; with cuda_graph its losses too."""
     cuda_graph: bool = False
-    """Record the whole step on a CUDA GPU once and replay it with one launch (photos of one
-    size, one process). Elsewhere it changes nothing."""
+    """Capture the whole step as a CUDA graph and replay it with one launch (photos of one size, one
+    process). Without a CUDA GPU it changes nothing."""
     channels_last: bool | Literal["auto"] = False
     """Keep the backbone's tensors channels-last; auto: where the precision is not float32."""
     tf32: bool = True
@@ -120,7 +124,7 @@ class TrainingConfig:
     save_every: NotNegativeFloat = 10.0
     """Minutes between checkpoints inside an epoch; one is always written after each epoch."""
     pictures_every: NotNegative = 5
-    """Epochs between pictures of scan paths in TensorBoard; 0: none."""
+    """Epochs between pictures of scan paths (in TensorBoard, or where --log says); 0: none."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -128,6 +132,11 @@ class TrainingConfig:
 
     def _check(self) -> None:
         """Refuse values that cannot go together. Raises UserError."""
+        check(
+            self.estimator in ESTIMATORS or IMPORT_PATH.fullmatch(self.estimator) is not None,
+            f"estimator: `{self.estimator}` is not {', '.join(ESTIMATORS)} or an import path such"
+            f" as my_module:my_estimator{nearest(self.estimator, ESTIMATORS)}",
+        )
         check(
             self.estimator != "ppo" or self.accumulation_steps == 1,
             "accumulation_steps: estimator ppo steps several times on one batch; leave it at 1",

@@ -1,149 +1,133 @@
-"""What a run shows while it trains: a progress bar, and curves in TensorBoard."""
+"""Callbacks: what is done beside the training, at four moments of it.
+
+    class Bell(Callback):
+        def on_train_end(self, trainer: Training) -> None:
+            print("\a")
+
+    Trainer(config, callbacks=[Bell()]).fit()
+
+A callback changes nothing of the training: its random numbers are fixed anew before each step.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
+import torch
 
-    from stacked_ram.config.schema import Config
-    from stacked_ram.data.batch import Batch
-    from stacked_ram.data.left_out import LeftOut
-    from stacked_ram.models.ram import RAM
-    from stacked_ram.training.meters import Row
-    from stacked_ram.training.trainer import Trainer
+from stacked_ram.config.schema import Config
+from stacked_ram.data.base_loader import Loader
+from stacked_ram.data.left_out import LeftOut
+from stacked_ram.models.ram import RAM
+from stacked_ram.runs.folder import RunFolder
+from stacked_ram.runtime.distributed import World
+from stacked_ram.training.meters import Row
+
+REFRESH = 0.5  # seconds between two updates of the progress bar
+
+
+class Training(Protocol):
+    """What a callback may read of the Trainer."""
+
+    config: Config
+    run: RunFolder
+    """Its `path` is the run's folder."""
+    world: World
+    """`world.is_main`: whether this process writes files and prints."""
+    device: torch.device
+    loader: Loader
+    valid_loader: Loader | None
+    valid_left_out: LeftOut
+    epoch: int
+    """Epochs that are done."""
+    history: list[Row]
+    """The metrics of each of them."""
+
+    @property
+    def model(self) -> RAM:
+        """The model as it is evaluated (the average of the weights, if there is one)."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Batches since the start of the run."""
+        ...
+
+    @property
+    def photos_per_epoch(self) -> int: ...
+
+    def running_averages(self) -> dict[str, float]:
+        """The losses of the epoch so far, in this process. Waits for the device."""
+        ...
+
+    def log(self, text: str) -> None:
+        """Print a line and keep it in log.txt."""
+        ...
 
 
 class Callback:
-    """What is done at four moments of a training; a subclass overrides those it needs."""
+    """Four moments of a training; a subclass overrides those it needs.
 
-    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+    Each is called in every process (ask `trainer.world.is_main` before writing). An exception ends
+    the training. One callback may serve several runs, one after the other.
+    """
+
+    def on_train_start(self, trainer: Training) -> None:
+        """Before the first batch, of a new run or of a resumed one."""
+
+    def on_step_end(self, trainer: Training, photos: int) -> None:
+        """After each batch. photos: how many it had, in all processes."""
+
+    def on_epoch_end(self, trainer: Training, row: Row) -> None:
         """After an epoch was trained, validated and saved. row: its metrics."""
 
+    def on_train_end(self, trainer: Training) -> None:
+        """At the end, however it came: also after an error or Ctrl-C."""
 
-PICTURES = 8
-REFRESH = 0.5  # seconds between readings of the device
 
+class ProgressBar(Callback):
+    """A bar over all photos of the run, with photos/s and the time left; on a terminal only."""
 
-class Progress:
-    """A bar over all photos of the run, with photos/s and the time left."""
-
-    def __init__(self, trainer: Trainer, *, shown: bool) -> None:
+    def on_train_start(self, trainer: Training) -> None:
         from tqdm import tqdm
 
         per_epoch = trainer.photos_per_epoch
-        self.trainer = trainer
         self.bar = tqdm(
-            total=trainer.settings.epochs * per_epoch,
-            initial=trainer.learner.step * per_epoch // len(trainer.loader),
+            total=trainer.config.training.epochs * per_epoch,
+            initial=trainer.step * per_epoch // len(trainer.loader),
             unit=" photos",
             unit_scale=True,
             mininterval=REFRESH,
             dynamic_ncols=True,
-            disable=None if shown else True,  # None: only on a terminal
+            disable=None if trainer.world.is_main else True,  # None: only on a terminal
             file=sys.stderr,
         )
-        self._read_at = time.monotonic()
+        self.updated_at = time.monotonic()
+        trainer.run.echo_through(self.print_above)
 
-    def __enter__(self) -> Progress:
-        self.trainer.run.echo_through(self._print)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        self.trainer.run.echo_through(print)
-
-    def after_batch(self, photos: int) -> None:
+    def on_step_end(self, trainer: Training, photos: int) -> None:
         self.bar.update(photos)
-        now = time.monotonic()
-        if now - self._read_at < REFRESH:
+        if self.bar.disable:
             return
-        self._read_at = now
-        self.trainer.learner.watch.check()
-        if not self.bar.disable:
-            values = self.trainer.learner.averages.read()
-            self.say(
-                f"epoch {self.trainer.epoch + 1}, loss {values.get('total', float('nan')):.3f},"
-                f" accuracy {values.get('accuracy', float('nan')):.3f}"
+        now = time.monotonic()
+        if trainer.loader.position == len(trainer.loader):
+            self.bar.set_postfix_str("validating", refresh=False)
+        elif now - self.updated_at >= REFRESH:
+            self.updated_at = now
+            values = trainer.running_averages()
+            self.bar.set_postfix_str(
+                f"epoch {trainer.epoch + 1}, loss {values.get('total', float('nan')):.3f},"
+                f" accuracy {values.get('accuracy', float('nan')):.3f}",
+                refresh=False,
             )
 
-    def say(self, text: str) -> None:
-        self.bar.set_postfix_str(text, refresh=False)
+    def on_train_end(self, trainer: Training) -> None:
+        self.bar.close()
+        trainer.run.echo_through(print)
 
-    def _print(self, text: str) -> None:
+    def print_above(self, text: str) -> None:
+        """Print a line without breaking the bar."""
         self.bar.write(text, file=sys.stdout)
         sys.stdout.flush()
-
-
-class Board:
-    """TensorBoard's files of a run; without a folder, nothing."""
-
-    def __init__(self, folder: Path | None, epoch: int) -> None:
-        self.writer = None
-        self.photos: tuple[tuple[str, ...], Batch] | None = None
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # What an interrupted process wrote beyond its last checkpoint is not shown.
-            self.writer = SummaryWriter(str(folder), purge_step=epoch + 1)
-
-    def write(self, row: Row, epoch: int) -> None:
-        if self.writer is not None:
-            for name, value in row.items():
-                if name != "epoch":
-                    self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
-
-    def draw_scan_paths(self, model: RAM, config: Config, epoch: int, left_out: LeftOut) -> None:
-        """What the model looks at on the same few validation photos each time."""
-        if self.writer is None:
-            return
-        import torch
-
-        from stacked_ram.viz.training_pictures import draw_scan_paths
-
-        self.photos = self.photos or a_few_photos(config)
-        classes, batch = self.photos
-        batch = batch.to(next(model.parameters()).device)
-        model.eval()
-
-        def draw(batch: Batch) -> Figure:
-            with torch.no_grad():
-                trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
-            return draw_scan_paths(
-                batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
-            )
-
-        for _, figure in left_out.each([batch], draw):
-            self.writer.add_image("scan paths", pixels_of(figure), epoch, dataformats="HWC")
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-
-def a_few_photos(config: Config) -> tuple[tuple[str, ...], Batch]:
-    """The classes, and PICTURES validation photos in one batch, as they are evaluated."""
-    from stacked_ram.config.yaml import replace_fields
-    from stacked_ram.data.dataset import open_dataset
-    from stacked_ram.data.loader import make_loader
-
-    few = min(PICTURES, config.data.limit_photos or PICTURES)
-    fields = {"limit_photos": few, "batch_size": few, "workers": 0, "cache": "none"}
-    config = replace_fields(config, fields)
-    dataset = open_dataset(config.data, "valid")
-    return dataset.classes, next(iter(make_loader(dataset, config, train=False)))
-
-
-def pixels_of(figure: Figure) -> np.ndarray:
-    """A drawn figure as uint8 RGB, HWC."""
-    import numpy
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return numpy.asarray(canvas.buffer_rgba())[:, :, :3]

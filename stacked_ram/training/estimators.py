@@ -1,170 +1,250 @@
-"""The estimators: how a batch of photos becomes the losses of an optimiser's step.
+"""The estimators: how the policy learns from the scan paths that it drew on a batch of photos.
 
-One switch, `estimator`: `reinforce`, `leave_one_out`, `self_critical`, `ppo`, `pathwise`.
-Each can be read below from top to bottom.
+    for losses in estimators.losses(model, images, targets, estimator="leave_one_out", rollouts=2):
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+
+Notable features
+- one function a name (`reinforce`, `leave_one_out`, `self_critical`, `ppo`, `pathwise`), each
+  readable from top to bottom; what they share is in losses.py
+- an estimator of your own is a function with the same arguments (`Estimator`), given as an object
+  or by its import path (examples/own_estimator.py)
+
+    B photos   R rows = B * M rollouts, photo-major   T steps   N classes
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.ram import RAM
-from stacked_ram.models.trace import Trace
 from stacked_ram.ops.patches import Photos
-from stacked_ram.training import losses
-from stacked_ram.training.pretraining import combination_logits
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.losses import (
+    Losses,
+    generalised_advantages,
+    leave_one_out_advantages,
+    normalised,
+    policy_loss,
+    ppo_loss,
+    returns,
+    total_loss,
+)
+from stacked_ram.training.pretraining import combination_losses
 
 
-@dataclass
-class Losses:
-    total: Tensor
-    """What is differentiated."""
-    parts: dict[str, Tensor]
-    """Detached scalars by name, for the log."""
-    logits_RN: Tensor
-    """Last class scores of every row, photo-major."""
-    trace: Trace | None = None
-    """None where no glimpses were taken (pretraining)."""
+class Estimator(Protocol):
+    """What an estimator does: photos and targets in, losses out.
+
+    It is a generator (or returns an iterator). The caller differentiates `Losses.total` and steps
+    the optimiser before it asks for the next; most yield once. One that yields several times for a
+    batch, as PPO does, marks all but the last with `more=True`.
+
+    model: in training mode; called as `model(photos, rollouts=config.rollouts, sample=True)`, it
+    gives a Trace of R rows. targets: classes (B) or soft targets (B x N), one row a photo.
+    config: `rollouts`, `reward`, the weights of the losses. class_weights_N: of the classification
+    loss. `losses.total_loss` joins the parts.
+    """
+
+    def __call__(
+        self,
+        model: RAM,
+        photos: Photos,
+        targets: Tensor,
+        config: TrainingConfig,
+        class_weights_N: Tensor | None,
+    ) -> Iterator[Losses]: ...
 
 
-def training_losses(
+def losses(
+    model: RAM,
+    images: Tensor | Photos,
+    targets: Tensor,
+    config: TrainingConfig | None = None,
+    *,
+    estimator: str | Estimator | None = None,
+    location_source: str = "policy",
+    class_weights_N: Tensor | None = None,
+    **fields: Any,
+) -> Iterator[Losses]:
+    """The losses of one batch: one for each step of the optimiser (several with PPO only).
+
+    Args:
+        model: in training mode.
+        images: B x C x H x W, uint8 (0 to 255) or floating point (0 to 1), or what
+            `model.photos` made of them.
+        targets: classes (B, int64) or soft targets (B x N), one row a photo.
+        config: all settings; None: the defaults.
+        estimator: a name, or an estimator of your own. None: the config's.
+        location_source: `policy`; `random` for a warm-up in which no policy learns;
+            `combinations` to pretrain the visual network alone (pretraining.py).
+        class_weights_N: weights of the classes in the classification loss.
+        fields: of TrainingConfig, to be changed: `rollouts=4`, `entropy_bonus=0.01`.
+
+    A model without a policy (soft attention) needs no estimator and is trained by the
+    classification loss. Raises UserError for an unknown estimator or a value out of range.
+    """
+    if isinstance(estimator, str):
+        fields["estimator"] = estimator
+    config = config or TrainingConfig()
+    if fields:
+        config = dataclasses.replace(config, **fields)
+    photos = model.photos(images) if isinstance(images, Tensor) else images
+    if location_source == "combinations":
+        return combination_losses(model, photos, targets, config, class_weights_N)
+    if location_source != "policy" or model.config.attention != "hard":
+        return supervised(
+            model, photos, targets, config, class_weights_N, location_source=location_source
+        )
+    estimate = estimator if callable(estimator) else find_estimator(config.estimator)
+    return estimate(model, photos, targets, config, class_weights_N)
+
+
+def supervised(
     model: RAM,
     photos: Photos,
     targets: Tensor,
     config: TrainingConfig,
+    class_weights_N: Tensor | None,
     *,
     location_source: str = "policy",
-    class_weights_N: Tensor | None = None,
 ) -> Iterator[Losses]:
-    """The losses of one batch, one for each step of the optimiser (several for PPO only).
-
-    targets: classes (B) or soft targets (B x N), one row a photo. location_source: `random` for
-    the warm-up, in which no policy learns; `combinations` for the visual network alone
-    (pretraining.py).
-    The caller differentiates and steps before it asks for the next.
-    """
-    if location_source == "combinations":
-        yield pretraining_pass(model, photos, targets, config, class_weights_N)
-        return
-    rollouts = config.rollouts
-    targets = targets.repeat_interleave(rollouts, 0)
-    hard = model.config.attention == "hard" and location_source == "policy"
-    if hard and config.estimator == "ppo":
-        yield from ppo_passes(model, photos, targets, config, class_weights_N)
-        return
-
-    smooth = hard and config.estimator == "pathwise"
-    trace = model(
-        photos, rollouts=rollouts, location_source=location_source, sample=not smooth, smooth=smooth
-    )
-    if not hard or smooth or not any(trace.chosen_T):
-        yield total(trace, targets, config, class_weights_N)
-        return
-
-    returns_BT = losses.returns(trace, targets, config.reward)
-    if config.estimator == "reinforce":
-        advantages_BT = returns_BT - trace.baselines_BT.detach()
-    elif config.estimator == "leave_one_out":
-        advantages_BT = losses.leave_one_out(returns_BT, rollouts)
-    else:  # self-critical
-        greedy = evaluated(model, photos)
-        gained_BT = losses.returns(greedy, targets[::rollouts], config.reward)
-        advantages_BT = returns_BT - gained_BT.repeat_interleave(rollouts, 0)
-    if config.normalise_advantages:
-        advantages_BT = losses.normalised(advantages_BT, trace)
-    policy = losses.policy_loss(trace, advantages_BT)
-    yield total(trace, targets, config, class_weights_N, returns_BT, policy)
+    """The classification loss alone: no policy learns."""
+    trace = model(photos, rollouts=config.rollouts, location_source=location_source, sample=True)
+    yield total_loss(trace, targets, config, class_weights_N)
 
 
-@torch.no_grad()
-def evaluated(model: RAM, photos: Photos) -> Trace:
-    """What the model does at evaluation, the baseline of self-critical learning (Rennie et al.,
-    2017, section 3.2). The batch-norm statistics stay as they are."""
-    model.eval()
-    trace = model(photos)
-    model.train()
-    return trace
-
-
-def ppo_passes(
+def reinforce(
     model: RAM,
     photos: Photos,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
 ) -> Iterator[Losses]:
-    """Draw scan paths once, then learn from them several times (Schulman et al., 2017)."""
+    """REINFORCE with a learned baseline (Williams, 1992; Mnih et al., 2014, equation 4):
+    advantage = return - baseline."""
+    trace = model(photos, rollouts=config.rollouts, sample=True)
+    returns_RT = returns(trace, targets, config.reward)
+    advantages_RT = returns_RT - trace.baselines_BT.detach()
+    if config.normalise_advantages:
+        advantages_RT = normalised(advantages_RT, trace)
+    policy = policy_loss(trace, advantages_RT)
+    yield total_loss(trace, targets, config, class_weights_N, returns_RT, policy)
+
+
+def leave_one_out(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+) -> Iterator[Losses]:
+    """Advantage = return - mean return of the photo's other rollouts (Kool et al., 2019)."""
+    trace = model(photos, rollouts=config.rollouts, sample=True)
+    returns_RT = returns(trace, targets, config.reward)
+    advantages_RT = leave_one_out_advantages(returns_RT, config.rollouts)
+    if config.normalise_advantages:
+        advantages_RT = normalised(advantages_RT, trace)
+    policy = policy_loss(trace, advantages_RT)
+    yield total_loss(trace, targets, config, class_weights_N, returns_RT, policy)
+
+
+def self_critical(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+) -> Iterator[Losses]:
+    """Advantage = return - return of the path that the model takes at evaluation (Rennie et al.,
+    2017, section 3.2). That pass leaves batch-norm statistics as they are."""
+    trace = model(photos, rollouts=config.rollouts, sample=True)
+    returns_RT = returns(trace, targets, config.reward)
+    model.eval()
+    with torch.no_grad():
+        greedy = model(photos)
+    model.train()
+    greedy_returns_BT = returns(greedy, targets, config.reward)
+    advantages_RT = returns_RT - greedy_returns_BT.repeat_interleave(config.rollouts, 0)
+    if config.normalise_advantages:
+        advantages_RT = normalised(advantages_RT, trace)
+    policy = policy_loss(trace, advantages_RT)
+    yield total_loss(trace, targets, config, class_weights_N, returns_RT, policy)
+
+
+def ppo(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+) -> Iterator[Losses]:
+    """Draw scan paths once, then learn from them `ppo_epochs` times (Schulman et al., 2017)."""
     with torch.no_grad():
         drawn = model(photos, rollouts=config.rollouts, sample=True)
     # Older torch would give the passes below what was cast of the weights without a gradient.
     torch.clear_autocast_cache()
-    returns_BT = losses.returns(drawn, targets, config.reward)
-    advantages_BT = losses.generalised_advantages(drawn, returns_BT, config.gae_lambda)
+    returns_RT = returns(drawn, targets, config.reward)
+    advantages_RT = generalised_advantages(drawn, returns_RT, config.gae_lambda)
     if config.normalise_advantages:
-        advantages_BT = losses.normalised(advantages_BT, drawn)
-    for _ in range(config.ppo_epochs):
+        advantages_RT = normalised(advantages_RT, drawn)
+    for epoch in range(1, config.ppo_epochs + 1):
         trace = model(photos, rollouts=config.rollouts, locations_BTS2=drawn.samples_BTS2)
-        policy = losses.ppo_loss(trace, drawn.log_probs_BTS, advantages_BT, config.ppo_clip)
-        result = total(trace, targets, config, class_weights_N, returns_BT, policy)
+        policy = ppo_loss(trace, drawn.log_probs_BTS, advantages_RT, config.ppo_clip)
+        found = total_loss(trace, targets, config, class_weights_N, returns_RT, policy)
         log_ratio = (trace.log_probs_BTS - drawn.log_probs_BTS).detach()
-        result.parts["approximate_kl"] = (log_ratio.exp() - 1 - log_ratio).mean()
-        yield result
+        found.parts["approximate_kl"] = (log_ratio.exp() - 1 - log_ratio).mean()
+        found.more = epoch < config.ppo_epochs
+        yield found
 
 
-def pretraining_pass(
+def pathwise(
     model: RAM,
     photos: Photos,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
-) -> Losses:
-    """The class from every combination of resolutions: the mean of their cross-entropies."""
-    logits_RUN = combination_logits(model, photos)
-    loss = functional.cross_entropy(
-        logits_RUN.flatten(0, 1),
-        targets.repeat_interleave(logits_RUN.shape[1], 0),
-        weight=class_weights_N,
-        label_smoothing=config.label_smoothing,
-    )
-    return Losses(loss, {"pretraining": loss.detach()}, logits_RUN[:, -1].detach())
+) -> Iterator[Losses]:
+    """No sampling: the gradient of the classification loss reaches the location through the
+    crops."""
+    trace = model(photos, rollouts=config.rollouts, sample=False, smooth=True)
+    yield total_loss(trace, targets, config, class_weights_N)
 
 
-def total(
-    trace: Trace,
-    targets: Tensor,
-    config: TrainingConfig,
-    class_weights_N: Tensor | None,
-    returns_BT: Tensor | None = None,
-    policy: Tensor | None = None,
-) -> Losses:
-    """The weighted sum of the parts, and what is worth watching beside them."""
-    classification = losses.classification_loss(trace, targets, config, class_weights_N)
-    whole = classification
-    parts = {"classification": classification}
-    if policy is not None:
-        baseline = losses.baseline_loss(trace, returns_BT)
-        policy_entropy = losses.entropy(trace)
-        whole = (
-            whole
-            + config.baseline_weight * baseline
-            + config.policy_weight * policy
-            - config.entropy_bonus * policy_entropy
-        )
-        parts |= {
-            "baseline": baseline,
-            "policy": policy,
-            "entropy": policy_entropy,
-            "reward": returns_BT[:, trace.chosen].mean(),
-            "explained_variance": losses.explained_variance(trace, returns_BT),
-        }
-    if trace.stop_logits_BT is not None:
-        parts["stop"] = losses.stop_loss(trace, targets)
-        whole = whole + parts["stop"]
-    parts = {name: part.detach() for name, part in parts.items()}
-    return Losses(whole, parts, trace.logits_BTN[:, -1].detach(), trace)
+ESTIMATORS: dict[str, Estimator] = {
+    "reinforce": reinforce,
+    "leave_one_out": leave_one_out,
+    "self_critical": self_critical,
+    "ppo": ppo,
+    "pathwise": pathwise,
+}
+
+
+def find_estimator(name: str) -> Estimator:
+    """The estimator of a name, or the function at an import path, `my_module:my_estimator`.
+
+    Raises UserError if there is none.
+    """
+    if name in ESTIMATORS:
+        return ESTIMATORS[name]
+    module, _, function = name.partition(":")
+    try:
+        found: Callable = getattr(importlib.import_module(module), function)
+    except ImportError as error:
+        raise UserError(
+            f"estimator: {name}: cannot import {module} ({error}); install it, or put its folder"
+            " on PYTHONPATH"
+        ) from error
+    except AttributeError:
+        raise UserError(f"estimator: {name}: module {module} has no {function}") from None
+    if not callable(found):
+        raise UserError(f"estimator: {name}: is not a function")
+    return found

@@ -1,12 +1,15 @@
 """The losses: what a trace is trained on. They read a trace and nothing else.
 
-    B rows = photos x M rollouts, photo-major   T steps   S levels   N classes
+    P photos   B rows = P x M rollouts, photo-major   T steps   S levels   N classes
 
-All means are over rows; sums over the steps and levels that the policy chose. No loss waits for
-the device.
+All means are over rows; sums are over the steps and levels whose location the policy chose.
+Targets are classes (int64) or soft targets (x N), one row a photo or one a row of the trace. No
+loss makes the host wait for the device.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,14 +19,74 @@ from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.trace import Trace
 
 
+@dataclass
+class Losses:
+    """What one pass over a batch gives to the optimiser and to the log."""
+
+    total: Tensor
+    """The scalar to differentiate."""
+    parts: dict[str, Tensor]
+    """Detached scalars by name, for the log."""
+    logits_RN: Tensor
+    """Last class scores of each row, photo-major, detached."""
+    trace: Trace | None = None
+    """None if no glimpses were taken (pretraining)."""
+    more: bool = False
+    """Whether another pass over the same batch follows (PPO)."""
+
+
+def total_loss(
+    trace: Trace,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None = None,
+    returns_BT: Tensor | None = None,
+    policy: Tensor | None = None,
+) -> Losses:
+    """The weighted sum of all losses of a trace, and the parts to log.
+
+    returns_BT, policy: the returns and the policy's loss; None if no policy learns.
+    """
+    targets = per_row(targets, trace)
+    classification = classification_loss(trace, targets, config, class_weights_N)
+    total = classification
+    parts = {"classification": classification}
+    if policy is not None and returns_BT is not None and any(trace.chosen_T):
+        baseline = baseline_loss(trace, returns_BT)
+        policy_entropy = entropy(trace)
+        total = (
+            total
+            + config.baseline_weight * baseline
+            + config.policy_weight * policy
+            - config.entropy_bonus * policy_entropy
+        )
+        parts |= {
+            "baseline": baseline,
+            "policy": policy,
+            "entropy": policy_entropy,
+            "reward": returns_BT[:, trace.chosen].mean(),
+            "explained_variance": explained_variance(trace, returns_BT),
+        }
+    if trace.stop_logits_BT is not None:
+        parts["stop"] = stop_loss(trace, targets)
+        total = total + parts["stop"]
+    parts = {name: part.detach() for name, part in parts.items()}
+    return Losses(total, parts, trace.logits_BTN[:, -1].detach(), trace)
+
+
+def per_row(targets: Tensor, trace: Trace) -> Tensor:
+    """Targets of photos repeated for each of their rollouts; those of rows as they are."""
+    return targets.repeat_interleave(len(trace.logits_BTN) // len(targets), 0)
+
+
 def classification_loss(
     trace: Trace, targets: Tensor, config: TrainingConfig, class_weights_N: Tensor | None = None
 ) -> Tensor:
     """Cross-entropy after every step (and the glance), averaged by `step_weights`, or after the
     last step.
 
-    targets: classes of the rows (B) or soft targets (B x N).
     """
+    targets = per_row(targets, trace)
     logits_BTN = trace.logits_BTN[:, -1:]
     if config.step_losses == "all":
         logits_BTN = trace.logits_BTN
@@ -45,12 +108,13 @@ def classification_loss(
 
 
 def returns(trace: Trace, targets: Tensor, reward: str) -> Tensor:
-    """What was gained from each step on, B x T, without a gradient.
+    """The return from each step on, B x T, without a gradient.
 
-    `correct`: 1 if the last prediction is right, for every step. `drop`: how much the
-    cross-entropy fell from before the step (after the glance; at even odds, without one) to the
-    end.
+    `correct`: 1 if the last prediction is right, at every step. `drop`: the fall of the
+    cross-entropy from before the step to the end. (Before the first step it is that of the glance,
+    or of equal probabilities without a glance.)
     """
+    targets = per_row(targets, trace)
     logits_BTN = trace.logits_BTN.detach()
     if reward == "correct":
         labels = targets.argmax(1) if targets.ndim == 2 else targets
@@ -75,7 +139,8 @@ def cross_entropies(logits_BTN: Tensor, targets: Tensor) -> Tensor:
 
 
 def baseline_loss(trace: Trace, returns_BT: Tensor) -> Tensor:
-    """Squared error of the baseline at the steps that the policy chose. Trains nothing else."""
+    """Squared error of the baseline at the steps that the policy chose; it trains the baseline
+    alone."""
     errors_BT = trace.baselines_BT[:, trace.chosen] - returns_BT[:, trace.chosen]
     return errors_BT.square().sum() / max(errors_BT.numel(), 1)
 
@@ -108,12 +173,13 @@ def entropy(trace: Trace) -> Tensor:
 
 def stop_loss(trace: Trace, targets: Tensor) -> Tensor:
     """Learned stop: cross-entropy of "this prediction is right already" after each step."""
+    targets = per_row(targets, trace)
     labels = targets.argmax(1) if targets.ndim == 2 else targets
     right_BT = (trace.logits_BTN.detach().argmax(2) == labels.unsqueeze(1)).float()
     return functional.binary_cross_entropy_with_logits(trace.stop_logits_BT, right_BT)
 
 
-def leave_one_out(returns_BT: Tensor, rollouts: int) -> Tensor:
+def leave_one_out_advantages(returns_BT: Tensor, rollouts: int) -> Tensor:
     """Return minus the mean return of the photo's other rollouts (Kool et al., 2019)."""
     returns_PMT = returns_BT.unflatten(0, (-1, rollouts))
     others_PMT = (returns_PMT.sum(1, keepdim=True) - returns_PMT) / (rollouts - 1)
@@ -131,14 +197,14 @@ def generalised_advantages(trace: Trace, returns_BT: Tensor, lam: float) -> Tens
     advantages = []
     for step in reversed(range(values_BT.shape[1])):
         after_B = values_BT[:, step + 1] if step + 1 < values_BT.shape[1] else 0.0
-        surprise_B = rewards_BT[:, step] + after_B - values_BT[:, step]
-        advantage_B = surprise_B + lam * advantage_B
+        td_error_B = rewards_BT[:, step] + after_B - values_BT[:, step]
+        advantage_B = td_error_B + lam * advantage_B
         advantages.append(advantage_B)
     return torch.stack(advantages[::-1], 1)
 
 
 def normalised(advantages_BT: Tensor, trace: Trace) -> Tensor:
-    """Shifted and scaled so that those of chosen steps have mean 0 and standard deviation 1."""
+    """Advantages shifted and scaled: over the chosen steps, mean 0 and standard deviation 1."""
     chosen = advantages_BT[:, trace.chosen]
     if chosen.numel() < 2:
         return advantages_BT
@@ -146,9 +212,10 @@ def normalised(advantages_BT: Tensor, trace: Trace) -> Tensor:
 
 
 def explained_variance(trace: Trace, returns_BT: Tensor) -> Tensor:
-    """1 - Var(return - baseline) / Var(return) over the chosen steps; 0 tells nothing, 1 all."""
-    wanted = returns_BT[:, trace.chosen]
-    told = trace.baselines_BT.detach()[:, trace.chosen]
-    if wanted.numel() < 2:
+    """1 - Var(return - baseline) / Var(return) over the chosen steps: 1 is a perfect baseline, 0 no
+    better than a constant."""
+    returns_BT = returns_BT[:, trace.chosen]
+    baselines_BT = trace.baselines_BT.detach()[:, trace.chosen]
+    if returns_BT.numel() < 2:
         return torch.zeros((), device=returns_BT.device)
-    return 1 - (wanted - told).var() / wanted.var().clamp(min=1e-8)
+    return 1 - (returns_BT - baselines_BT).var() / returns_BT.var().clamp(min=1e-8)

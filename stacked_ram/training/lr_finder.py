@@ -29,45 +29,45 @@ def find_learning_rate(config: Config, folder: Path) -> float:
     out = folder.with_name(f"{folder.name}-learning-rate")
     trainer = Trainer(replace_fields(config, {"not_finite": "stop"}), RunFolder(out))
     try:
-        rates, losses = ramp(trainer)
+        lrs, losses = ramp(trainer)
     finally:
         trainer.loader.close()
-    if len(rates) < 10:
+    if len(lrs) < 10:
         raise RunFailed("the loss is not finite from the start; no learning rate can be found")
     smooth = smoothed(losses)
-    best = suggestion(rates, smooth)
+    best = suggestion(lrs, smooth)
     rows = [
-        {"learning_rate": rate, "loss": loss, "smoothed": value}
-        for rate, loss, value in zip(rates, losses, smooth, strict=True)
+        {"learning_rate": lr, "loss": loss, "smoothed": value}
+        for lr, loss, value in zip(lrs, losses, smooth, strict=True)
     ]
     write_rows(out / "curve.csv", rows)
-    write_atomically(out / "curve.png", picture(rates, losses, smooth, best))
+    write_atomically(out / "curve.png", picture(lrs, losses, smooth, best))
     print(f"the loss falls fastest at --learning-rate {best:.2g}; curve: {out / 'curve.png'}")
     return best
 
 
 def ramp(trainer: Trainer) -> tuple[list[float], list[float]]:
-    """Train a step at each rate, until the loss runs away."""
-    learner = trainer.learner
-    highest = learner.schedule.highest[0]
-    rates: list[float] = []
+    """Train a step at each learning rate, until the loss runs away."""
+    train_step = trainer.train_step
+    highest = train_step.schedule.highest[0]
+    lrs: list[float] = []
     losses: list[float] = []
     while True:
-        trainer.loader.set_epoch(learner.step // len(trainer.loader))
+        trainer.loader.set_epoch(train_step.step // len(trainer.loader))
         for batch in trainer.loader:
-            rate = LOWEST * (HIGHEST / LOWEST) ** (len(rates) / (STEPS - 1))
-            learner.schedule.put(rate / highest)  # the backbone keeps its share
-            learner.averages.clear()
-            learner.learn(batch)
-            parts = learner.averages.read()
+            lr = LOWEST * (HIGHEST / LOWEST) ** (len(lrs) / (STEPS - 1))
+            train_step.schedule.put(lr / highest)  # the backbone keeps its fraction
+            train_step.averages.clear()
+            train_step(batch)
+            parts = train_step.averages.read()
             loss = parts["pretraining" if "pretraining" in parts else "classification"]
             if not math.isfinite(loss):
-                return rates, losses
-            rates.append(rate)
+                return lrs, losses
+            lrs.append(lr)
             losses.append(loss)
             smooth = smoothed(losses)
-            if len(rates) == STEPS or (len(rates) > 10 and smooth[-1] > TOO_HIGH * min(smooth)):
-                return rates, losses
+            if len(lrs) == STEPS or (len(lrs) > 10 and smooth[-1] > TOO_HIGH * min(smooth)):
+                return lrs, losses
 
 
 def smoothed(losses: list[float]) -> list[float]:
@@ -79,21 +79,21 @@ def smoothed(losses: list[float]) -> list[float]:
     return result
 
 
-def suggestion(rates: list[float], smooth: list[float]) -> float:
-    """The rate where the smoothed loss falls fastest over the logarithm of the rate, before its
+def suggestion(lrs: list[float], smooth: list[float]) -> float:
+    """The learning rate where the smoothed loss falls fastest, over its logarithm and before the
     lowest point."""
     lowest = max(3, int(np.argmin(smooth)))
-    slope = np.gradient(np.asarray(smooth), np.log(rates))
-    return float(rates[int(np.argmin(slope[1:lowest])) + 1])
+    slope = np.gradient(np.asarray(smooth), np.log(lrs))
+    return float(lrs[int(np.argmin(slope[1:lowest])) + 1])
 
 
-def picture(rates: list[float], losses: list[float], smooth: list[float], best: float) -> bytes:
+def picture(lrs: list[float], losses: list[float], smooth: list[float], best: float) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(rates, losses, color="0.8", label="classification loss")
-    axes.plot(rates, smooth, label="smoothed")
+    axes.plot(lrs, losses, color="0.8", label="classification loss")
+    axes.plot(lrs, smooth, label="smoothed")
     axes.axvline(best, color="C1", linestyle="--", label=f"falls fastest: {best:.2g}")
     low, high = min(smooth), smooth[0]
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")

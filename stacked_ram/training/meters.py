@@ -13,22 +13,24 @@ Row = dict[str, float | int]  # the metrics of an epoch by name: a row of metric
 
 
 class Values(NamedTuple):
-    """Named numbers of one batch as one tensor, so that what is done with all is done at once."""
+    """Named numbers of a batch as one tensor, so that an operation on all of them is one kernel."""
 
     names: tuple[str, ...]
     numbers_V: Tensor
 
     @staticmethod
     def of(values: dict[str, Tensor]) -> Values:
-        """Of tensors with one number each, on one device; detached, float32."""
-        return Values(tuple(values), torch.stack([one.detach().float() for one in values.values()]))
+        """From scalar tensors on one device; detached, float32."""
+        return Values(
+            tuple(values), torch.stack([value.detach().float() for value in values.values()])
+        )
 
 
 class Averages:
     """Sums of named values weighted by photos; exact over batches of any size and processes."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], Tensor] = {}  # by the names of what is added together
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # by the names of the values added at once
         self._weights: dict[tuple[str, ...], float] = {}
 
     @torch.no_grad()
@@ -42,20 +44,20 @@ class Averages:
         self._weights[names] = self._weights.get(names, 0.0) + photos
 
     def read(self, world: World | None = None) -> dict[str, float]:
-        """The averages so far; with a world, over all its processes, of which some may have had
-        nothing to add. Waits for the device."""
+        """The averages so far; with a world, over all its processes (some may have added nothing).
+        Waits for the device."""
         totals: dict[str, list[float]] = {}
-        for together, sums in self._sums.items():
-            for name, total in zip(together, sums.tolist(), strict=True):
+        for names, sums in self._sums.items():
+            for name, total in zip(names, sums.tolist(), strict=True):
                 before = totals.get(name, [0.0, 0.0])
-                totals[name] = [before[0] + total, before[1] + self._weights[together]]
-        names = sorted(totals if world is None else world.union(totals))
-        if not names:
+                totals[name] = [before[0] + total, before[1] + self._weights[names]]
+        known = sorted(totals if world is None else world.union(totals))
+        if not known:
             return {}
-        both = torch.tensor([totals.get(name, [0.0, 0.0]) for name in names], dtype=torch.float64)
+        both = torch.tensor([totals.get(name, [0.0, 0.0]) for name in known], dtype=torch.float64)
         if world is not None:
             world.sum(both)
-        return dict(zip(names, (both[:, 0] / both[:, 1]).tolist(), strict=True))
+        return dict(zip(known, (both[:, 0] / both[:, 1]).tolist(), strict=True))
 
     def clear(self) -> None:
         self._sums.clear()

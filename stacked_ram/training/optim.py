@@ -1,4 +1,4 @@
-"""Which parameters learn how fast: layer groups, the optimiser, and its learning rate over time."""
+"""The optimiser: parameter groups, and the learning rate over time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.runtime.errors import UserError, nearest
 
-BACKBONE_SHARE = 0.1  # of learning_rate, where backbone_learning_rate says nothing
+BACKBONE_SHARE = 0.1  # of learning_rate, if backbone_learning_rate is None
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     """The backbone apart from the rest, and biases and norms (no weight decay) from weights."""
-    backbone = {id(one) for one in model.backbone_parameters()}
-    rates = {True: config.backbone_learning_rate, False: config.learning_rate}
-    if rates[True] is None:
-        rates[True] = BACKBONE_SHARE * config.learning_rate
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
+    lrs = {True: config.backbone_learning_rate, False: config.learning_rate}
+    if lrs[True] is None:
+        lrs[True] = BACKBONE_SHARE * config.learning_rate
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -31,7 +31,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     return [
         {
             "params": groups[key],
-            "lr": rates[key[0]],
+            "lr": lrs[key[0]],
             "weight_decay": config.weight_decay if key[1] else 0.0,
         }
         for key in sorted(groups)
@@ -51,25 +51,25 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     if not groups:
         raise UserError("freeze_backbone: nothing is left to train")
     options = inspect.signature(get_optimizer_class(config.optimizer, bind_defaults=False))
-    one_kernel = {"fused": True} if "fused" in options.parameters else {}
+    fused = {"fused": True} if "fused" in options.parameters else {}
     return create_optimizer_v2(
-        groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0, **one_kernel
+        groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0, **fused
     )
 
 
 def make_capturable(optimizer: Optimizer, on: bool, device: torch.device) -> None:
-    """Whether a CUDA graph may record the optimiser's step: it then reads the learning rate from
-    the device. Raises UserError for an optimiser that cannot be recorded."""
+    """Set whether a CUDA graph may capture the optimiser's step; it then reads the learning rate
+    from the device. Raises UserError for an optimiser that cannot be captured."""
     for group in optimizer.param_groups:
         group["lr"] = float(group["lr"])
         if "capturable" in group:
             group["capturable"] = on
         elif on:
             name = type(optimizer).__name__.lower()
-            raise UserError(f"cuda_graph: optimizer {name} cannot be recorded; use adamw")
+            raise UserError(f"cuda_graph: optimizer {name} cannot be captured; use adamw")
         if on:
             group["lr"] = torch.tensor(group["lr"], device=device)
-    for state in optimizer.state.values() if on else ():  # of a run that was not recorded so far
+    for state in optimizer.state.values() if on else ():  # of a run without a graph so far
         if isinstance(state.get("step"), Tensor):
             state["step"] = state["step"].to(device)
 
@@ -77,7 +77,11 @@ def make_capturable(optimizer: Optimizer, on: bool, device: torch.device) -> Non
 class Schedule:
     """The learning rate after each batch (warm-up, cosine, step) or each epoch (plateau).
 
-    rate: of all but the backbone, as it is now.
+    The factors are written out here, because those of timm and of torch's own schedulers differ
+    from them in the last digits, and runs have to be repeated exactly. (torch's LambdaLR would be
+    equal; it warns of accumulated and skipped batches, and is no shorter.)
+
+    lr: of all but the backbone, as it is now.
     """
 
     def __init__(
@@ -108,31 +112,31 @@ class Schedule:
 
     def after_batch(self) -> None:
         self.batch += 1
-        # A plateau's own reductions must not be overwritten once the warm-up is over.
+        # After the warm-up the plateau's own reductions must not be overwritten.
         if self._by_epoch is None or self.batch <= self.warmup:
             self.put(self.factor(self.batch))
 
     def after_epoch(self, metric: float | None) -> None:
         if self._by_epoch is not None and metric is not None and self.batch >= self.warmup:
             self._by_epoch.step(metric)
-            self.rate = float(self.optimizer.param_groups[0]["lr"])
+            self.lr = float(self.optimizer.param_groups[0]["lr"])
 
     def put(self, factor: float) -> None:
         """Set every group to this share of its highest learning rate."""
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
-            if isinstance(group["lr"], Tensor):  # a recorded step reads it there
+            if isinstance(group["lr"], Tensor):  # a CUDA graph reads it there
                 group["lr"].fill_(factor * highest)
             else:
                 group["lr"] = factor * highest
-        self.rate = factor * self.highest[0]
+        self.lr = factor * self.highest[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """The rates themselves are in the optimiser's state."""
+        """The learning rates themselves are in the optimiser's state."""
         by_epoch = None if self._by_epoch is None else self._by_epoch.state_dict()
         return {"batch": self.batch, "by_epoch": by_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.batch = state["batch"]
-        self.rate = float(self.optimizer.param_groups[0]["lr"])
+        self.lr = float(self.optimizer.param_groups[0]["lr"])
         if self._by_epoch is not None and state["by_epoch"] is not None:
             self._by_epoch.load_state_dict(state["by_epoch"])

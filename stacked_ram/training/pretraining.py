@@ -11,14 +11,37 @@ place. No attention takes part.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.ram import RAM
 from stacked_ram.ops.patches import Photos
+from stacked_ram.training.losses import Losses
 
 RESOLUTIONS = 3  # high, medium, low: each half of the one before
+
+
+def combination_losses(
+    model: RAM,
+    photos: Photos,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None = None,
+) -> Iterator[Losses]:
+    """The mean cross-entropy of the class over all combinations of resolutions. targets: of the
+    photos."""
+    logits_RUN = combination_logits(model, photos)
+    loss = functional.cross_entropy(
+        logits_RUN.flatten(0, 1),
+        targets.repeat_interleave(logits_RUN.shape[1], 0),
+        weight=class_weights_N,
+        label_smoothing=config.label_smoothing,
+    )
+    yield Losses(loss, {"pretraining": loss.detach()}, logits_RUN[:, -1].detach())
 
 
 def combinations(like: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import field_sections, replace_fields, to_dict
 from stacked_ram.runs.folder import RunFolder, write_atomically
 from stacked_ram.runtime.distributed import World
-from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
-from stacked_ram.training.callbacks import Callback
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.callbacks import Callback, ProgressBar
+from stacked_ram.training.estimators import Estimator
 from stacked_ram.training.meters import Row
 from stacked_ram.training.trainer import Trainer
 
@@ -34,13 +35,13 @@ def train_run(
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
     *,
-    profile: bool = False,
+    estimator: Estimator | None = None,
 ) -> Row:
     """Train a new run into a folder and return the metrics of its best epoch.
 
     world: the processes that train together (`join_world`); None: this one alone. overwrite:
-    replace a run that is in the folder. callbacks: see `Trainer`. profile: write a trace of the
-    first batches into RUN/tensorboard.
+    replace a run that is in the folder. callbacks, estimator: see `Trainer`; a progress bar is
+    shown on a terminal.
 
     Raises UserError if the folder holds a run already or the config cannot be trained, RunFailed
     if the training fails, and Stopped after Ctrl-C or SIGTERM. When torchrun has restarted the
@@ -48,15 +49,12 @@ def train_run(
     """
     world = world or World()
     if world.is_restart and (folder / "config.yaml").is_file():
-        return resume_run(folder, config, world, callbacks, profile=profile)
+        return resume_run(folder, config, world, callbacks, estimator=estimator)
     run = RunFolder(folder)
     if world.is_main:
         run.check_free(overwrite)
-    # Built first: a config that cannot be trained leaves no folder behind.
-    trainer = Trainer(config, run, world, callbacks=callbacks, profile=profile)
-    if world.is_main:
-        run.start(config, overwrite)
-    return fit(trainer)
+    callbacks = [ProgressBar(), *callbacks]
+    return Trainer(config, run, world, callbacks=callbacks, estimator=estimator).fit(overwrite)
 
 
 def resume_run(
@@ -65,7 +63,7 @@ def resume_run(
     world: World | None = None,
     callbacks: Sequence[Callback] = (),
     *,
-    profile: bool = False,
+    estimator: Estimator | None = None,
 ) -> Row:
     """Resume a run from its last checkpoint and return the metrics of its best epoch.
 
@@ -76,14 +74,10 @@ def resume_run(
     run = RunFolder(folder)
     config = config or run.config()
     check_unchanged(run.config(), config)
-    trainer = Trainer(config, run, world, callbacks=callbacks, profile=profile)
-    started = trainer.resume()
-    if world.is_main:
-        run.go_on()
-        run.save_config(config)
-    if started and not trainer.finished:
-        trainer.log(f"resuming at epoch {trainer.epoch + 1}, step {trainer.learner.step}")
-    return fit(trainer)
+    callbacks = [ProgressBar(), *callbacks]
+    trainer = Trainer(config, run, world, callbacks=callbacks, estimator=estimator)
+    trainer.resume()
+    return trainer.fit()
 
 
 def train_seeds(
@@ -103,7 +97,7 @@ def train_seeds(
     rows = {}
     for seed in seeds:
         seeded = replace_fields(config, {"seed": seed}, "--seeds")
-        place = folder.with_name(f"{folder.name}-seed{seed}")
+        place = seed_folder(folder, seed)
         if (place / "config.yaml").is_file() and not overwrite:
             rows[seed] = resume_run(place, seeded, world, callbacks)
         else:
@@ -114,17 +108,9 @@ def train_seeds(
     return rows
 
 
-def fit(trainer: Trainer) -> Row:
-    """Train to the end; a full disk is reported with the way to resume."""
-    try:
-        return trainer.fit()
-    except NotWritten as error:
-        raise RunFailed(
-            f"{error}; make room, then resume from the last checkpoint with --resume"
-            f" {trainer.run.path}"
-        ) from error
-    finally:
-        trainer.run.close()
+def seed_folder(folder: Path, seed: int) -> Path:
+    """FOLDER-seed0 and so on."""
+    return folder.with_name(f"{folder.name}-seed{seed}")
 
 
 def check_unchanged(old: Config, new: Config) -> None:

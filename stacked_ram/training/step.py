@@ -1,6 +1,6 @@
-"""How a batch changes the weights: losses, gradients, optimiser, average of the weights.
+"""A training step: loss, backward, step of the optimiser.
 
-What a step draws is a function of (seed, process, step): nothing of it has to be saved, and a run
+What a step draws is a function of (seed, process, step). So nothing random has to be saved: a run
 that is killed at any moment and resumed draws what it would have drawn.
 """
 
@@ -23,37 +23,41 @@ from stacked_ram.ops.depthwise import use_fast_depthwise
 from stacked_ram.runtime.devices import autocast, seed_everything
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import RunFailed, UserError
+from stacked_ram.training import estimators
 from stacked_ram.training.cuda_graphs import StepGraphs
-from stacked_ram.training.estimators import Losses, training_losses
+from stacked_ram.training.estimators import Estimator
+from stacked_ram.training.losses import Losses
 from stacked_ram.training.meters import Averages, Values
-from stacked_ram.training.nonfinite import NotFiniteWatch
+from stacked_ram.training.nonfinite import NonFiniteMonitor
 from stacked_ram.training.optim import Schedule, make_capturable, make_optimizer
 
 
 class LossModule(nn.Module):
-    """One learning pass as a module, so that DDP sees the loss and what it leaves out."""
+    """The next losses of a batch as a module whose output is their total: what DDP wraps.
+
+    DDP looks for the parameters that its output does not reach, so that must be the total alone;
+    `losses` has the rest.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.found: tuple[Losses, Batch] | None = None
+        self.losses: Losses | None = None
 
-    def forward(self, passes: Iterator[tuple[Losses, Batch]]) -> Tensor:
-        self.found = next(passes)
-        return self.found[0].total
-
-    def take(self) -> tuple[Losses, Batch]:
-        found, self.found = self.found, None
-        return found
+    def forward(self, losses_of_batch: Iterator[Losses]) -> Tensor:
+        self.losses = next(losses_of_batch)
+        return self.losses.total
 
 
 class TrainStep:
-    """A model and all that trains it, on one device of one process.
+    """A model and all that trains it, on one device of one process. Called with each batch.
 
-    left_out: of the training photos. class_weights_N: of the classification loss.
+    left_out: photos of the training split that could not be read. class_weights_N: of the
+    classification loss. estimator: one of your own; None: the one that `settings` names.
+
     averages: of the epoch's losses, kept on the device until they are read.
-    step: batches since the start of the run. skipped: batches of this epoch left out.
-    spoiled: whether a batch of the group under way had a loss that is not finite.
+    step: batches since the start of the run. skipped: batches of this epoch that were skipped.
+    lr: learning rate of the last step, of all but the backbone.
     """
 
     def __init__(
@@ -65,10 +69,13 @@ class TrainStep:
         batches_per_epoch: int,
         left_out: LeftOut,
         class_weights_N: Tensor | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         if settings.cuda_graph and world.size > 1:
-            raise UserError("cuda_graph: belongs to one process; leave it off with torchrun")
-        self.settings, self.world = settings, world
+            raise UserError("cuda_graph: needs a single process; leave it off with torchrun")
+        if estimator is None:
+            estimators.find_estimator(settings.estimator)  # an unknown one is told at once
+        self.settings, self.world, self.estimator = settings, world, estimator
         self.device = next(model.parameters()).device
         model.activation_checkpointing = settings.activation_checkpointing
         self.model = model
@@ -82,20 +89,22 @@ class TrainStep:
         if settings.ema_decay is not None:
             from timm.utils import ModelEmaV3
 
-            # Buffers are copied, not averaged; a backbone that two rooms share counts once.
+            # Buffers are copied, not averaged; a backbone that two parts share counts once.
             self.ema = ModelEmaV3(
                 self.model, settings.ema_decay, use_warmup=True, exclude_buffers=True
             )
-        self.graphs = StepGraphs(self.whole_step) if settings.cuda_graph else None
+        self.graphs = StepGraphs(self.captured_step) if settings.cuda_graph else None
         if settings.compile and self.graphs is None:
             self.model.compile()
-        elif settings.compile:  # a recording's shapes are fixed: so may be those of its kernels
-            self.recorded_losses = torch.compile(self.recorded_losses, dynamic=False)
+        elif settings.compile:  # the shapes in a graph are fixed: so may be those of its kernels
+            self.captured_losses = torch.compile(self.captured_losses, dynamic=False)
         self.model.train()
-        self.one_pass = LossModule(self.model)
-        self.parallel = world.wrap(self.one_pass)
+        self.loss_module = LossModule(self.model)
+        self.parallel = world.wrap(self.loss_module)
         self.optimizer = make_optimizer(self.model, settings)
-        self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
+        self.parameters = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
         self.batches_per_epoch = batches_per_epoch
         self.schedule = Schedule(self.optimizer, settings, batches_per_epoch)
         self.make_capturable()
@@ -105,15 +114,15 @@ class TrainStep:
             self.class_weights_N = class_weights_N.to(self.device)
         self.averages = Averages()
         self.left_out = left_out
-        self.watch = NotFiniteWatch(left_out.dataset.names)
+        self.nonfinite = NonFiniteMonitor(left_out.dataset.names)
         self.step = 0
         self.skipped = 0
         self.group_has_nonfinite = False
-        self.rate = 0.0  # that the last step used, of all but the backbone
+        self.lr = 0.0
 
     @property
-    def evaluated(self) -> nn.Module:
-        """The model that is evaluated and saved: the average of the weights where there is one."""
+    def evaluated(self) -> RAM:
+        """The model that is evaluated and saved: the average of the weights, if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     @property
@@ -121,116 +130,74 @@ class TrainStep:
         """Share of the run that is done, 0 to 1."""
         return self.step / (self.settings.epochs * self.batches_per_epoch)
 
-    def learn(self, batch: Batch, together: int = 1, steps: bool = True) -> None:
-        """Differentiate the losses of a batch, and step if it is the last of its group.
-
-        together: batches in this group, whose gradients are averaged.
-        """
-        self.rate = self.schedule.rate
-        if not self.model.training:  # going through all modules takes its time
-            self.model.train()
-        self.model.anneal(self.progress)
-        seed_everything(self.settings.seed, self.world.rank, self.step)
-        if self.graphs is None:
-            self.learn_step_by_step(batch, together, steps)
-        else:
-            self.learn_recorded(batch)
-        self.step += 1
-        self.schedule.after_batch()
-
     @property
     def location_source(self) -> str:
-        """What decides where this step looks."""
+        """What decides where this step looks, as `estimators.losses` takes it."""
         epoch, settings = self.step / self.batches_per_epoch, self.settings
         if epoch < settings.pretrain_epochs:
             return "combinations"
         return "random" if epoch < settings.pretrain_epochs + settings.random_glimpses else "policy"
 
-    def learn_step_by_step(self, batch: Batch, together: int, steps: bool) -> None:
-        settings, location_source = self.settings, self.location_source
-        passes = self.passes(batch, location_source)
-        for _ in range(self.passes_on_a_batch(location_source)):
-            waits = not steps and self.world.size > 1
-            with self.parallel.no_sync() if waits else contextlib.nullcontext():
-                with autocast(self.device, settings.precision):
-                    total = self.parallel(passes)
-                self.scaler.scale(total / together).backward()
-            losses, batch = self.one_pass.take()
-            watched = values_of(losses, targets_of(batch))
-            if steps:
-                norm = self.clip()
-                if not self.scaler.is_enabled():  # fp16's scaler expects overflows
-                    watched["gradient_norm"] = norm
-            values = Values.of(watched)
-            if settings.not_finite == "skip" and (
-                self.group_has_nonfinite or not self.all_finite(values)
-            ):
-                self.group_has_nonfinite = not steps
-                if steps:
-                    self.skip_group(together)
-                break
-            if settings.not_finite == "stop":
-                self.watch.note(self.step, self.rate, batch.index_B, values)
-            if steps:
-                self.update()
-            self.averages.add(values, len(batch))
+    # ------------------------------------------------------------------ the step
 
-    def learn_recorded(self, batch: Batch) -> None:
-        """The same as one recording (`cuda_graph`), but for the average of the weights."""
-        if isinstance(batch.pixels_BCHW, LazyPhotos):
-            raise UserError(
-                "cuda_graph: photos that are read piece by piece cannot be part of a recording;"
-                " leave it off"
-            )
-        kind = self.location_source, self.progress >= NORM_FREEZE_PROGRESS
-        inputs = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), *(batch.glance or ())
-        values = self.graphs(kind, *inputs)
-        self.watch.note(self.step, self.rate, batch.index_B, values)
-        self.average_weights()
-        self.averages.add(values, len(batch))
+    def __call__(self, batch: Batch, accumulation_steps: int = 1, is_last: bool = True) -> None:
+        """Train on a batch. Its gradient is averaged over a group of `accumulation_steps` batches;
+        the last of a group steps the optimiser.
 
-    def whole_step(
-        self,
-        kind: tuple[str, bool],
-        pixels: Tensor,
-        sizes: Tensor,
-        targets: Tensor,
-        *glance: Tensor,
-    ) -> Values:
-        """From a batch to other weights, with nothing that waits for the device."""
-        location_source, _ = kind
-        total, values = self.recorded_losses(location_source, pixels, sizes, targets, *glance)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = self.clip()
-        self.optimizer.step()
-        return Values.of({**values, "gradient_norm": norm})
-
-    def recorded_losses(
-        self, location_source: str, pixels: Tensor, sizes: Tensor, targets: Tensor, *glance: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is differentiated, and what is watched: the part of a recording that `compile`
-        compiles."""
-        with autocast(self.device, self.settings.precision):
-            losses = next(self.learned(location_source, pixels, sizes, targets, glance or None))
-        return losses.total, values_of(losses, targets)
-
-    def passes(self, batch: Batch, location_source: str) -> Iterator[tuple[Losses, Batch]]:
-        """The learning passes on a batch, each with the batch that it was made on: where a photo
-        turns out to be unreadable, the rest is begun again, within the same call of DDP's
-        forward."""
+        A photo that cannot be read is left out, and the step is done with the others. Raises
+        RunFailed if none is left.
+        """
+        self.lr = self.schedule.lr
+        if not self.model.training:  # going through all modules takes its time
+            self.model.train()
+        self.model.anneal(self.progress)
         while True:
-            parts = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), batch.glance
+            seed_everything(self.settings.seed, self.world.rank, self.step)
             try:
-                for losses in self.learned(location_source, *parts):
-                    yield losses, batch
-                return
+                if self.graphs is None:
+                    self.eager_step(batch, accumulation_steps, is_last)
+                else:
+                    self.replayed_step(batch)
+                break
             except UnreadablePhoto as error:
                 batch = self.left_out.leave_out(batch, error)
                 if not len(batch):
                     raise RunFailed(f"no photo of a batch can be read; the last: {error}") from None
+                # DDP has sent the buffers already; the other processes do not take part again.
+                self.parallel.require_forward_param_sync = False
+        self.step += 1
+        self.schedule.after_batch()
 
-    def learned(
+    def eager_step(self, batch: Batch, accumulation_steps: int, is_last: bool) -> None:
+        """Loss, backward, step: once on a batch, or several times with PPO."""
+        targets = targets_of(batch)
+        losses_of_batch = self.losses(
+            self.location_source, batch.pixels_BCHW, batch.sizes_B2, targets, batch.glance
+        )
+        more = True
+        while more:
+            with self.gradients_kept_apart(is_last):
+                with autocast(self.device, self.settings.precision):
+                    loss = self.parallel(losses_of_batch)
+                self.scaler.scale(loss / accumulation_steps).backward()
+            losses = self.loss_module.losses
+            values = values_of(losses, targets)
+            if is_last:
+                norm = self.clip()
+                if not self.scaler.is_enabled():  # fp16's scaler expects overflows
+                    values["gradient_norm"] = norm
+            logged = Values.of(values)
+            if self.is_skipped(logged, batch):
+                self.group_has_nonfinite = not is_last
+                if is_last:
+                    self.skip_group(accumulation_steps)
+                return
+            if is_last:
+                self.update()
+            self.averages.add(logged, len(batch))
+            more = losses.more
+
+    def losses(
         self,
         location_source: str,
         pixels: Tensor | LazyPhotos,
@@ -238,12 +205,17 @@ class TrainStep:
         targets: Tensor,
         glance: tuple[Tensor, ...] | None,
     ) -> Iterator[Losses]:
-        """The learning passes on what a batch holds."""
         photos = self.model.photos(pixels, sizes, glance)
-        return training_losses(
-            self.model, photos, targets, self.settings,
+        return estimators.losses(
+            self.model, photos, targets, self.settings, estimator=self.estimator,
             location_source=location_source, class_weights_N=self.class_weights_N,
         )  # fmt: skip
+
+    def gradients_kept_apart(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """The processes average their gradients at the end of a group of batches only."""
+        if is_last or self.world.size == 1:
+            return contextlib.nullcontext()
+        return self.parallel.no_sync()
 
     def clip(self) -> Tensor:
         """Clip the gradient and return its norm before that."""
@@ -252,7 +224,7 @@ class TrainStep:
         return nn.utils.clip_grad_norm_(self.parameters, limit)
 
     def update(self) -> None:
-        """Step, and average the weights."""
+        """Step the optimiser, and average the weights."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -262,25 +234,73 @@ class TrainStep:
         if self.ema is not None:
             self.ema.update(self.model, step=self.step + 1)
 
-    def skip_group(self, together: int) -> None:
-        """Leave the weights as they are: gradients that were added up cannot be told apart."""
+    # ------------------------------------------------------------------ losses that are not finite
+
+    def is_skipped(self, values: Values, batch: Batch) -> bool:
+        """Whether this group of batches is skipped for a value that is not finite. With
+        `not_finite: stop` the values are noted instead, for the check that ends the run."""
+        if self.settings.not_finite == "skip":
+            return self.group_has_nonfinite or not self.all_finite(values)
+        self.nonfinite.note(self.step, self.lr, batch.index_B, values)
+        return False
+
+    def all_finite(self, values: Values) -> bool:
+        """Whether these values are finite in every process. Waits for the device."""
+        bad = ~values.numbers_V.isfinite().all()
+        return self.world.sum(bad.cpu().int()).item() == 0
+
+    def skip_group(self, accumulation_steps: int) -> None:
+        """Leave the weights as they are: a sum of gradients cannot be taken apart."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.update()  # has unscaled: without this it would refuse the next
-        self.skipped += together
+        self.scaler.update()  # it has unscaled: without this it would refuse the next
+        self.skipped += accumulation_steps
+
+    # ------------------------------------------------------------------ as a CUDA graph
+
+    def replayed_step(self, batch: Batch) -> None:
+        """The same as one CUDA graph, all but the average of the weights."""
+        if isinstance(batch.pixels_BCHW, LazyPhotos):
+            raise UserError(
+                "cuda_graph: photos that are read lazily, by region, cannot be captured; leave it"
+                " off"
+            )
+        kind = self.location_source, self.progress >= NORM_FREEZE_PROGRESS
+        inputs = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), *(batch.glance or ())
+        values = self.graphs(kind, *inputs)
+        self.nonfinite.note(self.step, self.lr, batch.index_B, values)
+        self.average_weights()
+        self.averages.add(values, len(batch))
+
+    def captured_step(
+        self,
+        kind: tuple[str, bool],
+        pixels: Tensor,
+        sizes: Tensor,
+        targets: Tensor,
+        *glance: Tensor,
+    ) -> Values:
+        """Loss, backward, step, with nothing that waits for the device."""
+        location_source, _ = kind
+        loss, values = self.captured_losses(location_source, pixels, sizes, targets, *glance)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = self.clip()
+        self.optimizer.step()
+        return Values.of({**values, "gradient_norm": norm})
+
+    def captured_losses(
+        self, location_source: str, pixels: Tensor, sizes: Tensor, targets: Tensor, *glance: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to differentiate and the values to log: what `compile` compiles."""
+        with autocast(self.device, self.settings.precision):
+            losses = next(self.losses(location_source, pixels, sizes, targets, glance or None))
+        return losses.total, values_of(losses, targets)
 
     def make_capturable(self) -> None:
         on = self.graphs is not None and self.device.type == "cuda"
         make_capturable(self.optimizer, on, self.device)
 
-    def all_finite(self, values: Values) -> bool:
-        """Whether these values are, in every process. Waits for the device: only for `skip`."""
-        bad = ~values.numbers_V.isfinite().all()
-        return self.world.sum(bad.cpu().int()).item() == 0
-
-    def passes_on_a_batch(self, location_source: str) -> int:
-        """As many as `learning_passes` yields."""
-        hard = self.model.config.attention == "hard" and location_source == "policy"
-        return self.settings.ppo_epochs if hard and self.settings.estimator == "ppo" else 1
+    # ------------------------------------------------------------------ its state
 
     def end_epoch(self) -> None:
         self.averages.clear()
@@ -296,7 +316,7 @@ class TrainStep:
             "averages": self.averages.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
-            "rate": self.rate,
+            "rate": self.lr,  # under its first name, which states on disk have
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -308,7 +328,7 @@ class TrainStep:
         self.make_capturable()
         self.scaler.load_state_dict(state["scaler"])
         self.averages.load_state_dict(state["averages"], self.device)
-        self.step, self.skipped, self.rate = state["step"], state["skipped"], state["rate"]
+        self.step, self.skipped, self.lr = state["step"], state["skipped"], state["rate"]
 
 
 def targets_of(batch: Batch) -> Tensor:
@@ -316,13 +336,13 @@ def targets_of(batch: Batch) -> Tensor:
 
 
 def values_of(losses: Losses, targets: Tensor) -> dict[str, Tensor]:
-    """What is watched of a pass, but for its gradient."""
+    """What is logged of a pass over a batch, but for the gradient."""
     total = losses.total.detach()
     return {**losses.parts, "accuracy": accuracy(losses, targets), "total": total}
 
 
 def accuracy(losses: Losses, targets: Tensor) -> Tensor:
-    """Share of right last predictions, over all rollouts."""
+    """Share of correct last predictions, over all rollouts."""
     labels_B = targets if targets.ndim == 1 else targets.argmax(1)
     labels_R = labels_B.repeat_interleave(len(losses.logits_RN) // len(labels_B))
     return (losses.logits_RN.argmax(1) == labels_R).float().mean()

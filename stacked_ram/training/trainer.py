@@ -1,9 +1,9 @@
-"""The training engine: one run from its first batch, or from a checkpoint, to its last epoch.
+"""The training of a run, from its first batch or its last checkpoint to its last epoch.
 
-    for each epoch:  for each batch: learn -> validate -> best and last, metrics.csv -> state
+    for each epoch:  for each batch: train step -> validate -> best and last, metrics.csv -> state
 
-Everything is written by the main process, whole or not at all (checkpoint.py, runs.py). A state is
-written last: what was written after it is written again, the same, by a run that goes on.
+The main process writes everything, each file whole or not at all. A training state is written last:
+a resumed run writes what came after it again, the same.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,42 +27,52 @@ from stacked_ram.data.glance_cache import keep_glances
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
+from stacked_ram.models.ram import RAM
 from stacked_ram.runs import checkpoint
 from stacked_ram.runs.folder import RunFolder, write_rows
 from stacked_ram.runtime.devices import pick_device, seed_everything, set_switches
 from stacked_ram.runtime.distributed import World
-from stacked_ram.runtime.errors import RunFailed, UserError
+from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped, StopSignals
-from stacked_ram.training.callbacks import Board, Callback, Progress
+from stacked_ram.training.callbacks import Callback
+from stacked_ram.training.estimators import Estimator
 from stacked_ram.training.meters import Row
 from stacked_ram.training.step import TrainStep
 from stacked_ram.training.validation import validate
 
+RESULTS = Path("results")
 MOST_LEFT_OUT = 0.1  # of a split's photos, because they cannot be read
+CHECK_EVERY = 0.5  # seconds between two checks for losses that are not finite
 
 
 class Trainer:
-    """Everything of one run. `fit` trains it to the end.
+    """Everything of one run: `Trainer(config, callbacks=[...]).fit()` trains it to the end.
 
-    callbacks: each is called in every process at the moments that `Callback` names; an exception
-    that one raises ends the run.
-    Raises UserError for what cannot be trained as asked.
+    Args:
+        run: the run's folder. None: results/ and the data set's name.
+        world: the processes that train together; None: this one alone.
+        callbacks: called in every process at the moments that `Callback` names.
+        estimator: one of your own (`estimators.Estimator`); None: the one that the config names.
+
+    Raises UserError if the config cannot be trained. Nothing is written before `fit`.
     """
 
     def __init__(
         self,
         config: Config,
-        run: RunFolder,
+        run: RunFolder | Path | None = None,
         world: World | None = None,
         *,
         callbacks: Sequence[Callback] = (),
-        profile: bool = False,
+        estimator: Estimator | None = None,
     ) -> None:
-        self.run = run
+        if not isinstance(run, RunFolder):
+            run = RunFolder(run or RESULTS / Path(config.data.dataset).name)
+        self.run, self.callbacks = run, list(callbacks)
         self.world = world = world or World()
-        self.callbacks, self.profile = list(callbacks), profile
         self.device = pick_device(config.training.device)
+        self.given_config = config  # is saved, so that `auto` is chosen anew on another machine
         self.config = config = resolve_auto(config, self.device, quiet=not world.is_main)
         self.settings = settings = config.training
         set_switches(settings, self.device)
@@ -78,104 +89,125 @@ class Trainer:
             self.valid_left_out = LeftOut(valid, MOST_LEFT_OUT)
 
         seed_everything(settings.seed)  # every process starts from the same weights
-        self.facts = {
+        self.photo_format = {
             "channels": self.dataset.channels,
             "mean": self.dataset.mean,
             "std": self.dataset.std,
         }
-        model = build_model(config.model, num_classes=len(self.dataset.classes), **self.facts)
-        self.learner = TrainStep(
+        classes = len(self.dataset.classes)
+        model = build_model(config.model, num_classes=classes, **self.photo_format)
+        self.train_step = TrainStep(
             model.to(self.device),
             settings,
             world,
             batches_per_epoch=len(self.loader),
             left_out=LeftOut(self.dataset, MOST_LEFT_OUT),
             class_weights_N=class_weights(self.dataset) if settings.class_weights else None,
+            estimator=estimator,
         )
-        self.epoch = 0  # the epoch under way
+        self.epoch = 0  # epochs that are done
         self.history: list[Row] = []  # the rows of metrics.csv
         self.best: float | None = None
         self.epochs_since_best = 0  # epochs without a better metric
-        self.after_batch = nothing
+        self.resumed = False
 
     # ------------------------------------------------------------------ the run
 
-    @property
-    def finished(self) -> bool:
-        patience = self.settings.patience
-        return self.epoch >= self.settings.epochs or (
-            patience is not None and self.epochs_since_best >= patience
-        )
-
-    def fit(self) -> Row:
+    def fit(self, overwrite: bool = False) -> Row:
         """Train to the end and return the metrics of the best epoch.
 
-        Raises Stopped after Ctrl-C or SIGTERM, with everything saved, and RunFailed when a loss
-        is not finite or the disk is full.
+        overwrite: replace a run that is in the folder.
+
+        Raises UserError if the folder holds another run, Stopped after Ctrl-C or SIGTERM, with
+        everything saved, and RunFailed when a loss is not finite or the disk is full.
         """
-        main = self.world.is_main
-        self.board = Board(self.run.path / "tensorboard" if main else None, self.epoch)
-        with (
-            contextlib.closing(self),
-            StopSignals() as self.signals,
-            Progress(self, shown=main) as self.progress,
-        ):
-            self.saved_at = time.monotonic()
-            self.keep_glances()
-            while not self.finished:
-                self.loader.set_epoch(self.epoch)
-                started = time.monotonic()
-                with self.profiler():
-                    photos = self.train_epoch()
-                self.after_batch = nothing
-                self.end_epoch(photos / max(time.monotonic() - started, 1e-9))
-        if main:
-            write_rows(self.run.path / "metrics.csv", self.history)
-            self.log(self.last_words())
-        return self.best_row()
+        try:
+            self.begin(overwrite)
+            with contextlib.closing(self), StopSignals() as self.signals:
+                try:
+                    for callback in self.callbacks:
+                        callback.on_train_start(self)
+                    self.train_epochs()
+                finally:
+                    for callback in self.callbacks:
+                        callback.on_train_end(self)
+            if self.world.is_main:
+                write_rows(self.run.path / "metrics.csv", self.history)
+                self.log(self.summary())
+            return self.best_row()
+        except NotWritten as error:
+            raise RunFailed(
+                f"{error}; make room, then resume from the last checkpoint with --resume"
+                f" {self.run.path}"
+            ) from error
+        finally:
+            self.run.close()
+
+    def begin(self, overwrite: bool) -> None:
+        """Begin to write to the run's folder, and say what is trained."""
+        if self.world.is_main and self.resumed:
+            self.run.go_on()
+            self.run.save_config(self.given_config)
+        elif self.world.is_main:
+            self.run.start(self.given_config, overwrite)
+        self.log(self.header())
+        if self.train_step.step and not self.finished:
+            self.log(f"resuming at epoch {self.epoch + 1}, step {self.train_step.step}")
+
+    def train_epochs(self) -> None:
+        self.saved_at = self.checked_at = time.monotonic()
+        for loader in (self.loader, self.valid_loader):
+            if loader is not None:  # here, because a resumed run has its weights by now
+                keep_glances(loader, self.train_step.model, self.config)
+        while not self.finished:
+            self.loader.set_epoch(self.epoch)
+            started = time.monotonic()
+            photos = self.train_epoch()
+            self.end_epoch(photos / max(time.monotonic() - started, 1e-9))
 
     def train_epoch(self) -> int:
-        """Train on what is left of the epoch; how many photos that was, in all processes."""
+        """Train on what is left of the epoch; returns the number of photos, in all processes."""
         group, photos = self.settings.accumulation_steps, 0
         for batch in self.loader:
             done = self.loader.position
-            is_last = done == len(self.loader)
-            together = min(group, len(self.loader) - (done - 1) // group * group)
-            steps = done % group == 0 or is_last
-            self.learner.learn(batch, together, steps)
+            ends_epoch = done == len(self.loader)
+            ends_group = done % group == 0 or ends_epoch
+            accumulation_steps = min(group, len(self.loader) - (done - 1) // group * group)
+            self.train_step(batch, accumulation_steps, ends_group)
             trained = len(batch) * self.world.size
             photos += trained
-            self.progress.after_batch(trained)
-            self.after_batch()
-            if steps and not is_last:
+            self.check_finite_sometimes()
+            for callback in self.callbacks:
+                callback.on_step_end(self, trained)
+            if ends_group and not ends_epoch:
                 self.save_or_stop()
-        self.learner.watch.check()
+        self.train_step.nonfinite.check()
         return photos
 
     def end_epoch(self, photos_per_s: float) -> None:
-        learner, world = self.learner, self.world
-        trained = learner.averages.read(world)
-        if learner.skipped >= len(self.loader):
+        """Validate, choose the best epoch, save."""
+        train_step, world = self.train_step, self.world
+        if train_step.skipped >= len(self.loader):
             raise RunFailed(
                 f"epoch {self.epoch + 1}: no batch had a finite loss; lower --learning-rate"
-                f" (now {learner.rate:g}) or use --precision float32"
+                f" (now {train_step.lr:g}) or use --precision float32"
             )
-        row: Row = {"epoch": self.epoch + 1, "learning_rate": learner.rate}
-        row |= {f"train_{name}": short(value) for name, value in trained.items()}
-        row["skipped"] = learner.skipped
-        row["left_out"] = len(world.union(learner.left_out.names))
+        row: Row = {"epoch": self.epoch + 1, "learning_rate": train_step.lr}
+        averages = train_step.averages.read(world)
+        row |= {f"train_{name}": six_digits(value) for name, value in averages.items()}
+        row["skipped"] = train_step.skipped
+        row["left_out"] = len(world.union(train_step.left_out.names))
         if self.valid_loader is not None:
-            self.progress.say("validating")
-            model = learner.evaluated
-            found = validate(
-                model, self.valid_loader, self.device, self.settings, world, self.valid_left_out
-            )
-            row |= {f"valid_{name}": short(value) for name, value in found.items()}
+            metrics = validate(
+                self.model, self.valid_loader, self.device, self.settings, world,
+                self.valid_left_out,
+            )  # fmt: skip
+            row |= {f"valid_{name}": six_digits(value) for name, value in metrics.items()}
         self.epoch += 1
         self.history.append(row)
-        learner.end_epoch()
+        train_step.end_epoch()
         metric = row.get(f"valid_{self.settings.metric}")
-        learner.schedule.after_epoch(metric)
+        train_step.schedule.after_epoch(metric)
         better = self.is_better(metric)
         if better:
             self.best, self.epochs_since_best = metric, 0
@@ -186,8 +218,6 @@ class Trainer:
                 self.save_weights("best.safetensors", row)
             self.save_weights("last.safetensors", row)
             write_rows(self.run.path / "metrics.csv", self.history)
-            self.board.write(row, self.epoch)
-            self.draw_scan_paths()
             self.log(epoch_line(row, self.settings.epochs, photos_per_s))
         self.save()
         for callback in self.callbacks:
@@ -195,24 +225,47 @@ class Trainer:
         if self.anywhere(self.signals.caught > 0)[0] and not self.finished:
             self.stop()
 
-    def keep_glances(self) -> None:
-        """Of a frozen backbone, where that is possible: with the weights of a resumed run."""
-        for loader in (self.loader, self.valid_loader):
-            if loader is not None:
-                keep_glances(loader, self.learner.model, self.config)
+    def check_finite_sometimes(self) -> None:
+        """Reading the losses waits for the device, so not after every batch."""
+        if time.monotonic() - self.checked_at >= CHECK_EVERY:
+            self.checked_at = time.monotonic()
+            self.train_step.nonfinite.check()
 
-    # ------------------------------------------------------------------ what is told
+    # ------------------------------------------------------------------ what callbacks read
+
+    @property
+    def model(self) -> RAM:
+        """The model that is evaluated and saved."""
+        return self.train_step.evaluated
+
+    @property
+    def step(self) -> int:
+        """Batches since the start of the run."""
+        return self.train_step.step
+
+    def running_averages(self) -> dict[str, float]:
+        """The losses of the epoch so far, in this process. Waits for the device."""
+        return self.train_step.averages.read()
 
     @property
     def photos_per_epoch(self) -> int:
         return self.world.size * sum(len(rows.index_B) for rows in self.loader.batches)
+
+    # ------------------------------------------------------------------ the best epoch
+
+    @property
+    def finished(self) -> bool:
+        patience = self.settings.patience
+        return self.epoch >= self.settings.epochs or (
+            patience is not None and self.epochs_since_best >= patience
+        )
 
     def is_better(self, metric: float | None) -> bool:
         """Without a validation split there is nothing to choose by: the last epoch is the best."""
         return metric is None or self.best is None or self.score(metric) > self.score(self.best)
 
     def score(self, metric: float) -> float:
-        """The higher the better; what is not a number is the worst."""
+        """A metric turned so that higher is better; NaN is the worst."""
         if math.isnan(metric):
             return -math.inf
         return metric if self.settings.metric == "accuracy" else -metric
@@ -224,7 +277,24 @@ class Trainer:
             return self.history[-1]
         return max(self.history, key=lambda row: self.score(row[name]))
 
-    def last_words(self) -> str:
+    # ------------------------------------------------------------------ the log
+
+    def header(self) -> str:
+        """Where, on what and into which folder it trains."""
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        if self.world.size > 1:
+            device = f"{self.world.size} processes, {device}"
+        photos = f"{len(self.dataset)} photos of {len(self.dataset.classes)} classes"
+        if self.valid_loader is not None:
+            photos += f" ({len(self.valid_loader.dataset)} for validation)"
+        return (
+            f"training on {device}, {self.settings.precision}: {photos} from"
+            f" {self.dataset.folder}; results go to {self.run.path}"
+        )
+
+    def summary(self) -> str:
         text = f"{self.epoch} epochs trained"
         if self.epoch < self.settings.epochs:
             text += f" (stopped early: {self.epochs_since_best} epochs without a better one)"
@@ -236,35 +306,16 @@ class Trainer:
         if self.world.is_main:
             self.run.log(text)
 
-    def draw_scan_paths(self) -> None:
-        """On a few validation photos, always the same, for TensorBoard."""
-        every = self.settings.pictures_every
-        if every and self.valid_loader is not None and self.epoch % every == 0:
-            self.board.draw_scan_paths(
-                self.learner.evaluated, self.config, self.epoch, self.valid_left_out
-            )
-
-    def profiler(self) -> contextlib.AbstractContextManager:
-        """Of the first epoch after the start, if one was asked for."""
-        if not (self.profile and self.world.is_main):
-            return contextlib.nullcontext()
-        from stacked_ram.training.profiling import make_profiler
-
-        self.profile = False
-        profiler = make_profiler(self)
-        self.after_batch = profiler.step
-        return profiler
-
-    # ------------------------------------------------------------------ saving and going on
+    # ------------------------------------------------------------------ saving and resuming
 
     def save_or_stop(self) -> None:
         """Between two steps: save now and then; after Ctrl-C or SIGTERM save and stop."""
         due = time.monotonic() - self.saved_at >= 60 * self.settings.save_every
-        due, told = self.anywhere(due and self.world.is_main, self.signals.caught > 0)
-        if due or told:
-            self.learner.watch.check()
+        due, stopping = self.anywhere(due and self.world.is_main, self.signals.caught > 0)
+        if due or stopping:
+            self.train_step.nonfinite.check()
             self.save()
-        if told:
+        if stopping:
             self.stop()
 
     def anywhere(self, *flags: bool) -> list[bool]:
@@ -275,7 +326,7 @@ class Trainer:
 
     def stop(self) -> None:
         self.log(
-            f"stopped in epoch {self.epoch + 1}, everything saved; go on with"
+            f"stopped in epoch {self.epoch + 1}, everything saved; resume it with"
             f" `{program()} train --resume {self.run.path}`"
         )
         raise Stopped(self.signals.caught or signal.SIGTERM)
@@ -284,36 +335,35 @@ class Trainer:
         self.loader.close()
         if self.valid_loader is not None:
             self.valid_loader.close()
-        self.board.close()
 
     def save_weights(self, name: str, row: Row) -> None:
         card = checkpoint.Card(
             config=self.config,
             classes=self.dataset.classes,
             epoch=self.epoch,
-            progress=self.learner.progress,
+            progress=self.train_step.progress,
             metrics={key: float(value) for key, value in row.items()},
-            **self.facts,
+            **self.photo_format,
         )
-        weights = self.learner.evaluated.state_dict()
+        weights = self.model.state_dict()
         checkpoint.save_weights(self.run.path / name, weights, card)
 
     def save(self) -> None:
-        left_out = sorted(self.world.union(self.learner.left_out.names))
+        left_out = sorted(self.world.union(self.train_step.left_out.names))
         if self.world.is_main:
             state = self.state_dict() | {"left_out": left_out}
-            checkpoint.save_state(self.run.path, state, self.learner.step)
+            checkpoint.save_state(self.run.path, state, self.train_step.step)
         self.saved_at = time.monotonic()
         self.world.wait()
 
     def state_dict(self) -> dict[str, Any]:
-        batches, step = len(self.loader), self.learner.step
+        batches, step = len(self.loader), self.train_step.step
         return {
             "world": self.world.size,
             "batches": batches,
             "contents": self.contents,
             "loader": {"epoch": self.epoch, "position": step - self.epoch * batches},
-            "learner": self.learner.state_dict(),
+            "learner": self.train_step.state_dict(),  # its first name, which states on disk have
             "epoch": self.epoch,
             "history": self.history,
             "best": self.best,
@@ -327,7 +377,9 @@ class Trainer:
         return [loader.dataset.digest() for loader in loaders]
 
     def resume(self) -> bool:
-        """Go back to the newest whole training state of the run; False where there is none yet."""
+        """Go back to the newest whole training state of the run; False if it has none yet. Called
+        before `fit`."""
+        self.resumed = True
         state = checkpoint.read_state(self.run.path)
         if state is None:
             return False
@@ -345,17 +397,13 @@ class Trainer:
                 f"{self.run.path}: was trained on other photos, labels or splits than those of"
                 f" {self.dataset.folder}"
             )
-        self.learner.load_state_dict(state["learner"])
-        self.learner.left_out.before = set(state.get("left_out", ()))  # earlier states have none
+        self.train_step.load_state_dict(state["learner"])
+        self.train_step.left_out.before = set(state.get("left_out", ()))  # earlier states have none
         self.loader.load_state_dict(state["loader"])
         for name in ("epoch", "history", "best"):
             setattr(self, name, state[name])
         self.epochs_since_best = state.get("epochs_since_best", state.get("stale"))  # its old name
         return True
-
-
-def nothing() -> None:
-    """After each batch, where no profiler is on."""
 
 
 def class_weights(dataset: Dataset) -> Tensor:
@@ -364,8 +412,8 @@ def class_weights(dataset: Dataset) -> Tensor:
     return len(dataset) / (len(counts_N) * counts_N.float())
 
 
-def short(value: float) -> float:
-    """Six significant digits: what a table can be read with."""
+def six_digits(value: float) -> float:
+    """Rounded, so that the table can be read."""
     return float(f"{value:.6g}")
 
 

@@ -26,7 +26,7 @@ def validate(
     left_out: LeftOut,
 ) -> dict[str, float]:
     """Loss and accuracy of the last prediction, accuracy after each glimpse, share of pixels
-    read, and how far the locations spread (0: one place for all photos); over all processes.
+    read, and the spread of the last locations (0: one place for all photos), over all processes.
     Photos that cannot be read are noted in `left_out`."""
     averages = Averages()
     model.eval()
@@ -37,22 +37,22 @@ def validate(
             return model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance))
 
     for batch, trace in left_out.each(loader, look):
-        right_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
+        correct_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
         logits_BN = trace.logits_BTN[:, -1].float()
         values = {
             "loss": functional.cross_entropy(logits_BN, batch.labels_B),
-            "accuracy": right_BT[:, -1].float().mean(),
+            "accuracy": correct_BT[:, -1].float().mean(),
             "read": trace.read_B.float().mean(),
         }
-        for step, accuracy in enumerate(right_BT.float().mean(0), 1):
+        for step, accuracy in enumerate(correct_BT.float().mean(0), 1):
             values[f"accuracy_after_{step}"] = accuracy
         last_B2 = trace.locations_BTS2[:, -1, -1].float()
         for axis, name in enumerate("xy"):
             values[f"mean_{name}"] = last_B2[:, axis].mean()
             values[f"square_{name}"] = last_B2[:, axis].square().mean()
         averages.add(Values.of(values), len(batch))
-    found = averages.read(world)
+    metrics = averages.read(world)
     for name in "xy":
-        square = found.pop(f"square_{name}") - found[f"mean_{name}"] ** 2
-        found[f"spread_{name}"] = max(square, 0.0) ** 0.5
-    return found
+        square = metrics.pop(f"square_{name}") - metrics[f"mean_{name}"] ** 2
+        metrics[f"spread_{name}"] = max(square, 0.0) ** 0.5
+    return metrics

@@ -1,18 +1,87 @@
-"""Pictures of scan paths while a model trains."""
+"""Pictures of a training: scan paths on the same few validation photos, every few epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import replace_fields
+from stacked_ram.data.batch import Batch
+from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.loader import make_loader
 from stacked_ram.images.lazy import LazyPhotos
 from stacked_ram.models.trace import Trace
+from stacked_ram.training.callbacks import Callback, Training
+from stacked_ram.training.meters import Row
+from stacked_ram.training.trackers import Tracker, make_tracker
 from stacked_ram.viz.gallery import gallery_figure
 from stacked_ram.viz.photos import Photo, large_photo
 from stacked_ram.viz.records import record_of
+
+PICTURES = 8
+
+
+def tracking_callbacks(
+    name: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard",
+) -> list[Callback]:
+    """The callbacks that send a run's metrics and scan paths to a tracker. Raises UserError if its
+    package is not installed."""
+    tracker = make_tracker(name)
+    return [tracker, ScanPathPictures(tracker)]
+
+
+class ScanPathPictures(Callback):
+    """Sends pictures to a tracker, every `pictures_every` epochs."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.photos: tuple[tuple[str, ...], Batch] | None = None
+
+    def on_train_start(self, trainer: Training) -> None:
+        self.photos = None
+
+    def on_epoch_end(self, trainer: Training, row: Row) -> None:
+        every = trainer.config.training.pictures_every
+        if not every or trainer.epoch % every or trainer.valid_loader is None:
+            return
+        if not trainer.world.is_main:
+            return
+        self.photos = self.photos or a_few_photos(trainer.config)
+        classes, batch = self.photos
+        model = trainer.model.eval()
+
+        def draw(batch: Batch) -> Figure:
+            with torch.no_grad():
+                trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+            return draw_scan_paths(
+                batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
+            )
+
+        for _, figure in trainer.valid_left_out.each([batch.to(trainer.device)], draw):
+            self.tracker.write_picture("scan paths", pixels_of(figure), trainer.epoch)
+
+
+def a_few_photos(config: Config) -> tuple[tuple[str, ...], Batch]:
+    """The classes, and PICTURES validation photos in one batch, as they are evaluated."""
+    few = min(PICTURES, config.data.limit_photos or PICTURES)
+    fields = {"limit_photos": few, "batch_size": few, "workers": 0, "cache": "none"}
+    config = replace_fields(config, fields)
+    dataset = open_dataset(config.data, "valid")
+    return dataset.classes, next(iter(make_loader(dataset, config, train=False)))
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    """A drawn figure as uint8 RGB, HWC."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
 def draw_scan_paths(

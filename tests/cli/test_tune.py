@@ -123,7 +123,7 @@ def test_bad_trials_end_early(options, tmp_path, monkeypatch):
     def scripted(tried, folder, *, callbacks, **_):
         value = next(values)
         for epoch in range(1, 5):
-            callbacks[0].on_epoch_end(None, {"epoch": epoch, "valid_accuracy": value})
+            callbacks[-1].on_epoch_end(None, {"epoch": epoch, "valid_accuracy": value})
         return {"valid_accuracy": value}
 
     monkeypatch.setattr(search, "train_run", scripted)
@@ -140,7 +140,7 @@ def test_a_value_that_is_not_finite_is_the_worst(options, tmp_path, monkeypatch,
     def scripted(tried, folder, *, callbacks, **_):
         row = {f"valid_{metric}": next(values)}
         for epoch in range(1, 5):
-            callbacks[0].on_epoch_end(None, row | {"epoch": epoch})
+            callbacks[-1].on_epoch_end(None, row | {"epoch": epoch})
         return row
 
     monkeypatch.setattr(search, "train_run", scripted)

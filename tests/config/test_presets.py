@@ -13,7 +13,7 @@ from stacked_ram.config.presets import find_preset, list_presets
 from stacked_ram.config.yaml import from_dict, load_config, to_dict
 from stacked_ram.models.build import build_model
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -40,7 +40,7 @@ def test_the_preset_trains(path, photo_shape):
     for look in looks:
         step = next(
             iter(
-                training_losses(
+                estimators.losses(
                     model,
                     model.photos(pixels),
                     torch.tensor([0, 3]),

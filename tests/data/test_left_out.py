@@ -93,7 +93,7 @@ def test_the_readable_photos_of_a_batch_teach_what_they_would_teach_alone(folder
         learner = TrainStep(
             model, settings.training, World(), batches_per_epoch=len(loader), left_out=left_out
         )
-        learner.learn(given)
+        learner(given)
         assert len(left_out) == (given is batch)
         learned.append(model.state_dict())
         gone.write_bytes(content)

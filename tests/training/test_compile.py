@@ -7,7 +7,7 @@ import torch
 from variants import make, photos_of, pixels
 
 from stacked_ram.config.schema import TrainingConfig
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 
 
 def losses_of(model, count: int) -> tuple[list[float], torch.Tensor]:
@@ -15,7 +15,7 @@ def losses_of(model, count: int) -> tuple[list[float], torch.Tensor]:
     torch.manual_seed(count)
     images, labels = pixels(count), torch.arange(count) % model.num_classes
     model.zero_grad()
-    found = next(iter(training_losses(model, photos_of(model, images), labels, TrainingConfig())))
+    found = next(iter(estimators.losses(model, photos_of(model, images), labels, TrainingConfig())))
     found.total.backward()
     return [part.item() for part in found.parts.values()], found.trace.samples_BTS2.detach()
 

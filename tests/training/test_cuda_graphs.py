@@ -25,8 +25,8 @@ from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import read_weights
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.training import estimators
 from stacked_ram.training.cuda_graphs import MOST_SHAPES, StepGraphs
-from stacked_ram.training.estimators import training_losses
 from stacked_ram.training.optim import Schedule, make_capturable, make_optimizer
 from stacked_ram.training.run import train_run
 from stacked_ram.training.step import TrainStep
@@ -82,7 +82,7 @@ def of_the_host(model, targets, settings: TrainingConfig, location_source: str) 
     with Everything(noted), Numbers(noted):
         photos = model.photos(pixels, sizes)
         losses = next(
-            training_losses(model, photos, targets, settings, location_source=location_source)
+            estimators.losses(model, photos, targets, settings, location_source=location_source)
         )
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -176,7 +176,7 @@ def test_a_recorded_step_may_be_compiled(digits: Path, tmp_path: Path, monkeypat
         train_run(tiny_config(digits, **settings, compile=compiles), folder)
         losses.append(pandas.read_csv(folder / "metrics.csv").train_total)
     torch._dynamo.reset()
-    assert compiled == ["recorded_losses"]
+    assert compiled == ["captured_losses"]
     numpy.testing.assert_allclose(*losses, rtol=1e-4)
 
 
@@ -190,7 +190,7 @@ def test_a_recorded_optimiser_reads_its_rate_from_the_device():
     make_capturable(optimizer, True, cpu)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule.put(0.25)
-    assert schedule.rate == 0.125
+    assert schedule.lr == 0.125
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         assert group["lr"] is rate and rate == 0.125 and group["capturable"]
     make_capturable(optimizer, False, cpu)  # a run that goes on elsewhere

@@ -11,8 +11,7 @@ from variants import make, photos_of, pixels, spread_the_policy
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.retina.norms import batch_norms
 from stacked_ram.models.retina.what import ConvWhat
-from stacked_ram.training import losses
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators, losses
 
 GRID = dict(policy="categorical", regions=(2, 2), glance=(16, 24), first_location="learned")
 
@@ -85,7 +84,7 @@ def exact_gradient(model, images, label, paths, reward) -> torch.Tensor:
 def estimate(model, images, label, paths_RT2, settings) -> torch.Tensor:
     """The gradient of one learning pass in which these scan paths were drawn."""
     model.eval()
-    passes = training_losses(Replay(model, paths_RT2), photos_of(model, images), label, settings)
+    passes = estimators.losses(Replay(model, paths_RT2), photos_of(model, images), label, settings)
     total = next(passes).total
     model.zero_grad()
     total.backward()
@@ -120,7 +119,7 @@ def test_many_samples_agree_with_the_exact_gradient(problem):
     drawing = model.forward
     model.forward = lambda *args, sample=None, **how: drawing(*args, sample=True, **how)
     try:
-        total = next(training_losses(model, photos_of(model, images), label, settings)).total
+        total = next(estimators.losses(model, photos_of(model, images), label, settings)).total
     finally:
         del model.forward
         model.generator = None
@@ -135,7 +134,7 @@ def test_many_samples_agree_with_the_exact_gradient(problem):
 
 def passes_of(model, settings, location_source="policy", photos=4):
     targets = torch.arange(photos) % 3
-    return training_losses(
+    return estimators.losses(
         model, photos_of(model, pixels(photos)), targets, settings, location_source=location_source
     )
 

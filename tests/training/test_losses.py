@@ -212,7 +212,7 @@ def test_generalised_advantages_against_a_plain_loop(lam, reward):
 
 def test_leave_one_out_against_a_plain_loop():
     returns = torch.randn(B, T, dtype=torch.float64)
-    found = losses.leave_one_out(returns, M)
+    found = losses.leave_one_out_advantages(returns, M)
     for b in range(B):
         photo = b // M
         others = [r for r in range(photo * M, photo * M + M) if r != b]
@@ -329,7 +329,7 @@ def test_golden_losses():
     found = {
         "classification": losses.classification_loss(trace, LABELS, settings),
         "baseline": losses.baseline_loss(trace, drop),
-        "policy": losses.policy_loss(trace, losses.leave_one_out(drop, M)),
+        "policy": losses.policy_loss(trace, losses.leave_one_out_advantages(drop, M)),
         "advantage": losses.generalised_advantages(trace, drop, 0.95).mean(),
         "entropy": losses.entropy(trace),
         "stop": losses.stop_loss(trace, LABELS),

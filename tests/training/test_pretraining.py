@@ -12,7 +12,7 @@ from variants import make, photos_of, pixels
 
 from stacked_ram.config.schema import Config, ModelConfig, TrainingConfig
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 from stacked_ram.training.pretraining import combination_logits, combinations
 
 SOFT = dict(attention="soft", policy="gaussian")
@@ -55,7 +55,7 @@ def test_it_trains_the_visual_network_and_no_attention():
     settings = TrainingConfig(label_smoothing=0.1)
     targets = torch.tensor([0, 1, 2])
     model.generator = torch.Generator().manual_seed(1)
-    (step,) = training_losses(
+    (step,) = estimators.losses(
         model, photos_of(model, pixels()), targets, settings, location_source="combinations"
     )
     step.total.backward()
@@ -77,7 +77,7 @@ def test_the_loss_is_the_mean_over_the_combinations():
     model.generator = torch.Generator().manual_seed(1)
     logits = combination_logits(model, photos)
     model.generator.manual_seed(1)
-    (step,) = training_losses(
+    (step,) = estimators.losses(
         model, photos, targets, TrainingConfig(), location_source="combinations"
     )
     each = [functional.cross_entropy(logits[:, row], targets) for row in range(7)]

@@ -15,7 +15,7 @@ from variants import BACKBONE
 
 from stacked_ram.config.schema import Config, ModelConfig, TrainingConfig
 from stacked_ram.models.build import build_model
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 
 OBJECT = 8
 SMALL = dict(
@@ -117,7 +117,7 @@ def train(
         model.anneal(step / steps)
         random = location_source == "policy" and step <= 40 and model.config.attention == "hard"
         how = "random" if random else location_source
-        for learned in training_losses(
+        for learned in estimators.losses(
             model, model.photos(images), labels, settings, location_source=how
         ):
             optimizer.zero_grad()

@@ -23,12 +23,13 @@ from stacked_ram.runs.checkpoint import load_run, read_weights, state_files
 from stacked_ram.runs.folder import RunFolder
 from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.runtime.signals import Stopped
-from stacked_ram.training import step as learner
+from stacked_ram.training import estimators
 from stacked_ram.training import trainer as engine
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training.profiling import Profiler
 from stacked_ram.training.run import resume_run, train_run
 from stacked_ram.training.step import TrainStep
 from stacked_ram.training.trainer import Trainer
+from stacked_ram.viz.training_pictures import tracking_callbacks
 
 # Everything that has a state: momentum, average of the weights, dropout, groups of batches, a
 # schedule that remembers, and patience.
@@ -36,6 +37,7 @@ STATEFUL = {
     "ema_decay": 0.9, "dropout": 0.2, "accumulation_steps": 2, "schedule": "plateau", "patience": 5,
     "random_glimpses": 0.5, "std_end": 0.05, "save_every": 0.0, "metric": "loss",
 }  # fmt: skip
+ESTIMATE = estimators.losses
 OUTPUTS = ("metrics.csv", "best.safetensors", "last.safetensors")
 
 
@@ -64,13 +66,13 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole, tmp_path):
 def slow_run(config: Config, folder: Path) -> None:
     """Train or go on, slowly enough to be killed on the way (in a process of its own)."""
     torch.set_num_threads(1)
-    learn = TrainStep.learn
+    learn = TrainStep.__call__
 
     def slowly(*arguments, **options):
         time.sleep(0.03)
         return learn(*arguments, **options)
 
-    TrainStep.learn = slowly
+    TrainStep.__call__ = slowly
     if (folder / "config.yaml").is_file():
         resume_run(folder, config)
     else:
@@ -111,20 +113,20 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys, number):
     config, expected = whole
-    learn = TrainStep.learn
+    learn = TrainStep.__call__
 
     def interrupted(self, *arguments, **options):
         if self.step == 8:
             os.kill(os.getpid(), number)
         return learn(self, *arguments, **options)
 
-    monkeypatch.setattr(TrainStep, "learn", interrupted)
+    monkeypatch.setattr(TrainStep, "__call__", interrupted)
     with pytest.raises(Stopped) as stopped:
         train_run(config, tmp_path / "run")
     assert stopped.value.code == 128 + number
     assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
-    monkeypatch.setattr(TrainStep, "learn", learn)
+    monkeypatch.setattr(TrainStep, "__call__", learn)
     resume_run(tmp_path / "run", config)
     assert outputs(tmp_path / "run") == expected
 
@@ -133,7 +135,7 @@ def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, monkeypatch, caps
 def stopped_run(whole, tmp_path, monkeypatch) -> Path:
     """A run that stopped inside its second epoch, with two training states."""
     config, _ = whole
-    learn = TrainStep.learn
+    learn = TrainStep.__call__
 
     def failing(self, *arguments, **options):
         if self.step == 9:
@@ -141,7 +143,7 @@ def stopped_run(whole, tmp_path, monkeypatch) -> Path:
         return learn(self, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainStep, "learn", failing)
+        patched.setattr(TrainStep, "__call__", failing)
         with pytest.raises(RuntimeError):
             train_run(config, tmp_path / "run")
     assert len(state_files(tmp_path / "run")) == 2
@@ -153,9 +155,9 @@ def test_photos_per_second_are_of_those_since_the_run_goes_on(whole, stopped_run
     train_epoch, counts = Trainer.train_epoch, []
 
     def counted(self):
-        before = self.learner.step
+        before = self.train_step.step
         photos = train_epoch(self)
-        counts.append((photos, self.learner.step - before, self.photos_per_epoch))
+        counts.append((photos, self.train_step.step - before, self.photos_per_epoch))
         return photos
 
     monkeypatch.setattr(Trainer, "train_epoch", counted)
@@ -244,8 +246,10 @@ def test_an_epoch_whose_metric_is_not_a_number_is_never_the_best(
 def poison(monkeypatch, step: int) -> None:
     """Make one part of one step's loss infinite."""
 
+    estimate = ESTIMATE
+
     def poisoned(*arguments, **options):
-        for losses in training_losses(*arguments, **options):
+        for losses in estimate(*arguments, **options):
             if len(seen) == step:
                 losses.total = losses.total * math.inf
                 losses.parts["baseline"] = losses.parts["baseline"] * math.nan
@@ -253,7 +257,7 @@ def poison(monkeypatch, step: int) -> None:
             yield losses
 
     seen: list[int] = []
-    monkeypatch.setattr(learner, "training_losses", poisoned)
+    monkeypatch.setattr(estimators, "losses", poisoned)
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(digits, tmp_path, monkeypatch):
@@ -289,30 +293,34 @@ def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatc
     config = tiny_config(digits, not_finite="skip", **settings)
     trainer = Trainer(config, RunFolder(tmp_path))
     poison(monkeypatch, step=2)
-    before = {name: value.clone() for name, value in trainer.learner.model.state_dict().items()}
+    before = {name: value.clone() for name, value in trainer.train_step.model.state_dict().items()}
     seen = []
     for number, batch in enumerate(trainer.loader):
         last = number in (3, 5)
-        trainer.learner.learn(batch, together=4 if number < 4 else 2, steps=last)
-        after = trainer.learner.model.state_dict()
+        trainer.train_step(batch, accumulation_steps=4 if number < 4 else 2, is_last=last)
+        after = trainer.train_step.model.state_dict()
         seen.append(all(torch.equal(after[name], value) for name, value in before.items()))
     assert seen == [True] * 5 + [False]
-    assert trainer.learner.skipped == 4
+    assert trainer.train_step.skipped == 4
 
 
 def test_accumulated_gradients_are_those_of_the_batches_together(digits, tmp_path):
     config = tiny_config(digits, batch_size=16, first_location="centre", num_glimpses=1)
     trainer = Trainer(config, RunFolder(tmp_path))
     batch = next(iter(trainer.loader))
-    one = trainer.learner
+    train_step = trainer.train_step
     gradients = []
     for parts in (1, 2):
-        one.optimizer.zero_grad()
+        train_step.optimizer.zero_grad()
         for index in torch.arange(16).chunk(parts):
             part = batch._each(lambda value, index=index: value[index])
-            one.learn(part, together=parts, steps=False)
+            train_step(part, accumulation_steps=parts, is_last=False)
         gradients.append(
-            {n: p.grad.clone() for n, p in one.model.named_parameters() if p.grad is not None}
+            {
+                n: p.grad.clone()
+                for n, p in train_step.model.named_parameters()
+                if p.grad is not None
+            }
         )
     assert gradients[0].keys() == gradients[1].keys()
     for name, whole_batch in gradients[0].items():
@@ -347,7 +355,8 @@ def test_pictures_of_scan_paths_go_to_tensorboard_and_change_nothing(photos, tmp
 
     config = tiny_config(photos, epochs=2)
     train_run(config, tmp_path / "without")
-    train_run(replace_fields(config, {"pictures_every": 1}), tmp_path / "with")
+    pictured = replace_fields(config, {"pictures_every": 1})
+    train_run(pictured, tmp_path / "with", callbacks=tracking_callbacks())
     tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("with", "without")]
     assert tables[0] == tables[1]
     events = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
@@ -357,7 +366,7 @@ def test_pictures_of_scan_paths_go_to_tensorboard_and_change_nothing(photos, tmp
 
 def test_a_profile_of_the_first_batches(digits, tmp_path):
     config = tiny_config(digits, batch_size=4, epochs=1)
-    train_run(config, tmp_path / "run", profile=True)
+    train_run(config, tmp_path / "run", callbacks=[Profiler()])
     assert list((tmp_path / "run" / "tensorboard").glob("*.pt.trace.json"))
 
 
