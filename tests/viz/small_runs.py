@@ -42,7 +42,7 @@ def tiny_run(**fields: object) -> LoadedRun:
     model = tiny_model(**fields)
     config = dataclasses.replace(tiny_config("nowhere"), model=model.config)
     card = Card(config, tuple(CLASSES), len(model.mean), (), ())
-    return LoadedRun(model, card, Path("nowhere/best.safetensors"), torch.device("cpu"))
+    return LoadedRun(model, card, Path("nowhere/best.safetensors"), torch.device("cpu"), config)
 
 
 def recorded(model: RAM, photo: Photo, **how: object) -> PhotoRecord:
