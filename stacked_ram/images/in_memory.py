@@ -17,23 +17,22 @@ def array_image(pixels: np.ndarray | torch.Tensor) -> Image.Image:
     C is 1 (grayscale) or 3 (RGB); the values are uint8, or floats from 0 to 1. Raises UserError
     for other shapes, types and ranges.
     """
-    is_tensor = isinstance(pixels, torch.Tensor)
-    if not is_tensor and not isinstance(pixels, np.ndarray):
+    if isinstance(pixels, torch.Tensor):
+        axes, values = "a tensor is C x H x W", pixels.detach().cpu().numpy()
+        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+    elif isinstance(pixels, np.ndarray):
+        axes, values = "an array is H x W x C or H x W", pixels
+    else:
         raise UserError(f"photo: {type(pixels).__name__} is no path, PIL image, array or tensor")
-    shape = tuple(pixels.shape)
-    channels = shape[0 if is_tensor else -1] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or channels not in (1, 3) or 0 in shape:
-        wanted = "a tensor is C x H x W" if is_tensor else "an array is H x W x C or H x W"
-        raise UserError(f"photo: shape {shape}: {wanted}, and C is 1 or 3")
-    if is_tensor:
-        pixels = pixels.detach().cpu()
-        pixels = (pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels).numpy()
-    if pixels.ndim == 3 and channels == 1:
-        pixels = pixels[..., 0]
-    if np.issubdtype(pixels.dtype, np.floating):
-        if not (pixels.min() >= 0 and pixels.max() <= 1):
+    channels = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or channels not in (1, 3) or values.size == 0:
+        raise UserError(f"photo: shape {tuple(pixels.shape)}: {axes}, and C is 1 or 3")
+    if np.issubdtype(values.dtype, np.floating):
+        if not (values.min() >= 0 and values.max() <= 1):
             raise UserError("photo: floats outside 0 to 1; divide by 255, or give uint8")
-        pixels = (pixels * 255).round().astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise UserError(f"photo: {pixels.dtype} values; give uint8, or floats from 0 to 1")
-    return Image.fromarray(np.ascontiguousarray(pixels))
+        values = (values * 255).round().astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise UserError(f"photo: {values.dtype} values; give uint8, or floats from 0 to 1")
+    return Image.fromarray(
+        np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values)
+    )

@@ -1,0 +1,188 @@
+"""The functions of the public API; the command line calls the same ones.
+
+Each function imports its room when it is called: naming presets does not wait for torch, nor
+preparing photos for the training code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stacked_ram.config.presets import list_presets as list_presets
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import load_config, replace_fields
+from stacked_ram.runtime.errors import check, nearest
+
+if TYPE_CHECKING:
+    from stacked_ram.models.ram import RAM
+    from stacked_ram.preparation.summary import PrepareSummary
+    from stacked_ram.trained import Model, Run
+
+RESULTS = Path("results")
+PathLike = str | Path
+
+
+def prepare(
+    source: PathLike | None, dest: PathLike, *, progress: bool = True, **options: Any
+) -> PrepareSummary:
+    """Turn raw photos into a data set that trains without surprises. The source is never changed.
+
+    Every photo is opened and checked, duplicates are kept together, and the photos are divided into
+    training, validation and test photos. A call that was stopped continues where it was.
+
+    Args:
+        source: a folder with a folder for each class, or another of the layouts that are known, or
+            an archive of one (.zip, .tar, .tar.gz). None with `download`.
+        dest: the folder to make. It must not exist, or hold the same data set.
+        progress: show progress bars.
+        options: any option of the command line: `valid_ratio=0.2` and `test_ratio=0.2` (0 to 1),
+            `short_side=256` (pixels), `download="flowers17"`, `overwrite=True`, and so on;
+            `stacked_ram.preparation.options.PrepareOptions` describes them all.
+
+    Returns:
+        What the data set holds; printing it shows the same as the command line.
+
+    Raises:
+        UserError: an option is unknown (the message names the nearest) or makes no sense, there
+            are no photos, or `dest` holds something else.
+        RunFailed: it could not be finished: the disk is full, or `strict` found a bad photo.
+    """
+    from stacked_ram.preparation.options import PrepareOptions
+    from stacked_ram.preparation.pipeline import prepare as prepare_photos
+
+    known = {field.name for field in dataclasses.fields(PrepareOptions)} - {"source", "dest"}
+    for name in options:
+        check(name in known, f"prepare: unknown option `{name}`{nearest(name, known)}")
+    said = ", ".join([repr(source), repr(dest), *(f"{k}={v!r}" for k, v in options.items())])
+    options["source"] = None if source is None else Path(source)
+    options["dest"] = Path(dest)
+    return prepare_photos(
+        PrepareOptions(**options), command=f"ram.prepare({said})", progress=progress
+    )
+
+
+def train(
+    config: PathLike | Config,
+    dataset: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    **fields: Any,
+) -> Run:
+    """Train a model, and return the run: its folder, its metrics, and `run.load()`.
+
+    A progress bar and one line for each epoch are printed.
+
+    Args:
+        config: name of a preset (`ram.list_presets()`), path of a YAML file, or a `ram.Config`.
+        dataset: folder of a prepared data set; default: the config's.
+        out: run folder. Default: results/ and the name of the data set, where one is given;
+            otherwise of the preset or YAML file.
+        resume: continue the run in `out` from its last checkpoint, where it holds one.
+        overwrite: replace the run in `out`.
+        fields: any field of the config (`epochs=5, learning_rate=1e-3`).
+
+    Raises:
+        UserError: an unknown preset or field (the message names the nearest), no data set, or a
+            run is in `out` already.
+        RunFailed: the loss is not finite, or the disk is full.
+    """
+    from stacked_ram.trained import Run
+    from stacked_ram.training.run import resume_run, train_run
+
+    chosen = resolve(config, dataset, **fields)
+    folder = Path(out) if out is not None else default_folder(config, dataset)
+    if resume and (folder / "config.yaml").is_file():
+        resume_run(folder, chosen)
+    else:
+        train_run(chosen, folder, overwrite=overwrite)
+    return Run(folder)
+
+
+def resolve(config: PathLike | Config, dataset: PathLike | None = None, **fields: Any) -> Config:
+    """The configuration that a preset, a YAML file or a Config means, with some fields changed.
+
+    Raises UserError for an unknown preset or field, and for values that cannot go together.
+    """
+    chosen = config if isinstance(config, Config) else load_config(config)
+    if dataset is not None:
+        fields["dataset"] = str(dataset)
+    return replace_fields(chosen, fields) if fields else chosen
+
+
+def default_folder(config: PathLike | Config, dataset: PathLike | None) -> Path:
+    """Where `train` writes if nothing is said."""
+    if dataset is not None:
+        return RESULTS / Path(dataset).resolve().name
+    if isinstance(config, Config):
+        return RESULTS / Path(config.data.dataset).resolve().name
+    return RESULTS / Path(config).stem
+
+
+def load(path: PathLike, device: str = "auto") -> Model:
+    """Load a trained model.
+
+    Args:
+        path: a run folder (its best weights are taken) or a `.safetensors` file that a run wrote.
+        device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
+
+    Raises:
+        UserError: there is no such run, its file is damaged or of another program, or there is no
+            such device.
+    """
+    from stacked_ram.runs.checkpoint import load_run
+    from stacked_ram.trained import Model
+
+    return Model(load_run(path, device))
+
+
+def create_model(
+    config: PathLike | Config,
+    num_classes: int,
+    *,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **fields: Any,
+) -> RAM:
+    """Build an untrained model, a `torch.nn.Module`.
+
+    `net(images_BCHW)` looks at B photos of C channels, uint8 (0 to 255) or floating point (0 to
+    1), and returns a `Trace`: `trace.logits_BTN` holds the class scores after each of T steps,
+    `trace.locations_BTS2` the locations, (x, y) in [-1, 1].
+
+    Args:
+        config: name of a preset, path of a YAML file, or a `ram.Config`.
+        num_classes: number of classes (N).
+        channels: 3, or 1 for grayscale photos.
+        mean, std: of the photos' channels, 0 to 1; default: 0 and 1, or those of the pretrained
+            backbone, where there is one.
+        fields: any field of the config (`num_glimpses=4`).
+
+    Raises:
+        UserError: an unknown preset or field, or a backbone or its weights cannot be had.
+    """
+    from stacked_ram.models.build import build_model
+
+    return build_model(
+        resolve(config, **fields).model,
+        num_classes=num_classes,
+        channels=channels,
+        mean=mean or [0.0] * channels,
+        std=std or [1.0] * channels,
+    )
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that the field `backbone` takes: those of timm's image models.
+
+    Args:
+        pattern: shell pattern of the wanted names (`*efficientnet*`).
+    """
+    import timm
+
+    return timm.list_models(pattern)

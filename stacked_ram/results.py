@@ -1,0 +1,197 @@
+"""What a model did with one photo: figures as attributes, and pictures.
+
+T glimpses   N classes   K patches of P x P pixels
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stacked_ram.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from stacked_ram.viz.records import PhotoRecord, Surface
+
+PICTURES = (".png", ".svg", ".pdf")
+ANIMATIONS = (".gif", ".mp4")
+
+
+class Result:
+    """What a model saw on one photo and predicted for it.
+
+    `model.look` and `model.predict` make these. Those of `predict` keep no pixels, so that a list
+    of many stays small: `beliefs`, `boxes`, `patches` and the pictures look at the photo once more
+    when they are first asked for.
+    """
+
+    photo: str
+    """Path of the photo; empty for one that was given as pixels."""
+    classes: tuple[str, ...]
+    """The names of the N classes, in the order of the beliefs."""
+    belief: NDArray[np.float32]
+    """Class probabilities after the last glimpse, N values from 0 to 1."""
+    locations: NDArray[np.float32]
+    """Where each glimpse looked, T x 2: (x, y) from -1 to 1, (-1, -1) the top left corner. Of a
+    stack of levels, the top level's."""
+    error: str | None
+    """Why the photo could not be read, or None. All figures are empty then."""
+
+    def __init__(
+        self,
+        photo: str,
+        classes: tuple[str, ...],
+        belief: NDArray[np.float32],
+        locations: NDArray[np.float32],
+        record: Callable[[], PhotoRecord],
+        error: str | None = None,
+    ) -> None:
+        self.photo, self.classes, self.error = photo, classes, error
+        self.belief, self.locations = belief, locations
+        self._make_record = record
+
+    @classmethod
+    def from_record(
+        cls, record: PhotoRecord, photo: str = "", stop_at: float | None = None
+    ) -> Result:
+        """The result of a whole pass; with `stop_at`, as if the model had looked no longer than
+        until one class had this probability."""
+        glance, beliefs = record.glance_belief_N, record.beliefs_TN
+        belief, glimpses = beliefs[-1], len(beliefs)
+        if stop_at is not None:
+            if glance is not None and glance.max() >= stop_at:
+                belief, glimpses = glance, 0
+            elif (sure := beliefs.max(1) >= stop_at).any():
+                glimpses = int(sure.argmax()) + 1
+                belief = beliefs[glimpses - 1]
+        shown = record.until(glimpses)
+        return cls(photo, record.classes, belief, shown.locations_TS2[:, -1], lambda: shown)
+
+    # ------------------------------------------------------------------ figures
+
+    @property
+    def label(self) -> str:
+        """The likeliest class; empty where the photo could not be read."""
+        return "" if self.error is not None else self.classes[int(self.belief.argmax())]
+
+    @property
+    def probability(self) -> float:
+        """Probability of that class, 0 to 1; nan where the photo could not be read."""
+        return float("nan") if self.error is not None else float(self.belief.max())
+
+    @property
+    def glimpses(self) -> int:
+        """How many glimpses the model took (T); 0 where its glance was enough."""
+        return len(self.locations)
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest classes with their probabilities, the likeliest first."""
+        order = np.argsort(-self.belief, kind="stable")[:count]
+        return [(self.classes[index], float(self.belief[index])) for index in order]
+
+    @property
+    def beliefs(self) -> NDArray[np.float32]:
+        """Class probabilities after each glimpse, T x N values from 0 to 1."""
+        return self._record.beliefs_TN
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """Where the patches were read, T x K x 4: (left, top, right, bottom) in pixels of the
+        photo as it was given, upright. Parts may lie outside it. Of a stack of levels, the top
+        level's; of a stack of feature maps, those on the photo."""
+        photo, surface = self._record.photo, self._photo_surface
+        height, width = (
+            true / side for true, side in zip(photo.true_size, photo.size, strict=True)
+        )
+        return surface.boxes_TK4 * np.array([width, height, width, height], np.float32)
+
+    @property
+    def patches(self) -> NDArray[np.uint8]:
+        """The patches as the model got them, T x K x P x P x 3, uint8 RGB: pixels outside the photo
+        have the mean colour. Of a stack of levels, the top level's.
+
+        Raises UserError where the model reads feature maps alone.
+        """
+        patches = self._photo_surface.patches_TKPPC
+        if patches is None:
+            raise UserError("patches: this model reads feature maps, not the photo")
+        return patches
+
+    # ------------------------------------------------------------------ pictures
+
+    def show(self) -> None:
+        """Show the picture: in a notebook below the cell, otherwise in a window."""
+        png = self._repr_png_()
+        try:
+            from IPython import get_ipython
+            from IPython.display import Image, display
+        except ImportError:
+            in_notebook = False
+        else:
+            in_notebook = hasattr(get_ipython(), "kernel")
+        if in_notebook:
+            display(Image(png))
+        else:
+            from PIL import Image as PillowImage
+
+            PillowImage.open(io.BytesIO(png)).show()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture: scan path, patches and beliefs. `.png`, `.svg` or `.pdf`."""
+        from stacked_ram.viz.style import save_figure
+
+        file = ending_among(path, PICTURES)
+        save_figure(self._figure(), file)
+        return file
+
+    def animate(self, path: str | Path) -> Path:
+        """Write the scan path as an animation, `.gif` or `.mp4`."""
+        from stacked_ram.viz.animation import save
+
+        return save(self._record, path)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows for a result at the end of a cell."""
+        from stacked_ram.viz.style import figure_bytes
+
+        return figure_bytes(self._figure())
+
+    def _figure(self) -> Figure:
+        # matplotlib takes a second to import; who wants the label alone does not wait for it
+        from stacked_ram.viz.figures import story
+
+        return story(self._record)
+
+    @cached_property
+    def _record(self) -> PhotoRecord:
+        if self.error is not None:
+            raise UserError(self.error)
+        return self._make_record()
+
+    @property
+    def _photo_surface(self) -> Surface:
+        surfaces = [surface for surface in self._record.surfaces if not surface.is_map]
+        return surfaces[-1]
+
+    def __repr__(self) -> str:
+        name = self.photo or "photo"
+        if self.error is not None:
+            return f"<Result {name}: {self.error}>"
+        glimpses = f"{self.glimpses} glimpse{'' if self.glimpses == 1 else 's'}"
+        return f"<Result {name}: {self.label} {self.probability:.1%}, {glimpses}>"
+
+
+def ending_among(path: str | Path, endings: tuple[str, ...]) -> Path:
+    """The path. Raises UserError where its ending is none of these."""
+    file = Path(path)
+    if file.suffix.lower() not in endings:
+        raise UserError(f"{file}: end the name in {', '.join(endings[:-1])} or {endings[-1]}")
+    return file

@@ -1,0 +1,212 @@
+"""What training leaves behind: a run, and the model that it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+import torch
+
+from stacked_ram.config.schema import Config
+from stacked_ram.evaluation.evaluate import Evaluation, evaluate
+from stacked_ram.evaluation.predict import photo_names, predict_stream
+from stacked_ram.models.ram import RAM
+from stacked_ram.results import Result
+from stacked_ram.runs.checkpoint import LoadedRun, load_run
+from stacked_ram.runs.folder import RunFolder
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz.photos import AnyPhoto
+from stacked_ram.viz.records import record_photos
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Run:
+    """A run folder: its configuration, its metrics, and the model that it trained.
+
+    Raises UserError where the folder holds no run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config: Config = RunFolder(self.folder).config()
+
+    @property
+    def metrics(self) -> pandas.DataFrame:
+        """A row for each finished epoch, by its number: losses, accuracies (0 to 1), learning
+        rate."""
+        import pandas
+
+        path = self.folder / "metrics.csv"
+        if not path.is_file():
+            raise UserError(f"{path}: no epoch is finished yet")
+        return pandas.read_csv(path, index_col="epoch")
+
+    @property
+    def best(self) -> pandas.Series:
+        """The metrics of the epoch whose weights `load` takes."""
+        metrics = self.metrics
+        name = f"valid_{self.config.training.metric}"
+        if name not in metrics or metrics[name].isna().all():
+            return metrics.iloc[-1]
+        chosen = metrics[name]
+        return metrics.loc[chosen.idxmax() if name == "valid_accuracy" else chosen.idxmin()]
+
+    def load(self, device: str = "auto") -> Model:
+        """The model of the best epoch; see `stacked_ram.load`."""
+        return Model(load_run(self.folder, device))
+
+    def __repr__(self) -> str:
+        try:
+            best = self.best
+        except UserError:
+            return f"<Run {self.folder}: no epoch is finished yet>"
+        figures = {"valid": "valid_accuracy", "train": "train_accuracy"}
+        said = [f"{key} accuracy {best[name]:.1%}" for key, name in figures.items() if name in best]
+        return f"<Run {self.folder}: epoch {best.name}, {', '.join(said)}>"
+
+
+class Model:
+    """A trained model, ready to look at photos; `stacked_ram.load` and `Run.load` make it."""
+
+    net: RAM
+    """The `torch.nn.Module`, in evaluation mode."""
+    config: Config
+    """The configuration it was trained with."""
+    classes: tuple[str, ...]
+    """The names of its N classes."""
+    device: torch.device
+    path: Path
+    """The file of its weights."""
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self._loaded = loaded
+        self.net, self.config, self.classes = loaded.model, loaded.config, loaded.classes
+        self.device, self.path = loaded.device, loaded.path
+
+    @overload
+    def look(
+        self, photo: list[AnyPhoto] | tuple[AnyPhoto, ...], *, stop_at: float | None = None
+    ) -> list[Result]: ...
+    @overload
+    def look(self, photo: AnyPhoto, *, stop_at: float | None = None) -> Result: ...
+
+    def look(self, photo: Any, *, stop_at: float | None = None) -> Result | list[Result]:
+        """Look at a photo, or at a list of photos, and keep everything that was seen.
+
+        Photos may have any height and width. They are turned upright and reduced as those that the
+        model was trained on. The same photo gives the same result each time.
+
+        Args:
+            photo: a path, a PIL image, an array H x W x 3 or H x W, or a tensor C x H x W with 3 or
+                1 channels; arrays and tensors hold uint8, or floats from 0 to 1. A list of them
+                gives a list of results; so does a batch (an array or a tensor of 4 dimensions).
+            stop_at: give the result at which the model arrives when it stops looking once one class
+                has this probability, 0 to 1. Default: it takes all its glimpses.
+
+        Raises:
+            UserError: a photo cannot be read, or is no photo.
+        """
+        check_probability(stop_at)
+        is_batch = isinstance(photo, np.ndarray | torch.Tensor) and photo.ndim == 4
+        many = is_batch or isinstance(photo, list | tuple)
+        photos = list(photo) if many else [photo]
+        results = [
+            Result.from_record(record, path_of(given), stop_at)
+            for given, record in zip(photos, record_photos(self._loaded, photos), strict=True)
+        ]
+        return results if many else results[0]
+
+    def predict(
+        self,
+        photos: str | Path | Iterable[str | Path],
+        batch_size: int = 32,
+        *,
+        stop_at: float | None = None,
+        stop_by: Literal["belief", "stop"] = "belief",
+    ) -> Iterator[Result]:
+        """Predict any number of photos, one result after the other, in order.
+
+        Photos are read while they are needed: memory does not grow with their number. A photo that
+        cannot be read gives a result with its `error`.
+
+        Args:
+            photos: a file, a folder (with the folders in it), a glob (`photos/**/*.jpg`), a CSV
+                with a column `path`, or an iterable of these.
+            batch_size: photos in a batch; large photos come in smaller batches.
+            stop_at: look at a photo no longer once one class has this probability, 0 to 1; it
+                saves the time of the other glimpses.
+            stop_by: what `stop_at` is compared with: the belief, or the probability that the
+                stopping head gives (a model trained with `learned_stop`).
+
+        Raises:
+            UserError: a value is out of range, a folder holds no photos, or there is no such CSV.
+        """
+        given = [photos] if isinstance(photos, str | Path) else photos
+        names = photo_names(str(name) for name in given)
+        rows = predict_stream(
+            self._loaded,
+            names,
+            batch_size=batch_size,
+            top=len(self.classes),
+            stop_at=stop_at,
+            stop_by=stop_by,
+        )
+        return (self._result(row) for row in rows)
+
+    def _result(self, row: Any) -> Result:
+        of_class = dict(row.top)  # of all classes; of none where the photo could not be read
+        belief = np.array([of_class[name] for name in self.classes if name in of_class], np.float32)
+        locations = np.array(row.locations, np.float32).reshape(-1, 2)
+        again = partial(self._record_again, row.path, len(locations))
+        return Result(row.path, self.classes, belief, locations, again, row.error or None)
+
+    def _record_again(self, path: str, glimpses: int) -> Any:
+        """A whole pass over a photo that was predicted before, and of it what was looked at."""
+        (record,) = record_photos(self._loaded, [path])
+        return record.until(glimpses)
+
+    def evaluate(
+        self,
+        dataset: str | Path | None = None,
+        split: Literal["test", "valid", "train"] = "test",
+        *,
+        controls: bool = False,
+        **options: Any,
+    ) -> Evaluation:
+        """Measure the model on a split of a prepared data set.
+
+        Args:
+            dataset: folder of a prepared data set with the same classes. Default: that of training.
+            split: test, valid or train.
+            controls: measure also what the policy must beat: the same model made to look at the
+                centre, at random places, or once; and the linear probe of its backbone.
+            options: more of `stacked_ram.evaluation.evaluate.evaluate`: `mc_samples`, `crops`,
+                `exit_accuracy`, `exit_glimpses`, `stop_at`, `batch_size`, `limit_photos`,
+                `workers`.
+
+        Returns:
+            The figures as attributes (`report.accuracy`, 0 to 1), `report.to_pandas()`, and
+            `report.save(folder)`.
+
+        Raises:
+            UserError: there is no such data set or split, or its classes are others.
+        """
+        return evaluate(self._loaded, split, dataset=dataset, controls=controls, **options)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.path}: {len(self.classes)} classes, {self.device}>"
+
+
+def path_of(photo: Any) -> str:
+    """The path of a photo that was given as one; nothing for pixels."""
+    return str(photo) if isinstance(photo, str | Path) else ""
+
+
+def check_probability(stop_at: float | None) -> None:
+    if stop_at is not None and not 0 <= stop_at <= 1:
+        raise UserError(f"stop_at: {stop_at} is not in 0 to 1")
