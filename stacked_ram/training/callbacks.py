@@ -71,7 +71,7 @@ class Callback:
     """Four moments of a training; a subclass overrides those it needs.
 
     Each is called in every process (ask `trainer.world.is_main` before writing). An exception ends
-    the training. One callback may serve several runs, one after the other.
+    the training. The same callback may serve several runs in turn.
     """
 
     def on_train_start(self, trainer: Training) -> None:

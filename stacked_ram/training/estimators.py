@@ -190,7 +190,7 @@ def ppo(
     """Draw scan paths once, then learn from them `ppo_epochs` times (Schulman et al., 2017)."""
     with torch.no_grad():
         drawn = model(photos, rollouts=config.rollouts, sample=True)
-    # Older torch would give the passes below what was cast of the weights without a gradient.
+    # Older torch would reuse the weights that were cast without a gradient in the passes below.
     torch.clear_autocast_cache()
     returns_RT = returns(drawn, targets, config.reward)
     advantages_RT = generalised_advantages(drawn, returns_RT, config.gae_lambda)

@@ -74,7 +74,7 @@ class TrainStep:
         if settings.cuda_graph and world.size > 1:
             raise UserError("cuda_graph: needs a single process; leave it off with torchrun")
         if estimator is None:
-            estimators.find_estimator(settings.estimator)  # an unknown one is told at once
+            estimators.find_estimator(settings.estimator)  # raises for an unknown name
         self.settings, self.world, self.estimator = settings, world, estimator
         self.device = next(model.parameters()).device
         model.activation_checkpointing = settings.activation_checkpointing

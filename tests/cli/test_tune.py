@@ -5,13 +5,14 @@ import pandas
 import pytest
 from tiny import tiny_config
 
-from stacked_ram.cli import tune as search
 from stacked_ram.cli.main import Tune
-from stacked_ram.cli.tune import parse_range, tune
+from stacked_ram.cli.tune import tune
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, replace_fields
 from stacked_ram.runs.folder import save_config
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
+from stacked_ram.training import tune as search
+from stacked_ram.training.tune import parse_range
 
 
 @pytest.fixture
