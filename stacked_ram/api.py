@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stacked_ram.models.ram import RAM
     from stacked_ram.preparation.summary import PrepareSummary
     from stacked_ram.trained import Model, Run
+    from stacked_ram.training.callbacks import Callback
+    from stacked_ram.training.estimators import Estimator
 
 RESULTS = Path("results")
 PathLike = str | Path
@@ -71,6 +73,8 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    callbacks: Sequence[Callback] | None = None,
+    estimator: Estimator | None = None,
     **fields: Any,
 ) -> Run:
     """Train a model, and return the run: its folder, its metrics, and `run.load()`.
@@ -84,6 +88,9 @@ def train(
             otherwise of the preset or YAML file.
         resume: continue the run in `out` from its last checkpoint, where it holds one.
         overwrite: replace the run in `out`.
+        callbacks: what is done beside the training; None: curves and pictures for TensorBoard, in
+            the run folder.
+        estimator: how the policy learns, as a function of your own (training/estimators.py).
         fields: any field of the config (`epochs=5, learning_rate=1e-3`).
 
     Raises:
@@ -94,12 +101,16 @@ def train(
     from stacked_ram.trained import Run
     from stacked_ram.training.run import resume_run, train_run
 
+    if callbacks is None:
+        from stacked_ram.viz.training_pictures import tracking_callbacks
+
+        callbacks = tracking_callbacks()
     chosen = resolve(config, dataset, **fields)
     folder = Path(out) if out is not None else default_folder(config, dataset)
     if resume and (folder / "config.yaml").is_file():
-        resume_run(folder, chosen)
+        resume_run(folder, chosen, callbacks=callbacks, estimator=estimator)
     else:
-        train_run(chosen, folder, overwrite=overwrite)
+        train_run(chosen, folder, overwrite=overwrite, callbacks=callbacks, estimator=estimator)
     return Run(folder)
 
 
