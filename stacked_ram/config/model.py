@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from stacked_ram.config.fields import (
     BelowOne,
@@ -12,7 +13,13 @@ from stacked_ram.config.fields import (
     PositiveFloat,
     convert_fields,
 )
-from stacked_ram.runtime.errors import check
+from stacked_ram.runtime.errors import check, nearest
+
+PARTS = {
+    "retina": ("dense", "conv", "backbone"),
+    "core": ("lstm", "gru", "rnn", "transformer"),
+    "attention": ("hard", "soft"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +27,12 @@ class ModelConfig:
     """How it looks, remembers and decides."""
 
     # The retina
-    retina: Literal["dense", "conv", "backbone"] = "dense"
-    """What turns a glimpse into a feature: the paper's linear layers, a small convolutional
-    network, or a timm backbone."""
+    retina: str = "dense"
+    """What turns a glimpse into a feature: `dense` (the paper's linear layers), `conv` (a small
+    convolutional network), `backbone` (a timm network), or an import path, package.module:Class
+    (models/protocols.py says what the class must do)."""
+    retina_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for a retina of your own."""
     patch_size: Positive = 8
     """Height and width of a patch as the network gets it, in pixels."""
     num_patches: Positive = 1
@@ -66,8 +76,11 @@ class ModelConfig:
     map_channels: Positive = 32
     """stack conv: channels of the feature maps."""
     # The core
-    core: Literal["lstm", "gru", "rnn", "transformer"] = "lstm"
-    """What integrates the glimpse features over the steps."""
+    core: str = "lstm"
+    """What integrates the glimpse features over the steps: `lstm`, `gru`, `rnn`, `transformer`, or
+    an import path."""
+    core_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for a core of your own."""
     core_size: Positive = 256
     """Width of the core's state."""
     dropout: BelowOne = 0.0
@@ -75,9 +88,11 @@ class ModelConfig:
     # Attention
     num_glimpses: Positive = 6
     """Steps (T)."""
-    attention: Literal["hard", "soft"] = "hard"
-    """How the next location is chosen: sampled from a policy (REINFORCE), or the expected centre
-    of softly weighted regions (back-propagation)."""
+    attention: str = "hard"
+    """How the next location is chosen: `hard` (sampled from a policy; REINFORCE), `soft` (the
+    expected centre of softly weighted regions; back-propagation), or an import path."""
+    attention_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for an attention of your own."""
     policy: Literal["gaussian", "categorical"] = "gaussian"
     """Hard attention: a Gaussian around a mean, or one of the cells of a grid: those of the
     glance's map or, without a glance, told from the core's state alone."""
@@ -116,6 +131,22 @@ class ModelConfig:
 
     def _check(self) -> None:
         """Refuse values that cannot go together. Raises UserError."""
+        for name, known in PARTS.items():
+            value = getattr(self, name)
+            own = re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value) is not None
+            check(
+                own or value in known,
+                f"{name}: `{value}` is none of {', '.join(known)}, nor an import path such as"
+                f" my_package.my_module:MyClass{nearest(value, known)}",
+            )
+            check(
+                own or not getattr(self, f"{name}_options"),
+                f"{name}_options: belong to an import path; {name} `{value}` has none",
+            )
+        check(
+            ":" not in self.retina or self.stack in ("none", "rnn"),
+            f"retina: with stack {self.stack}, which looks at feature maps, use dense or conv",
+        )
         check(
             self.stack == "none" or self.num_levels > 1,
             f"num_levels: a stack ({self.stack}) has at least 2 levels",
@@ -151,7 +182,7 @@ class ModelConfig:
             "attention soft has one location a step; with stack rnn use attention hard",
         )
         check(
-            self.attention == "hard" or self.glance is not None,
+            self.attention != "soft" or self.glance is not None,
             "attention soft weighs the regions of a context image; set glance: (height, width)",
         )
         check(
@@ -164,7 +195,7 @@ class ModelConfig:
             " patch_width",
         )
         check(
-            self.attention == "hard"
+            self.attention != "soft"
             or not (self.policy == "categorical" or self.policy_reads == "map"),
             "attention soft has no policy; leave out policy and policy_reads",
         )
@@ -172,7 +203,7 @@ class ModelConfig:
             self.glance_starts == "core"
             or (
                 self.glance is not None
-                and self.attention == "hard"
+                and self.attention != "soft"
                 and self.first_location == "learned"
             ),
             "glance_starts location: the glance would start nothing; it needs glance, attention"
@@ -191,5 +222,6 @@ class ModelConfig:
     @property
     def reads_map(self) -> bool:
         """Whether the attention reads the glance's feature map, not the core's state alone."""
-        by_cells = self.policy == "categorical" and self.glance is not None
-        return self.attention == "soft" or by_cells or self.policy_reads == "map"
+        if self.attention == "soft" or self.policy_reads == "map":
+            return True
+        return self.glance is not None and (self.policy == "categorical" or ":" in self.attention)

@@ -39,11 +39,11 @@ class Config:
                 " train_on train, or leave it out",
             )
         check(
-            model.attention == "hard" or training.estimator == "reinforce",
+            model.attention != "soft" or training.estimator == "reinforce",
             f"estimator {training.estimator}: attention soft samples nothing; leave it out",
         )
         check(
-            model.attention == "hard" or training.rollouts == 1,
+            model.attention != "soft" or training.rollouts == 1,
             "attention soft samples nothing: rollouts would be copies; set rollouts to 1",
         )
         check(

@@ -42,7 +42,7 @@ class Cost:
 def photo_cost(model: Any, height: int, width: int) -> Cost:
     """The cost of one photo of this size, counted on one pass."""
     device = next(model.parameters()).device
-    if model.config.stack in ("none", "rnn"):  # nothing but patches and the glance is computed
+    if not model.needs_whole_photo:  # nothing but patches and the glance is computed
         height, width = min(height, LARGEST), min(width, LARGEST)
     pixels = torch.zeros(1, len(model.mean), height, width, dtype=torch.uint8, device=device)
     was_training = model.training
@@ -51,7 +51,7 @@ def photo_cost(model: Any, height: int, width: int) -> Cost:
     before, core_before = gmacs(lambda: model.start(model.photos(pixels)))
     of_glance, of_glimpse = reading(model, model.photos(pixels))
     model.train(was_training)
-    steps = model.config.num_glimpses
+    steps = model.num_glimpses
     return Cost(
         total=total - of_glance - steps * of_glimpse,
         per_glimpse=(total - before) / steps - of_glimpse,
@@ -69,7 +69,7 @@ def reading(model: Any, photos: Photos) -> tuple[float, float]:
     centre_12 = torch.zeros(1, 2, device=photos.device)
     for retina in (level.retina for level in model.levels):
         view = retina.view(photos)
-        read = retina.smooth_geometry if model.config.attention == "soft" else retina.geometry
+        read = retina.geometry if model.has_policy else retina.smooth_geometry
         for surface in view.surfaces:
             of_glimpse += gmacs(partial(surface.patches, centre_12, read))[0]
     return of_glance, of_glimpse

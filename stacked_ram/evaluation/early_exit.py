@@ -52,20 +52,20 @@ def look_until(
     glimpse.
     """
     check_criterion(model, criterion)
-    steps = model.config.num_glimpses
-    loop, scores = model.start(photos)
-    rows = torch.arange(loop.rows, device=photos.device)  # that are still looked at
-    beliefs_BN = torch.zeros(loop.rows, model.num_classes, device=photos.device)
+    steps, count = model.num_glimpses, photos.batch_size
+    rows = torch.arange(count, device=photos.device)  # that are still looked at
+    beliefs_BN = torch.zeros(count, model.num_classes, device=photos.device)
     glimpses_B = torch.full_like(rows, steps)
-    locations_BT2 = torch.full((loop.rows, steps, 2), float("nan"), device=photos.device)
-    for used in range(steps + 1):
+    locations_BT2 = torch.full((count, steps, 2), float("nan"), device=photos.device)
+    for state in model.steps(photos, sample=False):
+        used = state.step
         if used:
-            choices = model.choose(loop)
-            loop = model.integrate(loop, choices, model.glimpse(loop, choices))
-            locations_BT2[rows, used - 1] = choices[-1].location_B2.float()
-            scores = model.scores(loop.outs[-1])
-        elif scores is None or criterion == "stop":
+            locations_BT2[rows, used - 1] = state.policy_outputs[-1].location_B2.float()
+            scores = model.scores(state.outputs[-1])
+        elif state.glance_logits_RN is None or criterion == "stop":
             continue
+        else:
+            scores = state.glance_logits_RN
         beliefs = scores.softmax(1)
         beliefs_BN[rows] = beliefs
         if threshold is None or used == steps:
@@ -73,14 +73,15 @@ def look_until(
         if criterion == "belief":
             sure = beliefs.amax(1)
         else:
-            sure = model.stop(loop.outs[-1]).float().sigmoid()[:, 0]
+            sure = model.stop(state.outputs[-1]).float().sigmoid()[:, 0]
         enough = sure >= threshold
         glimpses_B[rows[enough]] = used
         unsure = (~enough).nonzero()[:, 0]
         if len(unsure) == 0:
             break
         if len(unsure) < len(rows):
-            rows, loop = rows[unsure], loop.select(unsure)
+            rows = rows[unsure]
+            state.keep(unsure)
     return Answers(beliefs_BN, glimpses_B, locations_BT2)
 
 

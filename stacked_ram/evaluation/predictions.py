@@ -94,7 +94,7 @@ def look_at(
     def look(batch: Batch) -> Trace:
         sent = {}
         if at_boxes:  # `centre` takes given places as they are; a policy over cells would round
-            steps, levels = model.config.num_glimpses, len(model.levels)
+            steps, levels = model.num_glimpses, len(model.levels)
             places_B112 = box_centres(batch.boxes_B4, batch.sizes_B2)[:, None, None]
             sent = {
                 "location_source": "centre",

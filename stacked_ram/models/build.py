@@ -1,22 +1,72 @@
-"""From a configuration to a model: which rooms are put together."""
+"""From a configuration to a model: which parts it names, and how they are put together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from stacked_ram.config.schema import ModelConfig
+from stacked_ram.config.model import PARTS, ModelConfig
+from stacked_ram.config.schema import Config
 from stacked_ram.models.attention.hard import CategoricalPolicy, GaussianPolicy
 from stacked_ram.models.attention.soft import SoftAttention
 from stacked_ram.models.core import CORES
 from stacked_ram.models.glance import Glance
-from stacked_ram.models.ram import RAM, Level
+from stacked_ram.models.level import Level
+from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.maps import BackboneMaps, ConvMaps
-from stacked_ram.models.retina.retina import Retina
+from stacked_ram.models.retina.retina import PatchRetina
 from stacked_ram.models.retina.what import BackboneWhat, ConvWhat, DenseWhat
 from stacked_ram.ops.geometry import GlimpseGeometry
+from stacked_ram.runtime.errors import UserError, nearest
+
+
+def create_model(
+    config: Config | ModelConfig,
+    num_classes: int,
+    *,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    pretrained: bool = True,
+    **fields: Any,
+) -> RAM:
+    """An untrained model: `create_model(ModelConfig(), 5)(images_BCHW)` gives a Trace.
+
+    Args:
+        config: the model, or a whole configuration with it.
+        channels: of the photos, 3 or 1.
+        mean, std: of the photos' values, `channels` of each, in 0..1 units; None: 0.5 each. A
+            backbone with weights brings its own.
+        pretrained: False leaves a backbone without the weights that the configuration names.
+        fields: of ModelConfig, to be changed: `num_glimpses=4`.
+
+    Raises UserError for a field that does not exist or a value that does not fit, and if the
+    backbone or its weights are not available.
+    """
+    model = config.model if isinstance(config, Config) else config
+    known = [field.name for field in dataclasses.fields(ModelConfig)]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"create_model: unknown field `{name}`{nearest(name, known)}")
+    return build_model(
+        dataclasses.replace(model, **fields),
+        num_classes=num_classes,
+        channels=channels,
+        mean=(0.5,) * channels if mean is None else mean,
+        std=(0.5,) * channels if std is None else std,
+        load_weights=pretrained,
+    )
+
+
+def list_models() -> dict[str, tuple[str, ...]]:
+    """The built-in parts by the field of ModelConfig that names them; each also takes an import
+    path."""
+    return dict(PARTS)
 
 
 def build_model(
@@ -28,11 +78,11 @@ def build_model(
     std: Sequence[float],
     load_weights: bool = True,
 ) -> RAM:
-    """The model that a configuration describes.
+    """The model that a configuration describes, for photos with these statistics.
 
-    mean, std: of the data, C values in 0..1 units. A backbone with weights brings its own.
+    mean, std: C values in 0..1 units. A backbone with weights brings its own.
     load_weights: False where a checkpoint's weights are loaded next.
-    Raises UserError if the backbone or its weights cannot be had.
+    Raises UserError if the backbone, its weights or a part of one's own are not available.
     """
     weights = config.weights if load_weights else "none"
     backbone = None
@@ -53,18 +103,24 @@ def build_model(
         build_level(config, index, channels, backbone, glance, weights)
         for index in range(config.num_levels if config.stack == "rnn" else 1)
     ]
-    pretrained = backbone or levels[0].retina.maps
+    pretrained = backbone or getattr(levels[0].retina, "maps", None)
     if config.weights != "none" and isinstance(pretrained, Backbone | BackboneMaps):
         mean, std = pretrained.mean[:channels], pretrained.std[:channels]
-    return RAM(
-        config,
-        levels,
-        glance,
+    model = RAM(
+        levels=levels,
+        glance=glance,
+        glance_starts=config.glance_starts,
+        glance_dropout=config.glance_dropout,
         num_classes=num_classes,
-        mean=tuple(mean),
-        std=tuple(std),
-        backbone=backbone,
+        num_glimpses=config.num_glimpses,
+        first_location=config.first_location,
+        dropout=config.dropout,
+        learned_stop=config.learned_stop,
+        mean=mean,
+        std=std,
     )
+    model.config = config
+    return model
 
 
 def build_level(
@@ -75,17 +131,22 @@ def build_level(
     glance: Glance | None,
     weights: str,
 ) -> Level:
+    """Level number `index` of the stack; without stack rnn there is only number 0."""
     retina = build_retina(config, index, channels, backbone, weights)
     top = index == config.num_levels - 1 or config.stack != "rnn"
-    below = 0 if index == 0 else config.core_size
-    core = CORES[config.core](config.feature_size + below, config.core_size)
+    features = config.feature_size + (0 if index == 0 else config.core_size)
+    sizes = {"in_features": features, "out_features": config.core_size}
+    if config.core in CORES:
+        core = CORES[config.core](**sizes)
+    else:
+        core = import_part("core", config.core, config.core_options, **sizes)
     moves = top or config.stack_location == "own"
     return Level(retina, core, build_attention(config, glance) if moves else None)
 
 
 def build_retina(
     config: ModelConfig, index: int, channels: int, backbone: Backbone | None, weights: str
-) -> Retina:
+) -> nn.Module:
     # stack rnn: level s sees the photo pooled by 2^s, so its patches are 2^s times wider
     distance = 2**index * (config.start_size if config.attention == "soft" else 1)
     geometry = GlimpseGeometry(
@@ -94,10 +155,15 @@ def build_retina(
         glimpse_scale=config.glimpse_scale,
         patch_unit=config.patch_unit,
         patch_width=config.patch_width * distance,
-        snap=config.attention == "hard",
+        snap=config.attention != "soft",
     )
+    if config.retina not in PARTS["retina"]:
+        return import_part(
+            "retina", config.retina, config.retina_options,
+            channels=channels, geometry=geometry, feature_size=config.feature_size,
+        )  # fmt: skip
     maps = build_maps(config, channels, weights)
-    return Retina(
+    return PatchRetina(
         geometry,
         [build_what(config, width, backbone) for width in (maps.channels if maps else [channels])],
         maps=maps,
@@ -143,8 +209,46 @@ def build_what(config: ModelConfig, channels: int, backbone: Backbone | None) ->
 def build_attention(config: ModelConfig, glance: Glance | None) -> nn.Module:
     state, regions = config.core_size, config.regions
     region_features = glance.region_features if config.reads_map else None
+    if config.attention not in PARTS["attention"]:
+        return import_part(
+            "attention", config.attention, config.attention_options,
+            state_features=state, region_features=region_features, regions=regions,
+        )  # fmt: skip
     if config.attention == "soft":
         return SoftAttention(state, region_features=region_features, regions=regions)
     if config.policy == "categorical":
         return CategoricalPolicy(state, region_features=region_features, regions=regions)
-    return GaussianPolicy(state, config.std, region_features=region_features, regions=regions)
+    return GaussianPolicy(
+        state, config.std, std_end=config.std_end, region_features=region_features, regions=regions
+    )
+
+
+def import_part(field: str, path: str, options: Mapping[str, Any], **arguments: Any) -> nn.Module:
+    """A part of one's own: the class at an import path, called with these arguments and options.
+
+    Only classes of `nn.Module` are called: a configuration, a stranger's too, runs no function.
+    Raises UserError that names the field.
+    """
+    module, name = path.split(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise UserError(
+            f"{field}: {path}: cannot import {module} ({error}); install it, or put its folder on"
+            " PYTHONPATH"
+        ) from error
+    except AttributeError:
+        raise UserError(f"{field}: {path}: module {module} has no {name}") from None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UserError(f"{field}: {path}: is not a class of torch.nn.Module")
+    try:
+        part = kind(**arguments, **options)
+    except TypeError as error:
+        raise UserError(
+            f"{field}: {path}: {error}; it is called with {', '.join(arguments)} and the"
+            f" {field}_options"
+        ) from error
+    needed = "differentiable" if field == "attention" else "out_features"
+    if not hasattr(part, needed):
+        raise UserError(f"{field}: {path}: has no `{needed}` (stacked_ram/models/protocols.py)")
+    return part

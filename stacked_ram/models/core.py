@@ -1,9 +1,9 @@
-"""The core: what integrates the glimpse features over the steps, behind one interface.
+"""The cores: recurrent networks that integrate the glimpse features over the steps.
 
-    core.start(rows, like) -> state          core(feature_RD, state) -> (out_RD, state)
+    core.start(rows, like) -> state          core(feature_RD, state) -> (output_RD, state)
 
-A state is a tuple of tensors with the rows first, so that rows can be repeated (rollouts) and
-selected (early exit) without knowing which core it is.
+A state is a tuple of tensors with the rows first, so that rows can be selected (early exit)
+whichever core it is. `models/protocols.py` has the contract.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ State = tuple[Tensor, ...]
 
 
 class LSTMCore(nn.Module):
-    """LSTM (Hochreiter & Schmidhuber, 1997), forget gate open at the start."""
+    """LSTM (Hochreiter & Schmidhuber, 1997). The bias of the forget gate starts at 1 (open)."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -55,7 +55,7 @@ class GRUCore(nn.Module):
 class RNNCore(nn.Module):
     """The paper's core for classification: h_t = ReLU(W_h h_{t-1} + W_g g_t + b).
 
-    Both products are one: the state and the glimpse feature side by side.
+    Both products are made in one layer: the glimpse feature and the state side by side.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -74,13 +74,13 @@ class RNNCore(nn.Module):
 class TransformerCore(nn.Module):
     """A small transformer over the glimpses so far; its last token is the output.
 
-    The state is all earlier glimpse features, R x t x D. Two pre-norm layers, four heads,
+    The state holds the tokens of all earlier glimpses, R x t x D. Two pre-norm layers, four heads,
     sinusoidal positions for the order of the glimpses.
     """
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
-        heads = next(one for one in (4, 2, 1) if out_features % one == 0)
+        heads = next(heads for heads in (4, 2, 1) if out_features % heads == 0)
         self.out_features = out_features
         self.project = nn.Linear(in_features, out_features)
         layer = nn.TransformerEncoderLayer(
@@ -106,7 +106,7 @@ class TransformerCore(nn.Module):
 
 
 def positions(step: int, width: int, like: Tensor) -> Tensor:
-    """The sinusoidal position (Vaswani et al., 2017, section 3.5) of one step, D values."""
+    """Sinusoidal position encoding of a step (Vaswani et al., 2017, section 3.5), D values."""
     even = torch.arange(0, width, 2, device=like.device, dtype=torch.float32)
     angle = step * torch.exp(even * (-math.log(10_000) / width))
     return torch.stack([angle.sin(), angle.cos()], 1).flatten()[:width].to(like.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stacked_ram.models.attention.base import Context
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.what import pooled_to
-from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runtime.errors import UserError
 
 
@@ -30,7 +30,8 @@ class Glance(nn.Module):
         stride: with a backbone, stop at its last map with cells of this many pixels; None: go
             through all of it.
         starts_core: False where the vector starts the first location alone: then it comes from
-            detached features of a shared backbone, which no policy gradient is to train.
+            detached features of a shared backbone, so that no policy gradient trains that.
+        feature_size: width of the vector, that of the glimpse feature.
 
     Raises UserError if the map has fewer cells than there are regions, or the backbone no map of
     this stride.
@@ -59,18 +60,19 @@ class Glance(nn.Module):
             pooled_features = 2 * self.region_features
         else:
             self.region_features, pooled_features = backbone.map_features, backbone.out_features
+        self.out_features = feature_size
         self.project = nn.Linear(pooled_features, feature_size)
         self.check_regions(channels)
 
-    def forward(self, photos: Photos) -> tuple[Tensor, Context]:
+    def forward(self, photos: PhotoBatch) -> tuple[Tensor, Context]:
         """One pass over each photo: its vector (B x feature_size) and its regions."""
         regions_BRD, pooled = photos.glance or self.find(photos)
         pooled = pooled.detach() if self.detaches else pooled
         return self.project(pooled).relu(), Context(regions_BRD)
 
-    def find(self, photos: Photos) -> tuple[Tensor, Tensor]:
-        """Each photo's regions (B x R x region_features) and pooled features: all that a frozen
-        backbone has to say of it, whatever the rest of the model learns."""
+    def find(self, photos: PhotoBatch) -> tuple[Tensor, Tensor]:
+        """Each photo's regions (B x R x region_features) and pooled features. With a frozen
+        backbone they stay the same, whatever the rest of the model learns."""
         maps, pooled = self.map_and_pooled(photos.resized(self.size))
         return pooled_to(maps, self.regions).flatten(2).transpose(1, 2), pooled
 
@@ -86,7 +88,8 @@ class Glance(nn.Module):
 
     @torch.no_grad()
     def check_regions(self, channels: int) -> None:
-        """How many cells has the map? Asked of a copy without memory, which computes nothing."""
+        """Raise UserError if the map has too few cells. Found with a copy on the meta device, which
+        computes nothing."""
         shapes = copy.deepcopy(self).to("meta").eval()
         maps, _ = shapes.map_and_pooled(torch.zeros(1, channels, *self.size, device="meta"))
         cells = tuple(maps.shape[2:])
@@ -98,8 +101,8 @@ class Glance(nn.Module):
 
 
 def small_network(channels: int, size: tuple[int, int], regions: tuple[int, int]) -> nn.Sequential:
-    """Four 3x3 convolutions with batch norm. The first three halve the image, but never below
-    the regions: a policy over many cells needs a map of as many."""
+    """Four 3x3 convolutions with batch norm. The first three halve the image, but never to fewer
+    cells than there are regions."""
     layers: list[nn.Module] = []
     widths = (channels, 32, 32, 64, 64)
     height, width = size

@@ -9,9 +9,8 @@ Notable features
 - a glance (optional): a low-resolution look at the whole photo before the first glimpse
 - levels (stack rnn): each has its own retina, core and location; levels feed upward
 - rollouts: M scan paths of a photo share all per-photo work
-- what nothing of the loop waits for (class scores, baseline, stopping) is computed for all steps at
-  once
-- the attention and the baseline read a detached state: the policy gradient trains the policy, the
+- class scores, baseline and stopping score are computed for all steps at once, after the last
+- the policy and the baseline read a detached state: the policy gradient trains the policy, the
   baseline's regression trains the baseline, the classification loss trains everything else
   (soft attention and the pathwise estimator send their gradient through the crops instead)
 
@@ -21,91 +20,104 @@ Notable features
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.config.schema import ModelConfig
-from stacked_ram.images.lazy import LazyPhotos
-from stacked_ram.models.attention.base import PolicyOutput, fixed_location
-from stacked_ram.models.attention.hard import GaussianPolicy
-from stacked_ram.models.core import State
+from stacked_ram.config.model import ModelConfig
+from stacked_ram.models.attention.base import PolicyOutput
 from stacked_ram.models.glance import Glance
-from stacked_ram.models.retina.backbone import Backbone
-from stacked_ram.models.retina.maps import BackboneMaps
-from stacked_ram.models.retina.retina import Retina
+from stacked_ram.models.level import Glimpse, Level, boxes_read, glimpse, glimpse_ahead, run_cores
+from stacked_ram.models.protocols import Attention, Core, Retina
+from stacked_ram.models.retina.backbone import Pretrained, find_backbone
 from stacked_ram.models.state import LoopState
 from stacked_ram.models.trace import Heads, Step, Trace, assemble
-from stacked_ram.ops.activation_checkpointing import checkpointed
 from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 
 LOCATION_SOURCES = ("policy", "centre", "random")
-NORM_FREEZE_PROGRESS = (
-    0.5  # share of training from which on conv retinas normalise as in evaluation
-)
-Glimpsed = tuple[Tensor, list[Tensor]]  # of one level: its feature, the patches of each surface
-
-
-class Level(nn.Module):
-    """One retina with its own recurrent layer, and the attention that moves it (or none)."""
-
-    def __init__(self, retina: Retina, core: nn.Module, attention: nn.Module | None):
-        super().__init__()
-        self.retina = retina
-        self.core = core
-        self.attention = attention
 
 
 class RAM(nn.Module):
-    """Built by `stacked_ram.models.build.build_model`.
+    """The model, built from its parts (`models/protocols.py` says what a part must do).
 
     Args:
-        levels: one, or several for stack rnn.
+        retina, core, attention: the parts of a model of one level; or
+        levels: several levels, from the lowest to the top one.
         glance: None without one.
-        mean, std: normalisation of uint8 photos, C values each, in 0..1 units.
+        glance_starts: `core`, or `location`: the first location alone.
+        glance_dropout: fraction of the photos of a training batch whose glance the core forgets.
+        num_glimpses: steps of a pass (T).
+        first_location: where the first glimpse looks: `random` (in evaluation the centre),
+            `centre`, or `learned`: chosen by the attention. Soft attention chooses it always.
+        dropout: before the classifier, 0 to 1.
+        learned_stop: have a head that predicts after each glimpse whether the answer is right.
+        mean, std: of the photos' values, C of each, in 0..1 units; their number says how many
+            channels the photos have.
     """
+
+    config: ModelConfig | None = None
+    """What `build_model` was given; the model itself does not read it."""
 
     def __init__(
         self,
-        config: ModelConfig,
-        levels: list[Level],
-        glance: Glance | None,
         *,
         num_classes: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        backbone: Backbone | None,
+        retina: Retina | None = None,
+        core: Core | None = None,
+        attention: Attention | None = None,
+        levels: Sequence[Level] | None = None,
+        glance: Glance | None = None,
+        glance_starts: Literal["core", "location"] = "core",
+        glance_dropout: float = 0.0,
+        num_glimpses: int = 6,
+        first_location: Literal["random", "centre", "learned"] = "random",
+        dropout: float = 0.0,
+        learned_stop: bool = False,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
     ):
         super().__init__()
-        self.config = config
-        self.num_classes = num_classes
-        self.backbone = backbone
+        levels = [Level(retina, core, attention)] if levels is None else list(levels)
+        top = levels[-1]
+        if top.retina is None or top.core is None or top.attention is None:
+            raise ValueError("RAM: give retina, core and attention, or levels")
+        if glance is not None and glance.out_features != top.retina.out_features:
+            raise ValueError(
+                f"RAM: the glance has {glance.out_features} features, the retina"
+                f" {top.retina.out_features}; the core takes both, so they must be as many"
+            )
+        self.num_classes, self.num_glimpses = num_classes, num_glimpses
+        self.first_location, self.glance_dropout = first_location, glance_dropout
+        self.has_policy = not top.attention.differentiable
+        self.backbone = find_backbone(levels)
         self.glance = glance
         self.levels = nn.ModuleList(levels)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.core_size, num_classes)
-        self.baseline = nn.Linear(config.core_size, 1) if config.attention == "hard" else None
-        self.stop = nn.Linear(config.core_size, 1) if config.learned_stop else None
+        features, width = top.retina.out_features, top.core.out_features
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, num_classes)
+        self.baseline = nn.Linear(width, 1) if self.has_policy else None
+        self.stop = nn.Linear(width, 1) if learned_stop else None
         self.first_out = self.attend = None
-        if glance is not None and config.glance_starts == "location":
-            self.first_out = nn.Linear(config.feature_size, config.core_size)
-        if config.attention == "soft":
-            self.attend = nn.Linear(glance.region_features, config.feature_size)
-        self.normalises = any(mean) or any(one != 1 for one in std)
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-        self.one_location = config.stack_location == "shared" or len(levels) == 1
+        if glance is not None and glance_starts == "location":
+            self.first_out = nn.Linear(features, width)
+        if glance is not None and not self.has_policy:
+            self.attend = nn.Linear(glance.region_features, features)
+        self.normalises = any(mean) or any(value != 1 for value in std)
+        self.register_buffer("mean", torch.tensor(tuple(mean)))
+        self.register_buffer("std", torch.tensor(tuple(std)))
+        self.one_location = sum(level.attention is not None for level in levels) == 1
         self.generator: torch.Generator | None = None
-        """Draws samples and random places; None: torch's own."""
+        """Draws samples and random locations; None: torch's own."""
         self.activation_checkpointing = False
-
-    # ------------------------------------------------------------------ the paper's figure
+        """Compute glimpses again in the backward pass, to save memory."""
 
     def forward(
         self,
-        photos: Photos,
+        images: Tensor | PhotoBatch,
+        sizes_B2: Tensor | None = None,
         *,
         rollouts: int = 1,
         location_source: str = "policy",
@@ -115,246 +127,203 @@ class RAM(nn.Module):
         num_glimpses: int | None = None,
         smooth: bool = False,
     ) -> Trace:
-        """Look at each photo `num_glimpses` times and say what was seen.
+        """Look at each photo `num_glimpses` times and classify it after each.
 
         Args:
-            rollouts: scan paths a photo (M); the trace has B * M rows, photo-major.
-            location_source: `policy`; or `centre` or `random` places (controls, warm-up), which
-                never have a policy term.
+            images: B x C x H x W, uint8 (0 to 255) or floating point (0 to 1), of any height and
+                width; or what `photos` made of them.
+            sizes_B2: (height, width) of each photo in a batch of several sizes: photos stand at
+                the top left, zeros fill the rest. None: each fills its image.
+            rollouts: scan paths a photo (M); the trace has R = B * M rows, photo-major.
+            location_source: `policy`; or `centre` or `random` (controls, warm-up), which never
+                have a policy term.
             sample: draw from the policy, or take its mean (or likeliest cell). Default: draw in
                 training.
-            locations_BTS2: look there instead, R x T x S x 2, and say the log-probability of it.
-                Unclamped samples are taken as they are.
+            locations_BTS2: take these draws instead for the first steps, R x t x S x 2, and give
+                their log-probability.
             keep_patches: put the patches in the trace.
-            num_glimpses: steps; default: the config's.
+            num_glimpses: number of steps. Default: the model's.
             smooth: let gradients reach the locations (pathwise estimator; soft attention always
                 does).
         """
-        sample = self.training if sample is None else sample
-        steps = num_glimpses or self.config.num_glimpses
-        loop, glance_logits = self.start(photos, rollouts, smooth)
-        given = [None] * steps if locations_BTS2 is None else locations_BTS2.unbind(1)
-        ahead = self.glimpse_ahead(loop, location_source, sample, given[:steps], smooth)
-        known, done = [loop.known[-1]], []
-        for step in range(steps):
-            if ahead is None:
-                choices = self.choose(loop, location_source, sample, given[step], smooth)
-                seen = self.glimpse(loop, choices, smooth)
+        photos = self.photos(images, sizes_B2) if isinstance(images, Tensor) else images
+        policy_inputs, taken = [], []
+        for state in self.steps(
+            photos, rollouts=rollouts, location_source=location_source, sample=sample,
+            locations_BTS2=locations_BTS2, num_glimpses=num_glimpses, smooth=smooth,
+        ):  # fmt: skip
+            policy_inputs.append(state.policy_inputs[-1])
+            if state.step == 0:
+                glance_logits_RN = state.glance_logits_RN
             else:
-                choices, seen = ahead[step]
-            loop = self.integrate(loop, choices, seen)
-            known.append(loop.known[-1])
-            done.append(Step(choices, [patches for _, patches in seen] if keep_patches else None))
-        heads = self.heads(known)
-        boxes = None if self.training else self.boxes(loop, done, smooth)
-        first = self.first_chosen(location_source, steps)
-        return assemble(done, heads, boxes, photos.sizes_B2, rollouts, glance_logits, first)
+                taken.append(Step(state.policy_outputs, state.patches if keep_patches else None))
+        heads = self.heads(policy_inputs)
+        boxes = None  # in training nothing asks for them
+        if not self.training:
+            locations = [[output.location_B2 for output in step.policy_outputs] for step in taken]
+            boxes = boxes_read(self.levels, state.views, locations, smooth or not self.has_policy)
+        chosen = self.first_chosen(location_source, len(taken))
+        return assemble(taken, heads, boxes, photos.sizes_B2, rollouts, glance_logits_RN, chosen)
 
     def photos(
         self,
-        pixels_BCHW: Tensor | LazyPhotos,
+        images: Tensor | PhotoBatch,
         sizes_B2: Tensor | None = None,
         glance: tuple[Tensor, Tensor] | None = None,
-    ) -> Photos | LazyPhotos:
-        """uint8 pixels as this model wants them. sizes_B2: (height, width) of each photo inside
-        the zero padding at the bottom and right; None: all of it. glance: what `Glance.find` said
-        of them before. Photos that are read piece by piece (LazyPhotos) stay so; which models
-        cannot have them, stacked_ram.images.opening knows."""
+    ) -> PhotoBatch:
+        """Photos with this model's normalisation; images and sizes_B2 as for `forward`.
+
+        glance: what `Glance.find` found in them before.
+        """
+        channels = images.shape[1] if isinstance(images, Tensor) else images.channels
+        if channels != len(self.mean):
+            raise ValueError(
+                f"images (B x C x H x W) have {channels} channels; this model takes"
+                f" {len(self.mean)}"
+            )
         mean, std = (self.mean, self.std) if self.normalises else (None, None)
-        if isinstance(pixels_BCHW, LazyPhotos):
-            photos = pixels_BCHW.normalised(mean, std)
+        if isinstance(images, Tensor):
+            images = images.float() if images.is_floating_point() else images
+            photos: PhotoBatch = Photos(images, sizes_B2, mean, std)
         else:
-            photos = Photos(pixels_BCHW, sizes_B2, mean, std)
+            photos = images.normalised(mean, std)
         photos.glance = glance
         return photos
 
-    def start(
-        self, photos: Photos, rollouts: int = 1, smooth: bool = False
-    ) -> tuple[LoopState, Tensor | None]:
-        """All per-photo work: views, the glance, and what the attentions read in its map. Returns
-        the class scores after the glance, R x N, where it starts the core."""
+    # ------------------------------------------------------------------ one step after the other
+
+    def steps(
+        self,
+        photos: PhotoBatch,
+        *,
+        rollouts: int = 1,
+        location_source: str = "policy",
+        sample: bool | None = None,
+        locations_BTS2: Tensor | None = None,
+        num_glimpses: int | None = None,
+        smooth: bool = False,
+    ) -> Iterator[LoopState]:
+        """The state before the first glimpse, then after each; arguments as for `forward`.
+
+        Between two steps `state.keep(rows)` leaves photos out (location_source `policy` only).
+        """
+        if location_source not in LOCATION_SOURCES:
+            raise ValueError(
+                f"location_source: {location_source!r} is not one of {LOCATION_SOURCES}"
+            )
+        smooth = smooth or not self.has_policy
+        sample = self.training if sample is None else sample
+        steps = num_glimpses or self.num_glimpses
+        given: list[Tensor | None] = [None] * steps
+        if locations_BTS2 is not None:
+            given[: locations_BTS2.shape[1]] = locations_BTS2.unbind(1)[:steps]
+        recompute = self.activation_checkpointing and self.training
+
+        state = self.start(photos, rollouts, smooth)
+        yield state
+        if location_source != "policy" and self.has_policy and not recompute:
+            # no location depends on an earlier glimpse: the patches of all steps go through the
+            # retina in one batch
+            chosen_T = [self.choose(state, location_source, sample, each, smooth) for each in given]
+            glimpses_T = glimpse_ahead(self.levels, state.views, chosen_T, smooth)
+            for chosen, glimpses in zip(chosen_T, glimpses_T, strict=True):
+                state = self.integrate(state, chosen, glimpses)
+                yield state
+            return
+        for given_RS2 in given:
+            chosen = self.choose(state, location_source, sample, given_RS2, smooth)
+            glimpses = glimpse(self.levels, state.views, chosen, smooth, recompute)
+            state = self.integrate(state, chosen, glimpses)
+            yield state
+
+    def start(self, photos: PhotoBatch, rollouts: int = 1, smooth: bool = False) -> LoopState:
+        """The state before the first glimpse: all per-photo work, the glance included."""
         rows = photos.batch_size * rollouts
         views = [level.retina.view(photos) for level in self.levels]
-        states = [level.core.start(rows, self.classifier.weight) for level in self.levels]
-        outs = [self.classifier.weight.new_zeros(rows, self.config.core_size) for _ in self.levels]
-        loop = LoopState(views, states, outs)
-        if self.config.attention == "hard" and self.config.policy == "categorical":
-            shape = rows, len(self.levels), math.prod(self.config.regions)
-            loop.visited_RSR = torch.zeros(shape, dtype=torch.bool, device=photos.device)
+        like = self.classifier.weight
+        cores = [level.core for level in self.levels]
+        outputs = [like.new_zeros(rows, core.out_features) for core in cores]
+        state = LoopState(views, [core.start(rows, like) for core in cores], outputs)
         if self.glance is None:
-            return loop, None
+            return state
         vector, context = self.glance(photos)
         vector = vector.repeat_interleave(rollouts, 0)
-        if self.config.attention == "hard" and not smooth:  # no policy gradient trains the glance
+        if self.has_policy and not smooth:  # no policy gradient trains the glance
             context = context.detach()
-        loop.contexts = [context.read_by(level.attention).repeat(rollouts) for level in self.levels]
+        state.contexts = [
+            context.read_by(level.attention).repeat(rollouts) for level in self.levels
+        ]
         if self.first_out is not None:
-            loop.hint_RD = self.first_out(vector)
-            return loop, None
-        loop.outs, loop.states = self.run_cores([vector] * len(self.levels), states)
-        scores = self.scores(loop.outs[-1])
-        if self.training and self.config.glance_dropout > 0:
-            drawn_B = scores.new_empty(photos.batch_size).uniform_(generator=self.generator)
-            loop.forget((drawn_B < self.config.glance_dropout).repeat_interleave(rollouts))
-        return loop, scores
+            state.glance_RD = self.first_out(vector)
+            return state
+        vectors = [vector] * len(self.levels)
+        state.outputs, state.core_states = run_cores(self.levels, vectors, state.core_states)
+        state.glance_logits_RN = self.scores(state.outputs[-1])
+        if self.training and self.glance_dropout > 0:
+            drawn_B = like.new_empty(photos.batch_size).uniform_(generator=self.generator)
+            state.empty_cores((drawn_B < self.glance_dropout).repeat_interleave(rollouts))
+        return state
 
     def choose(
         self,
-        loop: LoopState,
+        state: LoopState,
         location_source: str = "policy",
         sample: bool = False,
         given_RS2: Tensor | None = None,
         smooth: bool = False,
     ) -> list[PolicyOutput]:
-        """Where each level looks next; of levels that share a location the top one decides."""
-        if location_source not in LOCATION_SOURCES:
-            raise ValueError(
-                f"location_source: {location_source!r} is not one of {LOCATION_SOURCES}"
-            )
-        where = location_source
-        if location_source == "policy" and loop.step == 0:
-            where = self.config.first_location
-        choices = []
+        """Where each level looks next; if they share a location, the top level chooses it."""
+        source = location_source
+        if source == "policy" and state.step < self.first_chosen(source, 0):
+            source = self.first_location if sample or smooth else "centre"
+        chosen = []
         for index, level in enumerate(self.levels):
-            if level.attention is None:
-                continue
-            given = None if given_RS2 is None else given_RS2[:, index]
-            if self.config.attention == "soft":
-                choices.append(self.soft_attend(loop, location_source, given))
-            elif where in ("policy", "learned"):
-                choices.append(self.query_policy(index, loop, sample, given, smooth))
-            else:
-                draw = where == "random" and (sample or smooth or location_source == "random")
-                choices.append(fixed_location(loop.outs[0], draw, given, self.generator))
-        return choices * len(self.levels) if self.one_location else choices
+            if level.attention is not None:
+                given = None if given_RS2 is None else given_RS2[:, index]
+                chosen.append(
+                    level.choose(state, index, source, sample, given, smooth, self.generator)
+                )
+        return chosen * len(self.levels) if self.one_location else chosen
 
-    def query_policy(
-        self,
-        index: int,
-        loop: LoopState,
-        sample: bool,
-        given_R2: Tensor | None,
-        smooth: bool,
-    ) -> PolicyOutput:
-        """What a level's policy says. It reads a detached state, but for a hint of the glance,
-        which nothing but the policy gradient trains."""
-        attention, state = self.levels[index].attention, loop.known[index]
-        if not smooth and loop.hint_RD is None:
-            state = state.detach()
-        context = None if loop.contexts is None else loop.contexts[index]
-        extra = {}
-        if loop.visited_RSR is not None:
-            extra["visited_BR"] = loop.visited_RSR[:, index]
-        return attention(state, context, sample, given_R2, generator=self.generator, **extra)
-
-    def soft_attend(
-        self, loop: LoopState, location_source: str, given_R2: Tensor | None
-    ) -> PolicyOutput:
-        """Soft attention: its weights. Another place than theirs moves the glimpse, and nothing
-        else."""
-        level, context = self.levels[0], loop.contexts[0]
-        weighed = level.attention(loop.outs[0], context, loop.step == 0)
-        if location_source == "policy" and given_R2 is None:
-            return weighed
-        place = fixed_location(loop.outs[0], location_source == "random", given_R2, self.generator)
+    def integrate(
+        self, state: LoopState, policy_outputs: list[PolicyOutput], glimpses: list[Glimpse]
+    ) -> LoopState:
+        """The state after a glimpse."""
+        features = [
+            feature if output.attended_BD is None
+            else feature + self.attend(output.attended_BD).relu()
+            for (feature, _), output in zip(glimpses, policy_outputs, strict=True)
+        ]  # fmt: skip
+        outputs, core_states = run_cores(self.levels, features, state.core_states)
         return dataclasses.replace(
-            place, weights_BR=weighed.weights_BR, attended_BD=weighed.attended_BD
+            state,
+            core_states=core_states,
+            outputs=outputs,
+            glance_RD=None,
+            policy_outputs=policy_outputs,
+            patches=[patches for _, patches in glimpses],
+            earlier=[*state.earlier, [output.location_B2 for output in policy_outputs]],
         )
 
     def first_chosen(self, location_source: str, steps: int) -> int:
-        """The first step whose place the policy chooses, as it does from there on; `steps`: it
+        """The first step whose location a policy chooses, as it does from there on; `steps`: it
         chooses none."""
-        if location_source != "policy" or self.config.attention == "soft":
+        if location_source != "policy" or not self.has_policy:
             return steps
-        return 0 if self.config.first_location == "learned" else 1
+        return 0 if self.first_location == "learned" else 1
 
-    def glimpse_ahead(
-        self,
-        loop: LoopState,
-        location_source: str,
-        sample: bool,
-        given: Sequence[Tensor | None],
-        smooth: bool,
-    ) -> list[tuple[list[PolicyOutput], list[Glimpsed]]] | None:
-        """Choices of all steps, and what is seen there, where no place waits for an earlier
-        glimpse (random places, the centre): all their patches go through the retina in one batch.
-        None where they wait, or where memory is to be saved."""
-        waits = location_source == "policy" or self.config.attention == "soft"
-        if waits or (self.activation_checkpointing and self.training):
-            return None
-        choices_T = [self.choose(loop, location_source, sample, one, smooth) for one in given]
-        levels = []
-        for index, level in enumerate(self.levels):
-            locations_RT2 = torch.stack([one[index].location_B2 for one in choices_T], 1)
-            feature, patches = level.retina(loop.views[index], locations_RT2.flatten(0, 1), smooth)
-            steps = [
-                one.unflatten(0, locations_RT2.shape[:2]).unbind(1) for one in (feature, *patches)
-            ]
-            levels.append([(one, read) for one, *read in zip(*steps, strict=True)])
-        return [(one, [*seen]) for one, *seen in zip(choices_T, *levels, strict=True)]
+    # ------------------------------------------------------------------ what is read off the core
 
-    def glimpse(
-        self, loop: LoopState, choices: list[PolicyOutput], smooth: bool = False
-    ) -> list[Glimpsed]:
-        """What each level sees where the choices say."""
-        smooth = smooth or self.config.attention == "soft"
-        seen = []
-        for level, view, choice in zip(self.levels, loop.views, choices, strict=True):
-            location = choice.location_B2 if smooth else choice.location_B2.detach()
-
-            def glimpse(location: Tensor, level=level, view=view):
-                return level.retina(view, location, smooth)
-
-            if self.activation_checkpointing and self.training:
-                seen.append(checkpointed(glimpse, location, level.retina))
-            else:
-                seen.append(glimpse(location))
-        return seen
-
-    def integrate(
-        self, loop: LoopState, choices: list[PolicyOutput], seen: list[Glimpsed]
-    ) -> LoopState:
-        """Where the rows stand after a glimpse, from what each level saw where it chose to look."""
-        features = [
-            feature if choice.attended_BD is None
-            else feature + self.attend(choice.attended_BD).relu()
-            for (feature, _), choice in zip(seen, choices, strict=True)
-        ]  # fmt: skip
-        outs, states = self.run_cores(features, loop.states)
-        visited = loop.visited_RSR
-        if visited is not None:
-            seen_by = self.levels[-1].attention.seen_by
-            visited = visited | torch.stack([seen_by(one.location_B2) for one in choices], 1)
-        return dataclasses.replace(
-            loop, states=states, outs=outs, hint_RD=None, visited_RSR=visited,
-            step=loop.step + 1,
-        )  # fmt: skip
-
-    def run_cores(
-        self, features: list[Tensor], states: list[State]
-    ) -> tuple[list[Tensor], list[State]]:
-        """One step of every level's core, from the lowest up: each takes its own feature with the
-        output of the level below. Returns their outputs and states."""
-        outs: list[Tensor] = []
-        later = []
-        for level, feature, state in zip(self.levels, features, states, strict=True):
-            if outs:
-                feature = torch.cat([feature, outs[-1].to(feature.dtype)], 1)
-            out, state = level.core(feature, state)
-            outs.append(out)
-            later.append(state)
-        return outs, later
-
-    def scores(self, out: Tensor) -> Tensor:
+    def scores(self, output: Tensor) -> Tensor:
         """Class scores from the top core's output, of one step or of several."""
-        return self.classifier(self.dropout(out)).float()
+        return self.classifier(self.dropout(output)).float()
 
-    def heads(self, known: list[Tensor]) -> Heads:
-        """What is said of all steps at once. known: what the top level knew before the first step
-        and after each, R x D."""
-        after_RTD = torch.stack(known[1:], 1)
+    def heads(self, policy_inputs: list[Tensor]) -> Heads:
+        """Class scores, baseline and stopping score of all steps at once. policy_inputs: of the
+        top level, before the first step and after each, R x D."""
+        after_RTD = torch.stack(policy_inputs[1:], 1)
         # the regressions of baseline and stopping train these two alone
-        before_RTD = torch.stack([one.detach() for one in known[:-1]], 1)
+        before_RTD = torch.stack([each.detach() for each in policy_inputs[:-1]], 1)
         if self.baseline is None:
             baselines_RT = before_RTD.new_zeros(before_RTD.shape[:2])
         else:
@@ -362,32 +331,22 @@ class RAM(nn.Module):
         stops_RT = None if self.stop is None else self.stop(after_RTD.detach())[..., 0].float()
         return Heads(self.scores(after_RTD), baselines_RT.float(), stops_RT)
 
-    def boxes(self, loop: LoopState, steps: list[Step], smooth: bool = False) -> Tensor:
-        """The boxes that these steps read, R x T x S x K x 4, in pixels of the photo."""
-        smooth = smooth or self.config.attention == "soft"
-        boxes = []
-        for index, level in enumerate(self.levels):
-            locations = torch.stack([step.choices[index].location_B2 for step in steps], 1).detach()
-            read = level.retina.boxes(loop.views[index], locations.flatten(0, 1), smooth)
-            boxes.append(read.unflatten(0, locations.shape[:2]))
-        return torch.stack(boxes, 2)
+    # ------------------------------------------------------------------ for those who train it
+
+    @property
+    def needs_whole_photo(self) -> bool:
+        """Whether a retina makes maps of all of a photo's pixels, which have to be in memory."""
+        return any(getattr(level.retina, "maps", None) is not None for level in self.levels)
 
     def anneal(self, progress: float) -> None:
-        """Set what changes over training, for this point of it (0 start, 1 end): the std of a
-        Gaussian policy; conv retinas are settled in the last part."""
-        start, end = self.config.std, self.config.std_end
-        std = start if end is None else start + (end - start) * min(max(progress, 0.0), 1.0)
+        """Set what changes over training, for this fraction of it (0 start, 1 end), in every part
+        that has something to change (the std of a Gaussian policy, batch norm of a retina)."""
         for level in self.levels:
-            if isinstance(level.attention, GaussianPolicy):
-                level.attention.std.fill_(std)
-            level.retina.settle(progress >= NORM_FREEZE_PROGRESS)
+            for part in (level.retina, level.attention):
+                if hasattr(part, "anneal"):
+                    part.anneal(progress)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the pretrained network, which learn at their own rate."""
-        owners = [self.backbone, *(level.retina.maps for level in self.levels)]
-        return [
-            parameter
-            for owner in owners
-            if isinstance(owner, Backbone | BackboneMaps)
-            for parameter in owner.parameters()
-        ]
+        """Parameters of pretrained networks, which learn at their own rate."""
+        owners = [part for part in self.modules() if isinstance(part, Pretrained)]
+        return [parameter for owner in owners for parameter in owner.parameters()]

@@ -1,67 +1,76 @@
-"""Where a batch stands between two glimpses.
+"""The state of the model between two glimpses.
 
-R rows = photos times rollouts   S levels   D features
+R rows = photos times rollouts   S levels   D features   N classes
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from stacked_ram.models.attention.base import Context
+from stacked_ram.models.attention.base import Context, PolicyOutput
 from stacked_ram.models.core import State
 from stacked_ram.models.retina.retina import View
 
 
 @dataclass
 class LoopState:
+    """What `RAM.steps` yields: before the first glimpse (step 0) and after each. Lists have an
+    entry a level."""
+
     views: list[View]
-    """One a level; per photo."""
-    states: list[State]
-    """One a level."""
-    outs: list[Tensor]
-    """Each level's core's last output, R x D; zeros before the first."""
+    """What was made of each photo once."""
+    core_states: list[State]
+    outputs: list[Tensor]
+    """The cores' last outputs, R x D; zeros before the first."""
     contexts: list[Context] | None = None
-    """What the glance left for each level's attention; per row."""
-    hint_RD: Tensor | None = None
-    """Before the first glimpse, where the glance starts the first location alone: what it says."""
-    visited_RSR: Tensor | None = None
-    """Categorical policy: the cells that each row has visited, a level."""
-    step: int = 0
+    """What each level's attention reads of the glance; None without one."""
+    glance_logits_RN: Tensor | None = None
+    """Class scores after the glance alone, where it starts the core."""
+    glance_RD: Tensor | None = None
+    """What the policies read before the first glimpse, where the glance starts the first location
+    alone; None after it."""
+    policy_outputs: list[PolicyOutput] = field(default_factory=list)
+    """How the location of the last glimpse was chosen."""
+    patches: list[list[Tensor]] = field(default_factory=list)
+    """What the last glimpse read: of each surface, R x K x C x P x P."""
+    earlier: list[list[Tensor]] = field(default_factory=list)
+    """Of each step so far, the locations of the levels, R x 2."""
+
+    @property
+    def step(self) -> int:
+        """Glimpses taken so far."""
+        return len(self.earlier)
 
     @property
     def rows(self) -> int:
-        return len(self.outs[0])
+        return len(self.outputs[0])
 
     @property
-    def known(self) -> list[Tensor]:
-        """What each level's attention (and of the top level's the baseline) reads: the core's last
-        output, or the hint, where there is one."""
-        return self.outs if self.hint_RD is None else [self.hint_RD] * len(self.outs)
+    def policy_inputs(self) -> list[Tensor]:
+        """What each level's policy (and of the top level's the baseline) reads, R x D."""
+        return self.outputs if self.glance_RD is None else [self.glance_RD] * len(self.outputs)
 
-    def forget(self, rows_R: Tensor) -> None:
-        """Empty the cores of some rows (a mask): zeros, as before anything was seen (of a
-        transformer, a token of zeros in place of what was)."""
+    def empty_cores(self, rows_R: Tensor) -> None:
+        """Set outputs and states of some rows (a mask) to zero, as before anything was seen. (The
+        transformer's state keeps a token of zeros.)"""
 
         def emptied(values: Tensor) -> Tensor:
             return values.masked_fill(rows_R.view(-1, *[1] * (values.ndim - 1)), 0.0)
 
-        self.outs = [emptied(out) for out in self.outs]
-        self.states = [tuple(emptied(part) for part in state) for state in self.states]
+        self.outputs = [emptied(output) for output in self.outputs]
+        self.core_states = [tuple(emptied(part) for part in parts) for parts in self.core_states]
 
-    def select(self, rows_r: Tensor) -> LoopState:
-        """Some rows only (one row a photo): what an early exit goes on with."""
+    def keep(self, rows_r: Tensor) -> None:
+        """Go on with these rows only (indices; one row a photo), as an early exit does."""
 
         def some(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[rows_r]
 
-        return LoopState(
-            views=[view.select(rows_r) for view in self.views],
-            states=[tuple(part[rows_r] for part in state) for state in self.states],
-            outs=[out[rows_r] for out in self.outs],
-            contexts=self.contexts and [context.select(rows_r) for context in self.contexts],
-            hint_RD=some(self.hint_RD),
-            visited_RSR=some(self.visited_RSR),
-            step=self.step,
-        )
+        self.views = [view.select(rows_r) for view in self.views]
+        self.core_states = [tuple(part[rows_r] for part in parts) for parts in self.core_states]
+        self.outputs = [output[rows_r] for output in self.outputs]
+        self.contexts = self.contexts and [context.select(rows_r) for context in self.contexts]
+        self.glance_logits_RN, self.glance_RD = some(self.glance_logits_RN), some(self.glance_RD)
+        self.earlier = [[location[rows_r] for location in levels] for levels in self.earlier]

@@ -68,29 +68,29 @@ class Trace:
 
     def detach(self) -> Trace:
         """The same trace without its graph."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
 
-        def plain(value: Any) -> Any:
+        def detached(value: Any) -> Any:
             if isinstance(value, list):
-                return [one.detach() for one in value]
+                return [each.detach() for each in value]
             return value.detach() if isinstance(value, Tensor) else value
 
-        return Trace(**{name: plain(value) for name, value in values.items()})
+        names = [each.name for each in dataclasses.fields(self)]
+        return Trace(**{name: detached(getattr(self, name)) for name in names})
 
 
 @dataclass
 class Step:
     """One step, while the trace is being made."""
 
-    choices: list[PolicyOutput]
-    """One a level."""
+    policy_outputs: list[PolicyOutput]
+    """Of each level."""
     patches: list[list[Tensor]] | None
-    """A list a level of its surfaces' patches, B x K x C x P x P."""
+    """Of each level, its surfaces' patches, B x K x C x P x P."""
 
 
 @dataclass
 class Heads:
-    """What is said from the core's outputs, for all steps at once."""
+    """What is computed from the core's outputs, for all steps at once."""
 
     logits_BTN: Tensor
     baselines_BT: Tensor
@@ -109,13 +109,14 @@ def assemble(
     """The trace of these steps. sizes_B2: (height, width) of the photos, one row a photo."""
 
     def stacked(name: str) -> Tensor:
-        """A field of the choices, B x T x S."""
-        values = [getattr(one, name) for step in steps for one in step.choices]
+        """A field of the policy outputs, B x T x S."""
+        values = [getattr(output, name) for step in steps for output in step.policy_outputs]
         return torch.stack(values, 1).unflatten(1, (len(steps), -1))
 
     log_probs, entropies = stacked("log_prob_B"), stacked("entropy_B")
-    if len(steps[0].choices) > 1 and all(one is steps[0].choices[0] for one in steps[0].choices):
-        # one decision for all levels, the top one's: its probability counts once
+    first, *others = steps[0].policy_outputs
+    if others and all(output is first for output in others):
+        # the top level decides for all levels: the probability of its decision counts once
         below = torch.arange(log_probs.shape[2], device=log_probs.device) < log_probs.shape[2] - 1
         log_probs = log_probs.masked_fill(below, 0.0)
         entropies = entropies.masked_fill(below, 0.0)
@@ -150,12 +151,12 @@ def assemble(
 
 
 def region_weights(steps: list[Step]) -> Tensor | None:
-    """B x T x R; zeros at a step whose place was not chosen by weighing the regions."""
-    weights = [step.choices[-1].weights_BR for step in steps]
-    known = next((one for one in weights if one is not None), None)
-    if known is None:
+    """B x T x R; zeros at a step whose location was not chosen by weights over the regions."""
+    weights = [step.policy_outputs[-1].weights_BR for step in steps]
+    like = next((each for each in weights if each is not None), None)
+    if like is None:
         return None
-    return torch.stack([torch.zeros_like(known) if one is None else one for one in weights], 1)
+    return torch.stack([torch.zeros_like(like) if each is None else each for each in weights], 1)
 
 
 def share_read(boxes_BTSK4: Tensor, sizes_B2: Tensor) -> Tensor:

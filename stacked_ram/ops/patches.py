@@ -36,10 +36,11 @@ class Photos:
     pixels_BCHW: uint8 (0 to 255) or floating point (may require grad: feature maps). Photos of
     different sizes stand at the top left; the rest must be zero.
     sizes_B2: int64 (height, width) of each photo's own part; None: all of it.
+    mean, std: C values in 0..1 units. Photos are read as (value - mean) / std, where the value is
+    a floating-point pixel, or a uint8 pixel / 255. Outside a photo patches are zero after this, not
+    before.
 
     Raises ValueError for pixels of another shape or type, and for a mean or std of another length.
-    mean, std: C values in 0..1 units, for uint8 photos, which are read as
-    (pixel / 255 - mean) / std. Outside a photo patches are zero after this, not before.
     """
 
     def __init__(
@@ -80,6 +81,10 @@ class Photos:
     def select(self, index_b: torch.Tensor) -> Photos:
         """The photos at these places of the batch."""
         return Photos(self.pixels_BCHW[index_b], self.sizes_B2[index_b], self.mean, self.std)
+
+    def normalised(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> Photos:
+        """The same photos with another normalisation."""
+        return Photos(self.pixels_BCHW, self.sizes_B2, mean, std)
 
     def to(self, device: torch.device | str) -> Photos:
         """The same photos on another device."""

@@ -100,7 +100,7 @@ def losses(
     photos = model.photos(images) if isinstance(images, Tensor) else images
     if location_source == "combinations":
         return combination_losses(model, photos, targets, config, class_weights_N)
-    if location_source != "policy" or model.config.attention != "hard":
+    if location_source != "policy" or not model.has_policy:
         return supervised(
             model, photos, targets, config, class_weights_N, location_source=location_source
         )

@@ -17,8 +17,9 @@ from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
-from stacked_ram.models.ram import NORM_FREEZE_PROGRESS, RAM
+from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.norms import synchronise
+from stacked_ram.models.retina.what import STATISTICS_FREEZE_AT
 from stacked_ram.ops.depthwise import use_fast_depthwise
 from stacked_ram.runtime.devices import autocast, seed_everything
 from stacked_ram.runtime.distributed import World
@@ -264,7 +265,7 @@ class TrainStep:
                 "cuda_graph: photos that are read lazily, by region, cannot be captured; leave it"
                 " off"
             )
-        kind = self.location_source, self.progress >= NORM_FREEZE_PROGRESS
+        kind = self.location_source, self.progress >= STATISTICS_FREEZE_AT
         inputs = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), *(batch.glance or ())
         values = self.graphs(kind, *inputs)
         self.nonfinite.note(self.step, self.lr, batch.index_B, values)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.models.ram import RAM
-from stacked_ram.models.trace import Step, Trace, assemble
+from stacked_ram.models.trace import Trace
 from stacked_ram.ops.geometry import glimpse_boxes
 from stacked_ram.ops.patches import Photos
 from stacked_ram.runs.checkpoint import LoadedRun
@@ -236,8 +236,8 @@ def record_batch(
             trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
         else:
             trace = look_from(model, ready, first_location, num_glimpses)
-    glance_BCHW = None if model.glance is None else ready.resized(model.config.glance)
-    maps = model.levels[0].retina.view(ready).surfaces if model.levels[0].retina.maps else None
+    glance_BCHW = None if model.glance is None else ready.resized(model.glance.size)
+    maps = model.levels[0].retina.view(ready).surfaces if model.needs_whole_photo else None
     records = []
     for row, photo in enumerate(photos):
         record = record_of(trace, row, photo, classes)
@@ -261,21 +261,12 @@ def look_from(
     model: RAM, photos: Photos, first: tuple[float, float], num_glimpses: int | None
 ) -> Trace:
     """The trace of a scan path that begins at `first` and is the model's own from there on."""
-    loop, glance_logits = model.start(photos)
-    first_BS2 = torch.tensor(first, device=photos.device).expand(
-        photos.batch_size, len(model.levels), 2
+    first_B1S2 = torch.tensor(first, device=photos.device).expand(
+        photos.batch_size, 1, len(model.levels), 2
     )
-    steps = num_glimpses or model.config.num_glimpses
-    known, done = [loop.known[-1]], []
-    for step in range(steps):
-        choices = model.choose(loop, given_RS2=first_BS2 if step == 0 else None)
-        seen = model.glimpse(loop, choices)
-        loop = model.integrate(loop, choices, seen)
-        known.append(loop.known[-1])
-        done.append(Step(choices, [patches for _, patches in seen]))
-    heads, boxes = model.heads(known), model.boxes(loop, done)
-    first = max(1, model.first_chosen("policy", steps))  # the place that was given is not its own
-    return assemble(done, heads, boxes, photos.sizes_B2, 1, glance_logits, first)
+    trace = model(photos, locations_BTS2=first_B1S2, keep_patches=True, num_glimpses=num_glimpses)
+    # the location that was given is not the policy's own
+    return dataclasses.replace(trace, first_chosen=max(1, trace.first_chosen))
 
 
 def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> PhotoRecord:
@@ -318,8 +309,7 @@ def map_surfaces(
     """The photo and the feature maps that the model reads from, with their boxes and patches."""
     pixels_HWC = as_rgb(photo.pixels_CHW)
     retina = model.levels[0].retina
-    soft = model.config.attention == "soft"
-    geometry = retina.smooth_geometry if soft else retina.geometry
+    geometry = retina.geometry if model.has_policy else retina.smooth_geometry
     locations_T2 = trace.locations_BTS2[row, :, 0]
     levels = model.config.levels or range(model.config.num_levels)
     surfaces = []

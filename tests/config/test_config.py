@@ -178,7 +178,7 @@ def test_field_names_are_unique_over_the_sections():
         ("modle:\n  std: 1", ["unknown section `modle`", "`model`"]),
         ("model:\n  epochs: 3", ["model.epochs", "section `training`"]),
         ("model:\n  std: wide", ["model.std", "wide"]),
-        ("model:\n  core: lsmt", ["model.core", "lsmt"]),
+        ("model:\n  core: lsmt", ["core: `lsmt`", "did you mean `lstm`"]),
         ("model: 3", ["`model` is not a mapping"]),
         ("- 1", ["sections"]),
         ("model: [", ["not valid YAML"]),

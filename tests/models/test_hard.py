@@ -62,8 +62,8 @@ def test_gaussian_starts_near_the_centre_with_its_spread():
     policy = GaussianPolicy(256, 0.2)
     mean = policy(torch.randn(100, 256), None, sample=False).mean_B2
     assert mean.abs().max() < 0.15
-    assert torch.equal(policy(torch.ones(3, 256), None, False).location_B2,
-                       policy(torch.ones(3, 256), None, False).mean_B2)  # fmt: skip
+    assert torch.equal(policy(torch.ones(3, 256), None, sample=False).location_B2,
+                       policy(torch.ones(3, 256), None, sample=False).mean_B2)  # fmt: skip
 
 
 def test_gaussian_that_reads_the_map_takes_the_expected_centre():
@@ -84,8 +84,10 @@ def test_categorical_against_a_loop():
     torch.nn.init.normal_(policy.scorer.score.weight)
     seen, state = context(), torch.randn(3, 6)
     visited = torch.tensor([[False] * 4, [True, False, False, True], [True] * 4])
+    centres, nowhere = region_centres((2, 2)), torch.tensor([0.1, 0.1])
+    earlier = [torch.where(visited[:, r, None], centres[r], nowhere) for r in range(4)]
     scores = scores_by_loop(policy.scorer, seen.regions_BRD, state)
-    choice = policy(state, seen, sample=True, visited_BR=visited,
+    choice = policy(state, seen, sample=True, earlier=earlier,
                     generator=torch.Generator().manual_seed(2))  # fmt: skip
     for b in range(3):
         open_cells = [r for r in range(4) if not visited[b, r] or visited[b].all()]
@@ -96,14 +98,14 @@ def test_categorical_against_a_loop():
         assert choice.log_prob_B[b].item() == pytest.approx(math.log(p[cell]), abs=1e-4)
         entropy = -sum(q * math.log(q) for q in p if q > 0)
         assert choice.entropy_B[b].item() == pytest.approx(entropy, abs=1e-5)
-    best = policy(state, seen, sample=False, visited_BR=visited)
+    best = policy(state, seen, sample=False, earlier=earlier)
     assert torch.equal(best.location_B2, policy.centres_R2[choice.weights_BR.argmax(1)])
 
 
 def test_categorical_gradients_are_finite_where_cells_are_masked():
     policy = CategoricalPolicy(6, region_features=5, regions=(2, 2))
-    visited = torch.tensor([[True, True, True, False]] * 3)
-    choice = policy(torch.randn(3, 6), context(), True, visited_BR=visited)
+    earlier = [centre.expand(3, 2) for centre in policy.centres_R2[:3]]
+    choice = policy(torch.randn(3, 6), context(), sample=True, earlier=earlier)
     (choice.log_prob_B.sum() + choice.entropy_B.sum()).backward()
     assert all(one.grad.isfinite().all() for one in policy.parameters())
     assert (choice.location_B2 == policy.centres_R2[3]).all()
@@ -114,7 +116,7 @@ def test_samples_follow_the_probabilities():
     policy = CategoricalPolicy(6, region_features=5, regions=(2, 2))
     torch.nn.init.normal_(policy.scorer.score.weight)
     one = Context(torch.randn(1, 4, 5).expand(20_000, -1, -1))
-    choice = policy(torch.randn(1, 6).expand(20_000, -1), one, True)
+    choice = policy(torch.randn(1, 6).expand(20_000, -1), one, sample=True)
     counts = policy.cell_of(choice.location_B2).bincount(minlength=4) / 20_000
     torch.testing.assert_close(counts, choice.weights_BR[0], atol=0.015, rtol=0)
 
@@ -127,5 +129,6 @@ def test_cells_of_their_centres_and_of_the_edges(regions):
     assert policy.cell_of(torch.tensor([[-1.0, -1.0]])).item() == 0
     assert policy.cell_of(torch.tensor([[1.0, 1.0]])).item() == len(cells) - 1
     assert policy.cell_of(torch.tensor([[1.0, -1.0]])).item() == regions[1] - 1
-    assert torch.equal(policy.seen_by(policy.centres_R2), torch.eye(len(cells), dtype=bool))
-    assert not policy.seen_by(policy.centres_R2 + 0.05).any()  # near is not enough
+    seen = policy.visited([policy.centres_R2])
+    assert torch.equal(seen, torch.eye(len(cells), dtype=bool))
+    assert not policy.visited([policy.centres_R2 + 0.05]).any()  # near is not enough

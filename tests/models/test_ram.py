@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
@@ -330,15 +329,14 @@ def test_some_rows_go_on_as_they_would_have_in_company(name):
     whole = look(model, images, sizes)
     keep = torch.tensor([2, 0])
     with torch.no_grad():
-        loop, _ = model.start(photos_of(model, images, sizes))
-        for step in range(model.config.num_glimpses):
-            choices = model.choose(loop)
-            loop = model.integrate(loop, choices, model.glimpse(loop, choices))
-            logits = model.scores(loop.outs[-1])
-            wanted = whole.logits_BTN[:, step] if step == 0 else whole.logits_BTN[keep, step]
-            same(logits, wanted, 1e-3)
-            if step == 0:
-                loop = loop.select(keep)
+        for state in model.steps(photos_of(model, images, sizes)):
+            if state.step == 0:
+                continue
+            whole_BN = whole.logits_BTN[:, state.step - 1]
+            wanted_BN = whole_BN if state.step == 1 else whole_BN[keep]
+            same(model.scores(state.outputs[-1]), wanted_BN, 1e-3)
+            if state.step == 1:
+                state.keep(keep)
 
 
 # ------------------------------------------------------------------ rooms that do not fit
@@ -355,17 +353,17 @@ def test_regions_must_fit_the_map_of_the_glance():
 def test_a_forgotten_glance_leaves_the_core_empty_and_is_judged_all_the_same(core):
     model = make("glance_core", core=core, glance_dropout=0.5).train()
     photos = photos_of(model, pixels(16))
-    loop, scores = model.start(photos, rollouts=2)
-    model.config = dataclasses.replace(model.config, glance_dropout=0.0)
-    known, wanted = model.start(photos, rollouts=2)
-    torch.testing.assert_close(scores, wanted)
-    forgotten = (loop.outs[0] == 0).all(1)
+    state = model.start(photos, rollouts=2)
+    model.glance_dropout = 0.0
+    full = model.start(photos, rollouts=2)
+    torch.testing.assert_close(state.glance_logits_RN, full.glance_logits_RN)
+    forgotten = (state.outputs[0] == 0).all(1)
     assert 0 < forgotten.sum() < 32
     assert forgotten[::2].equal(forgotten[1::2]), "of a photo, all scan paths or none"
-    torch.testing.assert_close(loop.outs[0][~forgotten], known.outs[0][~forgotten])
-    for part, full in zip(loop.states[0], known.states[0], strict=True):
+    torch.testing.assert_close(state.outputs[0][~forgotten], full.outputs[0][~forgotten])
+    for part, wanted in zip(state.core_states[0], full.core_states[0], strict=True):
         assert (part[forgotten] == 0).all()
-        torch.testing.assert_close(part[~forgotten], full[~forgotten])
+        torch.testing.assert_close(part[~forgotten], wanted[~forgotten])
 
 
 def test_photos_too_small_for_the_levels_are_named():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stacked_ram.models.retina.maps import ConvMaps
-from stacked_ram.models.retina.retina import Retina
+from stacked_ram.models.retina.retina import PatchRetina
 from stacked_ram.models.retina.what import DenseWhat
 from stacked_ram.ops.geometry import GlimpseGeometry
 from stacked_ram.ops.patches import Photos
@@ -13,7 +13,7 @@ from stacked_ram.ops.patches import Photos
 SIZES = torch.tensor([[24, 30], [18, 21]])
 
 
-def retina(levels=None) -> Retina:
+def retina(levels=None) -> PatchRetina:
     torch.manual_seed(0)
     maps = None
     if levels is not None:
@@ -21,7 +21,7 @@ def retina(levels=None) -> Retina:
     widths = [3] if maps is None else maps.channels
     whats = [DenseWhat(channels=c, num_patches=2, patch_size=4, out_features=8) for c in widths]
     geometry = GlimpseGeometry(patch_size=4, num_patches=2)
-    return Retina(geometry, whats, maps=maps, where_size=5, feature_size=6).eval()
+    return PatchRetina(geometry, whats, maps=maps, where_size=5, feature_size=6).eval()
 
 
 def photos() -> Photos:

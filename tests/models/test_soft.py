@@ -8,6 +8,8 @@ from test_hard import context, scores_by_loop
 from stacked_ram.models.attention.base import Context, region_centres
 from stacked_ram.models.attention.soft import SoftAttention
 
+EARLIER = [torch.zeros(3, 2)]  # one glimpse was taken
+
 
 def attention(seed=0) -> SoftAttention:
     torch.manual_seed(seed)
@@ -16,8 +18,8 @@ def attention(seed=0) -> SoftAttention:
 
 def test_the_first_step_scores_the_regions_alone():
     soft, seen = attention(), context()
-    one = soft(torch.randn(3, 6), seen, first=True)
-    other = soft(torch.randn(3, 6), seen, first=True)
+    one = soft(torch.randn(3, 6), seen)
+    other = soft(torch.randn(3, 6), seen)
     assert torch.equal(one.weights_BR, other.weights_BR), "the state says nothing yet"
     kernel = soft.first.weight.double().flatten()
     for b in range(3):
@@ -28,7 +30,7 @@ def test_the_first_step_scores_the_regions_alone():
 
 def test_later_steps_weigh_by_the_state():
     soft, seen, state = attention(), context(), torch.randn(3, 6)
-    choice = soft(state, seen, first=False)
+    choice = soft(state, seen, earlier=EARLIER)
     scores = scores_by_loop(soft.scorer, seen.regions_BRD, state)
     centres = region_centres((2, 2)).double()
     for b in range(3):
@@ -52,7 +54,7 @@ def test_gradients_agree_with_finite_differences():
     regions = torch.randn(2, 4, 5, dtype=torch.float64, generator=rng, requires_grad=True)
 
     def outcome(state, regions):
-        choice = soft(state, Context(regions), False)
+        choice = soft(state, Context(regions), earlier=EARLIER)
         return (choice.location_B2.sum(1) + choice.attended_BD.sum(1)).sum()
 
     found = torch.autograd.grad(outcome(state, regions), (state, regions))

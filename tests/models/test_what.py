@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stacked_ram.models.retina.backbone import Backbone
-from stacked_ram.models.retina.retina import Retina
+from stacked_ram.models.retina.retina import PatchRetina
 from stacked_ram.models.retina.what import BackboneWhat, ConvWhat, DenseWhat
 from stacked_ram.ops.geometry import GlimpseGeometry
 
@@ -50,21 +50,21 @@ def test_backbone_sees_each_patch_with_the_same_weights(combine):
     assert found.shape[1] == what.out_features
 
 
-def test_a_settled_conv_network_normalises_in_training_as_in_evaluation():
+def test_with_frozen_statistics_a_conv_network_normalises_in_training_as_in_evaluation():
     torch.manual_seed(0)
     net = ConvWhat(channels=1, num_patches=2, patch_size=8, out_features=16)
-    retina = Retina(GlimpseGeometry(8, 2), [net], where_size=4, feature_size=8)
+    retina = PatchRetina(GlimpseGeometry(8, 2), [net], where_size=4, feature_size=8)
     patches = torch.randn(6, 2, 1, 8, 8)
     net(patches)  # running statistics that are not the first ones
     evaluated = net.eval()(patches)
     assert not torch.allclose(net.train()(patches), evaluated, atol=1e-3)
     evaluated = net.eval()(patches)
-    retina.settle(True)
+    retina.anneal(0.5)
     before = {name: value.clone() for name, value in net.named_buffers()}
     net.eval()  # what evaluates in between changes nothing
     torch.testing.assert_close(net.train()(patches), evaluated)
     assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
-    retina.settle(False)
+    retina.anneal(0.4)
     assert not torch.allclose(net(patches), evaluated, atol=1e-3)
 
 

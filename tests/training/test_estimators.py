@@ -20,7 +20,8 @@ class Replay:
     """A model whose samples are given: one scan path for each row."""
 
     def __init__(self, model, paths_RT2: torch.Tensor):
-        self.model, self.config, self.paths = model, model.config, paths_RT2.unsqueeze(2)
+        self.model, self.paths = model, paths_RT2.unsqueeze(2)
+        self.has_policy = model.has_policy
 
     def __call__(self, photos, *, rollouts=1, location_source="policy", sample=None, smooth=False,
                  locations_BTS2=None):  # fmt: skip

@@ -1,10 +1,11 @@
-"""What every attention returns, and the grid of regions that some of them choose among.
+"""What every attention returns, and the grid of regions that some of them choose from.
 
 B rows   R regions or cells, row by row
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,10 +19,10 @@ class Context:
 
     regions_BRD: Tensor
     keys_BRH: Tensor | None = None
-    """What an attention's scorer makes of the regions, whatever the state: once a photo."""
+    """The part of an attention's scores that does not depend on the state, computed once."""
 
-    def read_by(self, attention: nn.Module | None) -> Context:
-        """With the keys for this attention, if it scores regions."""
+    def read_by(self, attention: object) -> Context:
+        """With the keys for this attention, if it has a `scorer` (a RegionScorer)."""
         scorer = getattr(attention, "scorer", None)
         keys = None if scorer is None else scorer.region(self.regions_BRD)
         return Context(self.regions_BRD, keys)
@@ -47,22 +48,28 @@ class PolicyOutput:
     location_B2: Tensor
     """Inside the photo: each in [-1, 1]."""
     sample_B2: Tensor
-    """What was drawn, before it was clamped."""
+    """What was drawn, before it was clamped to the photo."""
     mean_B2: Tensor
+    """Mean of the policy, or its likeliest cell."""
     log_prob_B: Tensor
     """Of the sample, before it was clamped; 0 where nothing is drawn (soft attention)."""
     entropy_B: Tensor
+    """Of the policy, in nats; 0 where nothing is drawn."""
     weights_BR: Tensor | None = None
-    """Over the regions, where there are some; they sum to 1."""
+    """Over the regions, if it chooses from regions; they sum to 1."""
     attended_BD: Tensor | None = None
     """Soft attention: the regions' features under the weights, for the core."""
+
+    def with_weights_of(self, other: PolicyOutput) -> PolicyOutput:
+        """This location, with the weights over the regions of another output."""
+        return dataclasses.replace(self, weights_BR=other.weights_BR, attended_BD=other.attended_BD)
 
 
 def fixed_location(
     like_RD: Tensor, draw: bool, given_R2: Tensor | None, generator: torch.Generator | None
 ) -> PolicyOutput:
-    """A place that no attention chose: a given one, or a random one (uniform over the photo), or
-    the centre. like_RD: a row of it for each row."""
+    """A location that no attention chose: the given one, or a random one (uniform over the photo),
+    or the centre. like_RD: any tensor with the rows first."""
     location = like_RD.new_zeros(len(like_RD), 2, dtype=torch.float32)
     if given_R2 is not None:
         location = given_R2
@@ -83,8 +90,8 @@ def region_centres(regions: tuple[int, int]) -> Tensor:
 
 
 def expected_centre(weights_BR: Tensor, centres_R2: Tensor) -> Tensor:
-    """The regions' mean centre under the weights, B x 2: no matrix product, which autocast would
-    round to 8 bits."""
+    """Mean of the regions' centres under the weights, B x 2. (No matrix product: autocast would
+    round it to 8 bits.)"""
     return (weights_BR.unsqueeze(2) * centres_R2).sum(1)
 
 

@@ -1,13 +1,15 @@
 """Hard attention: a policy over locations, trained by REINFORCE and its relatives.
 
-Every policy has `forward(state_BD, context, sample, given_B2)`: the state (and the glance's
-regions) -> a Choice. `sample` draws from the policy; without it the policy's mean (or likeliest
-cell) is taken; `given_B2` takes those samples instead and says their log-probability.
+Called as `models.protocols.Attention` says: core output (and the glance's regions) ->
+PolicyOutput.
+
+R rows   N regions or cells, row by row
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +24,25 @@ from stacked_ram.models.attention.base import (
 
 
 class GaussianPolicy(nn.Module):
-    """The paper's: location network -> mean; a Gaussian of fixed (or annealed) std around it.
+    """The paper's: location network -> mean; a Gaussian with standard deviation `std` around it.
 
-    Reading the state alone, the mean is the tanh of a network with one hidden layer (in Mnih et
-    al., 2014, section 4, it is linear in the state). Reading the glance's map, it is the expected
-    centre of the regions under scores that one network gives to each: from a pooled vector a
-    policy can hardly say where.
+    From the state alone, the mean is the tanh of a network with one hidden layer (in Mnih et al.,
+    2014, section 4, it is linear in the state). With the glance's map (region_features given), the
+    mean is the expected centre of the regions, whose scores come from one network: a pooled vector
+    hardly tells a policy where things are.
+
+    std is in units of location (the photo is 2 wide). It changes on a line to `std_end` over the
+    training; None: it stays.
     """
+
+    differentiable = False
 
     def __init__(
         self,
         state_features: int,
         std: float,
         *,
+        std_end: float | None = None,
         region_features: int | None = None,
         regions: tuple[int, int] = (1, 1),
         hidden: int = 128,
@@ -47,14 +55,21 @@ class GaussianPolicy(nn.Module):
         else:
             # near the centre at the start, and far from where the tanh is flat
             self.layers = location_network(state_features, hidden, 2)
+        self.std_start, self.std_end = std, std_end
         self.register_buffer("std", torch.tensor(float(std)), persistent=False)
+
+    def anneal(self, progress: float) -> None:
+        end = self.std_start if self.std_end is None else self.std_end
+        self.std.fill_(self.std_start + (end - self.std_start) * min(max(progress, 0.0), 1.0))
 
     def forward(
         self,
         state_BD: Tensor,
         context: Context | None,
+        *,
         sample: bool,
-        given_B2: Tensor | None = None,
+        given_R2: Tensor | None = None,
+        earlier: Sequence[Tensor] = (),
         generator: torch.Generator | None = None,
     ) -> PolicyOutput:
         weights_BR = None
@@ -63,8 +78,8 @@ class GaussianPolicy(nn.Module):
             mean_B2 = expected_centre(weights_BR, self.centres_R2)
         else:
             mean_B2 = self.layers(state_BD).float().tanh()
-        if given_B2 is not None:
-            sample_B2 = given_B2
+        if given_R2 is not None:
+            sample_B2 = given_R2
         elif sample:
             noise = torch.empty_like(mean_B2).normal_(generator=generator)
             sample_B2 = (mean_B2 + self.std * noise).detach()
@@ -83,7 +98,8 @@ class GaussianPolicy(nn.Module):
 
 
 def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    """What a policy that reads the state alone says: nearly nothing at the start."""
+    """One hidden layer, for a policy that reads the state alone; at the start its output is nearly
+    0."""
     layers = nn.Sequential(
         nn.Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
     )
@@ -93,11 +109,13 @@ def location_network(state_features: int, hidden: int, out_features: int) -> nn.
 
 
 class CategoricalPolicy(nn.Module):
-    """The cells of a grid: of the glance's map, each scored from its feature and the state by one
-    network; or, with no map to read, all of them from the state alone.
+    """One of the cells of a grid. With the glance's map (region_features given) one network scores
+    each cell from its feature and the state; without, another scores all from the state.
 
-    A cell whose centre was looked at is not drawn again (until all have been).
+    A cell whose centre was looked at is not drawn again, until all have been.
     """
+
+    differentiable = False
 
     def __init__(
         self,
@@ -124,31 +142,34 @@ class CategoricalPolicy(nn.Module):
         column_B, row_B = torch.minimum(cell_B2.clamp(min=0), self.grid_2 - 1).unbind(1)
         return row_B * self.grid_2[0] + column_B
 
-    def seen_by(self, location_B2: Tensor) -> Tensor:
-        """Which cells a look at this location has seen, B x R: the one that it is the centre of."""
-        far_BR2 = (location_B2.unsqueeze(1) - self.centres_R2).abs() * self.grid_2
-        return (far_BR2 < 0.02).all(2)  # in half cells; the policy's places are centres
+    def visited(self, earlier: Sequence[Tensor]) -> Tensor:
+        """The cells whose centres were looked at, B x R."""
+        locations_BT12 = torch.stack([*earlier], 1).unsqueeze(2)
+        far_BTR2 = (locations_BT12 - self.centres_R2).abs() * self.grid_2
+        return (far_BTR2 < 0.02).all(3).any(1)  # in half cells; the policy's locations are centres
 
     def forward(
         self,
         state_BD: Tensor,
         context: Context | None,
+        *,
         sample: bool,
-        given_B2: Tensor | None = None,
+        given_R2: Tensor | None = None,
+        earlier: Sequence[Tensor] = (),
         generator: torch.Generator | None = None,
-        visited_BR: Tensor | None = None,
     ) -> PolicyOutput:
         if self.reads_map:
             scores_BR = self.scorer(context, state_BD)
         else:
             scores_BR = self.layers(state_BD).float()
-        if visited_BR is not None:
+        if earlier:
+            visited_BR = self.visited(earlier)
             blocked = visited_BR & ~visited_BR.all(1, keepdim=True)
             scores_BR = scores_BR.masked_fill(blocked, float("-inf"))
         log_p_BR = scores_BR.log_softmax(1)
         p_BR = log_p_BR.exp()
-        if given_B2 is not None:
-            cell_B = self.cell_of(given_B2)
+        if given_R2 is not None:
+            cell_B = self.cell_of(given_R2)
         elif sample:
             # the first of exponential clocks that run at rates p rings in cell r with probability
             # p_r; torch.multinomial would make the host wait for its check of p

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from stacked_ram.models.attention.base import (
@@ -16,10 +19,13 @@ from stacked_ram.models.attention.base import (
 class SoftAttention(nn.Module):
     """Weights over the regions; their expected centre is the next location.
 
-    At the first step the state says nothing yet: a 1x1 convolution scores the regions alone.
-    After that, additive attention from the core's state (Lu et al., 2017). The regions' features
-    under the weights go to the core beside the glimpse feature.
+    Before the first glimpse a 1x1 convolution scores the regions without the core's state; after
+    that, additive attention from the state (Lu et al., 2017). The regions' mean feature under the
+    weights goes to the core beside the glimpse feature. It draws nothing: `sample`, `given_R2` and
+    `generator` are for policies.
     """
+
+    differentiable = True
 
     def __init__(self, state_features: int, *, region_features: int, regions: tuple[int, int]):
         super().__init__()
@@ -27,8 +33,17 @@ class SoftAttention(nn.Module):
         self.scorer = RegionScorer(region_features, state_features)
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
 
-    def forward(self, state_BD: Tensor, context: Context, first: bool) -> PolicyOutput:
-        if first:
+    def forward(
+        self,
+        state_BD: Tensor,
+        context: Context,
+        *,
+        earlier: Sequence[Tensor] = (),
+        sample: bool = False,
+        given_R2: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> PolicyOutput:
+        if not earlier:
             scores_BR = self.first(context.regions_BRD.transpose(1, 2)).squeeze(1).float()
         else:
             scores_BR = self.scorer(context, state_BD)

