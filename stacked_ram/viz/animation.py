@@ -145,6 +145,7 @@ def draw_frames(records: PhotoRecord | Sequence[PhotoRecord]) -> list[np.ndarray
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:
+    """A drawn figure as uint8 RGB, H x W x 3, with even sides as MP4 needs them."""
     figure.set_dpi(DPI)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]

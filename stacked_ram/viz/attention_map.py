@@ -31,8 +31,8 @@ LIGHT = mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.12, 0.9
 def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     """One panel for each step, in a row for each level; region weights exist for the last level
     alone. model: draws the sampled scan paths of a policy without weights."""
-    every = range(record.locations_TS2.shape[1])
-    levels = every if record.region_weights_TR is None else every[-1:]
+    all_levels = range(record.locations_TS2.shape[1])
+    levels = all_levels if record.region_weights_TR is None else all_levels[-1:]
     columns = record.steps if record.steps <= 4 else min(5, math.ceil(record.steps / 2))
     columns = max(columns, 2)
     side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
@@ -56,7 +56,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
                 words = draw_weights(axes, record, step)
             else:
                 words = draw_policy(axes, record, locations[:, step, level], step, level)
-            if len(every) > 1:
+            if len(all_levels) > 1:
                 words = f"level {level + 1}: {words}"
             head.text(0.22, 0.14, words, fontsize=7, color=QUIET, va="center_baseline")
     return sheet.figure

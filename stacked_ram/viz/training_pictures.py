@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from stacked_ram.models.trace import Trace
 from stacked_ram.training.callbacks import Callback, Training
 from stacked_ram.training.meters import Row
 from stacked_ram.training.trackers import Tracker, make_tracker
+from stacked_ram.viz.animation import figure_pixels
 from stacked_ram.viz.gallery import gallery_figure
 from stacked_ram.viz.photos import Photo, large_photo
 from stacked_ram.viz.records import record_of
@@ -65,7 +64,7 @@ class ScanPathPictures(Callback):
             )
 
         for _, figure in trainer.valid_left_out.each([batch.to(trainer.device)], draw):
-            self.tracker.write_picture("scan paths", pixels_of(figure), trainer.epoch)
+            self.tracker.write_picture("scan paths", figure_pixels(figure), trainer.epoch)
 
 
 def a_few_photos(config: Config) -> tuple[tuple[str, ...], Batch]:
@@ -75,13 +74,6 @@ def a_few_photos(config: Config) -> tuple[tuple[str, ...], Batch]:
     config = replace_fields(config, fields)
     dataset = open_dataset(config.data, "valid")
     return dataset.classes, next(iter(make_loader(dataset, config, train=False)))
-
-
-def pixels_of(figure: Figure) -> np.ndarray:
-    """A drawn figure as uint8 RGB, HWC."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
 def draw_scan_paths(

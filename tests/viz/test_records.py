@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import noise_photo, recorded, tiny_model, tiny_run
 
+from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.feature_colours import FeatureColours
 from stacked_ram.viz.foveate import UNSEEN, foveated
 from stacked_ram.viz.records import record_photos, sampled_locations
@@ -53,6 +56,20 @@ def test_photos_of_several_sizes_come_back_in_order():
     assert [record.photo for record in records] == photos
     alone = recorded(tiny_model(), photos[2])
     np.testing.assert_allclose(records[2].beliefs_TN, alone.beliefs_TN, atol=1e-6)
+
+
+def test_a_photo_may_be_a_path_an_image_an_array_or_a_tensor(run_folder, photos):
+    run = load_run(run_folder, "cpu")
+    path = next((photos / "test" / "dot").iterdir())
+    image = Image.open(path)
+    array_HWC = np.asarray(image)
+    tensor_CHW = torch.from_numpy(array_HWC.transpose(2, 0, 1) / 255)
+    records = list(record_photos(run, [path, str(path), image, array_HWC, tensor_CHW]))
+    assert [record.correct is None for record in records] == [False, False, True, True, True]
+    for record in records:
+        np.testing.assert_array_equal(record.beliefs_TN, records[0].beliefs_TN)
+    with pytest.raises(UserError, match="shape"):
+        list(record_photos(run, [array_HWC[..., :2]]))
 
 
 @pytest.mark.parametrize("kind", ["dense", "rnn", "soft", "cells"])

@@ -420,7 +420,7 @@ function showWhole() {
     { name: "random locations", values: flat(whole.random), colour: "var(--other)", dash: "2 3" }], { xs: later, percent: true, below: "glimpse", from: 0, to: Math.min(1, 1.1 * Math.max(...whole.inside, whole.centre, whole.random)) }));
   $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
     make("h2", { textContent: "Where it looks at each step" }), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
-    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, probability]) => densityMap(grid, `${data.classes[label]}: ${percent(probability)} right`, whole.shape))));
+    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, accuracy]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * accuracy)} % right`, whole.shape))));
 }
 
 function showTraining() {
