@@ -74,5 +74,6 @@ def requests(driver: Any) -> list[str]:
         if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
             params = message["params"]
             found.append(params.get("url") or params["request"]["url"])
-    own = ("data:", "blob:", "chrome:")  # chrome: is the empty tab that the browser starts with
+    # the last two are the empty tab that the browser starts with
+    own = ("data:", "blob:", "chrome:", "chrome-untrusted:")
     return [url for url in found if not url.startswith(own)]

@@ -99,7 +99,7 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
             settled.select_by_value(step)
             parts.append(len(shown()))
         assert sum(parts) == count
-        # what is known is dark where nothing was record, and not elsewhere
+        # what is known is dark where nothing was read, and not elsewhere
         driver.execute_script("go(0)")
         assert share_seen(driver) == 0
         driver.execute_script("go(3)")
