@@ -3,6 +3,10 @@
 import tomllib
 from pathlib import Path
 
+from importlinter.cli import lint_imports
+from packaging.requirements import Requirement
+from packaging.version import Version
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,3 +31,23 @@ def test_extras_are_what_the_requirement_files_say():
     for name, wanted in extras.items():
         lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
         assert wanted == [line for line in lines if line and line[0] not in "#-"]
+
+
+def test_a_room_imports_only_lower_rooms(monkeypatch, capsys):
+    """The contracts of pyproject.toml; `lint-imports` says the same."""
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename="pyproject.toml", no_cache=True) == 0, capsys.readouterr()
+
+
+def test_the_lowest_versions_are_those_of_the_bounds():
+    """requirements-lowest.txt was made anew after the last change of a lower bound."""
+    lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
+    pinned = [Requirement(line) for line in lines if line and line[0] not in "# "]
+    lowest = {pin.name.replace("_", "-"): str(pin.specifier) for pin in pinned}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and line[0] != "#":
+            wanted = Requirement(line)
+            floor = next(part for part in wanted.specifier if part.operator == ">=").version
+            found = lowest[wanted.name.replace("_", "-")].removeprefix("==")
+            assert Version(found) in wanted.specifier, line
+            assert Version(found) == Version(floor), line

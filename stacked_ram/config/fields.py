@@ -11,7 +11,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping
-from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -29,7 +28,6 @@ BelowOne = Annotated[float, Ge(0), Lt(1)]
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-@cache
 def field_types(section: type) -> dict[str, Any]:
     """Each field's type, with its range."""
     return get_type_hints(section, include_extras=True)

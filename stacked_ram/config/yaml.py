@@ -67,13 +67,14 @@ def from_dict(values: Any, source: str) -> Config:
         for key in content:
             if RENAMED.get(key) in content:
                 raise UserError(f"{source}: {section}.{key} is now {RENAMED[key]}; give only that")
+        kinds = field_types(SECTIONS[section])
         for key, value in contents[section].items():
             if known.get(key) != section:
                 moved = f"; it belongs in section `{known[key]}`" if key in known else ""
                 raise UserError(
                     f"{source}: unknown key `{section}.{key}`{moved or nearest(key, known)}"
                 )
-            convert(f"{source}: {section}.{key}", value, field_types(SECTIONS[section])[key])
+            convert(f"{source}: {section}.{key}", value, kinds[key])
     try:
         return Config(
             data=DataConfig(**contents.get("data", {})),
