@@ -168,6 +168,7 @@ def test_the_demo_shows_the_model_beside_its_controls(photos, tmp_path, monkeypa
         demo(Demo(out=tmp_path / "demo", quick=True))
     shown = capsys.readouterr().out
     assert "at random places" in shown
+    assert "stays near chance" in shown.splitlines()[0]  # before it starts
     assert "look at the centre" in shown
     assert drawn == [tmp_path / "demo"] * 2
     assert (tmp_path / "demo" / "test_confusion.png").exists()
