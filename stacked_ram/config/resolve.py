@@ -17,7 +17,8 @@ def resolve_auto(
     """A config whose `precision` and `channels_last` are decided for this device.
 
     precision auto is bf16 where the device is faster with it, otherwise float32; channels_last auto
-    is on where the precision is not float32. The choice is printed in one line on stderr.
+    is on for a CPU (EfficientNet-lite0 there: 1.05 to 1.45 times as fast in either precision) and
+    in reduced precision. The choice of precision is printed in one line on stderr.
 
     trained: the model is trained already, so its bf16 is taken as auto. A device without fast bf16
     uses such a model in float32, which is several times faster there; answers differ by rounding.
@@ -29,7 +30,7 @@ def resolve_auto(
         precision = "bf16" if fast else "float32"
     channels_last = settings.channels_last
     if channels_last == "auto":
-        channels_last = precision != "float32"
+        channels_last = device.type == "cpu" or precision != "float32"
     told = ""
     if settings.precision == "auto":
         told = f"precision: {precision}" + f" ({device.type} has no fast bf16)" * (not fast)

@@ -106,7 +106,8 @@ class TrainingConfig:
     """Capture the whole step as a CUDA graph and replay it with one launch (photos of one size, one
     process). Without a CUDA GPU it changes nothing."""
     channels_last: bool | Literal["auto"] = False
-    """Keep the backbone's tensors channels-last; auto: where the precision is not float32."""
+    """Keep the backbone's tensors channels-last; auto: on a CPU, and in reduced
+    precision."""
     tf32: bool = True
     """Allow TF32 matrix products on GPUs that have them."""
     deterministic: bool = False
