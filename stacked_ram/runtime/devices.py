@@ -1,4 +1,4 @@
-"""Which device, with which precision and switches."""
+"""Devices: which to use, its precision, its switches, and seeding."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Several processes that train one model: torch.distributed, started by torchrun.
+"""Training in several processes: torch.distributed, started by torchrun.
 
-A process started without torchrun is a world of one, and nothing here costs it anything.
+Without torchrun the world has one process, and nothing here costs any time.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class World:
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes, in place; exact, whatever each one holds."""
+        """Sum over the processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def union(self, names: Iterable[str]) -> set[str]:
-        """The names that any process has."""
+        """All names that occur in any process."""
         found = [list(names)] * self.size
         if self.size > 1:
             dist.all_gather_object(found, found[0])
         return set().union(*found)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has come here."""
         if self.size > 1:
             dist.barrier()
 
@@ -52,12 +52,12 @@ class World:
         """Average the gradients of this module's parameters over the processes."""
         if self.size == 1:
             return module
-        # Parameters that a phase leaves out (the policy, while glimpses are random) are found.
+        # Some phases leave parameters out (the policy, while glimpses are random).
         return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
 
 
 def join_world() -> World:
-    """Meet the other processes that torchrun started, if it did (it sets WORLD_SIZE)."""
+    """Join the other processes of torchrun (which sets WORLD_SIZE), if there are any."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
@@ -76,7 +76,7 @@ def join_world() -> World:
 
 
 def local_rank() -> int:
-    """Which this process is of those that torchrun started on this machine."""
+    """The number of this process among those that torchrun started on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that are meant for the person at the keyboard, and how entry points end."""
+"""Errors that are shown to the user in one line, and the exit codes of entry points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """What was wrong, where (file, key, value) and what to do, in one line. Exit code 2."""
+    """Misuse: one line that says what was wrong, where, and what to do. Exit code 2."""
 
     exit_code = 2
 
@@ -21,17 +21,17 @@ class RunFailed(UserError):
 
 
 class NotWritten(RunFailed):
-    """A file could not be written; what was there stays. Exit code 1."""
+    """A file could not be written; the old file is kept. Exit code 1."""
 
 
 def check(condition: bool, message: str) -> None:
-    """Raises UserError with this message where the condition does not hold."""
+    """Raise UserError with this message unless the condition holds."""
     if not condition:
         raise UserError(message)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word nearest to a mistyped one, or nothing."""
+    """A hint naming the known word that is nearest to a mistyped word, or an empty string."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean `{close[0]}`?" if close else ""
 
@@ -46,6 +46,6 @@ def run_entry_point(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output (`| head`) has gone
+    except BrokenPipeError:  # the reader of the output (`| head`) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

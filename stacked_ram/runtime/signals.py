@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and say how to go on."""
+"""Ctrl-C and SIGTERM: finish the step, save, and print how to resume."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 
 class Stopped(SystemExit):
-    """The run was told to stop, and everything is saved. Exit code 130 (Ctrl-C) or 143."""
+    """The run was stopped by a signal, and everything is saved. Exit code 130 (Ctrl-C) or 143."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
 
 
 class StopSignals:
-    """Inside the `with`, the first signal is only noted; the second one ends the process."""
+    """Inside the `with`, the first signal is only noted; the second ends the process."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.caught = 0
-        """Number of the signal that came; 0: none."""
+        """The number of the caught signal; 0: none."""
         self._before: dict[int, Any] = {}
         self._owner = os.getpid()
 
     def __enter__(self) -> StopSignals:
-        for one in self.SIGNALS:
+        for number in self.SIGNALS:
             try:
-                self._before[one] = signal.signal(one, self._note)
-            except ValueError:  # not the main thread: the program around us handles signals
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # outside the main thread Python allows no handlers
                 break
         return self
 
@@ -38,11 +38,11 @@ class StopSignals:
         self._restore()
 
     def _restore(self) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         self._before.clear()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == self._owner:  # a forked loader process leaves it to us
+        if os.getpid() == self._owner:  # forked loader processes ignore it
             self.caught = number
             self._restore()
