@@ -18,7 +18,7 @@ def resolve_auto(
 
     precision auto is bf16 where the device is faster with it, otherwise float32; channels_last auto
     is on for a CPU (EfficientNet-lite0 there: 1.05 to 1.45 times as fast in either precision) and
-    in reduced precision. The choice of precision is printed in one line on stderr.
+    in reduced precision. A device without fast bf16 is named in one line on stderr.
 
     trained: the model is trained already, so its bf16 is taken as auto. A device without fast bf16
     uses such a model in float32, which is several times faster there; answers differ by rounding.
@@ -32,9 +32,9 @@ def resolve_auto(
     if channels_last == "auto":
         channels_last = device.type == "cpu" or precision != "float32"
     told = ""
-    if settings.precision == "auto":
-        told = f"precision: {precision}" + f" ({device.type} has no fast bf16)" * (not fast)
-    elif precision != settings.precision:
+    if settings.precision == "auto" and not fast:
+        told = f"precision: float32 ({device.type} has no fast bf16)"
+    elif (settings.precision, precision) == ("bf16", "float32"):
         told = (
             f"precision: the model was trained in bf16 and is used in float32 ({device.type} has no"
             " fast bf16); answers differ by rounding"

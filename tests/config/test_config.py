@@ -291,7 +291,7 @@ def test_names_of_earlier_versions_are_still_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("asked", "fast", "trained", "used", "says"),
     [
-        ("auto", True, False, "bf16", "precision: bf16"),
+        ("auto", True, False, "bf16", ""),
         ("auto", False, False, "float32", "precision: float32 (cpu has no fast bf16)"),
         ("bf16", False, False, "bf16", "auto would take float32"),
         ("bf16", False, True, "float32", "trained in bf16 and is used in float32"),
