@@ -7,9 +7,7 @@ resumed run sees exactly the batches that were left.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
-import numpy as np
 import torch
 
 from stacked_ram.config.schema import Config
@@ -18,24 +16,12 @@ from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import Dataset
 
 
-class Glances(Protocol):
-    """What is known already of the photos of a batch, given with their rows in the split."""
-
-    def __call__(self, batch: Batch, index_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    def flush(self) -> None: ...
-
-
 class Loader:
     """Batches of one split, on one rank. Made by `make_loader` (loader.py).
 
     position: batches of this epoch that were handed out.
-    padding: mean share of a batch's pixels that is padding, in this epoch.
-    glances: what a frozen backbone finds in a batch's photos, for its `glance`
-        (stacked_ram.data.glance_cache).
+    padding: mean fraction of a batch's pixels that is padding, in this epoch.
     """
-
-    glances: Glances | None = None
 
     def __init__(self, dataset: Dataset, config: Config, *, train: bool, device, rank, world):
         self.dataset = dataset
@@ -74,13 +60,8 @@ class Loader:
         if self.position >= len(self.batches):
             self.position = 0
         for batch in self._load(self.position):
-            index_B = self.batches[self.position].index_B
-            if self.glances is not None and len(batch) == len(index_B):
-                batch.glance = self.glances(batch, index_B)
             self.position += 1
             yield batch
-        if self.glances is not None:
-            self.glances.flush()
 
     def close(self) -> None:
         """End the worker processes."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from stacked_ram.images.lazy import LazyPhotos
+from stacked_ram.models.ram import RAM
+from stacked_ram.ops.patches import Photos
 
 
 @dataclass
@@ -33,11 +35,14 @@ class Batch:
     targets_BN: Tensor | None = None
     """float32 soft targets, where MixUp or CutMix blended two photos."""
     glance: tuple[Tensor, Tensor] | None = None
-    """What a frozen backbone finds in the glance at each photo, where that is kept; on the device
-    already."""
+    """Cached glance features (`GlanceCachingLoader`), on the device already."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
+
+    def photos(self, model: RAM) -> Photos | LazyPhotos:
+        """The photos as this model takes them, with their cached glance features if there are."""
+        return model.photos(self.pixels_BCHW, self.sizes_B2, self.glance)
 
     def without(self, place: int) -> Batch:
         """The same batch without one of its photos."""

@@ -101,8 +101,7 @@ def look_at(
                 "locations_BTS2": places_B112.expand(-1, steps, levels, 2),
             }
         with autocast(loader.device, precision):
-            photos = model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance)
-            return model(photos, **how, **sent)
+            return model(batch.photos(model), **how, **sent)
 
     batches = tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False)
     for batch, trace in left_out.each(batches, look):

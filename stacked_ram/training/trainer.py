@@ -23,7 +23,7 @@ from torch import Tensor
 from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config
 from stacked_ram.data.dataset import Dataset, open_dataset
-from stacked_ram.data.glance_cache import keep_glances
+from stacked_ram.data.glance_cache import with_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
@@ -156,9 +156,11 @@ class Trainer:
 
     def train_epochs(self) -> None:
         self.saved_at = self.checked_at = time.monotonic()
-        for loader in (self.loader, self.valid_loader):
-            if loader is not None:  # here, because a resumed run has its weights by now
-                keep_glances(loader, self.train_step.model, self.config)
+        # Here, because a resumed run has its weights by now.
+        model = self.train_step.model
+        self.loader = with_glance_cache(self.loader, model, self.config)
+        if self.valid_loader is not None:
+            self.valid_loader = with_glance_cache(self.valid_loader, model, self.config)
         while not self.finished:
             self.loader.set_epoch(self.epoch)
             started = time.monotonic()

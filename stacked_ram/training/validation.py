@@ -34,7 +34,7 @@ def validate(
 
     def look(batch: Batch) -> Trace:
         with autocast(device, settings.precision):
-            return model(model.photos(batch.pixels_BCHW, batch.sizes_B2, batch.glance))
+            return model(batch.photos(model))
 
     for batch, trace in left_out.each(loader, look):
         correct_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]

@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
-from stacked_ram.data.glance_cache import keep_glances
+from stacked_ram.data.glance_cache import GlanceCachingLoader, with_glance_cache
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
 from stacked_ram.models.glance import Glance
@@ -51,8 +51,11 @@ def made(folder, split="train", seed=0, **fields):
     facts = {"channels": dataset.channels, "mean": dataset.mean, "std": dataset.std}
     model = build_model(config.model, num_classes=len(dataset.classes), **facts)
     loader = make_loader(dataset, config, train=split == "train")
-    keep_glances(loader, model, config)
-    return loader, model, config
+    return with_glance_cache(loader, model, config), model, config
+
+
+def caches(loader):
+    return isinstance(loader, GlanceCachingLoader)
 
 
 def kept(folder):
@@ -110,16 +113,16 @@ CHANGING = [
 
 @pytest.mark.parametrize("fields", CHANGING, ids=lambda fields: next(iter(fields)))
 def test_photos_that_change_are_looked_at_every_time(folder, fields):
-    assert made(folder, **fields)[0].glances is None
-    assert made(folder, "valid", **fields)[0].glances is not None
+    assert not caches(made(folder, **fields)[0])
+    assert caches(made(folder, "valid", **fields)[0])
 
 
 def test_nothing_is_kept_where_it_would_not_stay_the_same(folder, tmp_path):
-    assert made(folder, freeze_backbone=False)[0].glances is None
-    assert made(folder, cache="none")[0].glances is None
-    assert made(folder, retina="dense", patch_size=8)[0].glances is None
+    assert not caches(made(folder, freeze_backbone=False)[0])
+    assert not caches(made(folder, cache="none")[0])
+    assert not caches(made(folder, retina="dense", patch_size=8)[0])
     digits = tiny_digits(tmp_path / "digits")
-    assert made(digits, cache="memory")[0].glances is None
+    assert not caches(made(digits, cache="memory")[0])
     assert not kept(folder)
 
 
@@ -150,12 +153,12 @@ def test_the_files_stay_within_the_limit(folder, caplog):
     loader, _, config = made(folder)
     list(loader)
     (file,) = folder.glob(".cache/*glance*.pixels")
-    data = dataclasses.replace(config.data, cache_limit=1.5 * loader.glances.cache.bytes / 1e9)
+    data = dataclasses.replace(config.data, cache_limit=1.5 * loader.cache.bytes / 1e9)
     for seed in (1, 2, 3):
         other, model, _ = made(folder, seed=seed)
-        keep_glances(other, model, dataclasses.replace(config, data=data))
+        other = with_glance_cache(other, model, dataclasses.replace(config, data=data))
         list(other)
     assert file.name not in kept(folder)
     with caplog.at_level(logging.WARNING):
-        assert made(folder, cache_limit=1e-6)[0].glances is None
+        assert not caches(made(folder, cache_limit=1e-6)[0])
     assert "the glance is computed in every epoch" in caplog.text
