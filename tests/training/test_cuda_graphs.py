@@ -222,7 +222,7 @@ def test_each_kind_and_shape_is_a_recording_of_its_own_and_there_are_not_too_man
     ids=lambda values: next(iter(values)),
 )
 def test_what_cannot_be_recorded_is_refused(values):
-    with pytest.raises(UserError, match=f"cuda_graph: cannot go with .*{next(iter(values))}"):
+    with pytest.raises(UserError, match=f"cuda_graph: does not work with .*{next(iter(values))}"):
         TrainingConfig(cuda_graph=True, **values)
 
 
