@@ -24,6 +24,7 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import RENAMED, RENAMED_VALUES, load_config
 from stacked_ram.runtime.errors import UserError, nearest, run_entry_point
 from stacked_ram.runtime.program import program
+from stacked_ram.runtime.threads import sleep_at_barriers_if_busy
 
 Fields = Annotated[Config, tyro.conf.arg(name="")]
 
@@ -118,6 +119,7 @@ def run(arguments: list[str]) -> int | None:
     if name not in COMMANDS:
         raise UserError(f"unknown command `{name}`{nearest(name, COMMANDS)}")
     options = parse(name, rest)
+    sleep_at_barriers_if_busy()
     room, function = COMMANDS[name][1].split(":")
     return getattr(importlib.import_module(f"stacked_ram.{room}"), function)(options)
 

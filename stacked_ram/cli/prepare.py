@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.runtime.errors import run_entry_point
 from stacked_ram.runtime.program import program
+from stacked_ram.runtime.threads import sleep_at_barriers_if_busy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import tyro
 
         options = tyro.cli(PrepareOptions, prog=program("prepare"), args=arguments)
+        sleep_at_barriers_if_busy()
         # What decodes photos is loaded only now, so that --help answers at once.
         from stacked_ram.preparation.pipeline import prepare
 

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from stacked_ram.runtime.errors import UserError, run_entry_point
 from stacked_ram.runtime.program import program
+from stacked_ram.runtime.threads import sleep_at_barriers_if_busy
 
 LIMIT, REPORT_LIMIT = 12, 100
 
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def work(options: Viz) -> int:
     check(options)
+    sleep_at_barriers_if_busy()
     for path in draw(options):
         print(path)
     return 0
