@@ -43,11 +43,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stacked_ram.api import create_model, list_models, list_presets, load, prepare, train
     from stacked_ram.config.schema import Config
+    from stacked_ram.models.protocols import Attention, Core, Retina
     from stacked_ram.models.ram import RAM
     from stacked_ram.results import Result
     from stacked_ram.runtime.errors import RunFailed, UserError
     from stacked_ram.sklearn import GlimpseClassifier
     from stacked_ram.trained import Model, Run
+    from stacked_ram.training.callbacks import Callback
+    from stacked_ram.training.estimators import Estimator
     from stacked_ram.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -66,17 +69,27 @@ _HOMES = {
     "GlimpseClassifier": "sklearn",
     "Config": "config.schema",
     "RAM": "models.ram",
+    "Retina": "models.protocols",
+    "Core": "models.protocols",
+    "Attention": "models.protocols",
     "Trainer": "training.trainer",
+    "Callback": "training.callbacks",
+    "Estimator": "training.estimators",
     "UserError": "runtime.errors",
     "RunFailed": "runtime.errors",
 }
 
 __all__ = [
     "RAM",
+    "Attention",
+    "Callback",
     "Config",
+    "Core",
+    "Estimator",
     "GlimpseClassifier",
     "Model",
     "Result",
+    "Retina",
     "Run",
     "RunFailed",
     "Trainer",

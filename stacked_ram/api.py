@@ -74,7 +74,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[Callback] | None = None,
-    estimator: Estimator | None = None,
+    estimator: Estimator | str | None = None,
     **fields: Any,
 ) -> Run:
     """Train a model, and return the run: its folder, its metrics, and `run.load()`.
@@ -90,7 +90,8 @@ def train(
         overwrite: replace the run in `out`.
         callbacks: what is done beside the training; None: curves and pictures for TensorBoard, in
             the run folder.
-        estimator: how the policy learns, as a function of your own (training/estimators.py).
+        estimator: how the policy learns: a name (`ppo`), or a function of your own
+            (`ram.Estimator`).
         fields: any field of the config (`epochs=5, learning_rate=1e-3`).
 
     Raises:
@@ -105,6 +106,8 @@ def train(
         from stacked_ram.viz.training_pictures import tracking_callbacks
 
         callbacks = tracking_callbacks()
+    if isinstance(estimator, str):  # the config's field of this name
+        fields["estimator"], estimator = estimator, None
     chosen = resolve(config, dataset, **fields)
     folder = Path(out) if out is not None else default_folder(config, dataset)
     if resume and (folder / "config.yaml").is_file():
@@ -158,6 +161,7 @@ def create_model(
     channels: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    pretrained: bool = True,
     **fields: Any,
 ) -> RAM:
     """Build an untrained model, a `torch.nn.Module`.
@@ -170,30 +174,29 @@ def create_model(
         config: name of a preset, path of a YAML file, or a `ram.Config`.
         num_classes: number of classes (N).
         channels: 3, or 1 for grayscale photos.
-        mean, std: of the photos' channels, 0 to 1; default: 0 and 1, or those of the pretrained
+        mean, std: of the photos' channels, 0 to 1. Default: 0.5 each, or those of the pretrained
             backbone, where there is one.
+        pretrained: False leaves the backbone without the weights that the config names.
         fields: any field of the config (`num_glimpses=4`).
 
     Raises:
         UserError: an unknown preset or field, or a backbone or its weights cannot be had.
     """
-    from stacked_ram.models.build import build_model
+    from stacked_ram.models.build import create_model as build
 
-    return build_model(
-        resolve(config, **fields).model,
-        num_classes=num_classes,
+    return build(
+        resolve(config, **fields),
+        num_classes,
         channels=channels,
-        mean=mean or [0.0] * channels,
-        std=std or [1.0] * channels,
+        mean=mean,
+        std=std,
+        pretrained=pretrained,
     )
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """The names that the field `backbone` takes: those of timm's image models.
+def list_models() -> dict[str, tuple[str, ...]]:
+    """The built-in parts of a model by the field that names them (`retina`, `core`, ...). Each
+    field takes the import path of a part of your own too; `backbone` takes timm's model names."""
+    from stacked_ram.models.build import list_models as parts
 
-    Args:
-        pattern: shell pattern of the wanted names (`*efficientnet*`).
-    """
-    import timm
-
-    return timm.list_models(pattern)
+    return parts()

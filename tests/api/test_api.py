@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CLASSES, tiny_config
+from tiny import CLASSES, SIZE, draw, tiny_config
 
 import stacked_ram as ram
 from stacked_ram.config.yaml import to_dict
@@ -38,6 +39,56 @@ def model(run):
 @pytest.fixture(scope="module")
 def photo(photos):
     return sorted((photos / "test").rglob("*.png"))[0]
+
+
+def raw_photos(folder: Path) -> Path:
+    """A folder for each class, as a user has it."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            # uneven backgrounds, so that no two photos are near duplicates
+            background = Image.fromarray(rng.integers(0, 120, (3, 4, 3)).astype(np.uint8))
+            pixels = np.array(background.resize((30, 24)))
+            top, left = rng.integers(0, (24 - SIZE + 1, 30 - SIZE + 1))
+            for channel in range(3):
+                draw(pixels[top : top + SIZE, left : left + SIZE, channel], label)
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg", quality=95)
+    return folder
+
+
+def docstring_lines() -> str:
+    """The code of the package's docstring."""
+    block = [line for line in ram.__doc__.splitlines() if line.startswith("    ") or not line]
+    return textwrap.dedent("\n".join(block)).strip()
+
+
+def test_the_lines_of_the_docstring_work_as_written(tmp_path, monkeypatch):
+    raw_photos(tmp_path / "my_photos")
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    for place in ("photo.jpg", "folder/1.jpg", "folder/deep/2.jpg"):
+        (tmp_path / place).write_bytes((tmp_path / "my_photos/dot/1.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    # The lines name real presets; the test makes each of them small.
+    train, create_model = ram.train, ram.create_model
+    small = SMALL | {"weights": "none", "precision": "float32"}
+    monkeypatch.setattr(ram, "train", lambda name, **given: train(name, **{**given, **small}))
+    monkeypatch.setattr(
+        ram, "create_model", lambda name, **given: create_model(name, pretrained=False, **given)
+    )
+    images = np.random.default_rng(0).integers(0, 256, (24, 12, 12)).astype(np.uint8)
+    names = {
+        "images_BCHW": torch.rand(2, 3, 128, 160),
+        "X": images,
+        "y": np.arange(24) % 3,
+    }
+    code = docstring_lines()
+    assert "import stacked_ram as ram" in code and "GlimpseClassifier" in code
+    exec(compile(code, "docstring", "exec"), names)
+    for made in ("datasets/mine/dataset.yaml", "results/mine/best.safetensors",
+                 "results/mine/test.json", "picture.png", "path.gif"):  # fmt: skip
+        assert Path(made).is_file(), made
+    assert names["result"].label in CLASSES and names["trace"].logits_BTN.shape[::2] == (2, 5)
 
 
 def test_importing_is_fast_and_brings_nothing_heavy():
@@ -101,7 +152,9 @@ def test_a_run_is_not_overwritten_but_resumed_where_asked(digits, tmp_path):
 
 def test_results_go_where_the_data_set_or_the_preset_says(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert ram.train("mnist", dataset=digits, **SMALL).folder == Path("results/digits")
+    run = ram.train("mnist", dataset=digits, estimator="self_critical", **SMALL)
+    assert run.folder == Path("results/digits")
+    assert run.config.training.estimator == "self_critical"
 
 
 @pytest.mark.parametrize(
@@ -307,6 +360,18 @@ def test_evaluating_gives_figures_a_table_and_files(model, photos, tmp_path):
     assert model.evaluate(split="valid").split == "valid"
 
 
-def test_presets_and_backbones_are_listed():
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_created_model_takes_bytes_and_floats_alike(channels):
+    net = ram.create_model(
+        "mnist", num_classes=5, channels=channels, num_glimpses=2, first_location="centre"
+    ).eval()
+    assert isinstance(net, torch.nn.Module)
+    images = torch.randint(0, 256, (2, channels, 20, 30), dtype=torch.uint8)
+    trace, same = net(images), net(images / 255)
+    assert trace.logits_BTN.shape == (2, 2, 5) and trace.locations_BTS2.shape == (2, 2, 1, 2)
+    torch.testing.assert_close(trace.logits_BTN, same.logits_BTN, atol=1e-5, rtol=1e-4)
+
+
+def test_presets_and_parts_are_listed():
     assert {"demo", "flowers17_lite0", "mnist"} <= set(ram.list_presets())
-    assert "tf_efficientnet_lite0" in ram.list_models("*efficientnet_lite*")
+    assert "backbone" in ram.list_models()["retina"]
