@@ -40,6 +40,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from stacked_ram.runtime.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from stacked_ram.api import create_model, list_models, list_presets, load, prepare, train
     from stacked_ram.config.schema import Config
@@ -52,8 +54,6 @@ if TYPE_CHECKING:
     from stacked_ram.training.callbacks import Callback
     from stacked_ram.training.estimators import Estimator
     from stacked_ram.training.trainer import Trainer
-
-__version__ = "0.1.0"
 
 # The module of each public name, imported when the name is first used.
 _HOMES = {

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from stacked_ram import __version__
 from stacked_ram.cli.export import Export
 from stacked_ram.cli.info import Info
 from stacked_ram.cli.predict import Predict
@@ -25,6 +24,7 @@ from stacked_ram.config.yaml import RENAMED, RENAMED_VALUES, load_config
 from stacked_ram.runtime.errors import UserError, nearest, run_entry_point
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.threads import sleep_at_barriers_if_busy
+from stacked_ram.runtime.version import __version__
 
 Fields = Annotated[Config, tyro.conf.arg(name="")]
 

@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stacked_ram import __version__
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.digit_report import write_digit_reports
 from stacked_ram.preparation.idx import PARTS, find_idx, read_idx
@@ -30,6 +29,7 @@ from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.workdir import publish, recall_run, remove_tree, working_folder
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.version import __version__
 
 PAPER_CANVAS = (60, 60)  # where a digit is to be translated or cluttered and no size is given
 VALID_RATIO = 1 / 12  # of the training digits, where --valid-ratio is not given: 5,000 of 60,000

@@ -26,7 +26,6 @@ import PIL
 import yaml
 from PIL import Image
 
-from stacked_ram import __version__
 from stacked_ram.images.names import folder_names, safe_name
 from stacked_ram.preparation.boxes import clip_box
 from stacked_ram.preparation.encoding import encode_image
@@ -36,6 +35,7 @@ from stacked_ram.preparation.records import SPLITS, Box, EncodedPhoto
 from stacked_ram.preparation.report import REPORT_COLUMNS, write_report
 from stacked_ram.preparation.workdir import place_file, publish, recall_run, remove_tree
 from stacked_ram.preparation.workdir import working_folder as working_folder_of
+from stacked_ram.runtime.version import __version__
 
 MANIFEST_COLUMNS = (
     "path", "class", "split", "width", "height", "sha256", "phash", "group",

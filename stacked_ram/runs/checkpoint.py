@@ -22,12 +22,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from stacked_ram import __version__
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import from_dict, to_dict
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
+from stacked_ram.runtime.version import __version__
 
 if TYPE_CHECKING:
     from stacked_ram.data.dataset import Dataset

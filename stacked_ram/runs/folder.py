@@ -26,11 +26,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from stacked_ram import __version__
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, to_dict
 from stacked_ram.runtime.errors import NotWritten, UserError
 from stacked_ram.runtime.program import program
+from stacked_ram.runtime.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
 OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
