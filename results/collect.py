@@ -54,7 +54,8 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
     controls = test.get("controls", {})
     sampled = test.get("mc_samples")
     early = test.get("early_exit")
-    plain = test.get("plain backbone", {}).get("sizes", [])
+    probe = test.get("linear_probe") or test.get("plain backbone", {})  # its name before
+    plain = probe.get("sizes", [])
     with (run / "metrics.csv").open(newline="") as file:
         epochs = {int(one["epoch"]): one for one in csv.DictReader(file)}
     valid = epochs[test["epoch"]].get("valid_accuracy")  # none where it was trained on

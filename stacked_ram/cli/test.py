@@ -20,8 +20,9 @@ class Test:
     split: Literal["test", "valid", "train"] = "test"
     """Which split."""
     controls: bool = False
-    """Also look at the centre only, at random places, once only, and with the plain backbone:
-    what the policy must beat. And at the object's box, where it is known: what places can win."""
+    """Also look at the centre only, at random places, once only, and measure a linear probe of the
+    backbone: what the policy must beat. And at the object's box, where it is known: what locations
+    can win."""
     mc_samples: int = 0
     """Also average the beliefs of this many sampled scan paths a photo, reported apart."""
     crops: Literal[1, 5, 10] = 1

@@ -23,6 +23,7 @@ from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.glance_cache import with_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
 from stacked_ram.evaluation.early_exit import (
     ExitTable,
@@ -32,14 +33,15 @@ from stacked_ram.evaluation.early_exit import (
     exit_table,
 )
 from stacked_ram.evaluation.metrics import (
-    bootstrap_interval,
     calibration_error,
     confusion,
     confusion_png,
     per_class,
+    wilson_interval,
 )
 from stacked_ram.evaluation.multicrop import Crops, crop_size
-from stacked_ram.evaluation.predictions import TOP, Predictions, look_at
+from stacked_ram.evaluation.predictions import TOP, Predictions, predict_split
+from stacked_ram.evaluation.verdict import compared, movement
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import command_line, environment, now, write_atomically
 from stacked_ram.runtime.devices import set_switches
@@ -49,16 +51,15 @@ if TYPE_CHECKING:
     import pandas
 
 Split = Literal["train", "valid", "test"]
-# The same model, made to look elsewhere or less.
-CONTROLS = {
-    "centre": {"location_source": "centre"},
-    "random": {"location_source": "random"},
-    "first glimpse only": {"num_glimpses": 1},
+# The controls in words, and what follows where one is as good.
+CONTROL_WORDS = {
+    "centre": ("the same model looking at the centre", "where it looks does not matter"),
+    "random": ("the same model looking at random places", "where it looks does not matter"),
+    "first glimpse only": ("the same model after its first glimpse", "further ones are not needed"),
 }
-BOX_GIVEN = {"box given": {"at_boxes": True}}  # what looking at the object alone is worth
 # Those that need no locations: several crops have several of each.
 CROP_FIGURES = (
-    "photos", "accuracy", "interval_95", f"top_{TOP}", "loss", "calibration_error",
+    "photos", "accuracy", "interval_95", "loss", "calibration_error",
     "accuracy_after",
 )  # fmt: skip
 
@@ -150,13 +151,13 @@ def evaluate(
     threshold = stop_at
     if wanted:  # first: what cannot be reached is said before the longer part
         with opened_split(loaded, config, open_dataset(config.data, "valid")) as valid:
-            found = look_at(
+            found = predict_split(
                 loaded.model, valid, keep_beliefs=True, progress="validation split", **how
             )
         threshold = choose_threshold(table_of(found), **wanted)
     with opened_split(loaded, config, photos) as loader:
         how["left_out"] = left_out = LeftOut(photos)
-        predictions = look_at(
+        predictions = predict_split(
             loaded.model, loader, progress="test", keep_beliefs=threshold is not None, **how
         )
         cost = photo_cost(loaded.model, *typical_size(photos, config.data))
@@ -170,16 +171,20 @@ def evaluate(
             "gmacs": {"photo": [*typical_size(photos, config.data)], **dataclasses.asdict(cost)},
         }
         if controls:
-            figures |= measure_controls(loaded, loader, predictions, how)
+            figures |= measure_controls(loaded, loader, predictions, cost.total, how)
         if mc_samples:
-            sampled = look_at(loaded.model, loader, progress="samples", samples=mc_samples, **how)
+            sampled = predict_split(
+                loaded.model, loader, progress="samples", samples=mc_samples, **how
+            )
             figures["mc_samples"] = {
                 "pass": f"mean belief of {mc_samples} sampled scan paths a photo",
                 "gmacs": cost.before + mc_samples * (cost.total - cost.before),
                 **scores(sampled),
             }
         if crops > 1:
-            cropped = scores(look_at(Crops(loaded.model, crops), loader, progress="crops", **how))
+            cropped = scores(
+                predict_split(Crops(loaded.model, crops), loader, progress="crops", **how)
+            )
             size = crop_size(*typical_size(photos, config.data))
             figures["crops"] = {
                 "pass": f"mean belief of {crops} crops a photo",
@@ -194,6 +199,11 @@ def evaluate(
         )
     figures["left_out"] = [
         {"path": path, "error": error} for path, error in sorted(left_out.errors.items())
+    ]
+    chosen_T = [step >= chosen_from(loaded.model) for step in range(predictions.right_NT.shape[1])]
+    figures["meaning"] = [
+        *figures.get("meaning", []),
+        *movement(predictions.locations_NT2, chosen_T),
     ]
     figures |= {"command": command_line(), "when": now(), **environment()}
     counts = confusion(predictions.labels_N, predictions.predicted_N, loaded.classes)
@@ -219,20 +229,41 @@ def opened_split(loaded: LoadedRun, config: Config, dataset: Dataset) -> Iterato
 
 
 def measure_controls(
-    loaded: LoadedRun, loader: Loader, predictions: Predictions, how: dict[str, Any]
+    loaded: LoadedRun, loader: Loader, predictions: Predictions, gmacs: float, how: dict[str, Any]
 ) -> dict[str, Any]:
-    """The figures of the controls, and of the linear probe where the model has a backbone."""
+    """The figures of the controls and, where the model has a backbone, of a linear probe; and
+    their meaning. Of the probe's sizes the best counts that costs no more than the model."""
+    model = loaded.model
     boxed = not np.isnan(predictions.hit_NT).all()
-    figures: dict[str, Any] = {
-        "controls": {
-            name: scores(look_at(loaded.model, loader, progress=name, **how, **changed))
-            for name, changed in (CONTROLS | (BOX_GIVEN if boxed else {})).items()
-        }
+    passes = control_passes(model, len(loader.dataset), how["seed"], boxed)
+    found = {
+        name: predict_split(model, loader, progress=name, **how, **changed)
+        for name, changed in passes.items()
     }
-    if loaded.model.backbone is not None:
-        from stacked_ram.evaluation.linear_probe import plain_backbone  # late: timm, torchvision
+    figures: dict[str, Any] = {"controls": {name: scores(other) for name, other in found.items()}}
+    figures["meaning"] = [
+        compared(predictions.right_N, found[name].right_N, words, consequence)
+        for name, (words, consequence) in CONTROL_WORDS.items()
+        if model.config.num_glimpses > (1 if name == "first glimpse only" else chosen_from(model))
+    ]
+    if model.backbone is not None:
+        from stacked_ram.evaluation.linear_probe import linear_probe  # late: timm, torchvision
 
-        figures["plain backbone"] = plain_backbone(loaded, loader, how["left_out"])
+        figures["linear_probe"], right_SN = linear_probe(loaded, loader, how["left_out"])
+        costs = [row["gmacs"] for row in figures["linear_probe"]["sizes"]]
+        best = max(
+            (number for number, cost in enumerate(costs) if cost <= max(gmacs, min(costs))),
+            key=lambda number: right_SN[number].mean(),
+        )
+        size = figures["linear_probe"]["sizes"][best]["size"]
+        figures["meaning"].append(
+            compared(
+                predictions.right_N,
+                right_SN[best],
+                f"the linear probe at {size} pixels ({costs[best]:.3g} GMACs)",
+                "attention is not needed",
+            )
+        )
     return figures
 
 
@@ -283,8 +314,8 @@ def scores(looks: Predictions) -> dict[str, Any]:
     found: dict[str, Any] = {
         "photos": len(looks.labels_N),
         "accuracy": looks.accuracy,
-        "interval_95": bootstrap_interval(looks.right_N),
-        f"top_{TOP}": float(looks.top_N.mean()),
+        "interval_95": wilson_interval(looks.right_N.sum(), len(looks.right_N)),
+        **({} if looks.top_N is None else {f"top_{TOP}": float(looks.top_N.mean())}),
         "loss": float(looks.loss_N.mean()),
         "calibration_error": calibration_error(looks.confidence_N, looks.right_N),
         "accuracy_after": looks.right_NT.mean(0).tolist(),
@@ -335,16 +366,18 @@ def summary(evaluation: Evaluation) -> str:
     lines = [
         f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
         f" {report['photos']} photos, {report['pass']}:",
-        f"  accuracy           {report['accuracy']:7.2%}   ({low:.2%} to {high:.2%}, 95 %)",
-        f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}",
+        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
+        f" {high:.2%}; one photo is {1 / report['photos']:.2%})",
         f"  mean F1            {report['mean_f1']:7.2%}",
         f"  calibration error  {report['calibration_error']:7.2%}",
         f"  after each glimpse {percents(report['accuracy_after'])}",
         f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
         f"({report['gmacs']['per_glimpse']:.4f} a glimpse, photo"
         f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
-        f"  pixels read        {report['read']:7.2%}   (share of the photo, upper bound)",
+        f"  pixels read        {report['read']:7.2%}   (fraction of the photo, upper bound)",
     ]
+    if f"top_{TOP}" in report:
+        lines.append(f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}")
     if "accuracy_glance" in report:
         lines.append(f"  after the glance   {report['accuracy_glance']:7.2%}")
     if report["left_out"]:
@@ -357,17 +390,22 @@ def summary(evaluation: Evaluation) -> str:
         distance = 100 * (report["accuracy"] - control["accuracy"])
         label = f"control: {name}"
         lines.append(f"  {label:26} {control['accuracy']:7.2%}   (policy {distance:+.1f} points)")
-    for row in report.get("plain backbone", {}).get("sizes", []):
-        label = f"plain backbone at {row['size']}"
+    for row in report.get("linear_probe", {}).get("sizes", []):
+        label = f"linear probe at {row['size']}"
         lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
     if "early_exit" in report:
-        one = report["early_exit"]
+        early = report["early_exit"]
         lines.append(
-            f"  early exit         {one['accuracy']:7.2%}   ({one['mean_glimpses']:.2f} glimpses,"
-            f" {one['mean_gmacs']:.4f} GMACs on average; threshold chosen {one['chosen']})"
+            f"  early exit         {early['accuracy']:7.2%}   ({early['mean_glimpses']:.2f}"
+            f" glimpses, {early['mean_gmacs']:.4f} GMACs on average; threshold chosen"
+            f" {early['chosen']})"
         )
-    for one in (report[name] for name in ("mc_samples", "crops") if name in report):
-        lines.append(f"  {one['pass']}: accuracy {one['accuracy']:.2%}, {one['gmacs']:.4f} GMACs")
+    for mean in (report[name] for name in ("mc_samples", "crops") if name in report):
+        lines.append(
+            f"  {mean['pass']}: accuracy {mean['accuracy']:.2%}, {mean['gmacs']:.4f} GMACs"
+        )
+    if report["meaning"]:
+        lines += ["What this means:", *(f"  {line}" for line in report["meaning"])]
     return "\n".join(lines)
 
 
@@ -381,6 +419,9 @@ def comparison(evaluations: dict[str, Evaluation]) -> str:
 
     names = ["accuracy", f"top_{TOP}", "mean_f1", "calibration_error", "loss"]
     table = pandas.DataFrame(
-        {run: {name: found.figures[name] for name in names} for run, found in evaluations.items()}
-    ).T
+        {
+            run: {name: found.figures.get(name) for name in names}
+            for run, found in evaluations.items()
+        }
+    ).T.dropna(axis=1, how="all")
     return pandas.concat([table, table.agg(["mean", "std"])]).round(4).to_string()

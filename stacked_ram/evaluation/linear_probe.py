@@ -1,4 +1,4 @@
-"""The control without attention: the frozen backbone on the photo, and a logistic regression.
+"""The linear probe, a control without attention: logistic regression on a frozen backbone.
 
 Photos are resized so that their shorter side is R / 0.875 and the central R x R is cut out, as
 ImageNet models are tested. (It loses objects at the edge of scenes, and tells them better than all
@@ -37,10 +37,14 @@ MARGIN = 0.875
 C = 0.01
 
 
-def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict[str, Any]:
-    """Accuracy and GMACs at each of SIZES on the loader's photos, trained on the training split
-    of the run's data set (where that has moved, of the loader's). left_out: those of the loader's
-    photos that cannot be read."""
+def linear_probe(
+    loaded: LoadedRun, loader: Loader, left_out: LeftOut
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Measure the probe on the loader's photos: accuracy and GMACs at each of SIZES, and for each
+    whether each photo, in the order of the split, is answered right.
+
+    It is trained on the training split of the run's data set (where that has moved, of the
+    loader's). left_out: notes the loader's photos that cannot be read."""
     config = loaded.config
     own = config.model.weights == "none"
     backbone = (
@@ -56,17 +60,18 @@ def plain_backbone(loaded: LoadedRun, loader: Loader, left_out: LeftOut) -> dict
         rows = measure(backbone, loaded, missing, loader, left_out)
         if not missing and not left_out:
             kept.write(rows)
+    right = [np.array(list(row["right"])) == "1" for row in rows]
     return {
         "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
         f" features, logistic regression (C={C}) trained on the training split",
         "weights": "the run's own" if own else config.model.weights,
-        "sizes": rows,
-    }
+        "sizes": [{name: row[name] for name in ("size", "accuracy", "gmacs")} for row in rows],
+    }, right
 
 
 class KeptFigures:
-    """The same for every run with this backbone on these photos, so kept in the data set's cache:
-    further seeds need not look at the training split again."""
+    """A probe's figures in the data set's cache: they are the same for every run with this backbone
+    on these photos, so that further seeds need not read the training split again."""
 
     def __init__(
         self, backbone: Backbone, loaded: LoadedRun, training: Dataset, asked: Dataset
@@ -81,7 +86,7 @@ class KeptFigures:
             SIZES, MARGIN, C, torch.__version__,
         )  # fmt: skip
         self.key = hashlib.sha256(repr(depends).encode()).hexdigest()
-        self.file = training.folder / ".cache" / "plain_backbone.json"
+        self.file = training.folder / ".cache" / "linear_probe.json"
 
     def all(self) -> dict[str, Any]:
         try:
@@ -102,8 +107,8 @@ class KeptFigures:
 def measure(
     backbone: Backbone, loaded: LoadedRun, missing: LeftOut, loader: Loader, left_out: LeftOut
 ) -> list[dict[str, Any]]:
-    """Size, accuracy and GMACs at each of SIZES. missing, left_out: of the training photos and of
-    the loader's."""
+    """Size, accuracy, GMACs and right answers at each of SIZES. missing, left_out: note unreadable
+    photos of the training split and of the loader's."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -120,9 +125,15 @@ def measure(
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
         with threadpool_limits(torch.get_num_threads()):
             classifier.fit(given[size], given["labels"])
-        accuracy = classifier.score(asked[size], asked["labels"])
-        cost = image_gmacs(backbone, size, loaded.device)
-        rows.append({"size": size, "accuracy": float(accuracy), "gmacs": cost})
+        right_N = classifier.predict(asked[size]) == asked["labels"]
+        rows.append(
+            {
+                "size": size,
+                "accuracy": float(right_N.mean()),
+                "gmacs": image_gmacs(backbone, size, loaded.device),
+                "right": "".join(str(int(right)) for right in right_N[asked["index"].argsort()]),
+            }
+        )
     return rows
 
 
@@ -130,17 +141,18 @@ def measure(
 def features(
     backbone: Backbone, loader: Loader, loaded: LoadedRun, left_out: LeftOut
 ) -> dict[Any, np.ndarray]:
-    """Pooled features at each of SIZES, and the labels."""
+    """Pooled features at each of SIZES, the labels, and the rows in the split."""
     from tqdm import tqdm
 
-    found: dict[Any, list[np.ndarray]] = {size: [] for size in (*SIZES, "labels")}
+    found: dict[Any, list[np.ndarray]] = {size: [] for size in (*SIZES, "labels", "index")}
     mean, std = (
         value.to(loaded.device)[:, None, None] for value in (loaded.model.mean, loaded.model.std)
     )
     loader.set_epoch(0)
-    batches = tqdm(loader, desc="plain backbone", unit=" batches", disable=None, leave=False)
+    batches = tqdm(loader, desc="linear probe", unit=" batches", disable=None, leave=False)
     for batch, photos in left_out.each(batches, whole_photos):
         found["labels"].append(batch.labels_B.cpu().numpy())
+        found["index"].append(batch.index_B.cpu().numpy())
         for size in SIZES:
             images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
             pooled = backbone((images_BCRR.float() / 255 - mean) / std)
@@ -149,7 +161,7 @@ def features(
 
 
 def whole_photos(batch: Batch) -> list[torch.Tensor]:
-    """pixels_CHW of each photo, without padding; of one that is read in pieces, reduced to twice
+    """pixels_CHW of each photo, without padding; one that is read by region is reduced to twice
     what the largest of SIZES needs."""
     if isinstance(batch.pixels_BCHW, LazyPhotos):
         photos = batch.pixels_BCHW.photos

@@ -1,4 +1,4 @@
-"""What a test reports, from each photo's label and prediction. N photos, C classes, T steps."""
+"""Metrics from each photo's label and prediction. N photos, C classes, T steps."""
 
 from __future__ import annotations
 
@@ -8,27 +8,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stacked_ram.viz.fonts import families
+from stacked_ram.runtime.fonts import families
 
 if TYPE_CHECKING:
     import pandas
 
-RESAMPLES = 10_000
+Z_95 = 1.959964  # quantile of the normal distribution
 BINS = 15
 
 
-def bootstrap_interval(
-    right_N: np.ndarray, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of an accuracy (Efron, 1979).
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """95 % confidence interval of a share, `right` of `count` (Wilson, 1927). Unlike a bootstrap
+    it does not shrink to nothing where all or none are right."""
+    from scipy.stats import binomtest
 
-    A resample of N right-or-wrong answers has a binomial number of right ones, so it is drawn
-    directly.
-    """
+    found = binomtest(int(right), int(count)).proportion_ci(0.95, "wilson")
+    return float(found.low), float(found.high)
+
+
+def paired_interval(right_N: np.ndarray, other_N: np.ndarray) -> tuple[float, float]:
+    """95 % confidence interval of the difference of two accuracies on the same photos: an
+    adjusted Wald interval (Bonett & Price, 2012), which only photos that one of the two answers
+    right move."""
     count = len(right_N)
-    drawn = np.random.default_rng(seed).binomial(count, np.mean(right_N), RESAMPLES) / count
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    ours = (np.sum(right_N & ~other_N) + 1) / (count + 2)
+    theirs = (np.sum(other_N & ~right_N) + 1) / (count + 2)
+    difference = ours - theirs
+    width = Z_95 * np.sqrt((ours + theirs - difference**2) / (count + 2))
+    return float(max(-1.0, difference - width)), float(min(1.0, difference + width))
 
 
 def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS) -> float:
@@ -43,7 +50,8 @@ def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int =
 def per_class(
     labels_N: np.ndarray, predicted_N: np.ndarray, classes: Sequence[str]
 ) -> pandas.DataFrame:
-    """Precision, recall, F1 and number of photos of each class, and their mean over classes."""
+    """Precision, recall, F1 and number of photos of each class, and their mean over the classes
+    that have photos."""
     import pandas
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -54,7 +62,7 @@ def per_class(
         dict(zip(("precision", "recall", "f1", "photos"), scores, strict=True)),
         index=pandas.Index(classes, name="class"),
     )
-    means = table[["precision", "recall", "f1"]].mean()
+    means = table.loc[table["photos"] > 0, ["precision", "recall", "f1"]].mean()
     table.loc["mean over classes"] = [*means, len(labels_N)]
     return table.astype({"photos": int})
 
@@ -74,29 +82,31 @@ def confusion(
 
 
 def confusion_png(table: pandas.DataFrame) -> bytes:
-    """A confusion matrix as a picture; shades are shares of the row."""
+    """Draw a confusion matrix; shades are fractions of the row."""
     import io
 
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
 
     counts_CC = table.to_numpy()
     count = len(table)
     side = 3 + 0.32 * min(count, 60)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.add_subplot()
-    shares_CC = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
-    image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the class's photos", shrink=0.8)
-    axes.set(xlabel="predicted", ylabel="class")
-    axes.set_xticks(range(count), table.columns, rotation=90, fontfamily=families())
-    axes.set_yticks(range(count), table.index, fontfamily=families())
-    if count <= 40:
-        for row, column in zip(*counts_CC.nonzero(), strict=True):
-            colour = "white" if shares_CC[row, column] > 0.5 else "black"
-            number = counts_CC[row, column]
-            axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
     content = io.BytesIO()
-    with warnings.catch_warnings():
+    with rc_context({"font.family": families()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a script that no font here has: boxes
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.add_subplot()
+        fractions_CC = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
+        display = ConfusionMatrixDisplay(fractions_CC, display_labels=list(table.columns))
+        display.plot(
+            ax=axes, cmap="Blues", include_values=count <= 40, xticks_rotation="vertical",
+            colorbar=False, text_kw={"fontsize": 7}, im_kw={"vmin": 0, "vmax": 1},
+        )  # fmt: skip
+        if count <= 40:  # shades are fractions, numbers are photos
+            for text, number in zip(display.text_.flat, counts_CC.flat, strict=True):
+                text.set_text(str(number) if number else "")
+        figure.colorbar(display.im_, label="fraction of the class's photos", shrink=0.8)
+        axes.set(xlabel="predicted", ylabel="class")
         figure.savefig(content, format="png", dpi=120)
     return content.getvalue()

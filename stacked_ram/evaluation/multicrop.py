@@ -26,7 +26,7 @@ PLACES = ((0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1))  # (x, y) of a crop's room
 
 
 class Crops:
-    """To be looked at in place of the model (`look_at`).
+    """A stand-in for the model in `predict_split`.
 
     count: 5, or 10 with the mirrored ones. Where the glimpses were is said of the first crop, the
     centre's, in its own terms.
@@ -41,12 +41,12 @@ class Crops:
     def photos(
         self, pixels_BCHW: Tensor | LazyPhotos, sizes_B2: Tensor, glance: object = None
     ) -> Iterator[Photos]:
-        """One crop of all photos after the other. A glance kept of whole photos is of no use.
+        """One crop of all photos after the other. A cached glance of whole photos is not used.
 
-        Raises UserError for photos that are read in pieces.
+        Raises UserError for photos that are read by region.
         """
         if isinstance(pixels_BCHW, LazyPhotos):
-            raise UserError("--crops: not for photos that are read in pieces; set short_side")
+            raise UserError("--crops: not for photos that are read by region; set short_side")
         for mirror in (False, True)[: self.count // len(PLACES)]:
             for place in PLACES:
                 yield self.model.photos(*cropped(pixels_BCHW, sizes_B2, place, mirror))

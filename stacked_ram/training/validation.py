@@ -8,10 +8,8 @@ from torch.nn import functional
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.data.base_loader import Loader
-from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.models.trace import Trace
-from stacked_ram.runtime.devices import autocast
+from stacked_ram.evaluation.predictions import traces
 from stacked_ram.runtime.distributed import World
 from stacked_ram.training.meters import Averages, Values
 
@@ -29,14 +27,7 @@ def validate(
     read, and the spread of the last locations (0: one place for all photos), over all processes.
     Photos that cannot be read are noted in `left_out`."""
     averages = Averages()
-    model.eval()
-    loader.set_epoch(0)
-
-    def look(batch: Batch) -> Trace:
-        with autocast(device, settings.precision):
-            return model(batch.photos(model))
-
-    for batch, trace in left_out.each(loader, look):
+    for batch, trace in traces(model, loader, precision=settings.precision, left_out=left_out):
         correct_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
         logits_BN = trace.logits_BTN[:, -1].float()
         values = {

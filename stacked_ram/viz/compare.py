@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stacked_ram.evaluation.metrics import wilson_interval
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs
@@ -28,7 +29,7 @@ from stacked_ram.viz.style import (
     text_width,
 )
 from stacked_ram.viz.thumbnails import draw_small, small_size
-from stacked_ram.viz.whole_set import WholeSet, interval, record_split
+from stacked_ram.viz.whole_set import WholeSet, record_split
 
 PHOTOS = 6
 
@@ -197,7 +198,7 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     for number, whole in enumerate(wholes):
         right = whole.right_NT.mean(0)
         count = len(whole.labels_N)
-        band = np.array([interval(round(accuracy * count), count) for accuracy in right])
+        band = np.array([wilson_interval(round(accuracy * count), count) for accuracy in right])
         steps_T = np.arange(1, whole.steps + 1)
         axes.fill_between(steps_T, band[:, 0], band[:, 1], color=RUNS[number], alpha=0.15,
                               linewidth=0)  # fmt: skip

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stacked_ram.evaluation.metrics import wilson_interval
+from stacked_ram.evaluation.verdict import spread_T
 from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.style import (
     FAINT,
@@ -25,7 +27,7 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.whole_set import WholeSet, interval, spread_T, warnings
+from stacked_ram.viz.whole_set import WholeSet, warnings
 
 EDGE = 0.1
 BINS = 25  # at most; odd, as the rows are, so that the centre lies inside a cell
@@ -202,7 +204,7 @@ def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
         right = np.concatenate([[(whole.glance_predicted_N == whole.labels_N).mean()], right])
         steps = np.arange(whole.steps + 1)
     count = len(whole.labels_N)
-    bands = np.array([interval(round(accuracy * count), count) for accuracy in right])
+    bands = np.array([wilson_interval(round(accuracy * count), count) for accuracy in right])
     axes.fill_between(steps, bands[:, 0], bands[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
     dotted_line(axes, steps, right, whole.steps)
     axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
@@ -228,7 +230,7 @@ def dotted_line(axes: Axes, steps: np.ndarray, values: np.ndarray, count: int) -
 def draw_distance(axes: Axes, whole: WholeSet) -> None:
     """How far from the centre the model looks, and how far its locations spread over photos."""
     steps = np.arange(1, whole.steps + 1)
-    distance, spread = whole.distance_NT.mean(0), spread_T(whole)
+    distance, spread = whole.distance_NT.mean(0), spread_T(whole.locations_NTS2[:, :, -1])
     dotted_line(axes, steps, distance, whole.steps)
     axes.plot(steps, spread, color=INK, linewidth=1.0, linestyle=(0, (2, 1.5)))
     axes.set_ylim(0, max(1.0, float(distance.max()) * 1.1))

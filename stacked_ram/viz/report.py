@@ -23,6 +23,7 @@ import pandas
 from PIL import Image
 
 from stacked_ram.data.dataset import stratified
+from stacked_ram.evaluation.verdict import spread_T
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import check_folder, now, write_atomically
 from stacked_ram.runtime.errors import UserError
@@ -34,7 +35,7 @@ from stacked_ram.viz.overview import chosen_locations, class_order, density_of
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, Surface, record_photos
 from stacked_ram.viz.style import counted, step_colours
-from stacked_ram.viz.whole_set import WholeSet, record_split, spread_T, warnings
+from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
 
 LIMIT = 100  # photos
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
@@ -281,7 +282,7 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
         "first": int(whole.glance_predicted_N is not None),
         "accuracy": [rounded(value) for value in accuracy],
         "distance": [rounded(value) for value in whole.distance_NT.mean(0)],
-        "spread": [rounded(value) for value in spread_T(whole)],
+        "spread": [rounded(value) for value in spread_T(whole.locations_NTS2[:, :, -1])],
         "bystep": [
             grid(whole.locations_NTS2[:, step, -1], whole.cells_at(step), shape)
             for step in range(whole.steps)

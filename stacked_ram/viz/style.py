@@ -18,7 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from stacked_ram.runs.folder import write_atomically
-from stacked_ram.viz.fonts import families
+from stacked_ram.runtime.fonts import families
 
 PAGE = 7.2  # width of a page's text
 EDGE = 0.08

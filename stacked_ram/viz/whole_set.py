@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.models.trace import Trace
+from stacked_ram.evaluation.predictions import hits, traces
+from stacked_ram.evaluation.verdict import FEWEST, movement
 from stacked_ram.runs.checkpoint import LoadedRun
-from stacked_ram.runtime.devices import autocast
 from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import numpy
 
-SAME_PLACE = 0.05  # spread of locations over photos, in units of location; below it all are one
-STANDS_STILL = 0.05  # mean distance from glimpse to glimpse
 AT_EDGE = 0.97  # coordinate from which on a location counts as at the edge
 
 
@@ -90,29 +87,24 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
     left_out = LeftOut(split.dataset)
     chosen: tuple[bool, ...] = ()
     parts: list[dict[str, np.ndarray]] = []
-    split.loader.set_epoch(0)
-
-    def predict(batch: Batch) -> Trace:
-        with autocast(run.device, run.config.training.precision):
-            return model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
-
-    for batch, trace in left_out.each(split.loader, predict):
+    precision = run.config.training.precision
+    for batch, trace in traces(model, split.loader, precision=precision, left_out=left_out):
         belief_BTN = trace.logits_BTN.float().softmax(2)
         labels_B11 = batch.labels_B[:, None, None].expand(-1, belief_BTN.shape[1], 1)
         confidence_BT, predicted_BT = belief_BTN.max(2)
         boxes_B4, sizes_B2 = numpy(batch.boxes_B4), numpy(batch.sizes_B2)
-        locations = numpy(trace.locations_BTS2)
-        middle_B12 = np.zeros((len(boxes_B4), 1, 2))
+        locations_BTS2 = trace.locations_BTS2
+        middle_B12 = torch.zeros_like(locations_BTS2[:, :1, -1])
         part = {
             "index": numpy(batch.index_B).astype(int),
             "labels_N": numpy(batch.labels_B).astype(int),
             "predicted_NT": numpy(predicted_BT).astype(int),
             "true_NT": numpy(belief_BTN.gather(2, labels_B11)[..., 0]),
             "confidence_NT": numpy(confidence_BT),
-            "locations_NTS2": locations,
-            "inside_NT": inside(locations[:, :, -1], boxes_B4, sizes_B2),
+            "locations_NTS2": numpy(locations_BTS2),
+            "inside_NT": numpy(hits(locations_BTS2[:, :, -1], batch.boxes_B4, batch.sizes_B2)),
             "box_fraction_N": np.prod(boxes_B4[:, 2:] - boxes_B4[:, :2], 1) / np.prod(sizes_B2, 1),
-            "centre_inside_N": inside(middle_B12, boxes_B4, sizes_B2)[:, 0],
+            "centre_inside_N": numpy(hits(middle_B12, batch.boxes_B4, batch.sizes_B2))[:, 0],
         }
         if trace.glance_logits_BN is not None:
             part["glance_predicted_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)
@@ -136,50 +128,13 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
     )
 
 
-def inside(locations_BT2: np.ndarray, boxes_B4: np.ndarray, sizes_B2: np.ndarray) -> np.ndarray:
-    """1 where a location lies in its photo's box, 0 where not, nan without a box: B x T."""
-    pixels_BT2 = (locations_BT2 + 1) / 2 * sizes_B2[:, None, ::-1]
-    low, high = boxes_B4[:, None, :2], boxes_B4[:, None, 2:]
-    hit_BT = ((pixels_BT2 >= low) & (pixels_BT2 < high)).all(2).astype(float)
-    hit_BT[np.isnan(boxes_B4).any(1)] = np.nan
-    return hit_BT
-
-
-def interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % confidence interval of a proportion."""
-    from scipy.stats import binomtest
-
-    found = binomtest(int(hits), int(count)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
-
-
-def spread_T(whole: WholeSet) -> np.ndarray:
-    """How far the locations of a step spread over the photos: root mean square distance from their
-    mean, of the last level, T. 0: one location for all photos."""
-    locations_NT2 = whole.locations_NTS2[:, :, -1]
-    return np.sqrt(((locations_NT2 - locations_NT2.mean(0)) ** 2).sum(2).mean(0))
-
-
 def warnings(whole: WholeSet) -> list[str]:
     """Sentences about what is wrong with where the model looks; empty if nothing is."""
     chosen = np.flatnonzero(whole.chosen_T)
-    if not len(chosen) or len(whole.labels_N) < 10:
+    if not len(chosen) or len(whole.labels_N) < FEWEST:
         return []
-    found = []
-    spread = float(spread_T(whole)[chosen].mean())
-    if spread < SAME_PLACE:
-        found.append(
-            f"It looks at the same place in every photo (spread {spread:.3f}): its locations do"
-            " not depend on the photo."
-        )
     locations_NT2 = whole.locations_NTS2[:, :, -1]
-    if whole.steps > 1:
-        moves = np.hypot(*np.moveaxis(np.diff(locations_NT2, axis=1), -1, 0))
-        if moves.mean() < STANDS_STILL:
-            found.append(
-                f"It hardly moves (mean distance from glimpse to glimpse {moves.mean():.3f}):"
-                " further glimpses show it little that is new."
-            )
+    found = movement(locations_NT2, whole.chosen_T)
     at_edge = float((np.abs(locations_NT2[:, chosen]) > AT_EDGE).any(2).mean())
     if at_edge > 0.5:
         found.append(

@@ -20,7 +20,7 @@ from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.evaluation.evaluate import evaluate, summary
-from stacked_ram.evaluation.predictions import look_at
+from stacked_ram.evaluation.predictions import predict_split
 from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.distributed import World
@@ -124,7 +124,7 @@ def test_photos_that_lie_elsewhere_are_named_as_the_manifest_names_them(folder, 
     model = build_model(
         settings.model, num_classes=3, channels=3, mean=dataset.mean, std=dataset.std
     )
-    look_at(model.eval(), loader, left_out=left_out)
+    predict_split(model.eval(), loader, left_out=left_out)
     assert list(left_out.errors) == [f"{elsewhere}/a/0.tif"] == dataset.names[:1]
 
 
@@ -163,10 +163,10 @@ def test_the_others_answers_stay_what_they_were(folder, tmp_path):
     loaded = load_run(tmp_path / "run", "cpu")
     dataset = open_dataset(loaded.config.data, "train")
     loader = make_loader(dataset, loaded.config, train=False)
-    before = look_at(loaded.model, loader)
+    before = predict_split(loaded.model, loader)
     lose_tiles(photo(folder, "train", 3))
     left_out = LeftOut(dataset)
-    after = look_at(loaded.model, loader, left_out=left_out)
+    after = predict_split(loaded.model, loader, left_out=left_out)
     assert list(left_out.errors) == ["train/a/3.tif"]
     kept = [row for row, name in enumerate(dataset.names) if name != "train/a/3.tif"]
     assert after.index_N.tolist() == kept

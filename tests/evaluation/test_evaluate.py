@@ -15,7 +15,7 @@ from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
 from stacked_ram.evaluation import evaluate as room
-from stacked_ram.evaluation.predictions import look_at
+from stacked_ram.evaluation.predictions import predict_split
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
@@ -118,7 +118,9 @@ def test_an_accuracy_that_cannot_be_had_is_told_before_the_test(photos, tmp_path
         run_test(Options(runs=(tmp_path / "run",), exit_accuracy=7))
     looked = []
     monkeypatch.setattr(
-        room, "look_at", lambda *_, **how: looked.append(how["progress"]) or look_at(*_, **how)
+        room,
+        "predict_split",
+        lambda *_, **how: looked.append(how["progress"]) or predict_split(*_, **how),
     )
     with pytest.raises(UserError, match=r"--exit-accuracy: 1.0000 is not reached.* validation"):
         run_test(Options(runs=(tmp_path / "run",), exit_accuracy=1))
@@ -169,12 +171,14 @@ def test_averaged_samples_are_the_mean_of_beliefs(run):
     loaded = load_run(run, "cpu")
     config = replace_fields(loaded.config, {"batch_size": 6})
     loader = make_loader(open_dataset(config.data, "test"), config, train=False)
-    many = look_at(loaded.model, loader, samples=64)
-    again = look_at(loaded.model, loader, samples=64)
+    many = predict_split(loaded.model, loader, samples=64)
+    again = predict_split(loaded.model, loader, samples=64)
     assert np.array_equal(many.confidence_N, again.confidence_N)  # seeded
     assert many.right_NT.shape == (6, 2)
     # Of one class's probability, the mean over samples lies between the extremes of single ones.
-    singles = [look_at(loaded.model, loader, samples=1, seed=seed).loss_N for seed in range(8)]
+    singles = [
+        predict_split(loaded.model, loader, samples=1, seed=seed).loss_N for seed in range(8)
+    ]
     assert (many.loss_N > np.min(singles, 0) - 0.2).all()
     assert (many.loss_N < np.max(singles, 0) + 0.2).all()
 
@@ -214,19 +218,19 @@ def test_averaged_crops_are_told_apart_with_their_cost(run, photos, tmp_path, ca
     assert ten["loss"] == pytest.approx(-own.log().mean().item(), rel=1e-4)
 
 
-def test_the_plain_backbone_is_a_control_of_runs_that_have_one(tmp_path, monkeypatch):
-    from stacked_ram.evaluation import linear_probe as plain_backbone
+def test_a_linear_probe_is_a_control_of_runs_that_have_one(tmp_path, monkeypatch):
+    from stacked_ram.evaluation import linear_probe
 
     photos = tiny_photos(tmp_path / "photos")
-    monkeypatch.setattr(plain_backbone, "SIZES", (32, 48))
+    monkeypatch.setattr(linear_probe, "SIZES", (32, 48))
     config = tiny_config(
         photos, epochs=1, retina="backbone", backbone="test_vit", patch_size=160, num_patches=1,
         cache="disk",
     )  # fmt: skip
     train_run(config, tmp_path / "run")
-    monkeypatch.setattr(plain_backbone, "SIZES", (160,))
+    monkeypatch.setattr(linear_probe, "SIZES", (160,))
     run_test(Options(runs=(tmp_path / "run",), controls=True))
-    report = json.loads((tmp_path / "run" / "test.json").read_text())["plain backbone"]
+    report = json.loads((tmp_path / "run" / "test.json").read_text())["linear_probe"]
     (row,) = report["sizes"]
     assert 0 <= row["accuracy"] <= 1
     assert row["gmacs"] > 0
@@ -235,9 +239,9 @@ def test_the_plain_backbone_is_a_control_of_runs_that_have_one(tmp_path, monkeyp
     def not_again(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(plain_backbone, "measure", not_again)
+    monkeypatch.setattr(linear_probe, "measure", not_again)
     run_test(Options(runs=(tmp_path / "run",), controls=True))
-    again = json.loads((tmp_path / "run" / "test.json").read_text())["plain backbone"]
+    again = json.loads((tmp_path / "run" / "test.json").read_text())["linear_probe"]
     assert again == report
     other = tiny_photos(tmp_path / "other", counts=(15, 6, 6))
     for changed in (dict(split="valid"), dict(dataset=other)):
@@ -245,5 +249,5 @@ def test_the_plain_backbone_is_a_control_of_runs_that_have_one(tmp_path, monkeyp
             run_test(Options(runs=(tmp_path / "run",), controls=True, **changed))
     moved = photos.rename(tmp_path / "moved")
     run_test(Options(runs=(tmp_path / "run",), controls=True, dataset=moved))
-    again = json.loads((tmp_path / "run" / "test.json").read_text())["plain backbone"]
+    again = json.loads((tmp_path / "run" / "test.json").read_text())["linear_probe"]
     assert again == report

@@ -5,24 +5,34 @@ import pytest
 import torch
 
 from stacked_ram.evaluation.metrics import (
-    bootstrap_interval,
     calibration_error,
     confusion,
     confusion_png,
+    paired_interval,
     per_class,
+    wilson_interval,
 )
 from stacked_ram.evaluation.predictions import covered, hits
 from stacked_ram.training.meters import Averages, Values
 
 
-def test_the_interval_is_that_of_resampling_the_photos():
+def test_the_interval_is_wilsons_and_holds_the_truth_near_100_percent():
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)  # by hand
+    assert wilson_interval(160, 200) == pytest.approx((0.7391, 0.8496), abs=1e-3)
+    drawn = np.random.default_rng(0).binomial(100, 0.98, 400)
+    within = [low <= 0.98 <= high for low, high in (wilson_interval(n, 100) for n in drawn)]
+    assert np.mean(within) > 0.92
+
+
+def test_the_interval_of_a_difference_is_about_the_photos_that_differ():
     rng = np.random.default_rng(0)
-    right = rng.random(200) < 0.8
-    resampled = rng.choice(right, (20_000, 200)).mean(1)
-    assert bootstrap_interval(right) == pytest.approx(
-        np.quantile(resampled, [0.025, 0.975]), abs=0.006
-    )
-    assert bootstrap_interval(np.ones(10, bool)) == (1.0, 1.0)
+    shared = rng.random((600, 300)) < 0.8
+    ours, theirs = (np.where(rng.random(shared.shape) < 0.1, ~shared, shared) for _ in "ab")
+    found = np.array([paired_interval(*pair) for pair in zip(ours, theirs, strict=True)])
+    assert ((found[:, 0] <= 0) & (found[:, 1] >= 0)).mean() == pytest.approx(0.95, abs=0.03)
+    same = np.ones(200, bool)
+    low, high = paired_interval(same, same)
+    assert low < 0 < high < 0.02
 
 
 def test_calibration_error_by_hand():
@@ -40,6 +50,7 @@ def test_tables_of_classes():
     assert table.loc["a"].tolist() == pytest.approx([1.0, 2 / 3, 0.8, 3])
     assert table.loc["b", "precision"] == pytest.approx(2 / 3)
     assert table.loc["c"].tolist() == [0, 0, 0, 0]
+    assert table.loc["mean over classes", "f1"] == pytest.approx(0.8)  # c has no photos
     counts = confusion(labels, predicted, ["a", "b", "c"])
     assert counts.loc["a"].tolist() == [2, 1, 0]
     assert confusion_png(counts).startswith(b"\x89PNG")

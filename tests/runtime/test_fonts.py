@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib import font_manager
 
-from stacked_ram.viz.fonts import families
+from stacked_ram.runtime.fonts import families
 
 
 @pytest.fixture

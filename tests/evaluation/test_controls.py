@@ -1,0 +1,47 @@
+"""A control changes exactly the locations that the policy chooses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from variants import make
+
+from stacked_ram.evaluation.controls import random_locations
+
+
+def drawn(model, photos: int = 200, seed: int = 0) -> torch.Tensor:
+    return random_locations(model, photos, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("first", ["centre", "random", "learned"])
+def test_a_first_glimpse_that_the_policy_does_not_choose_stays(first):
+    model = make("dense", first_location=first)
+    found = drawn(model)
+    assert found.shape == (200, 3, 1, 2)
+    assert (found[:, 0] != 0).any() == (first == "learned")
+    later = found[:, 1:].flatten(0, -2)
+    assert later.min() < -0.9 and later.max() > 0.9 and later.mean(0).abs().max() < 0.1
+    assert torch.equal(found, drawn(model)) and not torch.equal(found, drawn(model, seed=1))
+
+
+@pytest.mark.parametrize(("first", "regions"), [("learned", (2, 2)), ("centre", (3, 3))])
+def test_a_policy_over_cells_is_replaced_by_distinct_cells(first, regions):
+    model = make(
+        "dense", policy="categorical", regions=regions, first_location=first, num_glimpses=4
+    )
+    centres = model.levels[0].attention.centres_R2
+    found = drawn(model)[:, :, 0]
+    chosen = found if first == "learned" else found[:, 1:]
+    distances = (chosen[:, :, None] - centres).abs().sum(3)
+    assert (distances.min(2).values < 1e-6).all(), "centres of cells"
+    cells = distances.argmin(2)
+    assert all(len(set(row.tolist())) == chosen.shape[1] for row in cells)
+    assert len(set(cells.flatten().tolist())) == len(centres) - (first == "centre")
+
+
+def test_levels_that_share_a_location_are_sent_to_one():
+    model = make("dense", stack="rnn", num_levels=2, stack_location="shared")
+    found = drawn(model)
+    assert torch.equal(found[:, :, 0], found[:, :, 1])
+    model = make("dense", stack="rnn", num_levels=2, stack_location="own")
+    assert not torch.equal(drawn(model)[:, :, 0], drawn(model)[:, :, 1])
