@@ -1,9 +1,10 @@
 """All tested runs of a folder as one table: no figure is copied by hand.
 
-    python results/collect.py [RESULTS]
+    python results/collect.py [RESULTS] [--record]
 
-Writes tables/runs.csv: a row a run that has a test.json (`main.py test RUN --controls`), with what
-it was trained by. Rows of runs that are not in the folder (of other machines) stay.
+Writes RESULTS/runs.csv: a row for each run with a test.json (`main.py test RUN --controls`), and
+how it was trained. With --record it changes the committed table of record, tables/runs.csv,
+instead. Rows of runs that are not in the folder (of other machines) stay.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def main(results: Path) -> None:
-    table = results / "tables" / "runs.csv"
+def main(results: Path, record: bool = False) -> None:
+    table = results / "tables" / "runs.csv" if record else results / "runs.csv"
     rows = {}
     if table.exists():
         with table.open(newline="") as kept:
@@ -47,6 +48,7 @@ def main(results: Path) -> None:
     writer.writerows(rows[name] for name in sorted(rows))
     table.parent.mkdir(exist_ok=True)
     write_atomically(table, text.getvalue().encode())
+    print(table)
 
 
 def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
@@ -109,4 +111,5 @@ def minutes(log: Path, starts: list[dict[str, str]]) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    folders = [argument for argument in sys.argv[1:] if argument != "--record"]
+    main(Path(folders[0]) if folders else Path(__file__).parent, "--record" in sys.argv)

@@ -36,17 +36,20 @@ def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
     run_test(Options(runs=(tmp_path / "one",)))
     run_test(Options(runs=(tmp_path / "all",)))
     collect(tmp_path)
+    assert list(rows(tmp_path / "runs.csv")) == ["all", "one"]
+    assert not (tmp_path / "tables").exists(), "the table of record changes on request only"
     table = tmp_path / "tables" / "runs.csv"
+    collect(tmp_path, record=True)
     one = rows(table)["one"]
     assert one["seed"] == "3" and one["photos"] != "" and one["epoch"] == "1"
     assert 0 <= float(one["valid accuracy"]) <= 100
     assert rows(table)["all"]["valid accuracy"] == ""  # that split was learned
     (tmp_path / "one").rename(tmp_path / "two")
-    collect(tmp_path)
+    collect(tmp_path, record=True)
     assert list(rows(table)) == ["all", "one", "two"]
     table.write_text("")  # as `> table` leaves it
     with pytest.raises(SystemExit, match="empty"):
-        collect(tmp_path)
+        collect(tmp_path, record=True)
 
 
 def record(*runs: dict[str, object]) -> pandas.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,8 @@ class Test:
     alone, for one that has learned the validation split too."""
     out: Path | None = None
     """Folder for test.json and its tables. Default: the run's."""
+    overwrite: bool = False
+    """Replace a report with figures that this test does not measure."""
     dataset: Path | None = None
     """Another prepared data set with the same classes. Default: the run's."""
     batch_size: int | None = None
@@ -64,6 +67,8 @@ def test(options: Test) -> None:
         loaded = load_run(run, options.device)
         folder = options.out or loaded.folder
         check_folder(folder)
+        if not options.overwrite:
+            check_kept(folder / f"{options.split}.json", options)
         evaluation = evaluate(
             loaded,
             options.split,
@@ -83,3 +88,26 @@ def test(options: Test) -> None:
         found[str(run)] = evaluation
     if len(found) > 1:
         print(comparison(found))
+
+
+def check_kept(path: Path, options: Test) -> None:
+    """Raises UserError where a report is here whose figures this test would not measure again."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    early = (options.exit_accuracy, options.exit_glimpses, options.stop_at)
+    measured = {
+        "controls": options.controls,
+        "mc_samples": options.mc_samples > 0,
+        "crops": options.crops > 1,
+        "early_exit": any(value is not None for value in early),
+    }
+    lost = [name for name, again in measured.items() if name in before and not again]
+    if options.limit_photos is not None and before.get("photos", 0) > options.limit_photos:
+        lost.append(f"{before['photos']} photos")
+    if lost:
+        raise UserError(
+            f"{path}: this test would remove figures from it ({', '.join(lost)}); give the same"
+            " options again, another folder with --out, or --overwrite"
+        )

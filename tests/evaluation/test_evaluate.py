@@ -141,9 +141,22 @@ def test_the_glance_can_be_enough(photos, tmp_path):
     assert valid["mean_glimpses"] <= 0.5 and valid["threshold"] == report["early_exit"]["threshold"]
 
 
+def test_a_report_with_more_figures_is_kept(photos, tmp_path):
+    train_run(tiny_config(photos, epochs=1), tmp_path / "run")
+    run_test(Options(runs=(tmp_path / "run",), mc_samples=2))
+    before = (tmp_path / "run" / "test.json").read_bytes()
+    for fewer in (dict(), dict(mc_samples=2, limit_photos=3)):
+        with pytest.raises(UserError, match=r"would remove figures.*--out.*--overwrite"):
+            run_test(Options(runs=(tmp_path / "run",), **fewer))
+    assert (tmp_path / "run" / "test.json").read_bytes() == before
+    run_test(Options(runs=(tmp_path / "run",), mc_samples=3))
+    run_test(Options(runs=(tmp_path / "run",), overwrite=True))
+    assert "mc_samples" not in json.loads((tmp_path / "run" / "test.json").read_text())
+
+
 def test_several_runs_are_compared(run, photos, tmp_path, capsys):
     train_run(tiny_config(photos, epochs=1, seed=1), tmp_path / "other")
-    run_test(Options(runs=(run, tmp_path / "other")))
+    run_test(Options(runs=(run, tmp_path / "other"), overwrite=True))
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown[-2:]] == ["mean", "std"]
 
