@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from stacked_ram.data.batch import Batch
-from stacked_ram.models.attention.base import region_centres
 from stacked_ram.models.attention.hard import CategoricalPolicy
 from stacked_ram.models.ram import RAM
 
@@ -41,8 +40,7 @@ def control_passes(model: RAM, photos: int, seed: int, boxed: bool) -> dict[str,
 
 def chosen_from(model: RAM) -> int:
     """The first step whose location the policy, or the soft attention, chooses."""
-    soft = model.config.attention == "soft"
-    return 0 if soft or model.config.first_location == "learned" else 1
+    return 0 if not model.has_policy or model.first_location == "learned" else 1
 
 
 def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Tensor:
@@ -52,17 +50,17 @@ def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Ten
     taken, of any). Steps that the policy does not choose stay at the centre, where evaluation
     puts them.
     """
-    config = model.config
-    steps, first = config.num_glimpses, chosen_from(model)
+    steps, first = model.num_glimpses, chosen_from(model)
     levels = 1 if model.one_location else len(model.levels)
     locations_NTS2 = torch.zeros(photos, steps, levels, 2)
     drawn = photos, steps - first, levels
-    if isinstance(model.levels[-1].attention, CategoricalPolicy):
-        centres_R2 = region_centres(config.regions)
+    policy = model.levels[-1].attention
+    if isinstance(policy, CategoricalPolicy):
+        centres_R2 = policy.centres_R2.cpu()
         cells = len(centres_R2)
         order_NSR = torch.rand(photos, levels, cells, generator=generator)
         if first:  # the cell that the first glimpse has seen comes last
-            seen_R = model.levels[-1].attention.seen_by(torch.zeros(1, 2).to(model.mean.device))[0]
+            seen_R = policy.seen_by(torch.zeros(1, 2, device=model.mean.device))[0]
             order_NSR += seen_R.cpu().float()
         cells_NTS = torch.randint(cells, drawn, generator=generator)
         distinct = min(drawn[1], cells)
@@ -77,4 +75,4 @@ def at_boxes(model: RAM, batch: Batch) -> Tensor:
     """The middle of each object's box, for every glimpse; the photo's where there is no box."""
     middle_B2 = (batch.boxes_B4[:, :2] + batch.boxes_B4[:, 2:]) / 2
     middle_B2 = (middle_B2 / batch.sizes_B2.flip(1) * 2 - 1).nan_to_num(0.0).clamp(-1, 1)
-    return middle_B2[:, None, None].expand(-1, model.config.num_glimpses, len(model.levels), 2)
+    return middle_B2[:, None, None].expand(-1, model.num_glimpses, len(model.levels), 2)

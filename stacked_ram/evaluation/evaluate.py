@@ -244,7 +244,7 @@ def measure_controls(
     figures["meaning"] = [
         compared(predictions.right_N, found[name].right_N, words, consequence)
         for name, (words, consequence) in CONTROL_WORDS.items()
-        if model.config.num_glimpses > (1 if name == "first glimpse only" else chosen_from(model))
+        if model.num_glimpses > (1 if name == "first glimpse only" else chosen_from(model))
     ]
     if model.backbone is not None:
         from stacked_ram.evaluation.linear_probe import linear_probe  # late: timm, torchvision
