@@ -60,7 +60,7 @@ def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Ten
         cells = len(centres_R2)
         order_NSR = torch.rand(photos, levels, cells, generator=generator)
         if first:  # the cell that the first glimpse has seen comes last
-            seen_R = policy.seen_by(torch.zeros(1, 2, device=model.mean.device))[0]
+            seen_R = policy.visited([torch.zeros(1, 2, device=model.mean.device)])[0]
             order_NSR += seen_R.cpu().float()
         cells_NTS = torch.randint(cells, drawn, generator=generator)
         distinct = min(drawn[1], cells)
