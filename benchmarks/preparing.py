@@ -33,7 +33,7 @@ import repository  # noqa: F401
 from PIL import Image
 
 from stacked_ram.preparation import writing
-from stacked_ram.preparation.assign_splits import plan_splits, settle_splits
+from stacked_ram.preparation.assign_splits import assign_splits, plan_splits
 from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.checked import Checked, CheckPlan
 from stacked_ram.preparation.duplicates import find_duplicates, leave_out_conflicts
@@ -165,7 +165,7 @@ def plan_rows(count: int, place: Path) -> tuple[float, float, float]:
     found = find_duplicates(catalogue, options.near_duplicates)
     leave_out_conflicts(catalogue, found)
     plan = plan_splits(catalogue, source, options)
-    settle_splits(catalogue, source, options, plan, found)
+    assign_splits(catalogue, source, options, plan, found)
     writing.place_file = lambda source, target: None  # rows only
     classes = list(catalogue.class_counts())
     with writing.DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer:

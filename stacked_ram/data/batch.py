@@ -22,7 +22,7 @@ from stacked_ram.ops.patches import Photos
 class Batch:
     pixels_BCHW: Tensor | LazyPhotos
     """uint8, raw 0..255; photos of different sizes are padded below and right with zeros. Photos
-    too large to be held: what reads them in pieces."""
+    too large to be held: what reads them by region."""
     sizes_B2: Tensor
     """int64 (height, width) of each photo inside pixels_BCHW."""
     labels_B: Tensor
@@ -81,5 +81,5 @@ class Batch:
                 return tuple(change(part) for part in value)
             return None if value is None else change(value)
 
-        names = [one.name for one in dataclasses.fields(self)]
+        names = [field.name for field in dataclasses.fields(self)]
         return Batch(**{name: changed(getattr(self, name)) for name in names})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stacked_ram.data.rng import one_seed
+from stacked_ram.data.rng import derive_seed
 
 POOL = 16  # batches whose photos are grouped by shape together; more pad less and shuffle less
 NOISE = 0.1  # in the sizes by which training photos are grouped: else the same meet every epoch
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 def drawn(labels_N: np.ndarray, seed: int, epoch: int, balanced: bool) -> Rows:
     """The photos of an epoch in random order: each once, or as many of every class."""
-    rng = np.random.default_rng(one_seed(seed, epoch, 1))
+    rng = np.random.default_rng(derive_seed(seed, epoch, 1))
     count = len(labels_N)
     if not balanced:
         index_N = rng.permutation(count)
@@ -71,7 +71,7 @@ def training_batches(
         last = 0
     whole = count // together * together
     places = np.arange(whole + last)
-    rng = np.random.default_rng(one_seed(seed, epoch, 2))
+    rng = np.random.default_rng(derive_seed(seed, epoch, 2))
     if whole > together and (sizes_N2 != sizes_N2[:1]).any():
         places = _grouped(places, sizes_N2, together, whole, rng)
     batches = [places[start : start + together] for start in range(0, len(places), together)]
@@ -119,7 +119,7 @@ def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.nd
 
 
 def padding(sizes: list[np.ndarray]) -> float:
-    """Share of all pixels of an epoch's batches that is padding; sizes_B2 of each batch."""
+    """Fraction of all pixels of an epoch's batches that is padding; sizes_B2 of each batch."""
     own = whole = 0
     for sizes_B2 in sizes:
         own += int(sizes_B2.prod(axis=1).sum())

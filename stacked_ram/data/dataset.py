@@ -111,10 +111,10 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {SPLITS}")
     folder = Path(config.dataset)
-    facts = read_dataset_info(folder)
+    info = read_dataset_info(folder)
     parts = {"train", "valid"} if split == "train" and config.train_on != "train" else {split}
-    opened = (_open_digits if facts["kind"] == "digits" else _open_photos)(
-        folder, facts, config, split, parts
+    opened = (_open_digits if info["kind"] == "digits" else _open_photos)(
+        folder, info, config, split, parts
     )
     _check_classes(opened)
     if config.limit_photos is None:
@@ -135,20 +135,20 @@ def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.n
     return np.sort(order[np.argsort(along, kind="stable")[:count]])
 
 
-def _of_facts(folder: Path, facts: dict[str, Any], split: str) -> dict[str, Any]:
+def _common_fields(folder: Path, info: dict[str, Any], split: str) -> dict[str, Any]:
     """The fields of a Dataset that dataset.yaml tells."""
     return {
         "folder": folder,
         "split": split,
-        **{name: facts[name] for name in ("name", "kind", "channels")},
-        **{name: tuple(facts[name]) for name in ("classes", "mean", "std")},
+        **{name: info[name] for name in ("name", "kind", "channels")},
+        **{name: tuple(info[name]) for name in ("classes", "mean", "std")},
     }
 
 
 def _open_photos(
-    folder: Path, facts: dict[str, Any], config: DataConfig, split: str, parts: set[str]
+    folder: Path, info: dict[str, Any], config: DataConfig, split: str, parts: set[str]
 ) -> Dataset:
-    manifest = _read_manifest(folder, facts)
+    manifest = _read_manifest(folder, info)
     chosen = manifest["split"].isin(parts)
     if config.fold is not None and split != "test":
         if "fold" not in manifest or manifest["fold"].isna().all():
@@ -163,9 +163,9 @@ def _open_photos(
         chosen = held_out if split == "valid" else trained_on
     rows = np.flatnonzero(chosen.to_numpy())
     part = manifest.iloc[rows]
-    index = {name: label for label, name in enumerate(facts["classes"])}
+    index = {name: label for label, name in enumerate(info["classes"])}
     return Dataset(
-        **_of_facts(folder, facts, split),
+        **_common_fields(folder, info, split),
         names=part["path"].tolist(),
         labels=part["class"].map(index).to_numpy(np.int64),
         boxes=part[BOX].to_numpy(np.float32),
@@ -175,11 +175,11 @@ def _open_photos(
             rows=rows,
             sha256=hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
         ),
-        scene=SceneShape.from_facts(facts["scene"]) if facts.get("scene") else None,
+        scene=SceneShape.from_info(info["scene"]) if info.get("scene") else None,
     )
 
 
-def _read_manifest(folder: Path, facts: dict[str, Any]) -> Any:
+def _read_manifest(folder: Path, info: dict[str, Any]) -> Any:
     import pandas
 
     path = folder / "manifest.csv"
@@ -211,7 +211,7 @@ def _read_manifest(folder: Path, facts: dict[str, Any]) -> Any:
             raise UserError(
                 f"{path}: {name} of {row['path']} is `{row[name]}`, not a number of pixels; {again}"
             )
-    unknown = set(manifest["class"].unique()) - set(facts["classes"])
+    unknown = set(manifest["class"].unique()) - set(info["classes"])
     if unknown:
         raise UserError(
             f"{path}: class `{min(unknown)}` is not among those of dataset.yaml; {again}"
@@ -220,12 +220,12 @@ def _read_manifest(folder: Path, facts: dict[str, Any]) -> Any:
 
 
 def _open_digits(
-    folder: Path, facts: dict[str, Any], config: DataConfig, split: str, parts: set[str]
+    folder: Path, info: dict[str, Any], config: DataConfig, split: str, parts: set[str]
 ) -> Dataset:
     if config.fold is not None:
         raise UserError(f"fold: {folder} holds digits, which have no folds")
-    canvas = tuple(facts.get("canvas") or ())
-    clutter = int(facts.get("clutter", 0))
+    canvas = tuple(info.get("canvas") or ())
+    clutter = int(info.get("clutter", 0))
     training = split == "train"
     loaded = {part: _read_arrays(folder, part, training) for part in SPLITS if part in parts}
     images_NHW, labels, boxes = map(np.concatenate, zip(*loaded.values(), strict=True))
@@ -235,12 +235,12 @@ def _open_digits(
             f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]} where dataset.yaml "
             f"says {canvas}; prepare the data set again"
         )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(facts["classes"]):
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info["classes"]):
         raise UserError(
             f"{folder}: labels.npy has a label that is not among the classes of dataset.yaml"
         )
     return Dataset(
-        **_of_facts(folder, facts, split),
+        **_common_fields(folder, info, split),
         names=[
             f"{part}/images.npy:{i}" for part, (_, ys, _) in loaded.items() for i in range(len(ys))
         ],
@@ -251,10 +251,10 @@ def _open_digits(
             images_NHW=images_NHW,
             composed=not training or (images_NHW.shape[1:] == canvas and not clutter),
             canvas=canvas,
-            translate=bool(facts.get("translate", False)),
+            translate=bool(info.get("translate", False)),
             clutter=clutter,
-            clutter_size=int(facts.get("clutter_size", 8)),
-            seed=int(facts.get("seed", 0)),
+            clutter_size=int(info.get("clutter_size", 8)),
+            seed=int(info.get("seed", 0)),
         ),
     )
 

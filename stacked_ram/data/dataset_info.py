@@ -31,38 +31,38 @@ def read_dataset_info(folder: Path) -> dict[str, Any]:
         )
     again = f"run {program('prepare')} SOURCE {folder} --overwrite"
     try:
-        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        info = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path}: not valid YAML; {again}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if not isinstance(facts, dict) or "format" not in facts:
+    if not isinstance(info, dict) or "format" not in info:
         raise UserError(f"{path}: format: missing; {again}")
-    if facts["format"] != FORMAT:
-        raise UserError(f"{path}: format: {facts['format']!r}, not {FORMAT}; {again}")
-    facts.setdefault("name", folder.name)
-    channels = facts.setdefault("channels", 3)
+    if info["format"] != FORMAT:
+        raise UserError(f"{path}: format: {info['format']!r}, not {FORMAT}; {again}")
+    info.setdefault("name", folder.name)
+    channels = info.setdefault("channels", 3)
     good = {
-        "kind": facts.get("kind") in ("photos", "digits"),
+        "kind": info.get("kind") in ("photos", "digits"),
         "channels": channels in (1, 3),
-        "classes": _all_of(facts.get("classes"), str) and len(facts["classes"]) > 0,
-        "mean": _pixel_values(facts.get("mean"), channels),
-        "std": _pixel_values(facts.get("std"), channels),
+        "classes": _all_of(info.get("classes"), str) and len(info["classes"]) > 0,
+        "mean": _pixel_values(info.get("mean"), channels),
+        "std": _pixel_values(info.get("std"), channels),
     }
     for key, right in good.items():
         if not right:
-            raise UserError(f"{path}: {key}: {facts.get(key)!r} is not valid; {again}")
-    if len(set(facts["classes"])) < len(facts["classes"]):
+            raise UserError(f"{path}: {key}: {info.get(key)!r} is not valid; {again}")
+    if len(set(info["classes"])) < len(info["classes"]):
         raise UserError(f"{path}: classes: a class is named twice; {again}")
-    facts["std"] = [one or 1.0 for one in facts["std"]]
-    return facts
+    info["std"] = [value or 1.0 for value in info["std"]]
+    return info
 
 
 def _all_of(values: Any, kind: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(one, kind) for one in values)
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _pixel_values(values: Any, channels: int) -> bool:
     """Whether these are numbers that pixels can have, finite and not negative, one a channel."""
     right = _all_of(values, (int, float)) and len(values) == channels
-    return right and all(0 <= one < math.inf for one in values)
+    return right and all(0 <= value < math.inf for value in values)

@@ -18,7 +18,7 @@ from stacked_ram.data.batching import Rows, drawn, evaluation_batches, training_
 from stacked_ram.data.canvas import compose, rotate, shift
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.mixup import Blend
-from stacked_ram.data.rng import one_seed
+from stacked_ram.data.rng import derive_seed
 from stacked_ram.runtime.errors import UserError
 
 CHUNK = 4096  # canvases composed at once when all of them are
@@ -77,7 +77,7 @@ class DigitLoader(Loader):
         index_X = torch.cat([torch.from_numpy(rows.index_B) for rows in left]).to(self.home)
         parts = index_X.split([len(rows.index_B) for rows in left])
         for number, index_B in enumerate(parts, start):
-            batch = self.make(index_B, one_seed(self.seed, self.epoch, number, self.rank))
+            batch = self.make(index_B, derive_seed(self.seed, self.epoch, number, self.rank))
             batch = batch.to(self.device)
             if self.blend is not None:
                 batch = self.blend(batch, self.seed, self.epoch, number, self.rank)
@@ -115,7 +115,7 @@ def compose_all(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """
     digits = dataset.digits
     images_NHW = torch.from_numpy(digits.images_NHW)
-    generator = torch.Generator().manual_seed(one_seed(digits.seed, len(dataset)))
+    generator = torch.Generator().manual_seed(derive_seed(digits.seed, len(dataset)))
     parts = [
         compose(
             images_NHW[index_B], digits.canvas, translate=digits.translate,

@@ -54,7 +54,7 @@ def with_glance_cache(
 def changes(loader: Loader) -> bool:
     """Whether pixels differ from epoch to epoch, or are not held in memory as photos."""
     data = loader.data
-    if loader.dataset.kind != "photos" or loader.maker.in_pieces:
+    if loader.dataset.kind != "photos" or loader.maker.by_region:
         return True
     fresh = loader.dataset.scene is not None and data.clutter == "fresh"
     cropped = data.flip or data.crop_area[0] < 1

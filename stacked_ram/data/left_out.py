@@ -4,7 +4,7 @@
     for batch, trace in left_out.each(loader, look):
         ...
 
-Only photos that are read in pieces (LazyPhotos) are met here: what is in memory was read before.
+Only photos that are read by region (LazyPhotos) are met here: what is in memory was read before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Found = TypeVar("Found")
 class LeftOut:
     """What was left out of one split, in one process.
 
-    most: the share of the split's photos that may be left out (FEW may be anyway).
+    most: the fraction of the split's photos that may be left out (FEW may be anyway).
     errors: by name of the photo, what was wrong with it. before: names of photos that were left
     out before the run was resumed.
     """

@@ -7,13 +7,13 @@ import dataclasses
 import torch
 
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.rng import one_seed
+from stacked_ram.data.rng import derive_seed
 
 
-class Blend:
+class MixUpCutMix:
     """Blends each photo with the one before it in the batch, and their labels as targets_BN.
 
-    mixup, cutmix: alphas, 0 is off; with both, each batch gets one of them, as often.
+    mixup, cutmix: alphas, 0 is off; with both, each batch gets either of them, equally often.
     Sources: Zhang et al. 2018 (MixUp), Yun et al. 2019 (CutMix).
     """
 
@@ -25,8 +25,8 @@ class Blend:
             self.ways.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
 
     def __call__(self, batch: Batch, *seeds: int) -> Batch:
-        """The blended batch; its chances are a function of the seeds."""
-        seed = one_seed(*seeds, 3)
+        """The blended batch; its random numbers depend on the seeds alone."""
+        seed = derive_seed(*seeds, 3)
         # v2 draws a few numbers from torch's own CPU generator, which is left as it was
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)

@@ -17,10 +17,10 @@ from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.cache import open_cache
-from stacked_ram.data.crops import Cuts, cut_boxes, no_cuts, random_cuts
+from stacked_ram.data.crops import Crops, crop_boxes, no_crops, random_crops
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
-from stacked_ram.data.rng import mixed
+from stacked_ram.data.rng import hash_seed
 from stacked_ram.images.decoding import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.images.in_memory import InMemory
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
@@ -37,7 +37,7 @@ from stacked_ram.runtime.errors import UserError
 
 # Photos to be cropped and then resized are kept so much larger than photo_size that
 MARGIN = 2  # the smallest crop need not be enlarged, but at most by this factor;
-ENOUGH = 0.75  # this share of it is enough where a JPEG gives it without resizing
+ENOUGH = 0.75  # this fraction of it is enough where a JPEG gives it without resizing
 TRIED = 8  # files that are opened to see whether a data set is one of pyramids
 
 
@@ -55,12 +55,12 @@ class BatchMaker(torch.utils.data.Dataset):
         self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
         sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
-        self.in_pieces = in_pieces(dataset, data, whole)
+        self.by_region = by_region(dataset, data, whole)
         slides_N = np.fromiter(map(is_slide, dataset.names), bool, len(dataset))
         self.too_large_N = slides_N | (dataset.sizes.prod(axis=1) > MAX_PIXELS)
-        kept = "none" if self.in_pieces else data.cache
+        kept = "none" if self.by_region else data.cache
         self.scenes = None
-        if train and dataset.scene is not None and data.clutter == "fresh" and not self.in_pieces:
+        if train and dataset.scene is not None and data.clutter == "fresh" and not self.by_region:
             size = tuple(self.sizes_N2[0].tolist())
             self.scenes = SceneMaker(dataset, size, data.cache, data.cache_limit)
         self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, words)
@@ -80,31 +80,31 @@ class BatchMaker(torch.utils.data.Dataset):
 
     def make(self, epoch: int, rows: Rows) -> Batch:
         index_B = rows.index_B
-        if self.in_pieces:
-            return self.make_in_pieces(index_B)
-        cuts = self.cuts(epoch, rows)
-        sizes_B2 = self._sizes_of(cuts)
-        seeds_B = mixed(self.seed, epoch, *rows, 4)
-        scenes_B = mixed(self.seed, epoch, *rows, 5)
+        if self.by_region:
+            return self.make_lazy(index_B)
+        crops = self.crops(epoch, rows)
+        sizes_B2 = self._sizes_of(crops)
+        seeds_B = hash_seed(self.seed, epoch, *rows, 4)
+        scenes_B = hash_seed(self.seed, epoch, *rows, 5)
         boxes_B4 = np.empty((len(index_B), 4))
         pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
         for place in range(len(index_B)):
             height, width = sizes_B2[place]
-            left, top, right, bottom = cuts.windows_B4[place]
+            left, top, right, bottom = crops.windows_B4[place]
             photo_CHW, boxes_B4[place] = self.boxed(int(index_B[place]), int(scenes_B[place]))
             photo_CHW = photo_CHW[:, top:bottom, left:right]
             if photo_CHW.shape[1:] != (height, width):
                 whole_1CHW = photo_CHW[None].contiguous()  # a third faster than from a window
                 size = (int(height), int(width))
                 photo_CHW = interpolate(whole_1CHW, size, mode="bilinear", antialias=True)[0]
-            if cuts.flips_B[place]:
+            if crops.flips_B[place]:
                 photo_CHW = photo_CHW.flip(2)
             if self.augment is not None:
                 augmented = self.augment(photo_CHW.numpy(), int(seeds_B[place]))
                 photo_CHW = torch.from_numpy(augmented)
             pixels_BCHW[place, :, :height, :width] = photo_CHW
-        boxes_B4 = cut_boxes(boxes_B4, cuts)
-        boxes_B4 *= np.tile((sizes_B2 / cuts.sizes_B2)[:, ::-1], 2)
+        boxes_B4 = crop_boxes(boxes_B4, crops)
+        boxes_B4 *= np.tile((sizes_B2 / crops.sizes_B2)[:, ::-1], 2)
         if self.augment is not None and self.augment.moves:
             boxes_B4[:] = np.nan
         return Batch(
@@ -115,7 +115,7 @@ class BatchMaker(torch.utils.data.Dataset):
             index_B=torch.from_numpy(index_B),
         )
 
-    def make_in_pieces(self, index_B: np.ndarray) -> Batch:
+    def make_lazy(self, index_B: np.ndarray) -> Batch:
         """Photos that are opened and read when and where they are looked at."""
         dataset = self.dataset
         photos = [
@@ -168,21 +168,21 @@ class BatchMaker(torch.utils.data.Dataset):
             if cache is not None:
                 cache.flush()
 
-    def cuts(self, epoch: int, rows: Rows) -> Cuts:
+    def crops(self, epoch: int, rows: Rows) -> Crops:
         """What is cut out of each photo."""
         sizes_B2 = self.sizes_N2[rows.index_B]
         if not self.train:
-            return no_cuts(sizes_B2)
-        return random_cuts(self.data, self.seed, epoch, rows, sizes_B2)
+            return no_crops(sizes_B2)
+        return random_crops(self.data, self.seed, epoch, rows, sizes_B2)
 
     def final_sizes(self, epoch: int, rows: Rows) -> np.ndarray:
         """(height, width) of each photo in its batch."""
-        return self._sizes_of(self.cuts(epoch, rows))
+        return self._sizes_of(self.crops(epoch, rows))
 
-    def _sizes_of(self, cuts: Cuts) -> np.ndarray:
+    def _sizes_of(self, crops: Crops) -> np.ndarray:
         if self.data.photo_size is None:
-            return cuts.sizes_B2
-        return np.tile(np.array(self.data.photo_size, np.int64), (len(cuts.flips_B), 1))
+            return crops.sizes_B2
+        return np.tile(np.array(self.data.photo_size, np.int64), (len(crops.flips_B), 1))
 
 
 def open_as_trained(
@@ -204,7 +204,7 @@ def open_as_trained(
     )
 
 
-def in_pieces(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
+def by_region(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
     """Whether a split's photos, where nothing reduces them, are read where they are looked at: of
     a data set with slides, or with photos too large to be decoded whole; and of one of pyramids,
     unless they are needed whole.

@@ -23,7 +23,7 @@ from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.batching import Rows, drawn, evaluation_batches, padding, training_batches
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.mixup import Blend
+from stacked_ram.data.mixup import MixUpCutMix
 from stacked_ram.data.photo_batches import BatchMaker
 from stacked_ram.images.decoding import MAX_PIXELS
 from stacked_ram.runtime.errors import UserError
@@ -50,7 +50,7 @@ class PhotoLoader(Loader):
         whole = config.model.needs_whole_photo
         self.maker = BatchMaker(dataset, data, self.seed, self.train, whole)
         blends = self.train and (data.mixup or data.cutmix)
-        self.blend = Blend(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
+        self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
         self.workers: DataLoader | None = None
         _OPEN.add(self)
 
@@ -108,9 +108,9 @@ class PhotoLoader(Loader):
 
     def _workers_that_fit(self) -> int:
         """As many as configured, or none where the shared memory is too small for their batches
-        (containers have 64 MB of it unless told otherwise), or where photos are read in pieces:
+        (containers have 64 MB of it unless told otherwise), or where photos are read by region:
         once it is known where, or by libvips, whose threads a forked process lacks."""
-        workers = 0 if self.maker.in_pieces else self.data.workers
+        workers = 0 if self.maker.by_region else self.data.workers
         if workers and self.maker.too_large_N.any():
             log.warning(
                 "workers: %s has photos of more than %s pixels, or slides; its photos are read in"

@@ -1,4 +1,4 @@
-"""Chances that are a pure function of where they are used: (seed, epoch, photo, copy).
+"""Random numbers that are a pure function of (seed, epoch, photo, copy).
 
 Nothing depends on the worker, the batch or the order in which photos are read, so a resumed run
 draws the same as one that was never stopped. The generator is splitmix64, vectorised over photos
@@ -13,8 +13,8 @@ import numpy as np
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def mixed(seed: int, *parts: int | np.ndarray) -> np.ndarray:
-    """uint64 hash of whole numbers or arrays of them (broadcast), each bit depending on all."""
+def hash_seed(seed: int, *parts: int | np.ndarray) -> np.ndarray:
+    """Hash whole numbers, or arrays of them (broadcast), to uint64; every bit depends on all."""
     state = np.atleast_1d(np.asarray(seed, np.int64)).astype(np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -22,19 +22,19 @@ def mixed(seed: int, *parts: int | np.ndarray) -> np.ndarray:
         return _mix(state)
 
 
-def one_seed(seed: int, *parts: int) -> int:
-    """A seed for some other generator, in [0, 2**63)."""
-    return int(mixed(seed, *parts)[0] >> np.uint64(1))
+def derive_seed(seed: int, *parts: int) -> int:
+    """Derive a seed for another generator, in [0, 2**63)."""
+    return int(hash_seed(seed, *parts)[0] >> np.uint64(1))
 
 
-def chances(
+def random_numbers(
     count: int, seed: int, epoch: int, index_B: np.ndarray, copy_B: np.ndarray
 ) -> np.ndarray:
-    """`count` numbers in [0, 1) for each photo; float64, (B, count).
+    """Draw `count` numbers in [0, 1) for each photo; float64, (B, count).
 
     copy_B: how many times the photo was drawn before in this epoch.
     """
-    state_B1 = mixed(seed, epoch, index_B, copy_B)[:, None]
+    state_B1 = hash_seed(seed, epoch, index_B, copy_B)[:, None]
     with np.errstate(over="ignore"):
         numbers_BX = _mix(state_B1 + GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
     return (numbers_BX >> np.uint64(11)) * 2.0**-53

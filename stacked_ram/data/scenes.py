@@ -64,7 +64,7 @@ class SceneShape:
     clutter_shares: tuple[float, float] = (0.08, 0.2)
     """A piece's side, of the canvas's width."""
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """For dataset.yaml."""
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -72,13 +72,13 @@ class SceneShape:
         }
 
     @classmethod
-    def from_facts(cls, facts: Any) -> SceneShape:
+    def from_info(cls, info: Any) -> SceneShape:
         """Back from dataset.yaml. Raises UserError when it tells of no scenes."""
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in info.items()})
         except (AttributeError, TypeError) as error:
             raise UserError(
-                f"dataset.yaml: scene: {facts!r} is not valid; prepare the scenes again"
+                f"dataset.yaml: scene: {info!r} is not valid; prepare the scenes again"
             ) from error
 
 

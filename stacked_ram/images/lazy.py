@@ -132,7 +132,7 @@ class LazyPhotos:
         self.photos = list(photos)
         self.mean, self.std, self.device = mean, std, torch.device(device)
         self.sizes_B2 = torch.tensor([photo.size for photo in self.photos], device=self.device)
-        self.glance = None  # as in Photos; nothing is kept of what is read in pieces
+        self.glance = None  # as in Photos; nothing is kept of what is read by region
 
     @property
     def batch_size(self) -> int:
@@ -201,19 +201,22 @@ class LazyPhotos:
                 windows.append(photo.window((left, top), (width, height), cells))
             except UserError as error:
                 raise UnreadablePhoto(str(error), photo) from None
-        photos = Photos(*(one.to(self.device) for one in padded(windows)), self.mean, self.std)
+        photos = Photos(*(part.to(self.device) for part in padded(windows)), self.mean, self.std)
         corners_R2, factors_R2 = (
             torch.tensor(values, dtype=torch.float64, device=self.device)
-            for values in zip(*((one.corner, one.factors) for one in windows), strict=True)
+            for values in zip(*((window.corner, window.factors) for window in windows), strict=True)
         )
         starts_R12 = (starts_R2 / factors_R2 - corners_R2).to(starts_R2.dtype).unsqueeze(1)
         sides_R12 = (sides_R2 / factors_R2).to(sides_R2.dtype).unsqueeze(1)
         most = tuple(
-            max(box[2 + axis] / one.factors[axis] for box, one in zip(boxes, windows, strict=True))
+            max(
+                box[2 + axis] / window.factors[axis]
+                for box, window in zip(boxes, windows, strict=True)
+            )
             for axis in (0, 1)
         )
         averages = photos.averages(starts_R12, sides_R12, [most], cells)[:, 0]
-        if all(one.factors == (1.0, 1.0) for one in windows):
+        if all(window.factors == (1.0, 1.0) for window in windows):
             return averages
         # The last pixels of a level may stand for a little more than the photo has.
         sizes_R2 = self._sizes_R2(len(windows))
@@ -232,7 +235,7 @@ class LazyPhotos:
 
 def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
     """The windows as one batch: pixels_RCHW, zero below and right of each, and sizes_R2."""
-    sizes = [one.pixels_CHW.shape[1:] for one in windows]
+    sizes = [window.pixels_CHW.shape[1:] for window in windows]
     height, width = (max(1, *(size[axis] for size in sizes)) for axis in (0, 1))
     pixels_RCHW = np.zeros((len(windows), len(windows[0].pixels_CHW), height, width), np.uint8)
     for pixels_CHW, one, (tall, wide) in zip(pixels_RCHW, windows, sizes, strict=True):

@@ -99,7 +99,7 @@ class Pyramid:
         wanted: (width, height), pixels of the photo that will be read in all. Raises UserError if
         those are too many.
         """
-        fitting = [one for one in self.levels if all(map(operator.le, one.steps, cell))]
+        fitting = [level for level in self.levels if all(map(operator.le, level.steps, cell))]
         level = fitting[-1] if fitting else self.levels[0]
         sides = [side / step for side, step in zip(wanted, level.steps, strict=True)]
         if math.prod(sides) > MAX_READ:
@@ -108,8 +108,8 @@ class Pyramid:
                 f" the file has no smaller level near it; {HOW}"
             )
         shrink = [
-            max(1, min(int(one / step / ENOUGH), math.ceil(side / LONGEST)))
-            for one, step, side in zip(cell, level.steps, sides, strict=True)
+            max(1, min(int(start / step / ENOUGH), math.ceil(side / LONGEST)))
+            for start, step, side in zip(cell, level.steps, sides, strict=True)
         ]
         return replace(level, shrink=(shrink[0], shrink[1]))
 
@@ -186,7 +186,7 @@ def import_vips(path: str | Path) -> Any:
         import pyvips
     except (ImportError, OSError):  # OSError: the module without its library
         raise UserError(
-            f"{path}: is read piece by piece, which needs pyvips: pip install 'pyvips[binary]'"
+            f"{path}: is read by region, which needs pyvips: pip install 'pyvips[binary]'"
         ) from None
     # Kept operations would keep files open, and answer for files that have changed since.
     pyvips.cache_set_max(0)

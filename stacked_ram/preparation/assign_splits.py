@@ -11,7 +11,7 @@ from stacked_ram.preparation.duplicates import Duplicates, units_of
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.sources.common import Source
-from stacked_ram.preparation.splits import TooFew, share_out
+from stacked_ram.preparation.splits import TooFew, assign_units
 from stacked_ram.runtime.errors import UserError
 
 TRAIN, VALID, TEST = range(3)
@@ -19,26 +19,26 @@ TRAIN, VALID, TEST = range(3)
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How the split will be made: known before any photo is decoded.
+    """How the split will be made, decided before any photo is decoded.
 
     Attributes:
         rule: in words, for dataset.yaml.
         official: whether the source's own split is followed.
-        shares: part -> share of what it is drawn from; empty: nothing is drawn, the source's own
-            split is whole.
+        fractions: part -> its fraction of the photos that it is drawn from; empty where nothing is
+            drawn, because the source's own split is complete.
     """
 
     rule: str
     official: bool
-    shares: dict[int, float]
+    fractions: dict[int, float]
 
 
 @dataclass
-class Settled:
-    """What came of it.
+class SplitOutcome:
+    """What a caller should know about the split that was made.
 
     Attributes:
-        leaks: pairs of numbers of photos that are the same and stand in two splits.
+        leaks: pairs of photo numbers: the same photo in two splits.
         notes: lines for the user.
     """
 
@@ -47,44 +47,44 @@ class Settled:
 
 
 def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -> SplitPlan:
-    """What is to be drawn, and from what.
+    """Decide what has to be drawn, and from which photos.
 
     Raises:
         UserError: a class has too few photos, by name; a ratio is given for a part that the
             source's own split has; that split has no training photos.
     """
     official = bool(source.split_name) and options.split != "ratio"
-    rule, shares = (_follow if official else _draw_all)(catalogue, source, options)
+    rule, fractions = (_follow_official if official else _draw_all)(catalogue, source, options)
     if options.folds is not None:
         rule += f"; {options.folds} folds outside test, fold 0 written as valid"
-    plan = SplitPlan(rule, official, shares)
-    _foresee(catalogue, plan, options)
+    plan = SplitPlan(rule, official, fractions)
+    _check_feasible(catalogue, plan, options)
     return plan
 
 
 def _draw_all(
     catalogue: Catalogue, source: Source, options: PrepareOptions
 ) -> tuple[str, dict[int, float]]:
-    """The rule and the shares where the whole split is drawn."""
+    """The rule and the fractions where the whole split is drawn."""
     # With folds, what is not test is shared out among them.
-    valid = 0.0 if options.folds is not None else options.valid_share
-    test = options.test_share
-    shares = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
+    valid = 0.0 if options.folds is not None else options.valid_fraction
+    test = options.test_fraction
+    fractions = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
     told = ", ".join(
         f"{share:.4g} {SPLITS[part]}"
-        for part, share in shares.items()
+        for part, share in fractions.items()
         if options.folds is None or part == TEST
     )
     return (
         f"drawn by seed {options.seed}: {told}; stratified, groups and duplicates kept together",
-        shares,
+        fractions,
     )
 
 
-def _follow(
+def _follow_official(
     catalogue: Catalogue, source: Source, options: PrepareOptions
 ) -> tuple[str, dict[int, float]]:
-    """The rule and the shares where the source's own split is followed: what it lacks is drawn."""
+    """The rule and the fractions where the source's split is followed and its gaps are drawn."""
     given = catalogue.given_counts()
     if not given.get("train"):
         raise UserError(f"{source.split_name} has no training photos: give --split ratio")
@@ -94,30 +94,32 @@ def _follow(
                 f"--{name}-ratio {ratio:g}: {source.split_name} has its own {name} part: leave "
                 "the ratio out, or give --split ratio to draw another split"
             )
-    rule, shares = source.split_name, {}
+    rule, fractions = source.split_name, {}
     # With folds the whole of train and valid is drawn anew, so nothing is missing there.
-    if not given.get("valid") and options.valid_share and options.folds is None:
-        shares[VALID] = options.valid_share
-    if not given.get("test") and options.test_share:
-        shares[TEST] = options.test_share
-    if shares:
-        drawn = " and ".join(f"{share:.4g} for {SPLITS[part]}" for part, share in shares.items())
+    if not given.get("valid") and options.valid_fraction and options.folds is None:
+        fractions[VALID] = options.valid_fraction
+    if not given.get("test") and options.test_fraction:
+        fractions[TEST] = options.test_fraction
+    if fractions:
+        drawn = " and ".join(f"{share:.4g} for {SPLITS[part]}" for part, share in fractions.items())
         rule += f"; of its training photos {drawn}, drawn by seed {options.seed}, stratified"
-        shares[TRAIN] = 1 - sum(shares.values())
-    return rule, shares
+        fractions[TRAIN] = 1 - sum(fractions.values())
+    return rule, fractions
 
 
-def _foresee(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
-    """Refuse what is bound to fail even if every photo can be used and none is there twice."""
+def _check_feasible(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
+    """Refuse a split that cannot work even if all photos are usable and none is a duplicate."""
     names = sorted(catalogue.class_counts())
     photos = catalogue.columns(usable=False)
     units = units_of(photos["id"], photos["group"], np.empty((0, 2), dtype=np.int64))
     given = photos["given"] if plan.official else np.full(len(units), TRAIN)
     needed = []
-    if plan.shares:
-        needed.append((given == TRAIN, np.count_nonzero(list(plan.shares.values())), _told(plan)))
+    if plan.fractions:
+        needed.append(
+            (given == TRAIN, np.count_nonzero(list(plan.fractions.values())), _parts_text(plan))
+        )
     if options.folds is not None:
-        takes_test = not plan.official and bool(plan.shares[TEST])
+        takes_test = not plan.official and bool(plan.fractions[TEST])
         outside = (given == TRAIN) | (given == VALID)
         needed.append((outside, options.folds + takes_test, f"{options.folds} folds"))
     for inside, parts, what in needed:
@@ -130,25 +132,25 @@ def _foresee(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> 
             raise _too_few(names[few[0]], _number(count, "photo"), groups[few[0]], what)
 
 
-def settle_splits(
+def assign_splits(
     catalogue: Catalogue,
     source: Source,
     options: PrepareOptions,
     plan: SplitPlan,
     found: Duplicates,
-) -> Settled:
+) -> SplitOutcome:
     """Give every usable photo its split, its group and, with --folds, its fold.
 
     Raises:
         UserError: a class has too few usable photos, by name.
     """
-    settled = Settled()
+    outcome = SplitOutcome()
     _must_have_photos(catalogue)
     if plan.official:
         unnamed = catalogue.given_counts().get(None, 0)
         if unnamed:
             catalogue.leave_out_unnamed()
-            settled.notes.append(f"{unnamed} photos are not named by {source.split_name}: left out")
+            outcome.notes.append(f"{unnamed} photos are not named by {source.split_name}: left out")
             _must_have_photos(catalogue)
     names = sorted(catalogue.class_counts(usable=True))
     photos = catalogue.columns()
@@ -156,25 +158,25 @@ def settle_splits(
     parts = np.full(len(units), TRAIN, dtype=np.int8)
     if plan.official:
         parts = photos["given"].astype(np.int8)
-    if plan.shares:
+    if plan.fractions:
         inside = parts == TRAIN
-        wanted = [plan.shares.get(part, 0.0) for part in range(3)]
-        parts[inside] = _shared_out(photos, units, inside, wanted, names, _told(plan))
+        wanted = [plan.fractions.get(part, 0.0) for part in range(3)]
+        parts[inside] = _assign(photos, units, inside, wanted, names, _parts_text(plan))
     folds = np.full(len(units), -1, dtype=np.int32)
     if options.folds is not None:
         inside = parts != TEST
-        folds[inside] = _shared_out(
+        folds[inside] = _assign(
             photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds"
         )
         parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
-    _report_leaks(settled, photos, units, parts, found, catalogue)
+    _report_leaks(outcome, photos, units, parts, found, catalogue)
     for klass, name in enumerate(names):
         there = np.bincount(parts[photos["klass"] == klass], minlength=3)
         missing = [SPLITS[part] for part in np.unique(parts) if not there[part]]
         if missing:
-            settled.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
+            outcome.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
     catalogue.set_splits(_rows(catalogue, photos, units, parts, folds, found))
-    return settled
+    return outcome
 
 
 def _must_have_photos(catalogue: Catalogue) -> None:
@@ -183,28 +185,30 @@ def _must_have_photos(catalogue: Catalogue) -> None:
         if name not in usable:
             raise UserError(
                 f"class {name!r}: none of its {count} photos can be used "
-                f"({catalogue.told_why(name)}): add photos, or name the other classes with "
+                f"({catalogue.reasons(name)}): add photos, or name the other classes with "
                 "--classes"
             )
 
 
-def _shared_out(
+def _assign(
     photos: dict[str, np.ndarray],
     units: np.ndarray,
     inside: np.ndarray,
-    shares: list[float],
+    fractions: list[float],
     names: list[str],
     what: str,
 ) -> np.ndarray:
     try:
-        return share_out(photos["klass"][inside], units[inside], photos["lot"][inside], shares)
+        return assign_units(
+            photos["klass"][inside], units[inside], photos["lot"][inside], fractions
+        )
     except TooFew as few:
-        photos_told = _number(few.photos, "usable photo")
-        raise _too_few(names[few.klass], photos_told, few.units, what) from few
+        photos_text = _number(few.photos, "usable photo")
+        raise _too_few(names[few.klass], photos_text, few.units, what) from few
 
 
-def _told(plan: SplitPlan) -> str:
-    parts = (SPLITS[part] for part in range(3) if plan.shares.get(part))
+def _parts_text(plan: SplitPlan) -> str:
+    parts = (SPLITS[part] for part in range(3) if plan.fractions.get(part))
     return f"a split into {', '.join(parts)}"
 
 
@@ -212,31 +216,31 @@ def _number(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _too_few(name: str, photos_told: str, groups: int, what: str) -> UserError:
+def _too_few(name: str, photos_text: str, groups: int, what: str) -> UserError:
     fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
     return UserError(
-        f"class {name!r} has {photos_told} in {_number(groups, 'group')}, too few for {what}: add "
+        f"class {name!r} has {photos_text} in {_number(groups, 'group')}, too few for {what}: add "
         f"photos, leave the class out with --classes, or ask for fewer {fewer}"
     )
 
 
 def _report_leaks(
-    settled: Settled,
+    outcome: SplitOutcome,
     photos: dict[str, np.ndarray],
     units: np.ndarray,
     parts: np.ndarray,
     found: Duplicates,
     catalogue: Catalogue,
 ) -> None:
-    """Tell of photos and groups that stand on both sides of the split."""
+    """Note duplicates and groups that lie in two splits."""
     links = found.links()
     links = links[np.isin(links, photos["id"]).all(axis=1)]
     ends = parts[np.searchsorted(photos["id"], links)]
-    settled.leaks = [tuple(pair) for pair in links[ends[:, 0] != ends[:, 1]].tolist()]
-    if settled.leaks:
-        first, second = settled.leaks[0]
-        settled.notes.append(
-            f"{len(settled.leaks)} pairs of one photo stand in two splits of the source (left "
+    outcome.leaks = [tuple(pair) for pair in links[ends[:, 0] != ends[:, 1]].tolist()]
+    if outcome.leaks:
+        first, second = outcome.leaks[0]
+        outcome.notes.append(
+            f"{len(outcome.leaks)} pairs of one photo stand in two splits of the source (left "
             "there), "
             f"such as {catalogue.source_of(first)} and {catalogue.source_of(second)}"
         )
@@ -244,7 +248,7 @@ def _report_leaks(
     pairs = np.unique(np.stack([photos["group"][grouped], parts[grouped]], axis=1), axis=0)
     across = np.count_nonzero(np.unique(pairs[:, 0], return_counts=True)[1] > 1)
     if across:
-        settled.notes.append(f"{across} groups stand in two splits of the source (not moved)")
+        outcome.notes.append(f"{across} groups stand in two splits of the source (not moved)")
 
 
 def _rows(

@@ -121,7 +121,7 @@ class Catalogue:
         source = _USABLE if usable else "FROM photos p"
         return dict(self._db.execute(f"SELECT class, count(*) {source} GROUP BY class ORDER BY 1"))
 
-    def told_why(self, name: str) -> str:
+    def reasons(self, name: str) -> str:
         """Why photos of a class cannot be stored, with their numbers."""
         query = (
             "SELECT CASE c.problem WHEN '' THEN p.why ELSE c.problem END AS word, count(*)"

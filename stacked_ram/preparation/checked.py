@@ -17,7 +17,7 @@ class CheckPlan:
         short_side: pixels; 0 keeps the size.
         quality: of JPEG.
         max_pixels: more than this is refused.
-        keep_large: store TIFFs of tiles that training reads piece by piece as they are, of any
+        keep_large: store TIFFs of tiles that training reads by region as they are, of any
             size.
     """
 

@@ -15,7 +15,7 @@ Every oddity has one fate, told by one word:
     wrong_suffix   stored under the right one
 
 `reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are told as well,
-but are no fault of the photo. With --keep-size, a TIFF of tiles that training reads piece by piece
+but are no fault of the photo. With --keep-size, a TIFF of tiles that training reads by region
 is stored as it is, whatever its size (stacked_ram.preparation.large).
 """
 
@@ -37,7 +37,7 @@ from stacked_ram.preparation import large
 from stacked_ram.preparation.checked import Checked, CheckPlan, Refused
 from stacked_ram.preparation.damage import ends_early, has_end, unidentified
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
-from stacked_ram.preparation.perceptual import look_at
+from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.workdir import write_bytes
 from stacked_ram.runtime.errors import UserError
 
@@ -73,17 +73,17 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
                 raise Refused("too_many_pixels", f"{told}; {large.NEEDS}")
         content = _read(source)
         digest = hashlib.sha256(content).hexdigest()
-        image, facts = _open_upright(source, content, plan)
+        image, header = _open_upright(source, content, plan)
     except Refused as refusal:
         preview = (
             _preview(content, plan) if refusal.problem in ("truncated", "unreadable") else None
         )
         return Checked(refusal.problem, refusal.detail, digest, preview)
-    return _store(image, facts, content, digest, plan)
+    return _store(image, header, content, digest, plan)
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _Header:
     format: str
     raw_width: int
     raw_height: int
@@ -106,7 +106,7 @@ def _read(source: Path) -> bytes:
     return content
 
 
-def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.Image, _Facts]:
+def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.Image, _Header]:
     """The photo as upright 8-bit sRGB of its own size or of the size that draft mode gives.
 
     Raises:
@@ -133,7 +133,7 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
 
 def _decode(
     image: Image.Image, source: Path, content: bytes, plan: CheckPlan
-) -> tuple[Image.Image, _Facts]:
+) -> tuple[Image.Image, _Header]:
     width, height = size_in_file(image)
     if width * height > plan.max_pixels:
         raise Refused("too_many_pixels", _above(f"{width} x {height}", plan))
@@ -166,16 +166,16 @@ def _decode(
             image = image.transpose(_TURNS[orientation])
     image, colour_repairs = to_srgb(image)
     repairs += colour_repairs
-    return image, _Facts(image_format, width, height, orientation, tuple(repairs))
+    return image, _Header(image_format, width, height, orientation, tuple(repairs))
 
 
 def _store(
-    image: Image.Image, facts: _Facts, content: bytes, digest: str, plan: CheckPlan
+    image: Image.Image, header: _Header, content: bytes, digest: str, plan: CheckPlan
 ) -> Checked:
-    repairs = list(facts.repairs)
-    short = min(facts.raw_width, facts.raw_height)
-    upright = (facts.raw_width, facts.raw_height)
-    if facts.orientation in (5, 6, 7, 8):
+    repairs = list(header.repairs)
+    short = min(header.raw_width, header.raw_height)
+    upright = (header.raw_width, header.raw_height)
+    if header.orientation in (5, 6, 7, 8):
         upright = upright[::-1]
     target = upright
     if plan.short_side and short > plan.short_side:
@@ -183,16 +183,16 @@ def _store(
         target = tuple(max(1, round(side * plan.short_side / short)) for side in upright)
     if image.size != target:
         image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    suffix = ".png" if facts.format == "PNG" and target == upright else ".jpg"
+    suffix = ".png" if header.format == "PNG" and target == upright else ".jpg"
     pixels_changed = bool(set(repairs) - {"wrong_suffix"})
-    if facts.format not in ("JPEG", "PNG") and not pixels_changed:
+    if header.format not in ("JPEG", "PNG") and not pixels_changed:
         repairs.append("reencoded")
         pixels_changed = True
     stored_digest = digest
     if pixels_changed:
         content = encode_image(image, suffix, plan.quality)
         stored_digest = hashlib.sha256(content).hexdigest()
-    look = look_at(image)
+    look = fingerprint(image)
     file = Path(digest[:1]) / f"{digest}{suffix}"
     (plan.folder / file).parent.mkdir(exist_ok=True)
     write_bytes(plan.folder / file, content)
@@ -201,9 +201,9 @@ def _store(
         file=file.as_posix(),
         stored_bytes=len(content),
         sha256=stored_digest,
-        raw_width=facts.raw_width,
-        raw_height=facts.raw_height,
-        orientation=facts.orientation,
+        raw_width=header.raw_width,
+        raw_height=header.raw_height,
+        orientation=header.orientation,
         width=image.width,
         height=image.height,
         repairs=tuple(repairs),
@@ -229,7 +229,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
     copy = None
     try:
         copy, digest, size = large.copy_with_hash(source, plan.folder)
-        look, preview, (width, height) = large.look_at_tiles(copy)
+        look, preview, (width, height) = large.fingerprint_tiles(copy)
         file = Path(digest[:1]) / f"{digest}.tif"
         (plan.folder / file).parent.mkdir(exist_ok=True)
         copy.replace(plan.folder / file)

@@ -30,7 +30,7 @@ SCANS = {"train": 1000, "valid": 297, "test": 500}
 CANVASES_A_SCAN = {"train": 10, "valid": 2, "test": 2}
 INK = (200, 255)  # red, green and blue of the ink: bright, whatever its tint
 SHADOW = 2.0  # pixels by which a dark shadow reaches beyond the strokes, so that they stand out
-DARKENS = 0.8  # share of the ground's light that the shadow takes
+DARKENS = 0.8  # fraction of the ground's light that the shadow takes
 
 
 def prepare_demo(dest: Path, *, seed: int = 0) -> Path:

@@ -18,13 +18,13 @@ _FROM_EACH = SHEET_TILES // len(SPLITS)
 
 
 def write_digit_reports(
-    tree: Path, facts: Mapping[str, object], sources: Mapping[str, tuple[str, np.ndarray]]
+    tree: Path, info: Mapping[str, object], sources: Mapping[str, tuple[str, np.ndarray]]
 ) -> None:
     """Write `tree/report.html` and `tree/report.csv`.
 
     Args:
         tree: the data set, its arrays in place.
-        facts: what dataset.yaml will hold.
+        info: what dataset.yaml will hold.
         sources: split -> (name of the file the digits came from, their numbers in it, from 0).
     """
     with open(tree / "report.csv", "w", encoding="utf-8", newline="") as file:
@@ -37,10 +37,10 @@ def write_digit_reports(
                 zip(numbers.tolist(), labels_N.tolist(), strict=True)
             ):
                 source, path = f"{name}:{number}", f"{split}/images.npy:{row}"
-                table.writerow([source, facts["classes"][label], "stored", "", "", "", path])
+                table.writerow([source, info["classes"][label], "stored", "", "", "", path])
         file.flush()
         os.fsync(file.fileno())
-    write_pages(tree, facts, _sheets(tree, facts["classes"]))
+    write_pages(tree, info, _sheets(tree, info["classes"]))
 
 
 def _sheets(tree: Path, classes: list[str]) -> Iterator[tuple[str, list[Image.Image]]]:

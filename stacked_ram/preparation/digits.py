@@ -73,7 +73,7 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
             )  # fmt: skip
         hashes[split] = hashlib.sha256(arrays["images"].tobytes()).hexdigest()
         _save(tree / split, arrays)
-    facts = {
+    info = {
         "format": 1,
         "kind": "digits",
         "name": options.dest.name,
@@ -102,9 +102,9 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
         "options": options.recorded(),
         **_origin(options),
     }  # fmt: skip
-    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(info, sort_keys=False, allow_unicode=True, width=100)
     _write_through(tree / "dataset.yaml", text.encode())
-    write_digit_reports(tree, facts, sources)
+    write_digit_reports(tree, info, sources)
     publish(tree, options.dest)
     return options.dest
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.near_pairs import near_pairs
-from stacked_ram.preparation.perceptual import same_look
+from stacked_ram.preparation.perceptual import same_picture
 
 _REPRESENTATIVES = 16  # of photos with one hash that do not look alike; more are not told apart
 
@@ -91,7 +91,7 @@ def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
         looks: list[tuple[int, bytes]] = []
         for index in np.sort(order[start : start + size]).tolist():
             tiny = catalogue.tiny(int(numbers[index]))
-            same = next((i for i, other in looks if same_look(other, tiny)), None)
+            same = next((i for i, other in looks if same_picture(other, tiny)), None)
             if same is not None:
                 pairs.append((int(numbers[same]), int(numbers[index]), 0))
             elif len(looks) < _REPRESENTATIVES:
@@ -101,7 +101,7 @@ def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
     del order, starts, sizes
     for i, j, bits in near_pairs(hashes[chosen], distance):
         first, second = int(numbers[chosen[i]]), int(numbers[chosen[j]])
-        if bits and same_look(catalogue.tiny(first), catalogue.tiny(second)):
+        if bits and same_picture(catalogue.tiny(first), catalogue.tiny(second)):
             pairs.append((min(first, second), max(first, second), bits))
     return pairs
 

@@ -25,11 +25,11 @@ def existing(dest: Path) -> dict[str, object] | None:
     if dest.is_dir() and not any(dest.iterdir()):
         return None
     try:
-        facts = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
-        if isinstance(facts, dict) and "format" in facts:
-            listed = facts.get("kind") == "digits" or (dest / "manifest.csv").exists()
+        info = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
+        if isinstance(info, dict) and "format" in info:
+            listed = info.get("kind") == "digits" or (dest / "manifest.csv").exists()
             if listed:
-                return facts
+                return info
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         pass
     raise UserError(

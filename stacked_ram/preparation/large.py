@@ -1,4 +1,4 @@
-"""Large photos that are stored as they are: TIFFs of tiles, checked piece by piece.
+"""Large photos that are stored as they are: TIFFs of tiles, checked by region.
 
 Training reads them where it looks (stacked_ram.images.lazy), so they need not be reduced; decoded
 whole they would not fit in memory. Every tile of every level is decoded here, a few at a time.
@@ -19,7 +19,7 @@ from PIL import Image
 
 from stacked_ram.images.formats import pixel_limit, size_in_file
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail
-from stacked_ram.preparation.perceptual import Look, look_at
+from stacked_ram.preparation.perceptual import Fingerprint, fingerprint
 from stacked_ram.runtime.errors import UserError
 
 MOST_WHOLE = 32_000_000  # pixels; training decodes no more whole (stacked_ram.images.opening.LARGE)
@@ -51,7 +51,7 @@ class TiledHeader:
 
     @property
     def is_large(self) -> bool:
-        """Whether training would read it piece by piece."""
+        """Whether training would read it by region."""
         return self.pixels > MOST_WHOLE or self.has_levels
 
 
@@ -118,7 +118,7 @@ def _pieces(source: Path) -> Iterator[bytes]:
         raise UnreadableSource(error.strerror or str(error)) from error
 
 
-def look_at_tiles(path: Path) -> tuple[Look, bytes, tuple[int, int]]:
+def fingerprint_tiles(path: Path) -> tuple[Fingerprint, bytes, tuple[int, int]]:
     """Decode every tile of every level; returns the photo's look, a small JPEG of it, and its
     (width, height), upright.
 
@@ -146,13 +146,13 @@ def look_at_tiles(path: Path) -> tuple[Look, bytes, tuple[int, int]]:
             some_NC = block_HWC[::4, ::4].reshape(-1, block_HWC.shape[2]).astype(np.float64)
             sums, squares = sums + some_NC.sum(0), squares + (some_NC**2).sum(0)
             seen += len(some_NC)
-    look = look_at(small)
+    look = fingerprint(small)
     weight = width * height / seen
     return (
-        Look(
+        Fingerprint(
             look.phash,
             look.tiny,
-            *(tuple(round(weight * float(one)) for one in total) for total in (sums, squares)),
+            *(tuple(round(weight * float(value)) for value in total) for total in (sums, squares)),
         ),
         small_jpeg(thumbnail(small)),
         (width, height),

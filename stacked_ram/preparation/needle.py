@@ -113,12 +113,12 @@ def encode_pyramid(pixels_HWC: np.ndarray) -> EncodedPhoto:
     """As a TIFF of tiles whose further pages are halves of each other."""
     import pyvips
 
-    from stacked_ram.preparation.perceptual import look_at
+    from stacked_ram.preparation.perceptual import fingerprint
 
     content = pyvips.Image.new_from_array(pixels_HWC).tiffsave_buffer(
         tile=True, tile_width=TILE, tile_height=TILE, pyramid=True, compression="jpeg", Q=QUALITY
     )
-    look = look_at(Image.fromarray(pixels_HWC))
+    look = fingerprint(Image.fromarray(pixels_HWC))
     height, width = pixels_HWC.shape[:2]
     sha256, phash = hashlib.sha256(content).hexdigest(), f"{look.phash:016x}"
     sums, squares = look.channel_sums, look.channel_squares

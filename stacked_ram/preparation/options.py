@@ -1,8 +1,8 @@
-"""What one may ask of `prepare_data.py`: every flag is a field here, checked when built.
+"""The options of a preparation: each flag of `prepare_data.py` is a field, checked when built.
 
 `PrepareOptions` is built by the command line, by tests and by other rooms alike. Fields hold what
-was typed; the properties below them hold what it means (sizes as `(height, width)`, shares as
-pairs of floats).
+was typed; the properties below them hold what it means (sizes as `(height, width)`, fractions
+as pairs of floats).
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ Download = Literal[
     "flowers17", "flowers102", "stanford_dogs", "cub200", "bach", "mnist", "fashion_mnist", "kmnist"
 ]
 
-# These say how or where a run goes, not what it makes: DEST is the same whatever they are.
+# Options about how a run goes, not about its result: DEST is the same whatever they are.
 RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
 
-# What only some data sets can be asked for: what they are made of, or their layout -> the options.
-# Every option that is not here is for all.
+# Kind or layout of a data set -> the options that only it has. All other options are for all.
 ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
@@ -66,8 +65,8 @@ class PrepareOptions:
     labels: Path | None = None
     """CSV with the columns file, label and, if wanted, split and group."""
     group_pattern: str | None = None
-    """Regular expression on a photo's path in SOURCE: photos of which the bracketed part (or, with
-    no brackets, the whole match) is equal stay in one split."""
+    """Regular expression on a photo's path in SOURCE: photos with the same bracketed part (without
+    brackets: the same match) stay in one split."""
 
     classes: str | None = None
     """Keep only these classes: a,b,c."""
@@ -80,11 +79,11 @@ class PrepareOptions:
     official_split: int = 1
     """Which of the source's official splits, where there are several (flowers17: 1, 2 or 3)."""
     valid_ratio: float | None = None
-    """Share of the photos for validation (0.2 if not given; digits: 1/12, that is 5,000 of MNIST's
-    60,000); with an official split that has no validation part, share of its training photos."""
+    """Fraction of the photos for validation (default 0.2; digits: 1/12, that is 5,000 of MNIST's
+    60,000); with an official split that has no validation part, fraction of its training photos."""
     test_ratio: float | None = None
-    """Share of the photos for the test (0.2 if not given); with an official split that has no test
-    part, share of its training photos."""
+    """Fraction of the photos for the test (default 0.2); with an official split that has no test
+    part, fraction of its training photos."""
     folds: int | None = None
     """Number the photos outside the test split 0 to FOLDS-1 in the manifest's column `fold`;
     fold 0 is written as valid. Not for scenes."""
@@ -111,9 +110,9 @@ class PrepareOptions:
     scene: str | None = None
     """Make scenes of this size (WIDTHxHEIGHT, as 1024x768): each photo small somewhere in one."""
     object_share: str = "0.12:0.3"
-    """In scenes: the photo's longer side, as a share of the scene's longer side, from:to."""
+    """In scenes: the photo's longer side, as a fraction of the scene's longer side, from:to."""
     clutter_share: str = "0.08:0.2"
-    """In scenes: side of the distracting crops, as a share of the scene's width, from:to."""
+    """In scenes: side of the distracting crops, as a fraction of the scene's width, from:to."""
     scenes_per_photo: int = 1
     """In scenes: how many are made of each training photo."""
     clutter: int | None = None
@@ -167,9 +166,9 @@ class PrepareOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"{flag(name)} {value}: must be at least {low}")
-        if self.valid_share + self.test_share >= 1:
+        if self.valid_fraction + self.test_fraction >= 1:
             raise UserError(
-                f"--valid-ratio {self.valid_share} and --test-ratio {self.test_share} leave "
+                f"--valid-ratio {self.valid_fraction} and --test-ratio {self.test_fraction} leave "
                 "nothing to train on: their sum must be below 1"
             )
         self._check_together()
@@ -184,7 +183,7 @@ class PrepareOptions:
             raise UserError("--classes is empty: name the classes to keep, as --classes a,b,c")
 
     def _check_together(self) -> None:
-        """Refuse options of which one rules out the other, or needs it."""
+        """Refuse options that exclude each other, or that need another option."""
         given, scene = self._given(), self.scene is not None
         for_scenes = [
             name for name in given if name in ONLY_FOR["scenes"] and name not in ONLY_FOR["digits"]
@@ -216,15 +215,14 @@ class PrepareOptions:
                 raise UserError(told)
 
     def _given(self) -> list[str]:
-        """The names of the options that are not as they are by themselves."""
-        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        """The names of the options that differ from their defaults."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
     def refuse_unused(self, *kinds: str) -> None:
-        """Refuse options that would be recorded and change nothing.
+        """Refuse options that would have no effect on this kind of data set.
 
         Args:
-            kinds: all that holds of the data set to be made, of the keys of `ONLY_FOR`; the first
-                is what it is called.
+            kinds: the keys of `ONLY_FOR` that fit the data set; the first names it in the message.
 
         Raises:
             UserError: naming each such option and what it is for.
@@ -246,13 +244,13 @@ class PrepareOptions:
         return [name.strip() for name in (self.classes or "").split(",") if name.strip()]
 
     @property
-    def valid_share(self) -> float:
-        """Share of the photos for validation, where they are photos."""
+    def valid_fraction(self) -> float:
+        """Fraction of the photos for validation, where they are photos."""
         return 0.2 if self.valid_ratio is None else self.valid_ratio
 
     @property
-    def test_share(self) -> float:
-        """Share of the photos for the test."""
+    def test_fraction(self) -> float:
+        """Fraction of the photos for the test."""
         return 0.2 if self.test_ratio is None else self.test_ratio
 
     @property
@@ -267,12 +265,12 @@ class PrepareOptions:
 
     @property
     def object_shares(self) -> tuple[float, float]:
-        """Smallest and largest share of the scene's longer side, each in (0, 1]."""
+        """Smallest and largest fraction of the scene's longer side, each in (0, 1]."""
         return _shares("--object-share", self.object_share)
 
     @property
     def clutter_shares(self) -> tuple[float, float]:
-        """Smallest and largest share of the scene's width, each in (0, 1]."""
+        """Smallest and largest fraction of the scene's width, each in (0, 1]."""
         return _shares("--clutter-share", self.clutter_share)
 
     @property
@@ -287,7 +285,7 @@ class PrepareOptions:
     def recorded(self) -> dict[str, object]:
         """The options that decide what DEST holds, as plain YAML values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUN_ONLY}
-        values["test_ratio"] = self.test_share  # typed or not, it makes the same
+        values["test_ratio"] = self.test_fraction  # typed or not, it makes the same
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 

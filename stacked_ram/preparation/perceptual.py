@@ -1,4 +1,4 @@
-"""What a photo looks like, in a few numbers: a perceptual hash, a tiny copy, sums of its pixels."""
+"""Fingerprints of photos: a perceptual hash, a tiny copy, sums of the pixels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SAMPLED_PIXELS = 2**13
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a photo looks like.
+class Fingerprint:
+    """A photo in a few numbers.
 
     Attributes:
         phash: 64-bit perceptual hash (as an unsigned number).
@@ -32,8 +32,8 @@ class Look:
     channel_squares: tuple[int, ...]
 
 
-def look_at(image: Image.Image) -> Look:
-    """Describe a picture of mode RGB or L.
+def fingerprint(image: Image.Image) -> Fingerprint:
+    """Compute the fingerprint of an image of mode RGB or L.
 
     The hash: reduce to 32x32 luminance, take the 8x8 lowest frequencies of its cosine transform,
     one bit each: above the median of all but the constant one (whose bit is 0). It survives a
@@ -50,7 +50,7 @@ def look_at(image: Image.Image) -> Look:
     bits[0] = False
     phash = int.from_bytes(np.packbits(bits).tobytes(), "big")
     tiny = small.resize((TINY_SIDE, TINY_SIDE), Image.Resampling.BOX).tobytes()
-    return Look(phash, tiny, *_channel_sums(image))
+    return Fingerprint(phash, tiny, *_channel_sums(image))
 
 
 def _channel_sums(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -71,7 +71,7 @@ def _channel_sums(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]
     return tuple(sums)
 
 
-def same_look(tiny_a: bytes, tiny_b: bytes) -> bool:
+def same_picture(tiny_a: bytes, tiny_b: bytes) -> bool:
     """Whether two tiny copies show the same photo, perhaps brighter or encoded again.
 
     A copy differs from its original by a shift of brightness at most; what remains must be small

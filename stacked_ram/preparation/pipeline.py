@@ -13,7 +13,12 @@ from pathlib import Path
 from stacked_ram.images.formats import pixel_limit
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.archive import open_source
-from stacked_ram.preparation.assign_splits import Settled, SplitPlan, plan_splits, settle_splits
+from stacked_ram.preparation.assign_splits import (
+    SplitOutcome,
+    SplitPlan,
+    assign_splits,
+    plan_splits,
+)
 from stacked_ram.preparation.catalogue import FILE, Catalogue
 from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
 from stacked_ram.preparation.download import download
@@ -165,10 +170,10 @@ def _prepare_photos(
     workers.dismiss()
     found = find_duplicates(catalogue, options.near_duplicates)
     left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
-    settled = settle_splits(catalogue, source, options, plan, found)
-    notes = _notes(catalogue, source, plan, found, left_out, settled)
+    outcome = assign_splits(catalogue, source, options, plan, found)
+    notes = _notes(catalogue, source, plan, found, left_out, outcome)
     if options.scene_size is None:
-        _write(catalogue, source, options, plan, settled, notes, found)
+        _write(catalogue, source, options, plan, outcome, notes, found)
     else:
         prepare_scenes(
             options,
@@ -176,7 +181,7 @@ def _prepare_photos(
             rule=plan.rule,
             layout=source.layout,
             notes=notes,
-            tell_more=lambda writer: _tell_left_out(catalogue, writer),
+            record_more=lambda writer: _record_left_out(catalogue, writer),
         )
     return read_summary(options.dest)
 
@@ -244,7 +249,7 @@ def _notes(
     plan: SplitPlan,
     found: Duplicates,
     left_out: int,
-    settled: Settled,
+    outcome: SplitOutcome,
 ) -> list[str]:
     notes = list(source.notes)
     if found.exact or found.near:
@@ -259,7 +264,7 @@ def _notes(
     lost = catalogue.boxes_lost()
     if lost:
         notes.append(f"{lost} boxes belong to photos of another size and are not used")
-    return notes + settled.notes
+    return notes + outcome.notes
 
 
 def _write(
@@ -267,7 +272,7 @@ def _write(
     source: Source,
     options: PrepareOptions,
     plan: SplitPlan,
-    settled: Settled,
+    outcome: SplitOutcome,
     notes: list[str],
     found: Duplicates,
 ) -> None:
@@ -284,15 +289,15 @@ def _write(
                 fold=record.fold,
                 repairs=record.repairs,
             )
-        _tell_left_out(catalogue, writer)
-        for caption, first, second in _pairs_to_show(found, settled):
+        _record_left_out(catalogue, writer)
+        for caption, first, second in _pairs_to_show(found, outcome):
             names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
             pictures = (catalogue.picture(number) for number in (first, second))
             writer.show_pair(caption, names, *pictures)
         writer.finish(rule=plan.rule, layout=source.layout, notes=notes)
 
 
-def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
+def _record_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
     for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
         if preview is None and stored is not None:
             preview = small_jpeg(thumbnail_of(stored))
@@ -302,11 +307,11 @@ def _tell_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
         )  # fmt: skip
 
 
-def _pairs_to_show(found: Duplicates, settled: Settled) -> Iterator[tuple[str, int, int]]:
+def _pairs_to_show(found: Duplicates, outcome: SplitOutcome) -> Iterator[tuple[str, int, int]]:
     """Leaks and conflicts first: they are what a reader must see."""
-    conflicts, leaks = set(found.conflicts), set(settled.leaks)
+    conflicts, leaks = set(found.conflicts), set(outcome.leaks)
     near = {(first, second): bits for first, second, bits in found.near}
-    pairs = [*found.conflicts, *settled.leaks, *found.exact, *near]
+    pairs = [*found.conflicts, *outcome.leaks, *found.exact, *near]
     for first, second in list(dict.fromkeys(pairs))[:_PAIRS_SHOWN]:
         words = [f"near ({near[first, second]} bits)" if (first, second) in near else "exact"]
         words += ["two labels"] if (first, second) in conflicts else []

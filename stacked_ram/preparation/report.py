@@ -37,21 +37,21 @@ svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-seri
 """
 
 
-def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, object]) -> None:
+def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, object]) -> None:
     """Write `tree/report.html` of photos.
 
     Args:
         tree: the data set, its photos in place.
         rows: the writer's tables `stored`, `left_out` and `pairs`.
-        facts: what dataset.yaml will hold.
+        info: what dataset.yaml will hold.
     """
     # Decoding lets other threads run.
     with ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads:
         sizes = rows.execute("SELECT width, height, count(*) FROM stored GROUP BY width, height")
         write_pages(
             tree,
-            facts,
-            ((name, _tiles(tree, rows, name, threads)) for name in facts["classes"]),
+            info,
+            ((name, _tiles(tree, rows, name, threads)) for name in info["classes"]),
             before=[
                 "<h2>Sizes and aspect ratios of the stored photos</h2>",
                 plots.sizes_and_ratios(sizes),
@@ -62,7 +62,7 @@ def write_report(tree: Path, rows: sqlite3.Connection, facts: Mapping[str, objec
 
 def write_pages(
     tree: Path,
-    facts: Mapping[str, object],
+    info: Mapping[str, object],
     sheets: Iterable[tuple[str, Sequence[Image.Image]]],
     before: Iterable[str] = (),
     after: Iterable[str] = (),
@@ -70,48 +70,48 @@ def write_pages(
     """Write `tree/report.html`.
 
     Args:
-        facts: what dataset.yaml will hold.
+        info: what dataset.yaml will hold.
         sheets: every class with small pictures of it.
         before, after: HTML to stand before and after the contact sheets.
     """
     with open(tree / "report.html", "w", encoding="utf-8") as file:
-        name = escape(str(facts["name"]))
+        name = escape(str(info["name"]))
         file.write(
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
             f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
         )
-        file.writelines(_summary(facts))
-        file.write("<h2>Class balance</h2>" + plots.class_balance(facts["counts"]))
+        file.writelines(_summary(info))
+        file.write("<h2>Class balance</h2>" + plots.class_balance(info["counts"]))
         file.writelines(before)
         file.write("<h2>Contact sheets</h2>")
         for class_name, tiles in sheets:
-            counts = {split: facts["counts"][split][class_name] for split in SPLITS}
+            counts = {split: info["counts"][split][class_name] for split in SPLITS}
             file.write(_contact_sheet(class_name, counts, tiles))
         file.writelines(after)
         file.write("</body></html>\n")
 
 
-def _summary(facts: Mapping[str, object]) -> Iterable[str]:
-    counts = facts["counts"]
+def _summary(info: Mapping[str, object]) -> Iterable[str]:
+    counts = info["counts"]
     totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
-    numbers = ", ".join(f"{value:.3f}" for value in facts["mean"])
-    spreads = ", ".join(f"{value:.3f}" for value in facts["std"])
+    numbers = ", ".join(f"{value:.3f}" for value in info["mean"])
+    spreads = ", ".join(f"{value:.3f}" for value in info["std"])
     lines = [
-        (facts["kind"], totals),
-        ("classes", str(len(facts["classes"]))),
-        ("read as", facts["layout"]),
-        ("split", facts["rule"]),
+        (info["kind"], totals),
+        ("classes", str(len(info["classes"]))),
+        ("read as", info["layout"]),
+        ("split", info["rule"]),
         ("mean, std of train", f"{numbers}; {spreads}"),
-        ("repaired", _counted(facts["repaired"])),
-        ("not in the data set", _counted(facts["left_out"])),
-        ("command", facts["command"]),
+        ("repaired", _counted(info["repaired"])),
+        ("not in the data set", _counted(info["left_out"])),
+        ("command", info["command"]),
     ]
     yield "<table>"
     for key, value in lines:
         yield f'<tr><td class="quiet">{key}</td><td>{escape(str(value))}</td></tr>'
     yield "</table>"
-    if facts["notes"]:
-        items = "".join(f"<li>{escape(note)}</li>" for note in facts["notes"])
+    if info["notes"]:
+        items = "".join(f"<li>{escape(note)}</li>" for note in info["notes"])
         yield f"<ul>{items}</ul>"
 
 
@@ -150,7 +150,7 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
     if not total:
         return
     yield f"<h2>Not in the data set ({total})</h2>"
-    yield _told_limit(total)
+    yield _limit_note(total)
     yield '<div class="pictures">'
     for source, fate, problem, detail, preview in rows.execute(
         "SELECT source, fate, problem, detail, preview FROM left_out ORDER BY problem, source"
@@ -167,7 +167,7 @@ def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
     if not total:
         return
     yield f"<h2>The same photo twice ({total})</h2>"
-    yield _told_limit(total)
+    yield _limit_note(total)
     yield '<div class="pictures">'
     query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
     shown = rows.execute(query, [MOST_PICTURES]).fetchall()
@@ -181,7 +181,7 @@ def _small_jpeg_of(picture: bytes | str) -> bytes:
     return picture if isinstance(picture, bytes) else small_jpeg(thumbnail_of(Path(picture)))
 
 
-def _told_limit(total: int) -> str:
+def _limit_note(total: int) -> str:
     if total <= MOST_PICTURES:
         return ""
     return f'<p class="quiet">The first {MOST_PICTURES}.</p>'

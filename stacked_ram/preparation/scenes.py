@@ -61,14 +61,14 @@ def prepare_scenes(
     rule: str = "",
     layout: str = "",
     notes: Sequence[str] = (),
-    tell_more: Callable[[DatasetWriter], None] = lambda writer: None,
+    record_more: Callable[[DatasetWriter], None] = lambda writer: None,
 ) -> Path:
     """Make DEST: a scene of every record, `--scenes-per-photo` of one for training.
 
     Args:
         records: checked photos with their splits; gone through several times, never held at once.
         rule, layout, notes: of the records' split and source, for dataset.yaml and the report.
-        tell_more: tells the writer what was left out before.
+        record_more: tells the writer what was left out before.
 
     Returns:
         DEST.
@@ -117,7 +117,7 @@ def prepare_scenes(
                 pieces.add(path, record.file)
             progress.update()
         pieces.finish(backgrounds.files["train"])
-        tell_more(writer)
+        record_more(writer)
         used = {split: len(files) for split, files in backgrounds.files.items()}
         return writer.finish(
             rule=rule,
@@ -127,7 +127,7 @@ def prepare_scenes(
                 f"scenes before {sum(used.values()):,} photos of {options.background}, each in "
                 f"one split only; {backgrounds.left_out:,} left out (broken, or twice there)",
             ],
-            details={"scene": shape.facts(), "background_photos": used},
+            details={"scene": shape.info(), "background_photos": used},
         )
 
 

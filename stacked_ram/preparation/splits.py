@@ -15,7 +15,7 @@ class TooFew(Exception):
         self.units = units
 
 
-def share_out(
+def assign_units(
     classes: np.ndarray, units: np.ndarray, lots: np.ndarray, shares: list[float]
 ) -> np.ndarray:
     """Give every photo a part, each class in the given shares, each unit whole.

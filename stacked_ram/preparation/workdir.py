@@ -16,10 +16,10 @@ def working_folder(dest: Path) -> Path:
     return dest.parent / f".{dest.name}.partial"
 
 
-def remember_run(dest: Path, **facts: object) -> None:
+def remember_run(dest: Path, **details: object) -> None:
     """Leave a note on the run (command, source, fingerprint) for whoever writes dataset.yaml."""
     working_folder(dest).mkdir(parents=True, exist_ok=True)
-    (working_folder(dest) / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    (working_folder(dest) / "run.json").write_text(json.dumps(details), encoding="utf-8")
 
 
 def recall_run(dest: Path) -> dict[str, object]:

@@ -30,7 +30,7 @@ from stacked_ram.images.names import folder_names, safe_name
 from stacked_ram.preparation.boxes import clip_box
 from stacked_ram.preparation.encoding import encode_image
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.perceptual import look_at
+from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.records import SPLITS, Box, EncodedPhoto
 from stacked_ram.preparation.report import REPORT_COLUMNS, write_report
 from stacked_ram.preparation.workdir import place_file, publish, recall_run, remove_tree
@@ -60,7 +60,7 @@ def encode_photo(image: Image.Image, suffix: str, quality: int = 92) -> EncodedP
     The same picture gives the same bytes. Safe to call in a worker process: it writes nothing.
     """
     content = encode_image(image, suffix, quality)
-    look = look_at(image)
+    look = fingerprint(image)
     return EncodedPhoto(
         content,
         suffix,
@@ -206,7 +206,7 @@ class DatasetWriter:
         self, caption: str, names: str, first: bytes | Path, second: bytes | Path
     ) -> None:
         """Show two photos (small JPEGs, or files of the working folder) side by side."""
-        pair = (one if isinstance(one, bytes) else str(one) for one in (first, second))
+        pair = (photo if isinstance(photo, bytes) else str(photo) for photo in (first, second))
         self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?)", [caption, names, *pair])
 
     def finish(
@@ -242,9 +242,9 @@ class DatasetWriter:
             " SELECT source, class, fate, problem, detail, '', '' FROM left_out"
             " ORDER BY 1, 2, 3, 7",
         )
-        facts = self._facts(rule, layout, notes, details or {})
-        text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
-        write_report(self._tree, self._rows, facts)
+        info = self._dataset_info(rule, layout, notes, details or {})
+        text = yaml.safe_dump(info, sort_keys=False, allow_unicode=True, width=100)
+        write_report(self._tree, self._rows, info)
         with open(self._tree / "dataset.yaml", "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -260,7 +260,7 @@ class DatasetWriter:
             file.flush()
             os.fsync(file.fileno())
 
-    def _facts(
+    def _dataset_info(
         self, rule: str, layout: str, notes: Sequence[str], details: Mapping[str, object]
     ) -> dict[str, object]:
         counts = {split: dict.fromkeys(self.folders, 0) for split in SPLITS}
@@ -284,7 +284,7 @@ class DatasetWriter:
             "classes": list(self.folders),
             "folders": list(self.folders.values()),
             "counts": counts,
-            **self._pixel_facts(),
+            **self._pixel_statistics(),
             "channels": self.channels,
             "rule": rule,
             "seed": self.options.seed,
@@ -305,7 +305,7 @@ class DatasetWriter:
             },
         }
 
-    def _pixel_facts(self) -> dict[str, list[float]]:
+    def _pixel_statistics(self) -> dict[str, list[float]]:
         """Mean and standard deviation of each channel over all pixels of train, in 0..1; the
         deviation of a channel that does not vary is given as 1: it is what photos are divided by.
         """

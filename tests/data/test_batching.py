@@ -11,7 +11,7 @@ from stacked_ram.data.batching import (
     padding,
     training_batches,
 )
-from stacked_ram.data.rng import chances, mixed, one_seed
+from stacked_ram.data.rng import derive_seed, hash_seed, random_numbers
 
 SAME = np.full((103, 2), 8)
 
@@ -108,19 +108,21 @@ def test_balanced_draws_every_class_equally_often():
 
 def test_chances_are_even_and_depend_on_everything():
     rows = Rows(np.arange(4000), np.zeros(4000, int))
-    draws = chances(3, 0, 0, *rows)
+    draws = random_numbers(3, 0, 0, *rows)
     assert draws.shape == (4000, 3) and draws.min() >= 0 and draws.max() < 1
     assert abs(draws.mean(axis=0) - 0.5).max() < 0.02
     assert abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.05
     assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.05
-    for other in (chances(3, 1, 0, *rows), chances(3, 0, 1, *rows),
-                  chances(3, 0, 0, rows.index_B, rows.copy_B + 1)):  # fmt: skip
+    for other in (random_numbers(3, 1, 0, *rows), random_numbers(3, 0, 1, *rows),
+                  random_numbers(3, 0, 0, rows.index_B, rows.copy_B + 1)):  # fmt: skip
         assert abs(np.corrcoef(draws[:, 0], other[:, 0])[0, 1]) < 0.05
     part = Rows(rows.index_B[[7, 900]], rows.copy_B[:2])
-    assert (chances(3, 0, 0, *part) == draws[[7, 900]]).all()  # whatever else is in the batch
-    assert one_seed(0, 1) != one_seed(1, 0)
-    assert 0 <= one_seed(-5, 2**40) < 2**63
-    assert len(set(mixed(0, np.arange(1000)).tolist())) == 1000
+    assert (
+        random_numbers(3, 0, 0, *part) == draws[[7, 900]]
+    ).all()  # whatever else is in the batch
+    assert derive_seed(0, 1) != derive_seed(1, 0)
+    assert 0 <= derive_seed(-5, 2**40) < 2**63
+    assert len(set(hash_seed(0, np.arange(1000)).tolist())) == 1000
 
 
 def test_splitmix64_gives_its_published_numbers():

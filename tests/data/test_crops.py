@@ -4,55 +4,55 @@ import numpy as np
 
 from stacked_ram.config.schema import DataConfig
 from stacked_ram.data.batching import Rows
-from stacked_ram.data.crops import Cuts, cut_boxes, no_cuts, random_cuts
+from stacked_ram.data.crops import Crops, crop_boxes, no_crops, random_crops
 
 COUNT = 3000
 ROWS = Rows(np.arange(COUNT), np.zeros(COUNT, int))
 
 
 def cuts_of(sizes_B2, **data):
-    return random_cuts(DataConfig(**data), 0, 0, ROWS, sizes_B2)
+    return random_crops(DataConfig(**data), 0, 0, ROWS, sizes_B2)
 
 
 def test_crops_have_the_areas_asked_for_and_nearly_the_photos_proportions():
     sizes_B2 = np.tile([300, 400], (COUNT, 1))
-    cuts = cuts_of(sizes_B2, crop_area=(0.3, 0.8))
-    height, width = cuts.sizes_B2.T
+    crops = cuts_of(sizes_B2, crop_area=(0.3, 0.8))
+    height, width = crops.sizes_B2.T
     area = height * width / 120_000
     assert 0.29 < area.min() < 0.31 and 0.79 < area.max() < 0.81
     assert abs(area.mean() - 0.55) < 0.01
     proportions = width / height / (400 / 300)
     assert 0.74 < proportions.min() < 0.77 and 1.30 < proportions.max() < 1.35
-    left, top, right, bottom = cuts.windows_B4.T
+    left, top, right, bottom = crops.windows_B4.T
     assert left.min() == 0 and top.min() == 0 and right.max() == 400 and bottom.max() == 300
     assert abs((left + right).mean() / 2 - 200) < 5  # anywhere, evenly
 
 
 def test_large_crops_fit():
     sizes_B2 = np.tile([7, 400], (COUNT, 1))
-    cuts = cuts_of(sizes_B2, crop_area=(0.9, 1.0))
-    assert (cuts.sizes_B2 >= 1).all() and (cuts.sizes_B2 <= sizes_B2).all()
-    assert (cuts.sizes_B2.prod(axis=1) / 2800).min() > 0.8
+    crops = cuts_of(sizes_B2, crop_area=(0.9, 1.0))
+    assert (crops.sizes_B2 >= 1).all() and (crops.sizes_B2 <= sizes_B2).all()
+    assert (crops.sizes_B2.prod(axis=1) / 2800).min() > 0.8
 
 
 def test_flips_are_half_of_the_photos_and_not_tied_to_the_crops():
     sizes_B2 = np.tile([300, 400], (COUNT, 1))
     flips = cuts_of(sizes_B2, flip=True).flips_B
     assert 0.47 < flips.mean() < 0.53
-    cuts = cuts_of(sizes_B2, flip=True, crop_area=(0.5, 1.0))
-    assert (cuts.flips_B == flips).all()
-    assert abs(np.corrcoef(cuts.flips_B, cuts.windows_B4[:, 0])[0, 1]) < 0.05
+    crops = cuts_of(sizes_B2, flip=True, crop_area=(0.5, 1.0))
+    assert (crops.flips_B == flips).all()
+    assert abs(np.corrcoef(crops.flips_B, crops.windows_B4[:, 0])[0, 1]) < 0.05
 
 
 def test_boxes_follow_crop_and_flip():
     windows_B4 = np.array([[10, 20, 50, 80]] * 3)
     boxes_B4 = np.array([[0.0, 30, 30, 100]] * 2 + [[60.0, 30, 70, 40]])
-    moved = cut_boxes(boxes_B4, Cuts(windows_B4, np.array([False, True, False])))
+    moved = crop_boxes(boxes_B4, Crops(windows_B4, np.array([False, True, False])))
     assert moved[0].tolist() == [0, 10, 20, 60]
     assert moved[1].tolist() == [20, 10, 40, 60]
     assert np.isnan(moved[2]).all()  # nothing of it is left
 
 
 def test_no_box_stays_no_box():
-    moved = cut_boxes(np.full((2, 4), np.nan), no_cuts(np.array([[5, 6], [7, 8]])))
+    moved = crop_boxes(np.full((2, 4), np.nan), no_crops(np.array([[5, 6], [7, 8]])))
     assert np.isnan(moved).all()

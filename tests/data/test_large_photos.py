@@ -174,15 +174,15 @@ def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monk
 
 def test_a_data_set_of_pyramids_is_read_in_pieces_unless_it_is_needed_whole(tmp_path):
     from stacked_ram.data.dataset import open_dataset
-    from stacked_ram.data.photo_batches import in_pieces
+    from stacked_ram.data.photo_batches import by_region
 
     folder = large_data_set(tmp_path / "data")
     data = DataConfig(dataset=str(folder))
     dataset = open_dataset(data, "train")
-    assert in_pieces(dataset, data)
-    assert not in_pieces(dataset, data, whole=True)
+    assert by_region(dataset, data)
+    assert not by_region(dataset, data, whole=True)
     for change in ({"flip": True}, {"short_side": 50}, {"rotate": 5.0}):
-        assert not in_pieces(dataset, DataConfig(**change))
+        assert not by_region(dataset, DataConfig(**change))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

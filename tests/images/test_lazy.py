@@ -1,4 +1,4 @@
-"""Photos that are read piece by piece give what they would give in memory."""
+"""Photos that are read by region give what they would give in memory."""
 
 from __future__ import annotations
 

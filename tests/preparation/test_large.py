@@ -22,7 +22,7 @@ from pyramids import (
 
 from stacked_ram.images import opening
 from stacked_ram.preparation import large
-from stacked_ram.preparation.perceptual import look_at
+from stacked_ram.preparation.perceptual import fingerprint
 
 LIMIT = 0.05  # megapixels: --max-megapixels of these tests
 
@@ -57,7 +57,7 @@ def test_large_tiffs_are_kept_byte_for_byte(source: Path, tmp_path: Path) -> Non
         assert row["sha256"] == hashlib.sha256(content).hexdigest()
         assert (row["width"], row["height"]) == ("300", "200")
         pixels_HWC = smooth_pixels(200, 300, seed)
-        look = look_at(Image.fromarray(pixels_HWC))
+        look = fingerprint(Image.fromarray(pixels_HWC))
         assert (int(row["phash"], 16) ^ look.phash).bit_count() <= 4
     assert prepared(source, out) == told, "twice changes nothing"
     page = (out / "report.html").read_text()
@@ -189,9 +189,9 @@ def test_memory_is_that_of_a_few_tiles(tmp_path: Path) -> None:
         str(path), tile=True, pyramid=True, compression="jpeg"
     )
     small = write_pyramid(tmp_path / "small.tif", smooth_pixels(64, 64))
-    large.look_at_tiles(small)
+    large.fingerprint_tiles(small)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    look, preview, size = large.look_at_tiles(path)
+    look, preview, size = large.fingerprint_tiles(path)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert size == (9000, 9000) and preview
     assert np.allclose(np.array(look.channel_sums) / 81e6, [10, 90, 200], atol=1.5)

@@ -12,7 +12,7 @@ from making import picture
 from PIL import Image, ImageEnhance
 
 from stacked_ram.preparation.near_pairs import near_pairs
-from stacked_ram.preparation.perceptual import look_at, same_look
+from stacked_ram.preparation.perceptual import fingerprint, same_picture
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,29 +68,31 @@ def altered() -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("change", altered())
 def test_altered_copies_are_near(change: str) -> None:
-    first, second = look_at(picture(1, (300, 200))), look_at(altered()[change])
+    first, second = fingerprint(picture(1, (300, 200))), fingerprint(altered()[change])
     assert (first.phash ^ second.phash).bit_count() <= 8
-    assert same_look(first.tiny, second.tiny)
+    assert same_picture(first.tiny, second.tiny)
 
 
 def test_different_photos_are_not_the_same() -> None:
-    looks = [look_at(picture(seed, (90, 60))) for seed in range(60)]
+    looks = [fingerprint(picture(seed, (90, 60))) for seed in range(60)]
     for i, first in enumerate(looks):
         for second in looks[:i]:
             near = (first.phash ^ second.phash).bit_count() <= 8
-            assert not (near and same_look(first.tiny, second.tiny))
+            assert not (near and same_picture(first.tiny, second.tiny))
 
 
 def test_flat_pictures_are_never_the_same_by_look() -> None:
-    black, white = (look_at(Image.new("RGB", (40, 40), colour)) for colour in ("black", "white"))
-    assert not same_look(black.tiny, white.tiny)
-    assert not same_look(black.tiny, black.tiny)
+    black, white = (
+        fingerprint(Image.new("RGB", (40, 40), colour)) for colour in ("black", "white")
+    )
+    assert not same_picture(black.tiny, white.tiny)
+    assert not same_picture(black.tiny, black.tiny)
 
 
 def test_sums_of_channels_are_exact() -> None:
     image = picture(2, (31, 17))
     values = np.asarray(image, dtype=np.int64)
-    look = look_at(image)
+    look = fingerprint(image)
     assert look.channel_sums == tuple(values.sum(axis=(0, 1)))
     assert look.channel_squares == tuple((values**2).sum(axis=(0, 1)))
 
@@ -98,6 +100,6 @@ def test_sums_of_channels_are_exact() -> None:
 def test_sums_of_large_photos_are_near() -> None:
     image = picture(3, (900, 700))
     values = np.asarray(image, dtype=np.float64)
-    sums, squares = look_at(image).channel_sums, look_at(image).channel_squares
+    sums, squares = fingerprint(image).channel_sums, fingerprint(image).channel_squares
     assert np.allclose(np.array(sums) / (900 * 700), values.mean(axis=(0, 1)), atol=0.5)
     assert np.allclose(np.array(squares) / (900 * 700), (values**2).mean(axis=(0, 1)), rtol=0.01)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacked_ram.preparation.duplicates import units_of
-from stacked_ram.preparation.splits import TooFew, share_out
+from stacked_ram.preparation.splits import TooFew, assign_units
 
 SHARES = st.sampled_from([[0.6, 0.2, 0.2], [0.8, 0.2, 0.0], [0.7, 0.0, 0.3], [1.0] * 5, [1.0]])
 
@@ -25,7 +25,7 @@ def lots(seed: int, count: int) -> np.ndarray:
 )
 def test_single_photos_meet_the_shares(counts: list[int], shares: list[float], seed: int) -> None:
     classes = np.repeat(np.arange(len(counts)), counts)
-    parts = share_out(classes, np.arange(len(classes)), lots(seed, len(classes)), shares)
+    parts = assign_units(classes, np.arange(len(classes)), lots(seed, len(classes)), shares)
     for klass, count in enumerate(counts):
         there = np.bincount(parts[classes == klass], minlength=len(shares))
         assert there.sum() == count
@@ -46,7 +46,7 @@ def test_units_stay_whole(sizes: list[int], class_count: int, mixed: bool, seed:
     units = np.repeat(np.arange(len(sizes)), sizes)
     by_photo = np.arange(len(units)) % class_count
     classes = by_photo if mixed else units % class_count
-    parts = share_out(classes, units, lots(seed, len(units)), [0.6, 0.2, 0.2])
+    parts = assign_units(classes, units, lots(seed, len(units)), [0.6, 0.2, 0.2])
     for unit in range(len(sizes)):
         assert len(set(parts[units == unit])) == 1
     for klass in range(class_count):
@@ -58,7 +58,9 @@ def test_units_stay_whole(sizes: list[int], class_count: int, mixed: bool, seed:
 def test_the_seed_decides_which_and_not_how_many() -> None:
     classes = np.repeat([0, 1], 50)
     units = np.arange(100)
-    first, second, again = (share_out(classes, units, lots(s, 100), [3, 1, 1]) for s in (1, 2, 1))
+    first, second, again = (
+        assign_units(classes, units, lots(s, 100), [3, 1, 1]) for s in (1, 2, 1)
+    )
     assert (first == again).all()
     assert (first != second).any()
     assert (np.bincount(first) == np.bincount(second)).all()
@@ -69,19 +71,19 @@ def test_too_few_names_the_class(count: int, units: list[int]) -> None:
     classes = np.array([0] * 30 + [1] * count)
     all_units = np.concatenate([np.arange(100, 130), units])
     with pytest.raises(TooFew) as few:
-        share_out(classes, all_units, lots(0, len(classes)), [0.6, 0.2, 0.2])
+        assign_units(classes, all_units, lots(0, len(classes)), [0.6, 0.2, 0.2])
     assert (few.value.klass, few.value.photos, few.value.units) == (1, count, len(set(units)))
 
 
 def test_folds_of_equal_classes_are_of_one_size() -> None:
     """What does not divide is spread over the folds, not given to the first ones."""
     classes = np.repeat(np.arange(10), 11)
-    parts = share_out(classes, np.arange(110), lots(3, 110), [1.0] * 5)
+    parts = assign_units(classes, np.arange(110), lots(3, 110), [1.0] * 5)
     assert np.bincount(parts).tolist() == [22] * 5
 
 
 def test_as_many_folds_as_there_are_photos() -> None:
-    parts = share_out(np.zeros(300, np.int64), np.arange(300), lots(1, 300), [1.0] * 300)
+    parts = assign_units(np.zeros(300, np.int64), np.arange(300), lots(1, 300), [1.0] * 300)
     assert sorted(parts) == list(range(300))
 
 

@@ -48,8 +48,8 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
     splits = _split_folders(root)
     if "train" not in splits:
         raise UserError(f"{root}: no folder train/ found (train/ valid/ test/ are looked for)")
-    unused = [one for one in entries(root)[0] if one not in splits.values() and any(walk(one))]
-    names = ", ".join(f"{path_text(one.name)}/" for one in unused)
+    unused = [path for path in entries(root)[0] if path not in splits.values() and any(walk(path))]
+    names = ", ".join(f"{path_text(path.name)}/" for path in unused)
     if unused and len(splits) == 1 and options.layout == "auto":
         raise UserError(
             f"{root}: is train/ the training split, or a class beside {names}? Give --layout"
@@ -95,7 +95,7 @@ def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
 
 def _class_folders(root: Path) -> dict[str, Path]:
     """Class name -> folder: the folders with files in them or anywhere below."""
-    return {path_text(one.name): one for one in entries(root)[0] if any(walk(one))}
+    return {path_text(path.name): path for path in entries(root)[0] if any(walk(path))}
 
 
 def _like(classes: dict[str, Path], root: Path) -> dict[str, Path]:
