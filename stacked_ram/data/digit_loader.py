@@ -17,7 +17,7 @@ from stacked_ram.data.batch import Batch
 from stacked_ram.data.batching import Rows, drawn, evaluation_batches, training_batches
 from stacked_ram.data.canvas import compose, rotate, shift
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.mixup import Blend
+from stacked_ram.data.mixup import MixUpCutMix
 from stacked_ram.data.rng import derive_seed
 from stacked_ram.runtime.errors import UserError
 
@@ -46,7 +46,7 @@ class DigitLoader(Loader):
         self.generator = torch.Generator(self.home)
         data = self.data
         blends = self.train and (data.mixup or data.cutmix)
-        self.blend = Blend(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
+        self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
 
     def _home(self, images_NHW: Tensor) -> torch.device:
         """The device, if its memory takes the digits and leaves three quarters free."""

@@ -10,7 +10,7 @@ from pyramids import vips
 
 from stacked_ram.config.schema import DataConfig
 from stacked_ram.data.dataset import open_dataset
-from stacked_ram.data.photo_batches import in_pieces
+from stacked_ram.data.photo_batches import by_region
 from stacked_ram.images.lazy import LazyPhoto
 from stacked_ram.preparation.needle import (
     ANGLES,
@@ -69,7 +69,7 @@ def test_a_prepared_data_set_with_boxes_the_same_every_time(tmp_path):
     assert table["sha256"].nunique() == 12
     photo = LazyPhoto(folder / table["path"][0])
     assert photo.size == (1536, 2048) and len(photo.pyramid.levels) > 2
-    assert in_pieces(open_dataset(DataConfig(dataset=str(folder)), "train"), DataConfig())
+    assert by_region(open_dataset(DataConfig(dataset=str(folder)), "train"), DataConfig())
     again = pandas.read_csv(
         prepare_needle(NeedleOptions(dest=tmp_path / "b", photos=(4, 4, 4))) / "manifest.csv"
     )
