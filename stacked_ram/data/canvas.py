@@ -1,13 +1,13 @@
-"""Digits on canvases: the paper's translated and cluttered tasks, as one batch operation.
+"""Paste digits on canvases: the paper's translated and cluttered tasks, a batch at a time.
 
-Raw digits (0..255, background exactly 0) are pasted on a black canvas; normalisation comes after,
-so no square around a digit can give it away. There is no loop over the batch: every piece is
-gathered and added by flat indices, on whatever device the digits are.
+Digits (0..255, background exactly 0) are pasted on a black canvas before they are normalised, so
+that no visible square surrounds a digit. There is no loop over the batch: pieces are gathered and
+added by flat indices, on the device of the digits.
 
-Where pieces overlap their values are added and clipped at 255, as the paper's authors do in the
-generator that they published (github.com/google-deepmind/mnist-cluttered).
+Where pieces overlap, their values are added and clipped at 255, as in the generator published by
+the paper's authors (github.com/google-deepmind/mnist-cluttered).
 
-Shapes: B photos of a batch, N digits of the pool, C clutter pieces a photo, H W one digit.
+Shapes: B photos per batch, N digits in the pool, C clutter pieces per photo, H W size of a digit.
 Source: Mnih et al. 2014, "Recurrent Models of Visual Attention", section 4.1.
 """
 
@@ -29,21 +29,23 @@ def compose(
     pool_NHW: Tensor | None = None,
     index_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Paste each digit at a random place of its own black canvas, among pieces of other digits.
+    """Paste each digit at a random place on its own black canvas, among pieces of other digits.
 
-    images_BHW: uint8 digits, all of one size.
-    canvas: (height, width) of the result, no smaller than a digit.
-    translate: False puts the digit at the centre.
-    clutter: pieces a photo, each a random square of `clutter_size` pixels out of another digit.
-    generator: where the chances come from; its device may differ from the digits' (a CPU
-        generator gives the same canvases on every device). None: the digits' device's own.
-    pool_NHW: the digits that clutter is cut from, on the same device; None: the batch itself.
-    index_B: where each digit stands in the pool, so that none is its own clutter. Without it a
-        digit of a given pool may be drawn against itself, once in N.
+    images_BHW: uint8 digits, all of the same size.
+    canvas: (height, width) of the result, at least the size of a digit.
+    translate: if False, put the digit at the centre.
+    clutter: pieces per photo, each a random square of `clutter_size` pixels from another digit.
+    generator: the source of random numbers. It may be on another device than the digits (a CPU
+        generator gives the same canvases on every device). None: the default generator of the
+        digits' device.
+    pool_NHW: the digits from which clutter is cut, on the same device; None: the batch.
+    index_B: the position of each digit in the pool, so that no digit is its own clutter. Without
+        it, a piece comes from the digit itself with probability 1/N.
 
-    Returns pixels_B1HW (uint8, the canvas's size) and boxes_B4 (int64, left, top, right, bottom
-    in pixels, right and bottom exclusive), the place of the whole digit image, both on the
-    digits' device. Raises ValueError when the digits or the pieces do not fit.
+    Returns pixels_B1HW (uint8, the canvases) and boxes_B4 (int64; left, top, right, bottom of the
+    whole digit image in pixels, right and bottom exclusive), both on the digits' device.
+
+    Raises ValueError if the digits or the pieces do not fit.
     """
     count, height, width = images_BHW.shape
     canvas_height, canvas_width = canvas
@@ -51,7 +53,7 @@ def compose(
     device = images_BHW.device
 
     def draw(high: int, *shape: int) -> Tensor:
-        """Whole numbers in [0, high)."""
+        """Draw whole numbers in [0, high)."""
         source = generator.device if generator is not None else device
         numbers = torch.randint(high, shape, generator=generator, device=source)
         return numbers.to(device, non_blocking=True)
@@ -64,7 +66,7 @@ def compose(
         left_B = torch.full((count,), (canvas_width - width) // 2, device=device)
     boxes_B4 = torch.stack([left_B, top_B, left_B + width, top_B + height], dim=1)
 
-    # 16 bits hold the sum of over a hundred pieces before it is clipped.
+    # 16 bits can hold the sum of more than a hundred pieces before it is clipped.
     sums_BX = torch.zeros(count, canvas_height * canvas_width, dtype=torch.int16, device=device)
     places_BX = _window(top_B * canvas_width + left_B, height, width, canvas_width).flatten(1)
     sums_BX.scatter_(1, places_BX, images_BHW.flatten(1).to(torch.int16))
@@ -75,7 +77,7 @@ def compose(
             index_B = torch.arange(count, device=device)
         if index_B is None:
             other_BC = draw(len(pool_NX), count, clutter)
-        else:  # one to N-1 further on, round the pool: any digit but its own
+        else:  # 1 to N-1 positions further, modulo N: any digit but the photo's own
             steps_BC = 1 + draw(len(pool_NX) - 1, count, clutter)
             other_BC = (index_B.to(device)[:, None] + steps_BC) % len(pool_NX)
         size = clutter_size
@@ -93,7 +95,9 @@ def compose(
 
 
 def shift(images_BHW: Tensor, max_pixels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Each digit moved by up to `max_pixels` each way, black coming in; pixels_B1HW, uint8.
+    """Move each digit by up to `max_pixels` in each direction; return pixels_B1HW, uint8.
+
+    Pixels from outside the photo are black.
 
     generator: as for `compose`.
     """
@@ -110,20 +114,22 @@ def shift(images_BHW: Tensor, max_pixels: int, generator: torch.Generator | None
 def rotate(
     images_BHW: Tensor, max_degrees: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Each digit turned about its middle by up to `max_degrees` either way, black coming in.
+    """Rotate each digit about its centre by up to `max_degrees` in either direction.
 
-    images_BHW: uint8, of any shape; the same comes back, interpolated bilinearly.
+    Pixels from outside the photo are black.
+
+    images_BHW: uint8, of any height and width; the result has the same shape (bilinear).
     generator: as for `compose`.
     """
     count, height, width = images_BHW.shape
     device = images_BHW.device
     source = device if generator is None else generator.device
-    share_B = 2 * torch.rand(count, generator=generator, device=source) - 1
-    angle_B = torch.deg2rad(max_degrees * share_B).to(device, non_blocking=True)
+    turn_B = 2 * torch.rand(count, generator=generator, device=source) - 1
+    angle_B = torch.deg2rad(max_degrees * turn_B).to(device, non_blocking=True)
     cos_B, sin_B, zero_B = angle_B.cos(), angle_B.sin(), torch.zeros_like(angle_B)
-    # Places go from -1 to 1 along both sides, however long these are.
-    rows_6B = [cos_B, -sin_B * height / width, zero_B, sin_B * width / height, cos_B, zero_B]
-    turn_B23 = torch.stack(rows_6B, dim=1).view(count, 2, 3)
+    # Coordinates go from -1 to 1 along both sides, whatever the aspect ratio.
+    entries_6B = [cos_B, -sin_B * height / width, zero_B, sin_B * width / height, cos_B, zero_B]
+    turn_B23 = torch.stack(entries_6B, dim=1).view(count, 2, 3)
     grid_BHW2 = functional.affine_grid(turn_B23, [count, 1, height, width], align_corners=False)
     turned_B1HW = functional.grid_sample(
         images_BHW[:, None].float(), grid_BHW2, align_corners=False
@@ -132,7 +138,7 @@ def rotate(
 
 
 def _window(start: Tensor, height: int, width: int, row: int) -> Tensor:
-    """Flat indices of height x width windows that begin at `start` in rows of `row` pixels."""
+    """Return flat indices of height x width windows at `start`, in images of row length `row`."""
     rows = torch.arange(height, device=start.device)[:, None] * row
     columns = torch.arange(width, device=start.device)
     return start[..., None, None] + (rows + columns)
@@ -146,14 +152,14 @@ def _check(
     pool_NHW: Tensor | None,
 ) -> None:
     if images_BHW.dtype != torch.uint8:
-        raise ValueError(f"digits must be uint8, raw 0..255, not {images_BHW.dtype}")
+        raise ValueError(f"digits must be uint8, 0..255, not {images_BHW.dtype}")
     _, height, width = images_BHW.shape
     if canvas[0] < height or canvas[1] < width:
         raise ValueError(f"a canvas of {canvas} cannot hold digits of {(height, width)} pixels")
     if clutter:
         if not 0 < clutter_size <= min(height, width):
             raise ValueError(
-                f"clutter_size {clutter_size}: pieces are cut from digits of {(height, width)}"
+                f"clutter_size {clutter_size}: must be 1 to {min(height, width)}, the digits' size"
             )
         pool = images_BHW if pool_NHW is None else pool_NHW
         if len(pool) < 2:

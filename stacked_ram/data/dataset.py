@@ -1,6 +1,6 @@
-"""A prepared data set, as `prepare_data.py` wrote it: its photos, labels and boxes by split.
+"""Open a prepared data set: the photos, labels and boxes of a split.
 
-Free of torch; nothing is decoded here.
+Decodes no photo and does not import torch.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from stacked_ram.runtime.program import program
 
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
-LIMIT_SEED = 0  # which photos `limit_photos` keeps never changes
+LIMIT_SEED = 0  # fixed, so that `limit_photos` always keeps the same photos
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Digits of one size, and how their canvases are made (stacked_ram.data.canvas)."""
+    """Digits of one size, and the settings of their canvases (stacked_ram.data.canvas)."""
 
     images_NHW: np.ndarray
-    """uint8, raw 0..255: finished canvases, or digits to be put on them."""
+    """uint8, 0..255: finished canvases, or digits that still need one."""
     composed: bool
-    """Whether images_NHW are what the model is to see."""
+    """Whether images_NHW are finished canvases."""
     canvas: tuple[int, int]
     """(height, width) of the photos."""
     translate: bool = False
     clutter: int = 0
     clutter_size: int = 8
     seed: int = 0
-    """Of the training canvases when they are composed once (`clutter: fixed`)."""
+    """Seed of the training canvases if they are composed once (`clutter: fixed`)."""
 
     def digest(self) -> list[Any]:
-        """Tells these digits and how they are composed from others."""
+        """Return values that identify these digits and the settings of their canvases."""
         made = self.canvas, self.translate, self.clutter, self.clutter_size, self.seed
         pixels = np.ascontiguousarray(self.images_NHW)
         return [*made, pixels.shape, hashlib.sha256(pixels).hexdigest()]
@@ -49,19 +49,19 @@ class Digits:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest behind a split: what all splits of a data set share."""
+    """The manifest of the whole data set, of which a split is a part."""
 
     sizes_M2: np.ndarray
     """int64, (height, width) of every stored photo."""
     rows: np.ndarray
-    """The row in it of each photo of the split."""
+    """The row of each photo of the split in the manifest."""
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split. Row i of names, labels, boxes and sizes belong to photo i."""
+    """One split. Entry i of names, labels, boxes and sizes belongs to photo i."""
 
     name: str
     kind: str
@@ -71,42 +71,44 @@ class Dataset:
     classes: tuple[str, ...]
     channels: int
     mean: tuple[float, ...]
-    """Of each channel over the training photos, 0 to 1."""
+    """Mean of each channel over the training photos, 0 to 1."""
     std: tuple[float, ...]
+    """Standard deviation of each channel, likewise."""
     names: list[str]
-    """File of each photo, relative to the folder."""
+    """Path of each photo, relative to the folder."""
     labels: np.ndarray
     """int64 (N,), index in classes."""
     boxes: np.ndarray
-    """float32 (N, 4), (left, top, right, bottom) in pixels of the stored photo; nan: no box."""
+    """float32 (N, 4): left, top, right, bottom in pixels of the stored photo; nan: no box."""
     sizes: np.ndarray
-    """int64 (N, 2), (height, width) of the stored photo."""
+    """int64 (N, 2): height and width of the stored photo."""
     digits: Digits | None = None
-    """kind digits only."""
+    """Only of kind digits."""
     manifest: Manifest | None = None
-    """kind photos only."""
+    """Only of kind photos."""
     scene: SceneShape | None = None
-    """What the photos look like where they are scenes."""
+    """The settings of the scenes, if the photos are scenes."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def digest(self) -> str:
-        """Tells these photos and labels from others, wherever their folder lies."""
-        said = [self.kind, self.classes, self.mean, self.std, self.names, self.labels.tolist()]
+        """Return a hash that identifies these photos and labels, wherever their folder is."""
+        content = [self.kind, self.classes, self.mean, self.std, self.names, self.labels.tolist()]
         if self.manifest is not None:
-            said.append(self.manifest.sha256)
+            content.append(self.manifest.sha256)
         if self.digits is not None:
-            said.append(self.digits.digest())
-        return hashlib.sha256(repr(said).encode()).hexdigest()
+            content.append(self.digits.digest())
+        return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:
     """Open one split (train, valid or test) of the data set in `config.dataset`.
 
-    Honours train_on, fold and limit_photos (the same stratified choice every time).
-    Raises UserError when there is no data set, it is of another format, the split or a class of
-    the training split is empty, or the manifest does not agree with dataset.yaml.
+    `config` also gives train_on, fold and limit_photos (always the same stratified choice).
+
+    Raises UserError if the data set is missing, damaged or of another format, if the split has no
+    photos, or if a class has no training photo.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {SPLITS}")
@@ -123,20 +125,20 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
 
 
 def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.ndarray:
-    """Sorted indices of `count` photos, every class with its share, drawn by the seed."""
+    """Draw `count` photos in the proportions of the classes; return their sorted indices."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels_N))
     order = order[np.argsort(labels_N[order], kind="stable")]  # class by class, random within
     _, starts, sizes = np.unique(labels_N[order], return_index=True, return_counts=True)
-    # how far along its class each photo is: the first ones of all classes come first
+    # The position of each photo within its class, 0 to 1: the lowest positions are kept.
     along = (np.arange(len(order)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
     first = np.arange(len(order)) == np.repeat(starts, sizes)
-    along[first] = -1  # one of each class before a second of any
+    along[first] = -1  # every class gets a photo before any class gets two
     return np.sort(order[np.argsort(along, kind="stable")[:count]])
 
 
 def _common_fields(folder: Path, info: dict[str, Any], split: str) -> dict[str, Any]:
-    """The fields of a Dataset that dataset.yaml tells."""
+    """Return the fields of a Dataset that come from dataset.yaml."""
     return {
         "folder": folder,
         "split": split,
@@ -232,7 +234,7 @@ def _open_digits(
     canvas = canvas or images_NHW.shape[1:]
     if not training and images_NHW.shape[1:] != canvas:
         raise UserError(
-            f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]} where dataset.yaml "
+            f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]}, but dataset.yaml "
             f"says {canvas}; prepare the data set again"
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(info["classes"]):
@@ -262,9 +264,9 @@ def _open_digits(
 def _read_arrays(
     folder: Path, split: str, training: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """images_NHW (uint8), labels_N (int64) and boxes_N4 (float32) of one split of digits.
+    """Read images_NHW (uint8), labels_N (int64) and boxes_N4 (float32) of one split of digits.
 
-    training: the digits themselves, where valid and test hold canvases made of them.
+    training: read the digits alone, also from a split that holds canvases made of them.
     """
     home = folder / split
     raw = training and (home / "digits.npy").is_file()
@@ -303,12 +305,12 @@ def _check_classes(dataset: Dataset) -> None:
     if dataset.split == "train" and not counts.all():
         name = dataset.classes[int(counts.argmin())]
         raise UserError(
-            f"{dataset.folder}: class `{name}` has no training photo; add some or leave it out"
+            f"{dataset.folder}: class `{name}` has no training photo; add some or remove the class"
         )
 
 
 def only(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """These rows of a split."""
+    """Return a split with only these rows."""
     digits, manifest = dataset.digits, dataset.manifest
     return dataclasses.replace(
         dataset,

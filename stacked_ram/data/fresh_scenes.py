@@ -1,8 +1,8 @@
-"""Training scenes made anew in every epoch, in the way of the written ones (data.scenes).
+"""Compose new training scenes in every epoch, in the same way as the stored ones (data.scenes).
 
-What they are made of lies beside them (`pieces/`), is decoded once and kept as decoded photos are
-(data.cache). A scene that training wants smaller is composed small. Every scene is a function of
-the numbers it is drawn by, whatever process makes it and whatever was made before.
+The photos that scenes consist of are stored with the data set (`pieces/`), and cached once decoded
+(data.cache). If training needs scenes smaller than the stored ones, they are composed at a smaller
+size. A scene depends only on its random numbers, not on the process or on earlier scenes.
 """
 
 from __future__ import annotations
@@ -26,26 +26,29 @@ from stacked_ram.runtime.errors import UserError
 
 
 class SceneMaker:
-    """Makes the training scenes of a prepared data set anew.
+    """Compose new training scenes of a prepared data set.
 
-    cache: of the decoded pieces; None where there is none.
+    cache: the cache of decoded pieces, or None.
     """
 
     def __init__(
         self, dataset: Dataset, size: tuple[int, int], cache: str = "none", limit: float = 0
     ):
-        """size: (height, width) of the scenes to make. cache, limit: as of photos.
+        """Read the lists of pieces.
 
-        Raises UserError when the data set holds no pieces to make scenes of.
+        size: (height, width) of the scenes to make.
+        cache, limit: as `data.cache` and `data.cache_limit` in a config.
+
+        Raises UserError if the data set has no pieces.
         """
         shape = dataset.scene
         self.size = size
-        # composed as small as the written ones are decoded, and then reduced as they are
+        # Compose at the size at which stored scenes are decoded, then reduce as they are reduced.
         height, width = as_decoded((shape.height, shape.width), size)
         shape = dataclasses.replace(shape, height=height, width=width)
         self.shape = shape
         folder = dataset.folder / PIECES
-        again = "prepare the scenes again, or train on them as written: clutter: fixed"
+        again = "prepare the scenes again, or train on the stored scenes with `clutter: fixed`"
         self.backgrounds = sorted((folder / "background").glob("*"))
         try:
             with open(folder / "photos.csv", encoding="utf-8", newline="") as file:
@@ -70,9 +73,13 @@ class SceneMaker:
         self.cache = open_cache(dataset, self.sizes_M2, cache, limit, words)
 
     def make(self, path: str, entropy: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """pixels_CHW of another scene of the photo that is in the scene `path` (as in the
-        manifest), and its box_4, in pixels of it. entropy: whole numbers that decide what is
-        drawn."""
+        """Compose a new scene with the photo of a stored scene.
+
+        path: the stored scene, as in the manifest.
+        entropy: whole numbers that seed the random choices.
+
+        Returns pixels_CHW (uint8), and box_4 of the photo in pixels of the scene.
+        """
         others = choose_others(entropy, self.backgrounds, self.shape)
         rng = np.random.default_rng([*entropy, 1])  # as data.scenes.draw_scene
         scene, box = compose_scene(
@@ -88,6 +95,7 @@ class SceneMaker:
         return resized(np.array(scene), *self.size), box_4
 
     def piece(self, file: Path) -> Piece:
+        """Return a decoded piece, from the cache if possible."""
         row = self.row_of[file]
         height, width = map(int, self.sizes_M2[row])
         pixels = self.cache.get(row, file) if self.cache else None
@@ -96,13 +104,13 @@ class SceneMaker:
             pixels = np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0))
             if self.cache:
                 self.cache.put(row, file, pixels)
-        # the cache knows of numbers only: what was put in pixel by pixel comes out so
+        # The cache keeps no shape: reshape to that of the array that was put in.
         return Piece(pixels.reshape(height, width, 3))
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A decoded photo that resizes as Pillow's do, at a tenth of the time, cut at whole pixels."""
+    """A decoded photo that is resized as by Pillow, in a tenth of the time; cut at whole pixels."""
 
     pixels_HWC: np.ndarray
 
@@ -128,8 +136,8 @@ class Piece:
 
 
 def as_decoded(size: tuple[int, int], least: Sequence[int]) -> tuple[int, int]:
-    """(height, width) to which a JPEG's decoder reduces a photo of this size at next to no cost,
-    no less than `least`."""
+    """Return the smallest (height, width), at least `least`, at which a JPEG of this size can be
+    decoded almost for free."""
     for scale in (8, 4, 2):
         height, width = (-(-side // scale) for side in size)
         if height >= least[0] and width >= least[1]:
@@ -138,7 +146,7 @@ def as_decoded(size: tuple[int, int], least: Sequence[int]) -> tuple[int, int]:
 
 
 def _stored_size(file: Path) -> tuple[int, int]:
-    """(height, width)"""
+    """Return (height, width) of a photo file."""
     try:
         with Image.open(file) as image:
             return image.height, image.width

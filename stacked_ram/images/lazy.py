@@ -1,9 +1,9 @@
-"""Photos that are not in memory: what a patch needs is read when it is looked at.
+"""Photos on disk that are not in memory: each patch reads only the pixels that it needs.
 
-A patch is read from the pyramid level nearest to its cells that is not coarser, then averaged
-as in memory. Level 0 is the photo itself: patches from it are exact. The pixels of a further level
-are averages, rounded: a cell whose edges fall on them is off by at most half a grey value (of 255)
-a halving; elsewhere a pixel that an edge crosses counts by its share, as if it were even.
+A patch is read from the coarsest pyramid level that is at least as fine as its cells, then averaged
+as in memory. Level 0 is the photo itself, so patches from it are exact. Pixels of other levels are
+rounded averages. A cell whose edges lie between such pixels is off by at most half a grey value (of
+255) per halving. A pixel that is cut by an edge counts by the fraction inside the cell.
 
 B photos, R rows (photo-major), K patches, C channels, P patch_size, h x w cells.
 """
@@ -25,24 +25,24 @@ from stacked_ram.ops.patches import Photos
 from stacked_ram.ops.windows import fraction_inside
 from stacked_ram.runtime.errors import UserError
 
-LUMA = np.array([19595, 38470, 7471])  # of red, green and blue, in 65536ths, as Pillow has them
+LUMA = np.array([19595, 38470, 7471])  # weights of red, green, blue times 65536, as in Pillow
 
 
 class Window(NamedTuple):
-    """What was read for one box."""
+    """The pixels that were read for one box."""
 
     pixels_CHW: np.ndarray
-    """uint8; nothing (0 x 0) where the box lies outside the photo."""
+    """uint8; 0 x 0 pixels if the box is outside the photo."""
     corner: tuple[int, int]
-    """(x, y) of its first pixel, in pixels of its level."""
+    """(x, y) of the first pixel, in pixels of the pyramid level."""
     factors: tuple[float, float]
-    """Pixels of the photo that one of its pixels stands for, across and down."""
+    """Width and height of one of these pixels, in pixels of the photo."""
 
 
 class UnreadablePhoto(UserError):
-    """What is wrong with one photo of a batch, found when it was looked at.
+    """Raised for a photo of a batch that cannot be read when patches of it are needed.
 
-    photo: which of the batch it is.
+    photo: the photo.
     """
 
     def __init__(self, message: str, photo: LazyPhoto) -> None:
@@ -51,10 +51,13 @@ class UnreadablePhoto(UserError):
 
 
 class LazyPhoto:
-    """One photo file. Raises UserError, naming it, when it cannot be read.
+    """One photo file, read by region.
 
-    size: (height, width), upright. Where it is known already, the file is opened when it is first
-    looked at, and has to be of this size; else at once. channels: 3 (grayscale is repeated) or 1.
+    channels: 3 (grayscale is repeated) or 1.
+    size: (height, width), upright. If given, the file is opened when it is first needed and must
+        have this size; if None, it is opened at once.
+
+    Raises UserError, which names the file, if it cannot be read.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class LazyPhoto:
         self.size = size or self.pyramid.size
 
     def __reduce__(self):
-        """Goes to another process as a name, and is opened again there."""
+        """Pickle only the arguments; another process opens the file again."""
         return LazyPhoto, (self.path, self.channels, self.known_size)
 
     @cached_property
@@ -81,9 +84,10 @@ class LazyPhoto:
     def window(
         self, start: tuple[float, float], side: tuple[float, float], cells: tuple[int, int]
     ) -> Window:
-        """The pixels of a box that is to be averaged over h x w cells.
+        """Read the pixels of a box that will be averaged over h x w cells.
 
-        start, side: (x, y) of the left top corner and (width, height), in pixels of the photo.
+        start, side: (x, y) of the top left corner and (width, height), in pixels of the photo.
+        cells: (h, w).
         """
         inside = [
             max(0.0, min(first + length, size) - max(first, 0.0))
@@ -98,7 +102,7 @@ class LazyPhoto:
             end = (first + length) / factor
             firsts.append(min(max(math.floor(first / factor), 0), size - 1))
             lasts.append(min(max(math.ceil(end), firsts[-1] + 1), size))
-            # A level of a size that was rounded down ends before the photo does.
+            # If the size of a level was rounded down, it ends before the photo does.
             beyond.append(int(end > size and level.factors != (1.0, 1.0)))
         pixels_HWC = self.pyramid.read(level, *firsts, *lasts)
         pixels_CHW = np.moveaxis(self._of_channels(pixels_HWC), 2, 0)
@@ -116,10 +120,13 @@ class LazyPhoto:
 
 
 class LazyPhotos:
-    """A batch of LazyPhotos with the interface of `Photos`; memory does not grow with the photos.
+    """A batch of LazyPhoto with the interface of `Photos`; memory does not grow with their size.
 
-    mean, std: C values in 0..1 units, as for Photos. A photo gives the same patches alone and in
-    any batch. Patches raise UnreadablePhoto for the first photo that cannot be read.
+    A photo gives the same patches alone and in any batch.
+
+    mean, std: C values in 0..1, as for Photos.
+
+    `patches` and `resized` raise UnreadablePhoto for the first photo that cannot be read.
     """
 
     def __init__(
@@ -132,7 +139,7 @@ class LazyPhotos:
         self.photos = list(photos)
         self.mean, self.std, self.device = mean, std, torch.device(device)
         self.sizes_B2 = torch.tensor([photo.size for photo in self.photos], device=self.device)
-        self.glance = None  # as in Photos; nothing is kept of what is read by region
+        self.glance = None  # as in Photos; never cached for photos read by region
 
     @property
     def batch_size(self) -> int:
@@ -143,20 +150,20 @@ class LazyPhotos:
         return self.photos[0].channels
 
     def select(self, index_b: torch.Tensor) -> LazyPhotos:
-        """The photos at these places of the batch."""
+        """Return the photos at these positions of the batch."""
         chosen = [self.photos[place] for place in index_b.tolist()]
         return LazyPhotos(chosen, self.mean, self.std, self.device)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> LazyPhotos:
-        """The same photos, whose patches will be on another device."""
+        """Return the same photos with their patches on another device."""
         return LazyPhotos(self.photos, self.mean, self.std, device)
 
     def pin_memory(self) -> LazyPhotos:
-        """Nothing is in memory."""
+        """Return self: there is no memory to pin."""
         return self
 
     def normalised(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> LazyPhotos:
-        """The same photos with another normalisation."""
+        """Return the same photos with another normalisation."""
         return LazyPhotos(self.photos, mean, std, self.device)
 
     def patches(
@@ -165,10 +172,10 @@ class LazyPhotos:
         geometry: GlimpseGeometry,
         dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """The glimpses at these locations, as `Photos.patches`: (R, K, C, P, P)."""
+        """Return the glimpses at these locations, as `Photos.patches`: (R, K, C, P, P)."""
         rows = locations_R2.shape[0]
         if rows % self.batch_size:
-            raise ValueError(f"{rows} locations do not share out over {self.batch_size} photos")
+            raise ValueError(f"{rows} locations are not a multiple of {self.batch_size} photos")
         sizes_R2 = self._sizes_R2(rows)
         placing = Placing.of(sizes_R2, geometry, locations_R2.dtype)
         starts_RK2 = placing.left_top(locations_R2)
@@ -181,7 +188,7 @@ class LazyPhotos:
         return torch.stack(patches, 1).to(dtype or torch.float32)
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
-        """The whole of each photo at size (h, w), stretched to it: (B, C, h, w)."""
+        """Return each whole photo, stretched to size (h, w): (B, C, h, w)."""
         sides_B2 = self.sizes_B2.flip(1).double()
         return self._averages(torch.zeros_like(sides_B2), sides_B2, size).float()
 
@@ -191,7 +198,7 @@ class LazyPhotos:
     def _averages(
         self, starts_R2: torch.Tensor, sides_R2: torch.Tensor, cells: tuple[int, int]
     ) -> torch.Tensor:
-        """Of one box a row: (R, C, h, w), normalised."""
+        """Return the normalised averages of one box per row: (R, C, h, w)."""
         rollouts = len(starts_R2) // self.batch_size
         boxes = torch.cat([starts_R2, sides_R2], 1).detach().double().cpu().tolist()
         windows = []
@@ -218,7 +225,7 @@ class LazyPhotos:
         averages = photos.averages(starts_R12, sides_R12, [most], cells)[:, 0]
         if all(window.factors == (1.0, 1.0) for window in windows):
             return averages
-        # The last pixels of a level may stand for a little more than the photo has.
+        # The last pixels of a level may extend a little beyond the photo.
         sizes_R2 = self._sizes_R2(len(windows))
         for axis, count in ((0, cells[1]), (1, cells[0])):
             true = fraction_inside(
@@ -227,17 +234,17 @@ class LazyPhotos:
             read = fraction_inside(
                 starts_R12[..., axis], sides_R12[..., axis], photos.sizes_B2[:, 1 - axis], count
             )
-            share_Rn = torch.where(read > 0, true / read, 1.0)[:, 0].to(averages.dtype)
-            share = share_Rn[:, None, None, :] if axis == 0 else share_Rn[:, None, :, None]
-            averages = averages * share
+            ratio_Rn = torch.where(read > 0, true / read, 1.0)[:, 0].to(averages.dtype)
+            ratio = ratio_Rn[:, None, None, :] if axis == 0 else ratio_Rn[:, None, :, None]
+            averages = averages * ratio
         return averages
 
 
 def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The windows as one batch: pixels_RCHW, zero below and right of each, and sizes_R2."""
+    """Return windows as one batch: pixels_RCHW, zero below and right of each, and sizes_R2."""
     sizes = [window.pixels_CHW.shape[1:] for window in windows]
     height, width = (max(1, *(size[axis] for size in sizes)) for axis in (0, 1))
     pixels_RCHW = np.zeros((len(windows), len(windows[0].pixels_CHW), height, width), np.uint8)
-    for pixels_CHW, one, (tall, wide) in zip(pixels_RCHW, windows, sizes, strict=True):
-        pixels_CHW[:, :tall, :wide] = one.pixels_CHW
+    for pixels_CHW, window, (tall, wide) in zip(pixels_RCHW, windows, sizes, strict=True):
+        pixels_CHW[:, :tall, :wide] = window.pixels_CHW
     return torch.from_numpy(pixels_RCHW), torch.tensor(sizes)

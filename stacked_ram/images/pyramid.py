@@ -1,9 +1,9 @@
-"""Regions of a photo file, at several resolutions, without holding the photo in memory.
+"""Read regions of a photo file at several resolutions, without the whole photo in memory.
 
-Through libvips (pyvips): tiled TIFF with its pyramid (pages or sub-images), whole-slide formats
-where libvips has them, JPEG at the scales its decoder gives (1/2, 1/4, 1/8), and any other file
-as one level. What is tiled is read tile by tile. What is not must be decoded from its start once:
-libvips then keeps the pixels in memory up to 100 MB, in a temporary file beyond.
+Uses libvips (pyvips) for tiled TIFF with its pyramid (pages or sub-images), whole-slide formats if
+libvips supports them, JPEG at the scales of its decoder (1/2, 1/4, 1/8), and all other files as a
+single level. Tiled files are read tile by tile. Other files must be decoded once from the start;
+libvips then holds the pixels in memory (up to 100 MB) or in a temporary file.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ import numpy as np
 from stacked_ram.runtime.errors import UserError
 
 MAX_DECODED = 2**30  # pixels of a file that is not tiled: 3 GB in a temporary file
-MAX_READ = 2**28  # pixels read for one patch; more is a pyramid that is missing
+MAX_READ = 2**28  # most pixels read for one patch; more means that the file needs a pyramid
 MAX_LEVELS = 64
-LONGEST = 512  # pixels of a side that are averaged in memory; of more, averages are read,
-ENOUGH = 4  # of at least so many a cell
-CONVERTED = {"uchar": 1, "ushort": 257}  # formats of pixels, and what 8 bits are in them
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the file begins
-HOW = "make a pyramid of it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+LONGEST = 512  # most pixels per side averaged in memory; libvips shrinks longer sides first,
+ENOUGH = 4  # to no fewer than this many pixels per cell
+CONVERTED = {"uchar": 1, "ushort": 257}  # supported pixel formats -> factor from 8 bits
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of the file
+HOW = "convert it to a pyramid: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 
 
 @dataclass(frozen=True)
 class Level:
-    """The photo at one resolution of its file, averaged further on the way by whole numbers."""
+    """One resolution of a photo file, which may be shrunk by whole numbers while it is read."""
 
     stored: tuple[int, int]
     """(width, height) in the file."""
     steps: tuple[float, float]
-    """Pixels of the photo that one stored pixel stands for, across and down."""
+    """Width and height of a stored pixel, in pixels of the photo."""
     options: tuple[tuple[str, int], ...] = ()
-    """How it is opened."""
+    """Options of the libvips loader that open this level."""
     shrink: tuple[int, int] = (1, 1)
+    """Factors by which it is shrunk while it is read, across and down."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) as it is read."""
+        """(width, height) after shrinking."""
         (width, height), (across, down) = self.stored, self.shrink
         return -(-width // across), -(-height // down)
 
     @property
     def factors(self) -> tuple[float, float]:
-        """Pixels of the photo that one pixel stands for as it is read, across and down."""
+        """Width and height of a pixel after shrinking, in pixels of the photo."""
         return self.steps[0] * self.shrink[0], self.steps[1] * self.shrink[1]
 
 
 class Pyramid:
-    """A photo file whose header was read; it is opened when pixels are wanted.
+    """A photo file. Only its header is read at first.
 
-    size: (height, width), upright. Raises UserError, naming the file, for all that is wrong.
+    size: (height, width), upright.
+
+    Raises UserError, which names the file, for every fault.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,14 +73,14 @@ class Pyramid:
                 is_tiff = file.read(4) in TIFF
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
-        # Of a TIFF, a tile that is not there is a mere warning, and black; of a JPEG, an error.
+        # libvips only warns of a missing tile in a TIFF, and returns black pixels.
         self.fail_on = "warning" if is_tiff else "error"
         self.opened: dict[tuple[tuple[str, int], ...], Any] = {}
         stored = self._open()
         if not _tiled(stored) and stored.width * stored.height > MAX_DECODED:
             raise UserError(
-                f"{self.path}: {stored.width:,} x {stored.height:,} pixels that are not tiled would"
-                f" have to be decoded whole; {HOW}"
+                f"{self.path}: {stored.width:,} x {stored.height:,} pixels without tiles would"
+                f" have to be decoded as a whole; {HOW}"
             )
         whole = self._upright(stored)
         self.size = whole.height, whole.width
@@ -93,11 +96,14 @@ class Pyramid:
         self.levels = sorted(levels, key=lambda level: level.steps)
 
     def level_for(self, cell: tuple[float, float], wanted: tuple[float, float]) -> Level:
-        """What to read for cells of so many pixels of the photo, across and down: the nearest
-        level that is not coarser; where that is much finer, averaged on the way.
+        """Choose the level to read: the coarsest one that is at least as fine as the cells.
 
-        wanted: (width, height), pixels of the photo that will be read in all. Raises UserError if
-        those are too many.
+        If that level is much finer than needed, it is shrunk while it is read.
+
+        cell: (width, height) of a cell, in pixels of the photo.
+        wanted: (width, height) of the region to read, in pixels of the photo.
+
+        Raises UserError if the region has too many pixels.
         """
         fitting = [level for level in self.levels if all(map(operator.le, level.steps, cell))]
         level = fitting[-1] if fitting else self.levels[0]
@@ -105,7 +111,7 @@ class Pyramid:
         if math.prod(sides) > MAX_READ:
             raise UserError(
                 f"{self.path}: a patch would read {math.prod(sides) / 1e6:,.0f} megapixels, because"
-                f" the file has no smaller level near it; {HOW}"
+                f" the file has no smaller level of a suitable size; {HOW}"
             )
         shrink = [
             max(1, min(int(start / step / ENOUGH), math.ceil(side / LONGEST)))
@@ -114,7 +120,7 @@ class Pyramid:
         return replace(level, shrink=(shrink[0], shrink[1]))
 
     def read(self, level: Level, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-        """These pixels of a level, uint8, H x W x bands."""
+        """Read a region of a level: uint8, (H, W, bands)."""
         try:
             if level.options not in self.opened:
                 self.opened[level.options] = self._upright(self._open(level.options))
@@ -123,12 +129,13 @@ class Pyramid:
                 image = image.shrink(*level.shrink, ceil=True)
             data = self.vips.Region.new(image).fetch(left, top, right - left, bottom - top)
         except (self.vips.Error, UserError) as error:
-            self.check_unchanged()  # else that is what is wrong
+            self.check_unchanged()  # a change of the file would explain the error
             raise self._unreadable(error) from None
         self.check_unchanged()
         return np.frombuffer(data, np.uint8).reshape(bottom - top, right - left, -1)
 
     def check_unchanged(self) -> None:
+        """Raise UserError if the file has changed since it was opened."""
         if self._state() != self.state:
             raise UserError(f"{self.path}: changed while it was being read; try again")
 
@@ -149,7 +156,7 @@ class Pyramid:
             raise self._unreadable(error) from None
 
     def _upright(self, image: Any) -> Any:
-        """8 bits, grayscale or sRGB, without transparency: as images.decoding has photos."""
+        """Convert to upright 8-bit grayscale or sRGB without alpha, as images.decoding does."""
         try:
             return self._converted(image.autorot())
         except self.vips.Error as error:
@@ -157,7 +164,9 @@ class Pyramid:
 
     def _converted(self, image: Any) -> Any:
         if image.format not in CONVERTED:
-            raise UserError(f"{self.path}: pixels of kind {image.format}; 8 or 16 bits are needed")
+            raise UserError(
+                f"{self.path}: unsupported pixel format {image.format}; convert to 8 or 16 bits"
+            )
         if image.hasalpha():
             image = image.flatten(background=255 * CONVERTED[image.format])
         if image.format == "ushort":
@@ -169,7 +178,7 @@ class Pyramid:
         elif image.interpretation not in ("srgb", "b-w", "rgb", "multiband"):
             image = image.colourspace("srgb")
         if image.bands not in (1, 3):
-            raise UserError(f"{self.path}: {image.bands} bands; grayscale or RGB is needed")
+            raise UserError(f"{self.path}: {image.bands} bands; convert to grayscale or RGB")
         return image
 
     def _unreadable(self, error: Exception) -> UserError:
@@ -181,25 +190,25 @@ class Pyramid:
 
 
 def import_vips(path: str | Path) -> Any:
-    """pyvips. Raises UserError where it is missing."""
+    """Import pyvips. Raises UserError, which names the photo, if it is not installed."""
     try:
         import pyvips
-    except (ImportError, OSError):  # OSError: the module without its library
+    except (ImportError, OSError):  # OSError: libvips itself is missing
         raise UserError(
-            f"{path}: is read by region, which needs pyvips: pip install 'pyvips[binary]'"
+            f"{path}: reading by region needs pyvips: pip install 'pyvips[binary]'"
         ) from None
-    # Kept operations would keep files open, and answer for files that have changed since.
+    # Cached operations keep files open and return old pixels of files that have changed.
     pyvips.cache_set_max(0)
-    # What it warns of besides is said by its errors, or does no harm.
+    # Its other warnings are harmless, or repeated as errors.
     logging.getLogger("pyvips").setLevel(logging.ERROR)
     return pyvips
 
 
 def level_factors(whole: tuple[int, int], reduced: tuple[int, int]) -> tuple[float, float] | None:
-    """How many pixels of the whole photo one of the reduced stands for, across and down; None if
-    it is no smaller picture of the same shape. Sizes are (width, height).
+    """Return the width and height of a pixel of a reduced picture, in pixels of the whole photo.
 
-    Levels are halved again and again, rounded down or up: so 517 -> 64 is 8, not 8.08.
+    None if the picture is not smaller or has another aspect ratio. Sizes are (width, height).
+    Levels are made by repeated halving, rounded down or up: 517 -> 64 is a factor of 8, not 8.08.
     """
     ratios = [big / small for big, small in zip(whole, reduced, strict=True)]
     if min(ratios) <= 1:
@@ -215,7 +224,7 @@ def level_factors(whole: tuple[int, int], reduced: tuple[int, int]) -> tuple[flo
 
 
 def _further_levels(image: Any) -> list[tuple[tuple[str, int], ...]]:
-    """How to open what may be smaller levels of an opened file."""
+    """Return the loader options of each page or sub-image that may be a smaller level."""
 
     def count(field: str) -> int:
         found = int(image.get(field)) if image.get_typeof(field) else 0
@@ -245,5 +254,5 @@ def _is_srgb(profile: bytes) -> bool:
     try:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     except (ImageCms.PyCMSError, OSError):
-        return True  # one that cannot be used is ignored
+        return True  # an invalid profile is ignored
     return "srgb" in name.lower()

@@ -1,4 +1,4 @@
-"""Which photo goes into which split: the source's own split, ratios, groups, folds."""
+"""Assign photos to splits: by the official split, ratios, groups and folds."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TRAIN, VALID, TEST = range(3)
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How the split will be made, decided before any photo is decoded.
+    """The way to split, decided before any photo is decoded.
 
     Attributes:
         rule: in words, for dataset.yaml.
-        official: whether the source's own split is followed.
-        fractions: part -> its fraction of the photos that it is drawn from; empty where nothing is
-            drawn, because the source's own split is complete.
+        official: whether the official split is used.
+        fractions: part -> its fraction of the photos from which it is drawn; empty if the official
+            split is complete, so that nothing is drawn.
     """
 
     rule: str
@@ -35,11 +35,11 @@ class SplitPlan:
 
 @dataclass
 class SplitOutcome:
-    """What a caller should know about the split that was made.
+    """Problems of the split, for the report.
 
     Attributes:
-        leaks: pairs of photo numbers: the same photo in two splits.
-        notes: lines for the user.
+        leaks: pairs of numbers of photos that are the same photo in two splits.
+        notes: messages for the user.
     """
 
     leaks: list[tuple[int, int]] = field(default_factory=list)
@@ -47,11 +47,11 @@ class SplitOutcome:
 
 
 def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -> SplitPlan:
-    """Decide what has to be drawn, and from which photos.
+    """Decide which parts must be drawn, and from which photos.
 
     Raises:
-        UserError: a class has too few photos, by name; a ratio is given for a part that the
-            source's own split has; that split has no training photos.
+        UserError: a class has too few photos; a ratio is given for a part that the official split
+            has; or the official split has no training photos.
     """
     official = bool(source.split_name) and options.split != "ratio"
     rule, fractions = (_follow_official if official else _draw_all)(catalogue, source, options)
@@ -65,18 +65,18 @@ def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -
 def _draw_all(
     catalogue: Catalogue, source: Source, options: PrepareOptions
 ) -> tuple[str, dict[int, float]]:
-    """The rule and the fractions where the whole split is drawn."""
-    # With folds, what is not test is shared out among them.
+    """Return the rule and the fractions if the whole split is drawn."""
+    # With folds, all photos outside test are divided among the folds.
     valid = 0.0 if options.folds is not None else options.valid_fraction
     test = options.test_fraction
     fractions = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
-    told = ", ".join(
+    text = ", ".join(
         f"{share:.4g} {SPLITS[part]}"
         for part, share in fractions.items()
         if options.folds is None or part == TEST
     )
     return (
-        f"drawn by seed {options.seed}: {told}; stratified, groups and duplicates kept together",
+        f"drawn by seed {options.seed}: {text}; stratified, groups and duplicates kept together",
         fractions,
     )
 
@@ -84,18 +84,18 @@ def _draw_all(
 def _follow_official(
     catalogue: Catalogue, source: Source, options: PrepareOptions
 ) -> tuple[str, dict[int, float]]:
-    """The rule and the fractions where the source's split is followed and its gaps are drawn."""
+    """Return the rule and the fractions if the official split is used and its gaps are drawn."""
     given = catalogue.given_counts()
     if not given.get("train"):
         raise UserError(f"{source.split_name} has no training photos: give --split ratio")
     for name, ratio in [("valid", options.valid_ratio), ("test", options.test_ratio)]:
         if ratio is not None and given.get(name):
             raise UserError(
-                f"--{name}-ratio {ratio:g}: {source.split_name} has its own {name} part: leave "
-                "the ratio out, or give --split ratio to draw another split"
+                f"--{name}-ratio {ratio:g}: {source.split_name} has its own {name} part: remove "
+                "the ratio, or give --split ratio to draw another split"
             )
     rule, fractions = source.split_name, {}
-    # With folds the whole of train and valid is drawn anew, so nothing is missing there.
+    # With folds, train and valid are drawn again in any case, so neither is missing.
     if not given.get("valid") and options.valid_fraction and options.folds is None:
         fractions[VALID] = options.valid_fraction
     if not given.get("test") and options.test_fraction:
@@ -108,7 +108,7 @@ def _follow_official(
 
 
 def _check_feasible(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
-    """Refuse a split that cannot work even if all photos are usable and none is a duplicate."""
+    """Refuse a split that is impossible even if all photos are usable and none is a duplicate."""
     names = sorted(catalogue.class_counts())
     photos = catalogue.columns(usable=False)
     units = units_of(photos["id"], photos["group"], np.empty((0, 2), dtype=np.int64))
@@ -139,10 +139,10 @@ def assign_splits(
     plan: SplitPlan,
     found: Duplicates,
 ) -> SplitOutcome:
-    """Give every usable photo its split, its group and, with --folds, its fold.
+    """Assign every usable photo to a split, a group and, with --folds, a fold.
 
     Raises:
-        UserError: a class has too few usable photos, by name.
+        UserError: a class has too few usable photos; the message names it.
     """
     outcome = SplitOutcome()
     _must_have_photos(catalogue)
@@ -220,7 +220,7 @@ def _too_few(name: str, photos_text: str, groups: int, what: str) -> UserError:
     fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
     return UserError(
         f"class {name!r} has {photos_text} in {_number(groups, 'group')}, too few for {what}: add "
-        f"photos, leave the class out with --classes, or ask for fewer {fewer}"
+        f"photos, exclude the class with --classes, or ask for fewer {fewer}"
     )
 
 
@@ -232,7 +232,7 @@ def _report_leaks(
     found: Duplicates,
     catalogue: Catalogue,
 ) -> None:
-    """Note duplicates and groups that lie in two splits."""
+    """Report duplicates and groups that are in two splits."""
     links = found.links()
     links = links[np.isin(links, photos["id"]).all(axis=1)]
     ends = parts[np.searchsorted(photos["id"], links)]
@@ -240,15 +240,15 @@ def _report_leaks(
     if outcome.leaks:
         first, second = outcome.leaks[0]
         outcome.notes.append(
-            f"{len(outcome.leaks)} pairs of one photo stand in two splits of the source (left "
-            "there), "
+            f"{len(outcome.leaks)} pairs of copies of a photo are in two splits of the source (not "
+            "moved), "
             f"such as {catalogue.source_of(first)} and {catalogue.source_of(second)}"
         )
     grouped = photos["group"] > 0
     pairs = np.unique(np.stack([photos["group"][grouped], parts[grouped]], axis=1), axis=0)
     across = np.count_nonzero(np.unique(pairs[:, 0], return_counts=True)[1] > 1)
     if across:
-        outcome.notes.append(f"{across} groups stand in two splits of the source (not moved)")
+        outcome.notes.append(f"{across} groups are in two splits of the source (not moved)")
 
 
 def _rows(
@@ -259,9 +259,10 @@ def _rows(
     folds: np.ndarray,
     found: Duplicates,
 ):
-    """(split, fold, group, number) of every photo; units of one photo without a group have none.
+    """Iterate over (split, fold, group, number) of every photo.
 
-    A unit is named by the group of its first photo that has one, or by the number of that photo.
+    A unit of several photos is a group, with the name of the group of its first photo that has one,
+    or else the number of its first photo. A single photo without a group stays without one.
     """
     sizes = np.bincount(units)
     group_names: dict[int, str] = {}

@@ -1,8 +1,9 @@
-"""The photos of one run, on disk: what was found, what became of each, where it goes.
+"""A catalogue, on disk, of the photos of one run: where each was found, its checks, its split.
 
-One SQLite file in the working folder. What was checked stays there when a run is killed, so the
-next run has only the rest to do. Two runs cannot have it open at once. Memory does not grow with
-the number of photos, but for a few numbers each while duplicates and splits are worked out.
+It is one SQLite file in the working folder. The results of checks survive a killed run, so the next
+run continues where that run stopped. Only one run can open the file at a time. Memory does not grow
+with the number of photos, except for a few numbers per photo while duplicates and splits are
+computed.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ CREATE TABLE photos (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, changed IN
     class TEXT, given TEXT, grp TEXT, box TEXT, lot INTEGER,
     why TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', split TEXT, fold INTEGER);
 """
-# A photo that can be stored: checked without a problem and not left out for any reason.
+# Photos that can be stored: checked without a problem, and not left out for another reason.
 _USABLE = "FROM photos p JOIN checked c USING (file) WHERE c.problem = '' AND p.why = ''"
 
 
 class Catalogue:
-    """The photos of one run. Numbers (`id`) count from 1 in the order of the source."""
+    """The photos of one run, numbered (`id`) from 1 in the order of the source."""
 
     def __init__(self, folder: Path, plan: CheckPlan, *, keep: bool = True) -> None:
-        """Open the catalogue of a working folder, keeping what was checked under the same plan.
+        """Open the catalogue of a working folder. Earlier checks stay valid if `plan` is the same.
 
         Args:
-            keep: whether what this run does is kept; if not, the file stays as it was.
+            keep: whether to save the changes of this run; if False, the file stays unchanged.
 
         Raises:
-            UserError: another run has it open.
+            UserError: another run has the file open.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.plan = plan
@@ -69,7 +70,7 @@ class Catalogue:
             self._db.close()
             if "locked" not in str(error):
                 raise
-            raise UserError(f"another run is at work in {folder}: wait for it to end") from error
+            raise UserError(f"another run is using {folder}: wait until it has ended") from error
         checked_as = f"{plan.short_side} {plan.quality} {plan.max_pixels}"
         if plan.keep_large:
             checked_as += f" large {has_vips()}"
@@ -81,13 +82,13 @@ class Catalogue:
             self.save()
 
     def close(self) -> None:
-        """Keep what was checked, if it is to be kept, and let the file go."""
+        """Save the checks if `keep` was set, and close the file."""
         if self._db.in_transaction:
             self._db.execute("COMMIT" if self._keep else "ROLLBACK")
         self._db.close()
 
     def list_photos(self, root: Path, records: Iterable[Record], seed: int) -> str:
-        """Take in the source's photos; returns a fingerprint of their paths, sizes and times."""
+        """Add the photos of the source; return a fingerprint of their paths, sizes and times."""
         self.root = root
         fingerprint = hashlib.sha256()
 
@@ -103,8 +104,8 @@ class Catalogue:
                 box = None
                 if record.box is not None:
                     box = " ".join(str(x) for x in (*record.box, *(record.box_of or ())))
-                told = row if box is None else (*row, box)
-                fingerprint.update(repr(told).encode("utf-8", "backslashreplace"))
+                content = row if box is None else (*row, box)
+                fingerprint.update(repr(content).encode("utf-8", "backslashreplace"))
                 yield (*row, box, _lot(seed, file))
 
         self._db.executemany(
@@ -117,12 +118,12 @@ class Catalogue:
         return fingerprint.hexdigest()
 
     def class_counts(self, *, usable: bool = False) -> dict[str, int]:
-        """Class -> number of photos, as listed, or those that can be stored."""
+        """Count the photos of each class: all of them, or only those that can be stored."""
         source = _USABLE if usable else "FROM photos p"
         return dict(self._db.execute(f"SELECT class, count(*) {source} GROUP BY class ORDER BY 1"))
 
     def reasons(self, name: str) -> str:
-        """Why photos of a class cannot be stored, with their numbers."""
+        """List why photos of a class cannot be stored, with the number of photos per reason."""
         query = (
             "SELECT CASE c.problem WHEN '' THEN p.why ELSE c.problem END AS word, count(*)"
             " FROM photos p JOIN checked c USING (file) WHERE p.class = ? AND word != ''"
@@ -131,18 +132,18 @@ class Catalogue:
         return ", ".join(f"{count} {word}" for word, count in self._db.execute(query, [name]))
 
     def given_counts(self) -> dict[str | None, int]:
-        """The source's own split -> number of photos; None: those that it does not name."""
+        """Count the photos of each official split; the key None counts photos without one."""
         return dict(self._db.execute("SELECT given, count(*) FROM photos GROUP BY given"))
 
     def keep_classes(self, names: Iterable[str]) -> None:
-        """Forget the photos of all other classes."""
+        """Remove the photos of all other classes."""
         self._db.execute("CREATE TEMP TABLE kept (class TEXT PRIMARY KEY)")
         self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((name,) for name in names))
         self._db.execute("DELETE FROM photos WHERE class NOT IN (SELECT class FROM kept)")
         self._db.execute("DROP TABLE kept")
 
     def keep_most(self, number: int) -> None:
-        """Keep `number` photos a class, by lot, the source's splits in proportion."""
+        """Keep `number` random photos per class, and the proportions of the official splits."""
         self._db.execute(
             "DELETE FROM photos WHERE id NOT IN (SELECT id FROM (SELECT id, row_number() OVER"
             " (PARTITION BY class ORDER BY place, lot, id) AS n FROM (SELECT id, class, lot,"
@@ -152,7 +153,7 @@ class Catalogue:
         )
 
     def group_by(self, pattern: str) -> None:
-        """Set the group of every photo from its path, by a regular expression."""
+        """Set the group of every photo to the match of a regular expression in its path."""
         import re
 
         find = re.compile(pattern)
@@ -167,7 +168,7 @@ class Catalogue:
         self._db.execute("UPDATE photos SET grp = group_of(file)")
 
     def to_check(self) -> int:
-        """Work out which files still have to be checked; returns how many."""
+        """Find the files that still have to be checked; return their number."""
         self._db.create_function("is_there", 2, self._is_there)
         self._db.execute("DROP TABLE IF EXISTS temp.todo")
         self._db.execute(
@@ -179,7 +180,7 @@ class Catalogue:
         return self._db.execute("SELECT count(*) FROM todo").fetchone()[0]
 
     def tasks(self) -> Iterator[tuple[int, Path]]:
-        """The files to check, as (number, path)."""
+        """Iterate over the files to check, as (number, path)."""
         last = 0
         while rows := self._db.execute(
             "SELECT rowid, id, file FROM todo WHERE rowid > ? ORDER BY rowid LIMIT ?",
@@ -190,7 +191,7 @@ class Catalogue:
             last = rows[-1][0]
 
     def take(self, results: Iterable[tuple[int, Checked]]) -> None:
-        """Keep what became of some files, for good."""
+        """Record the checks of some files."""
         self._db.executemany(
             "INSERT OR REPLACE INTO checked SELECT file, size, changed,"
             " ?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,? FROM photos WHERE id = ?",
@@ -198,12 +199,12 @@ class Catalogue:
         )
 
     def save(self) -> None:
-        """Put what was taken on the disk."""
+        """Write the recorded checks to disk."""
         self._db.execute("COMMIT")
         self._db.execute("BEGIN")
 
     def troubled(self) -> Iterator[tuple[str, str, str]]:
-        """(source, word, detail) of every photo that is quarantined or was repaired."""
+        """Iterate over quarantined and repaired photos, as (source, words, detail)."""
         for file, problem, detail, repairs in self._db.execute(
             "SELECT p.file, c.problem, c.detail, c.repairs FROM photos p JOIN checked c"
             " USING (file) WHERE c.problem != '' OR c.repairs != '' ORDER BY p.id"
@@ -211,7 +212,7 @@ class Catalogue:
             yield path_text(os.fsdecode(file)), problem or repairs, detail
 
     def exact_duplicates(self) -> Iterator[list[int]]:
-        """Numbers of the usable photos whose files have the same bytes."""
+        """Iterate over groups of usable photos whose files have the same bytes, as numbers."""
         query = (
             f"SELECT c.source_sha256, p.id {_USABLE} AND c.source_sha256 IN (SELECT source_sha256"
             f" {_USABLE} GROUP BY source_sha256 HAVING count(*) > 1) ORDER BY 1, 2"
@@ -220,46 +221,48 @@ class Catalogue:
             yield [number for _, number in rows]
 
     def looks(self) -> tuple[np.ndarray, np.ndarray]:
-        """(numbers, perceptual hashes) of the usable photos, one of each set of equal files."""
+        """Return (numbers, perceptual hashes) of usable photos, once per group of equal files."""
         query = f"SELECT min(p.id), c.phash {_USABLE} GROUP BY c.source_sha256 ORDER BY 1"
         table = np.fromiter(self._db.execute(query), dtype=np.dtype((np.int64, 2)))
         return table[:, 0].copy(), table[:, 1].astype(np.uint64)
 
     def tiny(self, number: int) -> bytes:
-        """The tiny copy of a photo."""
+        """Return the tiny copy of a photo."""
         return self._one("c.tiny", number)
 
     def class_of(self, number: int) -> str:
-        """The class of a photo."""
+        """Return the class of a photo."""
         return self._one("p.class", number)
 
     def source_of(self, number: int) -> str:
-        """The path of a photo in the source, as text."""
+        """Return the path of a photo in the source, as text."""
         return path_text(os.fsdecode(self._one("p.file", number)))
 
     def picture(self, number: int) -> bytes | Path:
-        """A small JPEG of a photo where there is one, else the stored photo."""
+        """Return a small JPEG of a photo if one exists, otherwise the path of the stored photo."""
         preview = self._one("c.preview", number)
         return self.plan.folder / self._one("c.stored", number) if preview is None else preview
 
     def leave_out(self, numbers: Iterable[int], why: str, detail: str) -> None:
-        """Do not store these photos; `why` is the word for the counts."""
+        """Exclude these photos from the data set; `why` is the word that they are counted under."""
         self._db.executemany(
             "UPDATE photos SET why = ?, detail = ? WHERE id = ?",
             ((why, detail, n) for n in numbers),
         )
 
     def leave_out_unnamed(self) -> None:
-        """Leave out the photos that the source's own split does not name."""
+        """Exclude the photos that the official split does not name."""
         self._db.execute(
             "UPDATE photos SET why = 'no_split', detail = 'not named by the source''s split'"
             " WHERE given IS NULL"
         )
 
     def columns(self, *, usable: bool = True) -> dict[str, np.ndarray]:
-        """Of every photo that can be stored, or of all that are listed: `id`, `klass` (number of
-        its class in sorted order), `group` (number of its group, 0: none), `given` (0, 1, 2:
-        train, valid, test; -1: none), `lot`.
+        """Return columns with one value per usable photo, or per photo if `usable` is False.
+
+        The columns are `id`, `klass` (number of the class in sorted order), `group` (number of the
+        group, 0: none), `given` (official split; 0, 1, 2: train, valid, test; -1: none) and `lot`
+        (a random number, see `_lot`).
         """
         source = _USABLE if usable else "FROM photos p"
         query = (
@@ -274,15 +277,15 @@ class Catalogue:
         return {name: table[name].copy() for name in kinds}
 
     def set_splits(self, rows: Iterable[tuple[str, int | None, str, int]]) -> None:
-        """Settle (split, fold, group, number) of photos."""
+        """Record the splits of photos. rows: (split, fold, group, number of the photo)."""
         self._db.executemany("UPDATE photos SET split = ?, fold = ?, grp = ? WHERE id = ?", rows)
 
     def group_name(self, number: int) -> str:
-        """The source's own group of a photo, "" where it has none."""
+        """Return the group that the source gives a photo, "" if none."""
         return self._one("p.grp", number)
 
     def dataset(self) -> Iterator[tuple[CheckedRecord, EncodedPhoto]]:
-        """The photos to be stored, in the order of the source."""
+        """Iterate over the photos to store, in the order of the source."""
         query = (
             "SELECT p.file, p.class, p.split, p.grp, p.box, p.fold, c.stored, c.sha256,"
             " c.raw_width, c.raw_height, c.orientation, c.width, c.height, c.repairs, c.phash,"
@@ -304,11 +307,12 @@ class Catalogue:
             )  # fmt: skip
 
     def records(self) -> Iterable[CheckedRecord]:
-        """The records of `dataset`, to be gone through as often as is wanted."""
+        """Return the records of `dataset`, as an iterable that can be read more than once."""
         return _Records(self)
 
     def not_in_dataset(self) -> Iterator[tuple[str, str, str, str, str, bytes | None, Path | None]]:
-        """(source, class, fate, problem, detail, preview, stored file) of all other photos."""
+        """Iterate over all other photos: (source, class, fate, problem, detail, preview, stored
+        file)."""
         for file, name, why, detail, problem, about, preview, stored in self._db.execute(
             "SELECT p.file, p.class, p.why, p.detail, c.problem, c.detail, c.preview, c.stored"
             " FROM photos p JOIN checked c USING (file) WHERE p.why != '' OR c.problem != ''"
@@ -321,7 +325,7 @@ class Catalogue:
                 yield source, name, "left out", why, detail, preview, self.plan.folder / stored
 
     def boxes_lost(self) -> int:
-        """How many boxes were drawn on a photo of another size than the one that is here."""
+        """Count the boxes that were drawn on a photo of another size."""
         return sum(
             fits_photo(box, width, height) is None
             for box, width, height in self._db.execute(
@@ -351,7 +355,7 @@ class _Records:
 
 
 def _lot(seed: int, file: bytes) -> int:
-    """A random number that depends on the seed and the photo's path alone."""
+    """Return a random number that depends only on the seed and the photo's path."""
     digest = hashlib.blake2b(file, digest_size=8, key=str(seed).encode()[:64]).digest()
     return int.from_bytes(digest, "big") >> 1
 

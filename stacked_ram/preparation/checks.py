@@ -1,6 +1,6 @@
-"""One photo: decoded in full, repaired or refused, stored. Runs in worker processes.
+"""Check one photo: decode it in full, repair or refuse it, store it. Runs in worker processes.
 
-Every oddity has one fate, told by one word:
+Each kind of fault is reported by one word and always treated the same way:
 
     repaired to 8-bit upright sRGB            quarantined
     exif_rotation  turned upright             unreadable    cannot be read or decoded
@@ -14,9 +14,9 @@ Every oddity has one fate, told by one word:
     colour_space   other modes to RGB
     wrong_suffix   stored under the right one
 
-`reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are told as well,
-but are no fault of the photo. With --keep-size, a TIFF of tiles that training reads by region
-is stored as it is, whatever its size (stacked_ram.preparation.large).
+`reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are reported too,
+but they are not faults. With --keep-size, a tiled TIFF that training reads by region is stored
+unchanged, whatever its size (stacked_ram.preparation.large).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from stacked_ram.runtime.errors import UserError
 
 MAX_FILE_BYTES = 512 * 2**20
 MIN_SIDE = 4
-_TURNS = {  # what undoes each EXIF orientation
+_TURNS = {  # the operation that undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -55,12 +55,12 @@ _TURNS = {  # what undoes each EXIF orientation
 
 
 def check_photo(source: Path, plan: CheckPlan) -> Checked:
-    """Decode a file in full, repair what can be repaired, store it under `plan.folder`.
+    """Decode a file in full, repair what can be repaired, and store it under `plan.folder`.
 
-    Whatever is wrong with the file comes back as a `Checked` with a problem.
+    A file that cannot be used is returned as a `Checked` with a problem; no error is raised.
 
     Raises:
-        OSError: where the photo could not be stored (a full disk).
+        OSError: the photo could not be stored (for example because the disk is full).
     """
     digest = ""
     content = b""
@@ -69,8 +69,8 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
             if large.has_vips():
                 return _store_large(source, header, plan)
             if header.pixels > plan.max_pixels:
-                told = _above(f"{header.width} x {header.height}", plan)
-                raise Refused("too_many_pixels", f"{told}; {large.NEEDS}")
+                detail = _above(f"{header.width} x {header.height}", plan)
+                raise Refused("too_many_pixels", f"{detail}; {large.NEEDS}")
         content = _read(source)
         digest = hashlib.sha256(content).hexdigest()
         image, header = _open_upright(source, content, plan)
@@ -107,10 +107,10 @@ def _read(source: Path) -> bytes:
 
 
 def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.Image, _Header]:
-    """The photo as upright 8-bit sRGB of its own size or of the size that draft mode gives.
+    """Return the photo as upright 8-bit sRGB, at full size or at the size of JPEG draft mode.
 
     Raises:
-        Refused: whatever is wrong with it.
+        Refused: the photo cannot be used.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -126,7 +126,7 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
         raise Refused("too_many_pixels", _above(found[0] if found else "?", plan)) from error
     except UnidentifiedImageError as error:
         raise Refused(*unidentified(content)) from error
-    except Exception as error:  # decoders raise anything at all on broken files
+    except Exception as error:  # decoders raise every kind of error on broken files
         problem = "truncated" if ends_early(error, content) else "unreadable"
         raise Refused(problem, _one_line(error)) from error
 
@@ -152,8 +152,9 @@ def _decode(
         image.load()  # its EXIF may come after the pixels, and reading it would hide their faults
     orientation = _orientation(image)
     if plan.short_side and image_format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-        # The decoder reduces by 2, 4 or 8 at next to no cost, never below what is asked for.
-        # Twice the size is left for the careful reduction, so that the result is as sharp.
+        # The JPEG decoder reduces by 2, 4 or 8 almost for free, never below the requested size.
+        # Request twice the final size, so that the Lanczos filter still does the last reduction
+        # and the result is as sharp.
         scale = 2 * plan.short_side / min(width, height)
         if scale < 1:
             image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
@@ -162,7 +163,7 @@ def _decode(
         raise Refused("truncated", "the end of the JPEG is missing")
     if orientation != 1:
         repairs.append("exif_rotation")
-        if image_format != "TIFF":  # its decoder turns it by itself
+        if image_format != "TIFF":  # Pillow's TIFF decoder has already turned it
             image = image.transpose(_TURNS[orientation])
     image, colour_repairs = to_srgb(image)
     repairs += colour_repairs
@@ -215,10 +216,11 @@ def _store(
 
 
 def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Checked:
-    """Keep a TIFF of tiles byte for byte.
+    """Store a tiled TIFF byte for byte.
 
     Raises:
-        Refused: whatever is wrong with it. OSError: it could not be stored.
+        Refused: the photo cannot be used.
+        OSError: the photo could not be stored.
     """
     if header.pixels > large.MOST_PIXELS or header.tile_pixels > large.MOST_TILE:
         raise Refused("too_many_pixels", f"{header.width} x {header.height} pixels")
@@ -261,7 +263,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or none that makes sense."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
         orientation = image.getexif().get(274, 1)
     except Exception:  # broken EXIF says nothing about the pixels
@@ -278,7 +280,7 @@ def _is_16_bit(image: Image.Image, content: bytes) -> bool:
 
 
 def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
-    """What can be seen of a broken photo, small; None where nothing can."""
+    """Return a small JPEG of the readable part of a broken photo; None if nothing is readable."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         with warnings.catch_warnings():
@@ -287,7 +289,7 @@ def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
                 if image.width * image.height > plan.max_pixels:
                     return None
                 return small_jpeg(thumbnail(image))
-    except Exception:  # it is broken, after all
+    except Exception:  # expected: the photo is broken
         return None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False

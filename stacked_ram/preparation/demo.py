@@ -126,7 +126,7 @@ def _ground(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndar
 def _write_digit(
     rng: np.random.Generator, ground_HWC: np.ndarray, scan_8x8: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """MixUpCutMix the scan, smoothly enlarged, into the ground at a random place."""
+    """Paste the scan, smoothly enlarged, at a random place of the ground."""
     side = int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
     enlarged = Image.fromarray(scan_8x8.astype(np.float32)).resize(
         (side, side), Image.Resampling.BICUBIC

@@ -1,14 +1,14 @@
-"""The MNIST family, as it is or as the paper's translated and cluttered tasks.
+"""Prepare MNIST, Fashion-MNIST or KMNIST, plain or as the paper's translated and cluttered tasks.
 
-DEST holds `{train,valid,test}/images.npy` (uint8, raw 0..255) and `labels.npy` (int64),
-dataset.yaml (`kind: digits`), report.html, and report.csv with a row a digit. Validation is drawn
-from the training files; the official test stays whole.
+DEST holds `{train,valid,test}/images.npy` (uint8, 0..255) and `labels.npy` (int64), dataset.yaml
+(`kind: digits`), report.html, and report.csv with a row per digit. The validation split is drawn
+from the training files; the official test split is kept.
 
-With a canvas, valid and test are composed once, by the seed, so that everybody measures on the
-same photos: their images.npy holds canvases, boxes.npy (int64, left, top, right, bottom) the
-digits' places and digits.npy the digits themselves. dataset.yaml gives the SHA-256 of each
-images.npy's pixels. Training digits stay raw: stacked_ram.data composes them anew every epoch.
-Clutter is cut from other digits of the same split.
+With a canvas, the photos of valid and test are composed here, once, from the seed, so that everyone
+measures on the same photos. Their images.npy holds the canvases, boxes.npy the boxes of the digits
+(int64; left, top, right, bottom) and digits.npy the digits alone. dataset.yaml records the SHA-256
+of the pixels of each images.npy. Training digits are stored without a canvas: stacked_ram.data
+composes new canvases in every epoch. Clutter is cut from other digits of the same split.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from stacked_ram.preparation.workdir import publish, recall_run, remove_tree, wo
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.version import __version__
 
-PAPER_CANVAS = (60, 60)  # where a digit is to be translated or cluttered and no size is given
-VALID_RATIO = 1 / 12  # of the training digits, where --valid-ratio is not given: 5,000 of 60,000
-CHUNK = 1000  # canvases composed at once; part of what the seed means
+PAPER_CANVAS = (60, 60)  # default size of the canvas for translated or cluttered digits
+VALID_RATIO = 1 / 12  # default --valid-ratio: 5,000 of the 60,000 training digits
+CHUNK = 1000  # canvases composed at a time; another value gives other canvases for a seed
 FASHION = (
     "T-shirt or top", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -42,10 +42,12 @@ KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
 def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
-    """Make DEST from the IDX files in `folder` (SOURCE if not given); returns DEST.
+    """Make DEST from the IDX files in `folder` (default: SOURCE); return DEST.
 
-    Whoever calls has seen to it that DEST may be written. Raises UserError when files are missing
-    or damaged, or an option is given that digits do not have.
+    The caller must check that DEST may be written.
+
+    Raises:
+        UserError: files are missing or damaged, or an option does not apply to digits.
     """
     options.refuse_unused("digits")
     canvas, clutter = canvas_of(options)
@@ -53,12 +55,13 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
     digit_size = splits["train"][0].shape[1:]
     if canvas is not None and (canvas[0] < digit_size[0] or canvas[1] < digit_size[1]):
         raise UserError(
-            f"--canvas {options.canvas}: smaller than the digits, {digit_size[1]}x{digit_size[0]}"
+            f"--canvas {options.canvas}: smaller than the digits ({digit_size[1]}x{digit_size[0]});"
+            " give a larger one"
         )
     if clutter and options.clutter_size > min(digit_size):
         raise UserError(
-            f"--clutter-size {options.clutter_size}: pieces are cut from digits of "
-            f"{digit_size[1]}x{digit_size[0]}"
+            f"--clutter-size {options.clutter_size}: clutter is cut from digits of "
+            f"{digit_size[1]}x{digit_size[0]}; give a smaller one"
         )
     tree = working_folder(options.dest) / "dataset"
     remove_tree(tree)
@@ -110,7 +113,7 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
 
 
 def canvas_of(options: PrepareOptions) -> tuple[tuple[int, int] | None, int]:
-    """The canvas (height, width), None where digits stay as they are, and the clutter pieces."""
+    """Return the canvas (height, width), None if digits stay unchanged, and the clutter pieces."""
     clutter = options.clutter or 0
     wanted = options.translate or clutter > 0
     return options.canvas_size or (PAPER_CANVAS if wanted else None), clutter
@@ -125,7 +128,7 @@ def compose_split(
     clutter_size: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed canvases of one split and the digits' boxes in them: N H W and N 4."""
+    """Return the fixed canvases of one split (N H W) and the boxes of their digits (N 4)."""
     import torch
 
     from stacked_ram.data.canvas import compose
@@ -148,14 +151,18 @@ def _read_splits(
 ) -> tuple[
     dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...], dict[str, tuple[str, np.ndarray]]
 ]:
-    """Split -> (images_NHW, labels_N); the classes' names in the order of the labels; split ->
-    (name of the file that its digits come from, their numbers in it)."""
+    """Read the IDX files and split them.
+
+    Returns:
+        split -> (images_NHW, labels_N); the class names in the order of the labels; and
+        split -> (name of the file that its digits come from, their numbers in that file).
+    """
     files = find_idx(folder)
     missing = [part for part in PARTS if part not in files]
     if missing:
         raise UserError(
-            f"{folder}: no {missing[0]}-idx{'3' if 'images' in missing[0] else '1'}-ubyte "
-            "(.gz or not) there; put the set's four files in one folder"
+            f"{folder}: {missing[0]}-idx{'3' if 'images' in missing[0] else '1'}-ubyte "
+            "(or .gz) is missing; put the four files of the data set in one folder"
         )
     official = {}
     for part in ("train", "t10k"):
@@ -193,7 +200,7 @@ def _read_splits(
 
 
 def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str, ...]:
-    """By the name of the folder or DEST: the three sets' files have the same names."""
+    """Return the class names, by the folder's name: all three sets have the same file names."""
     name = f"{options.download or ''} {folder.resolve().name} {options.dest.name}".lower()
     if count == len(FASHION) and "fashion" in name:
         return FASHION
@@ -205,10 +212,14 @@ def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str
 def _keep_classes(
     official: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], names: list[str]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray], tuple[str, ...]]:
-    """Only the digits of these classes, labelled anew; their numbers in the files; the names."""
+    """Select the digits of some classes.
+
+    Returns:
+        The digits with new labels, their numbers in the files, and the names of the classes.
+    """
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise UserError(f"--classes: no class {unknown[0]!r}; there are: {', '.join(classes)}")
+        raise UserError(f"--classes: no class {unknown[0]!r}; known: {', '.join(classes)}")
     kept = [label for label, name in enumerate(classes) if name in names]
     number = np.full(len(classes), -1)
     number[kept] = np.arange(len(kept))
@@ -220,7 +231,7 @@ def _keep_classes(
 
 
 def _draw(labels_N: np.ndarray, options: PrepareOptions) -> np.ndarray:
-    """Which training digits are for validation: stratified, by the seed; bool."""
+    """Draw the validation digits, stratified by class, from the seed; return a mask (bool)."""
     drawn_N = np.zeros(len(labels_N), bool)
     ratio = VALID_RATIO if options.valid_ratio is None else options.valid_ratio
     count = round(ratio * len(labels_N))

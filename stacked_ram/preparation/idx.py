@@ -1,4 +1,4 @@
-"""The IDX files of the MNIST family, gzipped or not. Format: yann.lecun.com/exdb/mnist."""
+"""Read the IDX files of the MNIST family, gzipped or not. Format: yann.lecun.com/exdb/mnist."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from stacked_ram.runtime.errors import UserError
 
 PARTS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
-MAX_BYTES = 4 << 30  # of one file's pixels: far above any set of this family
+MAX_BYTES = 4 << 30  # most bytes of pixels; no file of this family comes near
 _NAME = re.compile(rf"({'|'.join(PARTS)})[-.]idx[13]-ubyte(?:\.gz)?")
 UNSIGNED_BYTE = 0x08  # the IDX type that the family uses
 
 
 def find_idx(folder: Path) -> dict[str, Path]:
-    """Part -> file, for those of the family's four files that are in `folder` or below it.
+    """Find the four files of the MNIST family in `folder` or below it; return part -> file.
 
-    Their usual names: `train-images-idx3-ubyte`, with a dot for the second dash or not, with .gz
-    or not; the one nearest to `folder` is taken.
+    Accepts `train-images-idx3-ubyte` and the like, also with a dot instead of the second dash, and
+    with .gz. If there are several, the one nearest to `folder` is used.
     """
     found: dict[str, Path] = {}
     for file in sorted(folder.rglob("*ubyte*"), key=lambda file: (len(file.parts), file)):
@@ -33,9 +33,9 @@ def find_idx(folder: Path) -> dict[str, Path]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of one IDX file, uint8.
+    """Read the array of an IDX file, uint8.
 
-    Raises UserError when the file is damaged, cut short, or of another type.
+    Raises UserError if the file is damaged, truncated or of another type.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -47,13 +47,13 @@ def read_idx(path: Path) -> np.ndarray:
             shape = tuple(int(length) for length in np.frombuffer(lengths, ">u4"))
             expected = math.prod(shape)
             if len(shape) != head[3] or expected > MAX_BYTES:
-                raise UserError(f"{path}: its header makes no sense; get it again")
+                raise UserError(f"{path}: its header is invalid; get it again")
             content = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); get it again") from error
     if len(content) != expected:
         raise UserError(
-            f"{path}: {len(content):,} bytes of pixels where its header tells of {expected:,}; "
+            f"{path}: {len(content):,} bytes of pixels where its header says {expected:,}; "
             "get it again"
         )
     return np.frombuffer(bytearray(content), np.uint8).reshape(shape)

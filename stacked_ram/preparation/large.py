@@ -1,7 +1,8 @@
-"""Large photos that are stored as they are: TIFFs of tiles, checked by region.
+"""Check large photos that are stored unchanged: tiled TIFFs.
 
-Training reads them where it looks (stacked_ram.images.lazy), so they need not be reduced; decoded
-whole they would not fit in memory. Every tile of every level is decoded here, a few at a time.
+Training reads only the regions that it looks at (stacked_ram.images.lazy), so these photos are not
+reduced. The whole photo may not fit in memory, so the tiles of all levels are decoded a few at a
+time.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from stacked_ram.preparation.encoding import small_jpeg, thumbnail
 from stacked_ram.preparation.perceptual import Fingerprint, fingerprint
 from stacked_ram.runtime.errors import UserError
 
-MOST_WHOLE = 32_000_000  # pixels; training decodes no more whole (stacked_ram.images.opening.LARGE)
-MOST_PIXELS = 2**34  # the largest slides have 10,000 megapixels; what claims more is a bomb
-MOST_TILE = 2**24  # pixels of a tile, which is decoded whole
+MOST_WHOLE = 32_000_000  # pixels; training reads larger photos by region (images.opening.LARGE)
+MOST_PIXELS = 2**34  # the largest slides have 10,000 megapixels; more means a decompression bomb
+MOST_TILE = 2**24  # most pixels of one tile, which is decoded as a whole
 NEEDS = "its tiles are checked with pyvips: pip install -r requirements-large.txt"
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the file begins
 _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES, _SUB_IMAGES = 274, 322, 323, 325, 330
-_BLOCK = 1024  # side (pixels) of what is decoded at once; a power of 2
-_SMALL = 1024  # longest side (pixels) of the reduced photo that is looked at
+_BLOCK = 1024  # side (pixels) of the blocks that are decoded at a time; a power of 2
+_SMALL = 1024  # longest side (pixels) of the reduced photo, for its fingerprint
 _COPY = 2**20
 
 
 @dataclass(frozen=True)
 class TiledHeader:
-    """What the header of a TIFF of tiles says, sizes in pixels as they are in the file."""
+    """The header of a tiled TIFF. Sizes are in pixels as stored, before the EXIF rotation."""
 
     width: int
     height: int
@@ -51,17 +52,17 @@ class TiledHeader:
 
     @property
     def is_large(self) -> bool:
-        """Whether training would read it by region."""
+        """Whether training reads the photo by region."""
         return self.pixels > MOST_WHOLE or self.has_levels
 
 
 def tiled_header(path: Path) -> TiledHeader | None:
-    """The header of a TIFF of tiles; None for all other files, readable or not."""
+    """Return the header of a tiled TIFF; None for any other file, readable or not."""
     try:
         with open(path, "rb") as file:
             if file.read(4) not in _TIFF:
                 return None
-        with pixel_limit(None), warnings.catch_warnings():  # no pixel is made here
+        with pixel_limit(None), warnings.catch_warnings():  # no pixels are decoded here
             warnings.simplefilter("ignore")
             with Image.open(path, formats=["TIFF"]) as image:
                 tags = image.tag_v2
@@ -75,21 +76,24 @@ def tiled_header(path: Path) -> TiledHeader | None:
                     orientation=orientation if orientation in range(1, 9) else 1,
                     has_levels=_SUB_IMAGES in tags or getattr(image, "n_frames", 1) > 1,
                 )
-    except Exception:  # decoders raise anything at all on broken files; the other checks say so
+    except Exception:  # decoders raise every kind of error; later checks report what is wrong
         return None
 
 
 def has_vips() -> bool:
-    """Whether pyvips, which such photos are read with, is installed."""
+    """Return whether pyvips, which reads these photos, is installed."""
     return importlib.util.find_spec("pyvips") is not None
 
 
 def copy_with_hash(source: Path, folder: Path) -> tuple[Path, str, int]:
-    """Copy a file of any size into `folder`; returns the copy (under a temporary name), its
-    SHA-256 and the number of bytes.
+    """Copy a file of any size into `folder`.
+
+    Returns:
+        The path of the copy (a temporary name), its SHA-256 and its number of bytes.
 
     Raises:
-        UnreadableSource: the source could not be read. OSError: the copy could not be written.
+        UnreadableSource: the source could not be read.
+        OSError: the copy could not be written.
     """
     digest, size = hashlib.sha256(), 0
     target = folder / f"large.{os.getpid()}.tmp"
@@ -106,7 +110,7 @@ def copy_with_hash(source: Path, folder: Path) -> tuple[Path, str, int]:
 
 
 class UnreadableSource(Exception):
-    """Reading stopped; the reason in words."""
+    """A source file that cannot be read; the message gives the reason."""
 
 
 def _pieces(source: Path) -> Iterator[bytes]:
@@ -119,11 +123,13 @@ def _pieces(source: Path) -> Iterator[bytes]:
 
 
 def fingerprint_tiles(path: Path) -> tuple[Fingerprint, bytes, tuple[int, int]]:
-    """Decode every tile of every level; returns the photo's look, a small JPEG of it, and its
-    (width, height), upright.
+    """Decode every tile of every level of a photo.
+
+    Returns:
+        The photo's fingerprint, a small JPEG of it, and its (width, height) once upright.
 
     Raises:
-        UserError: naming the file and what is wrong with it.
+        UserError: the file is damaged; the message names it and the fault.
     """
     from stacked_ram.images.pyramid import Pyramid
 
@@ -133,7 +139,7 @@ def fingerprint_tiles(path: Path) -> tuple[Fingerprint, bytes, tuple[int, int]]:
     while max(height, width) > factor * min(_SMALL, _BLOCK):
         factor *= 2
     if factor > _BLOCK:
-        raise UserError(f"{path}: {width} x {height} pixels: a side that no photo has")
+        raise UserError(f"{path}: {width} x {height} pixels: too long a side for a photo")
     small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     sums, squares, seen = np.zeros(3), np.zeros(3), 0
     for level in pyramid.levels:

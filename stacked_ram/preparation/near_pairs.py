@@ -1,4 +1,4 @@
-"""Pairs of 64-bit hashes that differ in few bits, without comparing all with all."""
+"""Find pairs of 64-bit hashes that differ in few bits, without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from math import comb
 
 import numpy as np
 
-_ROWS = 256  # of a bucket compared with the whole bucket at once: bounds the memory
+_ROWS = 256  # rows of a bucket that are compared at a time, to limit memory
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[int, int, int]]:
-    """All pairs (i, j, differing bits), i < j, of `hashes` that differ in at most `distance` bits.
+    """Iterate over the pairs of hashes that differ in at most `distance` bits: (i, j, bits), i < j.
 
-    The 64 bits are cut into blocks. Two hashes that differ in at most d bits agree on all but d
-    of the blocks, so for each choice of blocks only those that agree on them are compared
+    The 64 bits are divided into blocks. Two hashes that differ in at most d bits agree on all
+    blocks but d. So, for each choice of blocks, only hashes that agree on them are compared
     (Norouzi et al., "Fast search in Hamming space with multi-index hashing", 2012). The number of
-    blocks is chosen for the least work. The pairs come in no particular order, each once.
+    blocks is the one that needs the least work. Each pair comes once, in no particular order.
 
     Args:
-        hashes: `(N,)` of uint64, less than 2**31 of them.
+        hashes: uint64 (N,), N < 2**31.
         distance: 0 to 63.
     """
     blocks = _best_blocks(len(hashes), distance)
@@ -31,7 +31,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[int, int, in
     for number, mask in enumerate(table_masks):
         for first, second, bits in _pairs_within(hashes, mask, distance):
             differing = hashes[first] ^ hashes[second]
-            # Several tables find the same pair: only the first of them gives it.
+            # Several tables find the same pair: only the first one yields it.
             known = np.zeros(len(first), dtype=bool)
             for earlier in table_masks[:number]:
                 known |= (differing & earlier) == 0
@@ -56,15 +56,15 @@ def _mask(low: int, high: int) -> int:
 def _pairs_within(
     hashes: np.ndarray, mask: np.uint64, distance: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs within the buckets of hashes that agree under `mask`, as arrays."""
+    """Iterate over the near pairs among hashes that agree under `mask`, as arrays."""
     order = np.argsort(hashes & mask, kind="stable").astype(np.int32)
     sorted_hashes = hashes[order]
-    begins = np.ones(len(hashes) + 1, dtype=bool)  # where a bucket begins, and the end of the last
+    begins = np.ones(len(hashes) + 1, dtype=bool)  # starts of the buckets, and the last one's end
     begins[1:-1] = ((sorted_hashes[1:] ^ sorted_hashes[:-1]) & mask) != 0
     edges = np.flatnonzero(begins).astype(np.int32)
     sizes = np.diff(edges)
-    # Small buckets, nearly all of them, are compared at once: every hash with the next one in its
-    # bucket, then with the one after, and so on.
+    # Nearly all buckets are small. They are compared together: every hash with the next one of its
+    # bucket, then with the one after that, and so on.
     small = sizes <= 32
     last = np.repeat(edges[1:], sizes)  # one past the end of each hash's bucket
     open_rows = np.flatnonzero(np.repeat(small & (sizes > 1), sizes)).astype(np.int32)

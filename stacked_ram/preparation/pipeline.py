@@ -1,4 +1,4 @@
-"""From a source to a data set: the order in which everything happens."""
+"""Prepare a data set from a source: the steps in their order."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from stacked_ram.preparation.writing import DatasetWriter
 from stacked_ram.runtime.errors import RunFailed, UserError
 
 _PAIRS_SHOWN = 200
-_WORTH_KEEPING = ("source.done", "decoded")  # in the working folder, for the next run
+_WORTH_KEEPING = ("source.done", "decoded")  # files in the working folder that a next run can use
 
 
 def prepare(
@@ -58,15 +58,15 @@ def prepare(
 ) -> PrepareSummary:
     """Turn the raw photos or digits of `options.source` into a data set at `options.dest`.
 
-    Nothing is printed. A run that is stopped is carried on by the next call with the same options.
+    Prints nothing. After a run was stopped, the next call with the same options continues it.
 
     Args:
         command: the command to record in dataset.yaml.
         progress: whether to show progress bars on standard error.
 
     Raises:
-        UserError: the source or the options make no sense, or DEST is something else.
-        RunFailed: the run could not be finished (a full disk, a dead worker, --strict).
+        UserError: the source or an option is invalid, or DEST exists and is not a data set.
+        RunFailed: the run could not finish (disk full, a worker died, a fault under --strict).
     """
     dest = options.dest
     check_place(options.source, dest)
@@ -74,7 +74,7 @@ def prepare(
     if options.dry_run and options.download:
         return plan_of_download(options)
     with contextlib.ExitStack() as stack:
-        # check_photo has its own limit; what it stored is opened whatever its size.
+        # check_photo has its own limit; the photos that it stored are opened whatever their size.
         stack.enter_context(pixel_limit(None))
         stack.enter_context(progress_shown(progress))
         working = scratch = working_folder(dest)
@@ -86,7 +86,7 @@ def prepare(
         try:
             return _prepare_in(working, scratch, options, command)
         except UserError:
-            # Nothing was fetched, unpacked or decoded that the next run could use.
+            # Remove the folder unless it holds downloads or photos that the next run can use.
             if began_empty and not any((working / name).exists() for name in _WORTH_KEEPING):
                 remove_tree(working)
             raise
@@ -97,7 +97,7 @@ def prepare(
 def _prepare_in(
     working: Path, scratch: Path, options: PrepareOptions, command: str
 ) -> PrepareSummary:
-    """Prepare in the folder `working`; a dry run leaves it as it is and writes to `scratch`."""
+    """Prepare in the folder `working`. A dry run leaves it unchanged and writes to `scratch`."""
     plan = CheckPlan(
         folder=working / "decoded",
         short_side=0 if options.keep_size else options.short_side,
@@ -105,7 +105,7 @@ def _prepare_in(
         max_pixels=int(options.max_megapixels * 1e6),
         keep_large=options.keep_size and options.scene_size is None,
     )
-    # The catalogue is also the lock: from here on no other run works at this data set.
+    # The catalogue is also a lock: from here on no other run can prepare this data set.
     with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
         if not options.dry_run:
             restore(options.dest)
@@ -187,7 +187,7 @@ def _prepare_photos(
 
 
 def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
-    """Keep the classes and the number of photos that were asked for."""
+    """Apply --classes, --max-per-class and --group-pattern to the catalogue."""
     if options.classes is not None:
         present = catalogue.class_counts()
         by_lower = {name.lower(): name for name in present}
@@ -196,7 +196,7 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
             match = name if name in present else by_lower.get(name.lower())
             if match is None:
                 shown = ", ".join(list(present)[:30]) + (" ..." if len(present) > 30 else "")
-                raise UserError(f"--classes: no class {name!r} in {root}; there are: {shown}")
+                raise UserError(f"--classes: no class {name!r} in {root}; its classes are: {shown}")
             chosen.append(match)
         catalogue.keep_classes(chosen)
     if not catalogue.class_counts():
@@ -213,7 +213,7 @@ def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
 
 
 def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> None:
-    """Check every photo that was not checked before, with a progress bar."""
+    """Check the photos that no earlier run has checked, with a progress bar."""
     saved = time.monotonic()
     total = catalogue.to_check()
     try:
@@ -238,7 +238,7 @@ def _stop_at_trouble(catalogue: Catalogue) -> None:
         if faults:
             about = f" ({detail})" if detail else ""
             raise RunFailed(
-                f"--strict: {source}: {', '.join(faults)}{about}: mend or remove it, or run "
+                f"--strict: {source}: {', '.join(faults)}{about}: repair or remove it, or run "
                 "without --strict"
             )
 
@@ -256,14 +256,14 @@ def _notes(
         notes.append(
             DUPLICATES_NOTE.format(len(found.exact), len(found.near))
             + ": "
-            + ("left where the source has them" if plan.official else "kept in one split")
+            + ("kept in the splits of the source" if plan.official else "kept in one split")
         )
     if found.conflicts:
-        fate = f"{left_out} left out" if left_out else "kept, as asked"
-        notes.append(f"{len(found.conflicts)} pairs are one photo under two labels: {fate}")
+        fate = f"{left_out} left out" if left_out else "kept (--keep-conflicts)"
+        notes.append(f"{len(found.conflicts)} pairs show the same photo under two labels: {fate}")
     lost = catalogue.boxes_lost()
     if lost:
-        notes.append(f"{lost} boxes belong to photos of another size and are not used")
+        notes.append(f"{lost} boxes were drawn on photos of another size and are not used")
     return notes + outcome.notes
 
 
@@ -308,7 +308,7 @@ def _record_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
 
 
 def _pairs_to_show(found: Duplicates, outcome: SplitOutcome) -> Iterator[tuple[str, int, int]]:
-    """Leaks and conflicts first: they are what a reader must see."""
+    """Iterate over pairs for the report, conflicts and leaks first: a reader must see those."""
     conflicts, leaks = set(found.conflicts), set(outcome.leaks)
     near = {(first, second): bits for first, second, bits in found.near}
     pairs = [*found.conflicts, *outcome.leaks, *found.exact, *near]
@@ -325,5 +325,8 @@ def _what_to_do(error: Exception, dest: Path) -> str:
     what = "no space left" if full else str(error)
     if full:
         what += f" for the working folder {working_folder(dest)}"
-    after = "make room and" if full else "mend this and"
-    return f"{what}: DEST is as it was; {after} run the same command again, it goes on from there"
+    after = "free some space" if full else "fix this"
+    return (
+        f"{what}: {dest} is unchanged; {after}, then run the same command again:"
+        " it continues from here"
+    )

@@ -1,4 +1,4 @@
-"""report.html: what a data set looks like, in one file that needs nothing else."""
+"""Write report.html, which shows a data set in one self-contained file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stacked_ram.preparation.records import SPLITS
 
 REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
 SHEET_TILES = 12
-MOST_PICTURES = 200  # of quarantined photos, and of pairs; report.csv lists all
+MOST_PICTURES = 200  # most quarantined photos, and most pairs, shown; report.csv lists all
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1220px; margin: 2em auto; padding: 0 1em;
@@ -38,14 +38,14 @@ svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-seri
 
 
 def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, object]) -> None:
-    """Write `tree/report.html` of photos.
+    """Write `tree/report.html` for a data set of photos.
 
     Args:
-        tree: the data set, its photos in place.
+        tree: the folder of the data set, with its photos.
         rows: the writer's tables `stored`, `left_out` and `pairs`.
-        info: what dataset.yaml will hold.
+        info: the content of dataset.yaml.
     """
-    # Decoding lets other threads run.
+    # Decoding releases the interpreter lock, so threads suffice.
     with ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads:
         sizes = rows.execute("SELECT width, height, count(*) FROM stored GROUP BY width, height")
         write_pages(
@@ -70,9 +70,9 @@ def write_pages(
     """Write `tree/report.html`.
 
     Args:
-        info: what dataset.yaml will hold.
-        sheets: every class with small pictures of it.
-        before, after: HTML to stand before and after the contact sheets.
+        info: the content of dataset.yaml.
+        sheets: (class name, small pictures of the class) for every class.
+        before, after: HTML to insert before and after the contact sheets.
     """
     with open(tree / "report.html", "w", encoding="utf-8") as file:
         name = escape(str(info["name"]))
@@ -122,7 +122,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _tiles(
     tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
 ) -> list[Image.Image]:
-    """A dozen photos of a class, small: the first by hash, which is as good as by lot."""
+    """Return small pictures of a dozen photos of a class, first by hash, which is as random."""
     chosen = rows.execute(
         "SELECT path, preview FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
@@ -132,9 +132,9 @@ def _tiles(
 
 
 def _contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
-    """A class's name, its numbers (`counts`: split -> photos) and its tiles in one strip."""
-    told = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
-    head = f'<h3>{escape(class_name)} <span class="quiet">{told}</span></h3>'
+    """Return the HTML of one class: its name, its photos per split, and its tiles in one strip."""
+    totals = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+    head = f'<h3>{escape(class_name)} <span class="quiet">{totals}</span></h3>'
     if not tiles:
         return head
     sheet = Image.new("RGB", (len(tiles) * (TILE + 4) - 4, TILE), "white")

@@ -1,4 +1,4 @@
-"""Writing a prepared data set, so that it is whole or not there at all.
+"""Write a prepared data set, which appears under its name only when it is complete.
 
     with DatasetWriter(options, kind="digits", channels=1, classes=names) as writer:
         for ...:
@@ -6,8 +6,8 @@
             writer.add(encoded, class_name="7", split="train", source="train-images:17")
         writer.finish(rule="the official split", layout="mnist")
 
-Everything goes to the working folder beside DEST (`.NAME.partial`) and gets DEST's name when it is
-complete. What was left out, and why, is told with `leave_out`; it is listed in report.csv.
+All files are written to the working folder beside DEST (`.NAME.partial`), which is renamed to DEST
+when it is complete. `leave_out` records a photo that is not in the data set; report.csv lists it.
 """
 
 from __future__ import annotations
@@ -57,38 +57,38 @@ CREATE TABLE pairs (caption TEXT, names TEXT, first, second);
 def encode_photo(image: Image.Image, suffix: str, quality: int = 92) -> EncodedPhoto:
     """Encode a picture (mode RGB or L) as ".jpg" or ".png" and describe it for the manifest.
 
-    The same picture gives the same bytes. Safe to call in a worker process: it writes nothing.
+    The same picture gives the same bytes. Writes no file, so a worker process may call it.
     """
     content = encode_image(image, suffix, quality)
-    look = fingerprint(image)
+    found = fingerprint(image)
     return EncodedPhoto(
         content,
         suffix,
         image.width,
         image.height,
         hashlib.sha256(content).hexdigest(),
-        f"{look.phash:016x}",
-        look.channel_sums,
-        look.channel_squares,
+        f"{found.phash:016x}",
+        found.channel_sums,
+        found.channel_squares,
     )
 
 
 class DatasetWriter:
-    """Collects the photos of one data set and puts it under DEST's name when it is complete.
+    """Collect the photos of one data set, and rename it to DEST when it is complete.
 
-    Not to be shared by processes: workers encode, the parent adds. The rows live in a small
-    database on disk, so memory does not grow with the number of photos.
+    Use it in one process only: workers encode photos, the parent adds them. The rows are kept in a
+    small database on disk, so memory does not grow with the number of photos.
     """
 
     def __init__(
         self, options: PrepareOptions, *, kind: str, channels: int, classes: Sequence[str]
     ) -> None:
-        """Start (again) an empty tree in the working folder.
+        """Create an empty tree in the working folder, replacing that of an earlier run.
 
         Args:
             kind: "photos" or "digits".
-            channels: 3 (RGB) or 1 (grayscale), of every photo that will be added.
-            classes: all class names, in any order; sorted here: the index is the label.
+            channels: of every photo: 3 (RGB) or 1 (grayscale).
+            classes: all class names in any order. The label of a class is its index once sorted.
         """
         self.options = options
         self.kind = kind
@@ -104,7 +104,7 @@ class DatasetWriter:
         for leftover in working.glob("rows.sqlite*"):
             leftover.unlink()
         self._rows = sqlite3.connect(database)
-        # A run that is killed makes these rows anew, so there is nothing to keep safe.
+        # After a run is killed, the next one writes these rows again, so speed matters, not safety.
         self._rows.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
         self._next_number: dict[str, int] = {}
         self._pixels = 0
@@ -135,12 +135,13 @@ class DatasetWriter:
         fold: int | None = None,
         repairs: Sequence[str] = (),
     ) -> str:
-        """Store one photo and its row of the manifest; returns its path relative to DEST.
+        """Store one photo and its row of the manifest; return its path relative to DEST.
 
         Args:
-            source: where it came from, as text for the manifest ("train-images:17").
-            name: what to call the file, without suffix; made safe and unique here. The stem of
-                `source` where empty.
+            source: where the photo came from, as text for the manifest ("train-images:17").
+            name: the name of the file without suffix; it is made safe and unique. If empty, the
+                stem of `source`.
+            box: (left, top, right, bottom) in pixels of the stored photo.
         """
         folder = f"{split}/{self.folders[class_name]}"
         stem = f"{folder}/{safe_name(name or Path(source).stem, max_bytes=120)}"
@@ -158,7 +159,7 @@ class DatasetWriter:
                     [path, path.casefold(), *row],
                 )
                 break
-            except sqlite3.IntegrityError:  # the name is taken: count on
+            except sqlite3.IntegrityError:  # the name is taken: try the next number
                 number = self._next_number.get(stem.casefold(), 1) + 1
                 self._next_number[stem.casefold()] = number
                 path = f"{stem}-{number}{photo.suffix}"
@@ -173,7 +174,7 @@ class DatasetWriter:
         return path
 
     def add_piece(self, file: Path, path: str) -> None:
-        """Store a file that is no photo of the data set as `path` relative to DEST, once."""
+        """Store an extra file (part of a scene) as `path` relative to DEST, unless it exists."""
         target = self._tree / path
         if target.exists():
             return
@@ -190,12 +191,13 @@ class DatasetWriter:
         detail: str = "",
         preview: bytes | None = None,
     ) -> None:
-        """Tell of a photo that is not in the data set.
+        """Record a photo that is not in the data set.
 
         Args:
-            fate: "quarantined" (cannot be used) or "left out" (could be, but must not).
-            problem: one word for the counts ("truncated", "conflict", ...); detail: one line.
-            preview: a small picture of it for the report, as JPEG bytes.
+            fate: "quarantined" (cannot be used) or "left out" (usable, but excluded).
+            problem: the word that it is counted under ("truncated", "conflict", ...).
+            detail: an explanation of one line.
+            preview: a small picture of the photo for the report, as JPEG bytes.
         """
         self._rows.execute(
             "INSERT INTO left_out VALUES (?,?,?,?,?,?)",
@@ -205,7 +207,7 @@ class DatasetWriter:
     def show_pair(
         self, caption: str, names: str, first: bytes | Path, second: bytes | Path
     ) -> None:
-        """Show two photos (small JPEGs, or files of the working folder) side by side."""
+        """Add a pair of photos (JPEG bytes, or files in the working folder) to the report."""
         pair = (photo if isinstance(photo, bytes) else str(photo) for photo in (first, second))
         self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?)", [caption, names, *pair])
 
@@ -217,13 +219,13 @@ class DatasetWriter:
         notes: Sequence[str] = (),
         details: Mapping[str, object] | None = None,
     ) -> Path:
-        """Write manifest.csv, dataset.yaml and the reports, and give the folder DEST's name.
+        """Write manifest.csv, dataset.yaml and the reports, and rename the folder to DEST.
 
         Args:
             rule: how the split was made, in words.
-            layout: what the source was read as.
-            notes: lines for the reader of the report and the summary.
-            details: further plain values for dataset.yaml.
+            layout: the layout as which the source was read.
+            notes: lines for the report and the summary.
+            details: more plain values for dataset.yaml.
 
         Returns:
             DEST.
@@ -306,8 +308,9 @@ class DatasetWriter:
         }
 
     def _pixel_statistics(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each channel over all pixels of train, in 0..1; the
-        deviation of a channel that does not vary is given as 1: it is what photos are divided by.
+        """Return mean and standard deviation of each channel over all training pixels, 0 to 1.
+
+        A channel that does not vary has a std of 1, because photos are divided by it.
         """
         if not self._pixels:
             return {"mean": [0.0] * self.channels, "std": [1.0] * self.channels}

@@ -276,7 +276,7 @@ def test_what_is_not_tiled_and_vast_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "photo.jpg"
     vips().Image.new_from_array(smooth_pixels(200, 300)).jpegsave(str(path))
     monkeypatch.setattr(pyramid, "MAX_DECODED", 1000)
-    with pytest.raises(UserError, match=r"photo\.jpg: 300 x 200 pixels that are not tiled"):
+    with pytest.raises(UserError, match=r"photo\.jpg: 300 x 200 pixels without tiles"):
         LazyPhoto(path)
     (tmp_path / "text.tif").write_text("no picture")
     with pytest.raises(UserError, match=r"text\.tif: cannot read"):

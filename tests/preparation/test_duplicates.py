@@ -137,7 +137,7 @@ def test_leaks_across_an_official_split_are_told_and_not_moved(tmp_path: Path) -
     (source / "test/a/copy.jpg").write_bytes((source / "train/a/photo 000.jpg").read_bytes())
     encoded_again(source / "train/b/photo 001.jpg", source / "valid/b/alike.jpg")
     told = run(source, tmp_path / "out")
-    assert any("2 pairs of one photo stand in two splits" in note for note in told["notes"])
+    assert any("2 pairs of copies of a photo are in two splits" in note for note in told["notes"])
     for row in rows(tmp_path / "out"):
         assert row["source"].split("/")[0] == row["split"]
     assert "in two splits" in (tmp_path / "out/report.html").read_text()

@@ -161,7 +161,7 @@ def test_stanford_dogs(tmp_path: Path) -> None:
     found = by_source(tmp_path / "out")
     assert box_of(found["Images/n02088632-bluetick/n02088632_0.jpg"]) == (3, 4, 15, 14)
     assert found["Images/n02088632-bluetick/n02088632_1.jpg"]["box_left"] == ""
-    assert any("1 boxes belong to photos of another size" in note for note in told["notes"])
+    assert any("1 boxes were drawn on photos of another size" in note for note in told["notes"])
     assert any("1 annotations could not be read" in note for note in told["notes"])
 
 

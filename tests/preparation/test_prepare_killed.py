@@ -200,7 +200,7 @@ def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, there:
     before = tree_digest(dest)
     with monkeypatch.context() as patched:
         patched.setattr(room, name, full_disk)
-        with pytest.raises(RunFailed, match=r"no space left.*DEST is as it was"):
+        with pytest.raises(RunFailed, match=r"no space left.*set is unchanged"):
             run(source, dest, overwrite=there)
     assert tree_digest(dest) == before
     assert dest.exists() == there
@@ -239,7 +239,7 @@ def test_killed_between_the_renames(source, tmp_path, monkeypatch, renames: int)
 def test_two_runs_at_once(source: Path, tmp_path: Path) -> None:
     plan = CheckPlan(tmp_path, 512, 92, 10**6)
     other = Catalogue(working_folder(tmp_path / "set"), plan)
-    with pytest.raises(UserError, match="another run is at work"):
+    with pytest.raises(UserError, match="another run is using"):
         run(source, tmp_path / "set")
     other.close()
     run(source, tmp_path / "set")

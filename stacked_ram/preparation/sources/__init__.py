@@ -1,4 +1,4 @@
-"""Finding out how a source is laid out, and reading it: one adapter a layout."""
+"""Recognise the layout of a source and read it, with one adapter per layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stacked_ram.runtime.errors import UserError
 
 _Adapter = tuple[Callable[[Path], bool], Callable[[Path, PrepareOptions], Source]]
 
-# In the order of trying: what only one layout has comes before what many folders have.
+# In the order in which they are tried: the most specific layout first.
 _OFFICIAL: dict[str, _Adapter] = {
     "flowers102": (flowers.flowers102_fits, flowers.read_flowers102),
     "flowers17": (flowers.flowers17_fits, flowers.read_flowers17),
@@ -35,10 +35,10 @@ _GENERAL: dict[str, _Adapter] = {
 
 
 def find_digits(root: Path, options: PrepareOptions) -> Path | None:
-    """The folder with the IDX files of the MNIST family, where `root` is or holds one.
+    """Return the folder with the IDX files of the MNIST family, at or below `root`, or None.
 
     Raises:
-        UserError: where --layout mnist asks for them and there are none.
+        UserError: --layout mnist was given and there are no IDX files.
     """
     if options.layout not in ("auto", "mnist"):
         return None
@@ -52,10 +52,10 @@ def find_digits(root: Path, options: PrepareOptions) -> Path | None:
 
 
 def find_source(root: Path, options: PrepareOptions) -> Source:
-    """Read `root` by the layout asked for, or by the first that fits it.
+    """Read `root` with the layout of `options`, or, for "auto", with the first that fits.
 
     Raises:
-        UserError: where none fits, or the one asked for does not.
+        UserError: no layout fits, or the requested layout does not.
     """
     if options.labels is not None:
         return labels_csv.read_labels_csv(root, options)
@@ -76,17 +76,17 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
             if fits(base):
                 return read(base, options)
     fits, read = _GENERAL["class_folders"]
-    for base in reversed(chain):  # what wraps the class folders is no class
+    for base in reversed(chain):  # a folder around the class folders is not a class
         if fits(base):
             return read(base, options)
     raise UserError(
-        f"{root}: no layout fits: neither class folders with photos in them, nor train/ valid/ "
-        "test/, nor a CSV with the columns file and label, nor a known data set (see --layout)"
+        f"{root}: no layout fits: no class folders with photos, no train/ valid/ test/, no CSV "
+        "with the columns file and label, and no known data set (see --layout)"
     )
 
 
 def _bases(root: Path) -> Iterator[Path]:
-    """Where a known data set may begin: here, or one or two folders down where there are few."""
+    """Iterate over folders where a known data set may begin: `root` or a little below it."""
     for base in _single_chain(root):
         yield base
     last = base
@@ -96,7 +96,10 @@ def _bases(root: Path) -> Iterator[Path]:
 
 
 def _single_chain(root: Path) -> Iterator[Path]:
-    """`root`, and further down while there is one folder and no file, as an archive wraps it."""
+    """Iterate over `root` and the folders below it, as long as each holds only one folder.
+
+    Many archives wrap their content in such folders.
+    """
     base = root
     for _ in range(4):
         yield base

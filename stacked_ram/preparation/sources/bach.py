@@ -1,4 +1,4 @@
-"""BACH (ICIAR 2018): breast histology in TIFF, four class folders."""
+"""Read BACH (ICIAR 2018): breast histology photos in TIFF, in four class folders."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CLASSES = ("Benign", "InSitu", "Invasive", "Normal")
 
 
 def fits(root: Path) -> bool:
-    """Whether the four class folders are there (perhaps in Photos/)."""
+    """Return whether the four class folders exist, here or in Photos/."""
     return _folders(root) is not None
 
 
 def read(root: Path, options: PrepareOptions) -> Source:
-    """The 400 photos of 2048x1536; the whole-slide images beside them are not used."""
+    """Read the 400 photos of 2048x1536; the whole-slide images beside them are not used."""
     folders = _folders(root)
     if folders is None:
         raise UserError(f"{root}: not BACH: the folders {', '.join(CLASSES)} are missing")

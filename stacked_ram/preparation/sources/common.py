@@ -1,4 +1,4 @@
-"""What every adapter uses: a source, walking folders, tables and .mat files read with care."""
+"""Functions that all adapters share: list folders; read tables, text and .mat files safely."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LITTER = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 
 @dataclass
 class Source:
-    """What an adapter made of a folder.
+    """The content of a source folder, as an adapter read it.
 
     Attributes:
         layout: the adapter's name.
-        records: the photos, in the order of their paths; read once.
-        split_name: what the source's own split is called, "" where it has none.
-        notes: lines for the user. Some are added while `records` is read.
+        records: the photos, in the order of their paths; can be read only once.
+        split_name: the name of the official split, "" if the source has none.
+        notes: messages for the user; some are added while `records` is read.
     """
 
     layout: str
@@ -34,15 +34,18 @@ class Source:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a name is a hidden file, or one that an operating system leaves behind."""
+    """Return whether a name is a hidden file or one that operating systems create."""
     return name.startswith(".") or name.lower() in _LITTER
 
 
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The (folders, files) in a folder, each sorted by name, without litter.
+    """List the (folders, files) in a folder, each sorted by name, without litter.
 
-    A link counts as what it points to, but one to the folder itself or to one above it is left
-    out; what is neither file nor folder is listed with the files, so that the checks tell of it.
+    Links are followed, except links to the folder itself or to one above it. Anything that is
+    neither a file nor a folder is listed with the files, so that the checks report it.
+
+    Raises:
+        UserError: the folder cannot be read.
     """
     folders, files = [], []
     try:
@@ -64,7 +67,7 @@ def _leads_up(link: Path) -> bool:
 
 
 def walk(folder: Path, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """All files in a folder and below, sorted; a link that leads back up is not followed."""
+    """Iterate over the files in a folder and below, sorted; links that lead back up are skipped."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in _above:
@@ -76,7 +79,7 @@ def walk(folder: Path, _above: frozenset[tuple[int, int]] = frozenset()) -> Iter
 
 
 def split_of(name: str) -> str | None:
-    """train, valid or test, from the names that people give them; None for other names."""
+    """Return train, valid or test for a common name of a split; None for other names."""
     return {
         "train": "train", "training": "train", "trn": "train", "trainset": "train",
         "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
@@ -85,15 +88,15 @@ def split_of(name: str) -> str | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a small text file, without empty ones."""
+    """Return the lines of a small text file that are not empty."""
     return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_text(path: Path) -> str:
-    """A text file as UTF-8, with or without a byte order mark.
+    """Read a text file as UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: where it cannot be read so.
+        UserError: the file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -104,11 +107,10 @@ def read_text(path: Path) -> str:
 
 
 def read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Variables of a MATLAB file (version 4 to 7). Only numbers and text are made: nothing in the
-    file is executed.
+    """Read variables of a MATLAB file (version 4 to 7). Nothing in the file is executed.
 
     Raises:
-        UserError: where the file or a variable cannot be read.
+        UserError: the file cannot be read, or a variable is missing.
     """
     from scipy.io import loadmat
 
@@ -116,16 +118,16 @@ def read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         found = loadmat(path, variable_names=names)
     except NotImplementedError as error:
         raise UserError(f"{path}: MATLAB 7.3 format: save it with `save -v7`") from error
-    except Exception as error:  # the reader raises anything on a broken file
-        raise UserError(f"{path}: not a MATLAB file that can be read ({error})") from error
+    except Exception as error:  # the reader raises every kind of error on a broken file
+        raise UserError(f"{path}: cannot be read as a MATLAB file ({error})") from error
     for name in names:
         if name not in found:
-            raise UserError(f"{path}: holds no variable {name!r}: is it the official file?")
+            raise UserError(f"{path}: has no variable {name!r}: is this the official file?")
     return {name: found[name] for name in names}
 
 
 def whole_numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """A variable of a MATLAB file as a flat array of whole numbers."""
+    """Convert a variable of a MATLAB file to a flat array of whole numbers."""
     flat = values.ravel()
     if flat.dtype.kind not in "uif" or (flat.astype(np.int64) != flat).any():
         raise UserError(f"{path}: {name} must hold whole numbers")
@@ -133,14 +135,18 @@ def whole_numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
 
 
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with a header, with their line numbers; comma, semicolon or tab."""
+    """Iterate over (line number, row) of a CSV that has a header; comma, semicolon or tab.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     text = read_text(path)
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
     names = [name.strip().lower() for name in reader.fieldnames or []]
     if twice := next((name for name in names if name and names.count(name) > 1), None):
-        raise UserError(f"{path}: column `{twice}` stands there twice: keep one")
+        raise UserError(f"{path}: two columns are called `{twice}`: remove one")
     reader.fieldnames = names
     try:
         for row in reader:
@@ -157,14 +163,17 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def inside(root: Path, name: str, where: str) -> Path:
-    """The file `name` under `root`.
+    """Return the path of the file `name` below `root`.
+
+    Args:
+        where: the file and line that give the name, for the message.
 
     Raises:
-        UserError: where the name would leave `root`; `where` says where it was read.
+        UserError: the name leads out of `root`.
     """
     parts = Path(name.replace("\\", "/")).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
         raise UserError(
-            f"{where}: {name!r} is not a file below {root}: give its path from there, without .."
+            f"{where}: {name!r} is not below {root}: give a path relative to it, without .."
         )
     return root.joinpath(*parts)

@@ -1,4 +1,4 @@
-"""CUB-200-2011: birds, with the official split and a box each."""
+"""Read CUB-200-2011: photos of birds with an official split and a box per photo."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ _NEEDED = ("images.txt", "image_class_labels.txt", "classes.txt")
 
 
 def fits(root: Path) -> bool:
-    """Whether the lists of CUB-200-2011 are there."""
+    """Return whether the lists of CUB-200-2011 exist."""
     return all((root / name).is_file() for name in _NEEDED[:2])
 
 
 def read(root: Path, options: PrepareOptions) -> Source:
-    """Classes without their number ("Black_footed_Albatross"), split and boxes where listed."""
+    """Read the photos, with the split and the boxes if their lists exist.
+
+    Class names lose their number ("Black_footed_Albatross").
+    """
     for name in _NEEDED:
         if not (root / name).is_file():
             raise UserError(f"{root}: not CUB-200-2011: {name} is missing")

@@ -1,4 +1,4 @@
-"""The flowers' names in the order of the labels in Oxford's two sets."""
+"""The class names of Oxford Flowers 17 and 102, in the order of their labels."""
 
 FLOWERS_17 = (
     "daffodil", "snowdrop", "lily of the valley", "bluebell", "crocus", "iris", "tiger lily",

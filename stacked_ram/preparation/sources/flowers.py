@@ -1,4 +1,4 @@
-"""Oxford Flowers 17 and Flowers 102: numbered photos in jpg/, labels and splits in .mat files."""
+"""Read Oxford Flowers 17 and 102: numbered photos in jpg/, labels and splits in .mat files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PER_CLASS_17 = 80
 
 
 def flowers17_fits(root: Path) -> bool:
-    """Whether jpg/ holds image_0001.jpg ... and nothing speaks of Flowers 102."""
+    """Return whether jpg/ holds image_0001.jpg ... and there are no labels of Flowers 102."""
     return (
         (root / "jpg").is_dir()
         and not (root / "imagelabels.mat").is_file()
@@ -32,7 +32,7 @@ def flowers17_fits(root: Path) -> bool:
 
 
 def read_flowers17(root: Path, options: PrepareOptions) -> Source:
-    """80 photos a class, in the order of their numbers; three official splits."""
+    """Read Flowers 17: photos 1 to 80 are the first class, and so on; three official splits."""
     if not flowers17_fits(root):
         raise UserError(f"{root}: not Flowers 17: jpg/image_0001.jpg ... are missing")
     splits, split_name, notes = {}, "", []
@@ -47,19 +47,19 @@ def read_flowers17(root: Path, options: PrepareOptions) -> Source:
     beyond = [n for n, _ in files if not 1 <= n <= _PER_CLASS_17 * len(FLOWERS_17)]
     if beyond:
         raise UserError(
-            f"{root / 'jpg'}: image_{beyond[0]:04d}.jpg is not of Flowers 17 (1 to 1360)"
+            f"{root / 'jpg'}: image_{beyond[0]:04d}.jpg is not in Flowers 17 (numbers 1 to 1360)"
         )
     labelled = ((n, file, FLOWERS_17[(n - 1) // _PER_CLASS_17]) for n, file in files)
     return Source("flowers17", _records(labelled, splits), split_name, notes)
 
 
 def flowers102_fits(root: Path) -> bool:
-    """Whether jpg/ and imagelabels.mat are there."""
+    """Return whether jpg/ and imagelabels.mat exist."""
     return (root / "jpg").is_dir() and (root / "imagelabels.mat").is_file()
 
 
 def read_flowers102(root: Path, options: PrepareOptions) -> Source:
-    """Labels from imagelabels.mat, the official split from setid.mat."""
+    """Read Flowers 102: labels from imagelabels.mat, the official split from setid.mat."""
     label_file, split_file = root / "imagelabels.mat", root / "setid.mat"
     if not flowers102_fits(root):
         raise UserError(f"{root}: not Flowers 102: jpg/ and imagelabels.mat are missing")
@@ -79,7 +79,7 @@ def read_flowers102(root: Path, options: PrepareOptions) -> Source:
 
 
 def _numbered(root: Path, notes: list[str]) -> list[tuple[int, Path]]:
-    """The photos with their numbers: those of files.txt where it is there, else those of jpg/."""
+    """Return (number, path) of the photos listed in files.txt, or of all in jpg/ without it."""
     present = entries(root / "jpg")[1]
     lists = [path for path in (root / "jpg/files.txt", root / "files.txt") if path.is_file()]
     names = [file.name for file in present]
@@ -93,7 +93,7 @@ def _numbered(root: Path, notes: list[str]) -> list[tuple[int, Path]]:
 
 
 def _splits(path: Path, variables: dict[str, str]) -> dict[int, str]:
-    """Number of the photo -> split, from the variables of a .mat file."""
+    """Read number of the photo -> split from the variables of a .mat file."""
     splits: dict[int, str] = {}
     found = read_mat(path, list(variables))
     for variable, split in variables.items():

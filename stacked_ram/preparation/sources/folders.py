@@ -1,4 +1,4 @@
-"""Folders that say it all: class folders, and train/valid/test folders of class folders."""
+"""Read class folders, and train/valid/test folders that hold class folders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stacked_ram.runtime.errors import UserError
 
 
 def class_folders_fit(root: Path) -> bool:
-    """Whether there are folders with files in them or below."""
+    """Return whether any folder in `root` holds files, directly or further down."""
     return bool(_class_folders(root))
 
 
 def read_class_folders(root: Path, options: PrepareOptions) -> Source:
-    """One class a folder, with all that is below it."""
+    """Read each folder as one class, with all files below it."""
     within = _unwrapped(root)
     classes = _class_folders(within)
     if not classes:
@@ -30,7 +30,7 @@ def read_class_folders(root: Path, options: PrepareOptions) -> Source:
         name = path_text(folder.name)
         if not any(walk(folder)) and (not options.classes or name in options.class_list):
             raise UserError(
-                f"{folder}: class {name!r} has no photos: put some there, or remove the folder"
+                f"{folder}: class {name!r} has no photos: add some, or remove the folder"
             )
     source = Source("class_folders", _records(classes, None))
     source.notes += _stray_note(root)
@@ -38,16 +38,16 @@ def read_class_folders(root: Path, options: PrepareOptions) -> Source:
 
 
 def split_folders_fit(root: Path) -> bool:
-    """Whether there is a folder train/ with class folders, alone or beside valid/ and test/."""
+    """Return whether `root` has a folder train/ with class folders."""
     splits = _split_folders(root)
     return "train" in splits and bool(_class_folders(splits["train"]))
 
 
 def read_split_folders(root: Path, options: PrepareOptions) -> Source:
-    """train/ valid|val/ test/, each of class folders."""
+    """Read train/, valid/ (or val/) and test/, each with class folders."""
     splits = _split_folders(root)
     if "train" not in splits:
-        raise UserError(f"{root}: no folder train/ found (train/ valid/ test/ are looked for)")
+        raise UserError(f"{root}: no folder train/ found (expected: train/ valid/ test/)")
     unused = [path for path in entries(root)[0] if path not in splits.values() and any(walk(path))]
     names = ", ".join(f"{path_text(path.name)}/" for path in unused)
     if unused and len(splits) == 1 and options.layout == "auto":
@@ -63,7 +63,7 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
             source.notes.append(f"{splits[split].name}/ has no class folders and is not used")
         source.notes += _stray_note(splits[split])
     if unused:
-        source.notes.append(f"beside the split's folders, not used: {names}")
+        source.notes.append(f"folders that belong to no split are not used: {names}")
     source.notes += _stray_note(root)
     return source
 
@@ -94,19 +94,22 @@ def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
-    """Class name -> folder: the folders with files in them or anywhere below."""
+    """Return class name -> folder, for all folders that hold files, directly or further down."""
     return {path_text(path.name): path for path in entries(root)[0] if any(walk(path))}
 
 
 def _like(classes: dict[str, Path], root: Path) -> dict[str, Path]:
-    """The class folders of a split whose training split has these: in a wrapping folder where some
-    of them are there, else in the split's own."""
+    """Return the class folders of a split, which may be wrapped in one more folder.
+
+    Args:
+        classes: the class folders of the training split.
+    """
     inner = _class_folders(_unwrapped(root))
     return inner if inner.keys() & classes.keys() else _class_folders(root)
 
 
 def _unwrapped(root: Path) -> Path:
-    """The only folder in `root`, where it holds nothing but folders: these are the classes."""
+    """Return the only folder in `root` if it holds nothing but folders, otherwise `root`."""
     folders = entries(root)[0]
     if len(folders) == 1:
         inner, files = entries(folders[0])

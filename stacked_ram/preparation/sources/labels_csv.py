@@ -1,4 +1,4 @@
-"""Photos anywhere in a folder, with a CSV that gives each its label."""
+"""Read photos anywhere below a folder, with a CSV that gives the label of each."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NAMES = {
 
 
 def labels_csv_fits(root: Path) -> bool:
-    """Whether there is exactly one CSV with a file and a label column."""
+    """Return whether there is exactly one CSV with the columns file and label."""
     return _own_table(root) is not None
 
 
 def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
-    """The columns file, label, and (both optional) split and group."""
+    """Read the columns file and label, and split and group if they exist."""
     table = _given_table(root, options.labels) if options.labels else _own_table(root)
     if table is None:
         raise UserError(f"{root}: no CSV with the columns file and label: give --labels labels.csv")
@@ -52,7 +52,7 @@ def _records(root: Path, table: Path, columns: dict[str, str]) -> Iterator[Recor
         if text:
             split = split_of(text)
             if split is None:
-                raise UserError(f"{where}: split {text!r} is none of train, valid, test")
+                raise UserError(f"{where}: split {text!r}: must be train, valid or test")
         group = row.get(columns["group"], "") if "group" in columns else ""
         yield Record(inside(root, name, where), printable(label), split, printable(group))
 
@@ -70,13 +70,13 @@ def _own_table(root: Path) -> Path | None:
     if len(fitting) > 1:
         raise UserError(
             f"{root}: several CSVs could hold the labels ({', '.join(t.name for t in fitting)}): "
-            "say which with --labels"
+            "choose one with --labels"
         )
     return fitting[0] if fitting else None
 
 
 def _columns(table: Path) -> dict[str, str]:
-    """What is wanted -> the column's name in the table's header."""
+    """Return key of `_NAMES` -> name of its column in the header, for the columns that exist."""
     try:
         with open(table, encoding="utf-8-sig") as file:
             header = file.readline(10_000)

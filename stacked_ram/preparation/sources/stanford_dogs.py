@@ -1,4 +1,4 @@
-"""Stanford Dogs: Images/, lists/*.mat, and Annotation/ where it is there."""
+"""Read Stanford Dogs: Images/, and lists/*.mat and Annotation/ if they exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_BYTES = 2**20
 
 
 def fits(root: Path) -> bool:
-    """Whether Images/ holds folders named as the breeds are (n02085620-Chihuahua)."""
+    """Return whether Images/ holds folders named like n02085620-Chihuahua."""
     images = root / "Images"
     return images.is_dir() and any(
         folder.name.startswith("n0") and "-" in folder.name for folder in entries(images)[0]
@@ -24,7 +24,7 @@ def fits(root: Path) -> bool:
 
 
 def read(root: Path, options: PrepareOptions) -> Source:
-    """The breeds by their names, the official split and the boxes where they are there."""
+    """Read the photos by breed, with the official split and the boxes if they exist."""
     if not fits(root):
         raise UserError(f"{root}: not Stanford Dogs: Images/n02085620-Chihuahua/ ... is missing")
     splits: dict[str, str] = {}
@@ -55,18 +55,18 @@ def _records(root: Path, splits: dict[str, str], source: Source) -> Iterator[Rec
             split = splits.get(f"{folder.name}/{file.name}")
             yield Record(file, breed, split, "", box, size)
     if unreadable:
-        source.notes.append(f"{unreadable} annotations could not be read: those photos have no box")
+        source.notes.append(f"{unreadable} annotations could not be read: their photos have no box")
 
 
 def read_annotation(path: Path) -> tuple[Box, tuple[int, int] | None]:
-    """The box of the largest object of a PASCAL VOC annotation, and the photo's (width, height).
+    """Read a PASCAL VOC annotation: the box of its largest object, and the photo's (width, height).
 
     Raises:
-        ValueError: where the file is not such an annotation.
+        ValueError: the file is not such an annotation.
     """
     with open(path, "rb") as file:
         text = file.read(_MOST_BYTES + 1)
-    # No annotation needs entities, which can be made to grow without end.
+    # Annotations need no entities, which malicious files use to expand without end.
     if len(text) > _MOST_BYTES or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
         raise ValueError("not an annotation")
     try:
