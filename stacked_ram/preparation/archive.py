@@ -1,4 +1,4 @@
-"""Opening a source: a folder as it is, an archive unpacked with care into the working folder."""
+"""Open a source: a folder, or an archive that is safely unpacked into the working folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stacked_ram.runtime.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_ENTRIES = 5_000_000
-# Photos hardly shrink in an archive: one that grows more than this was made to fill the disk.
+# Photos hardly shrink in an archive: one that grows more than this is meant to fill the disk.
 MAX_GROWTH = 100
 SMALL_BYTES = 2**30  # an archive may grow to this whatever its own size
 
@@ -27,19 +27,19 @@ _COPY = 2**20
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is called as an archive is."""
+    """Return whether a file has the suffix of an archive."""
     return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
 def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
-    """A folder to read the photos from: `path` itself, or what was unpacked from it.
+    """Return a folder with the photos of a source: `path` itself, or its unpacked content.
 
-    A folder that holds nothing but archives and lists, as a download leaves it, is unpacked too.
-    What was unpacked into `working` before from the same archives is used again; else they are
-    unpacked there, or in `scratch` where it is given.
+    A folder with only archives and lists, such as a download, is unpacked too. If an earlier run
+    unpacked the same archives to `working`, its files are used again. Otherwise the archives are
+    unpacked there, or to `scratch` if given.
 
     Raises:
-        UserError: `path` is not there, is no archive, or an archive is not safe to unpack.
+        UserError: `path` does not exist or is not an archive, or an archive is not safe to unpack.
     """
     if not path.exists():
         raise UserError(f"SOURCE {path}: no such file or folder")
@@ -72,11 +72,11 @@ def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack the regular files of an archive below `target`; everything else is refused.
+    """Unpack an archive of regular files to `target`.
 
     Raises:
-        UserError: an entry would leave `target`, is a link or a device; there are too many, or
-            they grow too large; the archive is broken or locked by a password.
+        UserError: an entry is a link or a device, or would be written outside `target`; there are
+            too many entries, or they are too large; the archive is damaged or has a password.
     """
     name = archive.name.lower()
     try:
@@ -107,7 +107,9 @@ def unpack(archive: Path, target: Path) -> None:
     ) as error:
         raise UserError(f"{archive}: broken archive ({error}): fetch it again") from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise UserError(f"{archive}: two entries stand in each other's way ({error})") from error
+        raise UserError(
+            f"{archive}: two entries have conflicting names ({error}): unpack it by hand"
+        ) from error
 
 
 def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -130,7 +132,7 @@ def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(archive, "r:*") as opened:
         for entry in opened:
-            opened.members = []  # or it would remember every entry
+            opened.members = []  # otherwise it keeps every entry in memory
             if entry.isdir():
                 _safe_parts(archive, entry.name)
                 continue
@@ -141,7 +143,7 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _safe_parts(archive: Path, name: str) -> list[str]:
-    """The parts of an entry's name, all of them below the folder that it is unpacked into."""
+    """Return the parts of an entry's name, after checking that it stays in the target folder."""
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     drive = bool(parts) and len(parts[0]) == 2 and parts[0].endswith(":")

@@ -71,8 +71,8 @@ def _draw_all(
     test = options.test_fraction
     fractions = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
     text = ", ".join(
-        f"{share:.4g} {SPLITS[part]}"
-        for part, share in fractions.items()
+        f"{fraction:.4g} {SPLITS[part]}"
+        for part, fraction in fractions.items()
         if options.folds is None or part == TEST
     )
     return (
@@ -101,7 +101,9 @@ def _follow_official(
     if not given.get("test") and options.test_fraction:
         fractions[TEST] = options.test_fraction
     if fractions:
-        drawn = " and ".join(f"{share:.4g} for {SPLITS[part]}" for part, share in fractions.items())
+        drawn = " and ".join(
+            f"{fraction:.4g} for {SPLITS[part]}" for part, fraction in fractions.items()
+        )
         rule += f"; of its training photos {drawn}, drawn by seed {options.seed}, stratified"
         fractions[TRAIN] = 1 - sum(fractions.values())
     return rule, fractions

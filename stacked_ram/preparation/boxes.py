@@ -1,4 +1,4 @@
-"""Keeping a box on its object while the photo is turned and reduced."""
+"""Adjust boxes when photos are rotated and reduced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stacked_ram.preparation.records import Box
 
 
 def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
-    """The box after the EXIF `orientation` (1 to 8) of a `width` x `height` photo is applied."""
+    """Return the box after applying EXIF `orientation` (1 to 8) to a `width` x `height` photo."""
     left, top, right, bottom = box
     if orientation in (5, 6, 7, 8):  # these exchange rows and columns
         left, top, right, bottom = top, left, bottom, right
@@ -19,21 +19,22 @@ def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
 
 
 def scale_box(box: Box, across: float, down: float) -> Box:
-    """The box after the photo was resized by these factors."""
+    """Return the box after the photo was resized by these factors."""
     left, top, right, bottom = box
     return left * across, top * down, right * across, bottom * down
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """The part of the box on the photo, to hundredths of a pixel; None where nothing is left."""
+    """Clip the box to the photo, rounded to 0.01 pixels; None if it is outside."""
     left, right = (round(min(max(x, 0.0), width), 2) for x in (box[0], box[2]))
     top, bottom = (round(min(max(y, 0.0), height), 2) for y in (box[1], box[3]))
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def fits_photo(box: str, raw_width: int, raw_height: int) -> Box | None:
-    """A box as the catalogue writes it (four numbers, and perhaps the size of the photo that it was
-    drawn on), in pixels; None where it belongs to a photo of another size.
+    """Parse a box of the catalogue: four numbers in pixels, and perhaps the size of its photo.
+
+    Returns None if it was drawn on a photo of another size.
     """
     left, top, right, bottom, *size = (float(number) for number in box.split())
     return None if size and size != [raw_width, raw_height] else (left, top, right, bottom)
@@ -42,7 +43,7 @@ def fits_photo(box: str, raw_width: int, raw_height: int) -> Box | None:
 def stored_box(
     text: str | None, raw_width: int, raw_height: int, orientation: int, width: int, height: int
 ) -> Box | None:
-    """The same box in pixels of the stored photo, upright and of its size."""
+    """Convert a box of the catalogue to pixels of the stored, upright photo."""
     box = fits_photo(text, raw_width, raw_height) if text else None
     if box is None:
         return None

@@ -1,4 +1,4 @@
-"""How a file is to be checked, and what became of it."""
+"""The settings and the result of checking a file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ NO_FAULT = frozenset({"reduced", "reencoded"})  # repairs that --strict lets pas
 
 @dataclass(frozen=True)
 class CheckPlan:
-    """How to check: what decides the stored bytes, and where they go.
+    """The settings of a check, which decide the stored bytes and their folder.
 
     Attributes:
-        folder: content-addressed store, a folder of the working folder.
+        folder: where photos are stored, named by the hash of their source.
         short_side: pixels; 0 keeps the size.
-        quality: of JPEG.
-        max_pixels: more than this is refused.
+        quality: of JPEG, 1 to 100.
+        max_pixels: photos with more pixels are refused.
         keep_large: store TIFFs of tiles that training reads by region as they are, of any
             size.
     """
@@ -30,12 +30,12 @@ class CheckPlan:
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of one file. Where `problem` is not empty it was quarantined, and the fields
-    after `preview` say nothing.
+    """The result of checking a file. If `problem` is not empty, the file is quarantined, and the
+    fields after `preview` are not set.
 
     Attributes:
-        problem, detail: the word for the counts, and a line for the reader.
-        source_sha256: of the file's bytes, "" where they could not be read.
+        problem, detail: the word that it is counted under, and an explanation of one line.
+        source_sha256: SHA-256 of the file, "" if it could not be read.
         preview: small JPEG for the report, of a quarantined photo where any of it can be seen,
             and of one that is not to be decoded again.
         file: of the stored photo, relative to the plan's folder.
@@ -63,7 +63,7 @@ class Checked:
 
 
 class Refused(Exception):
-    """The photo goes to quarantine: the problem's word and a line for the reader."""
+    """Raised to quarantine a photo, with the word for the problem and one line of detail."""
 
     def __init__(self, problem: str, detail: str) -> None:
         super().__init__(detail)

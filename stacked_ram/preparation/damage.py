@@ -1,4 +1,4 @@
-"""What the bytes of a photo say of its end, and of why it cannot be decoded."""
+"""Find out from the bytes of a photo whether its end is missing, and why it cannot be decoded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 
 
 def has_end(content: bytes) -> bool:
-    """Whether the (first) picture of a JPEG file reaches its end marker.
+    """Return whether the (first) picture of a JPEG file reaches its end marker.
 
-    A file whose second half is zeros decodes without complaint, but has no end. What may follow
-    the end (a film, another picture) is not looked at, nor is a small picture within the header.
+    A file whose second half is zeros decodes without an error, but has no end marker. Content after
+    the end (a video, another picture) and a preview inside the header are ignored.
     """
     place = 2
     while place + 4 <= len(content):
@@ -29,7 +29,7 @@ def has_end(content: bytes) -> bool:
 
 
 def ends_early(error: Exception, content: bytes) -> bool:
-    """Whether a photo that a decoder gave up on with this error lacks its end."""
+    """Return whether the decoder raised this error because the end of the photo is missing."""
     words = str(error).lower()
     if content[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in content[-16:]:
         return True
@@ -37,7 +37,7 @@ def ends_early(error: Exception, content: bytes) -> bool:
 
 
 def unidentified(content: bytes) -> tuple[str, str]:
-    """What to say of bytes that Pillow does not take for a picture: the problem's word, a line."""
+    """Return (problem, detail) for bytes that Pillow does not recognise as a picture."""
     starts = {
         b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\x00": "TIFF",
         b"MM\x00*": "TIFF",

@@ -34,10 +34,10 @@ DARKENS = 0.8  # fraction of the ground's light that the shadow takes
 
 
 def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
-    """Make the demo's data set at `dest`, in place of a data set that is there; returns `dest`.
+    """Make the demo's data set at `dest`, replacing an existing data set; return `dest`.
 
     Raises:
-        UserError: something else stands there.
+        UserError: something else exists there.
     """
     existing(dest)
     origin = "scikit-learn's handwritten digits on its sample photographs"
@@ -81,7 +81,7 @@ class DemoPhoto:
 
 
 def demo_photos(split: str, seed: int = 0) -> Iterator[DemoPhoto]:
-    """The photos of one split, always the same for the same seed."""
+    """Return the photos of a split; a seed always gives the same photos."""
     from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
@@ -96,7 +96,7 @@ def demo_photos(split: str, seed: int = 0) -> Iterator[DemoPhoto]:
 
 
 def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Which scans go to which split: stratified, drawn by the seed."""
+    """Assign scans to splits: stratified by class, drawn from the seed."""
     from sklearn.model_selection import train_test_split
 
     scans = np.arange(len(labels))
@@ -110,7 +110,7 @@ def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def _ground(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray:
-    """A crop of one photograph, a little reduced or enlarged, mirrored or not; float32 HWC."""
+    """Cut a random crop of a photograph, slightly scaled, perhaps mirrored; float32 HWC."""
     photograph = photographs[rng.integers(len(photographs))]
     reduction = rng.uniform(0.8, 1.25)
     width, height = WIDTH * reduction, HEIGHT * reduction
@@ -144,5 +144,5 @@ def _write_digit(
 
 
 def _ink(rng: np.random.Generator, under_HWC: np.ndarray) -> np.ndarray:
-    """Bright, whatever its tint (and whatever is under it)."""
+    """Draw a bright colour of random tint."""
     return rng.uniform(*INK, 3).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a prepared set of digits looks like: report.html and report.csv, as photos have them."""
+"""Write report.html and report.csv of a prepared data set of digits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def write_digit_reports(
     """Write `tree/report.html` and `tree/report.csv`.
 
     Args:
-        tree: the data set, its arrays in place.
-        info: what dataset.yaml will hold.
+        tree: the folder of the data set, with its arrays.
+        info: the content of dataset.yaml.
         sources: split -> (name of the file the digits came from, their numbers in it, from 0).
     """
     with open(tree / "report.csv", "w", encoding="utf-8", newline="") as file:
@@ -44,7 +44,7 @@ def write_digit_reports(
 
 
 def _sheets(tree: Path, classes: list[str]) -> Iterator[tuple[str, list[Image.Image]]]:
-    """Each class with its first digits of every split, as they are stored."""
+    """Iterate over the classes, with the first stored digits of every split."""
     images = {split: np.load(tree / split / "images.npy", mmap_mode="r") for split in SPLITS}
     labels = {split: np.load(tree / split / "labels.npy") for split in SPLITS}
     for label, name in enumerate(classes):
@@ -59,7 +59,7 @@ def _sheets(tree: Path, classes: list[str]) -> Iterator[tuple[str, list[Image.Im
 
 
 def _tile(digit_HW: np.ndarray) -> Image.Image:
-    """Enlarged by whole pixels, or reduced, to a tile."""
+    """Resize a digit to a tile: enlarged by a whole factor, or reduced."""
     image = Image.fromarray(np.ascontiguousarray(digit_HW))
     times = TILE // max(image.size)
     if times > 1:

@@ -1,4 +1,4 @@
-"""Fetching the official archives, carrying on a broken transfer, checking what came."""
+"""Download official data sets: resume interrupted transfers and verify the files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SECONDS = 30
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of an official set; `md5` is "" where none is published."""
+    """One file of an official data set; `md5` is "" if none is published."""
 
     url: str
     md5: str = ""
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The name of the file."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -94,15 +94,15 @@ OFFICIAL: dict[str, tuple[RemoteFile, ...]] = {
 
 
 def download_folder(name: str, dest: Path) -> Path:
-    """Where the files of an official set are kept: `downloads/NAME` beside DEST."""
+    """Return the folder for the files of an official data set: `downloads/NAME` beside DEST."""
     return dest.parent / "downloads" / name
 
 
 def download(name: str, dest: Path) -> Path:
-    """Fetch the files of an official set that are not there yet; returns their folder.
+    """Download the missing files of an official data set; return their folder.
 
     Raises:
-        UserError: no network, or a file that is not what was published; says what to do by hand.
+        UserError: there is no network, or a file does not match its published checksum.
     """
     folder = download_folder(name, dest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,10 +128,10 @@ def download(name: str, dest: Path) -> Path:
 
 
 def fetch(url: str, part: Path) -> None:
-    """Fetch `url` into `part`, from where an earlier attempt stopped.
+    """Download `url` to `part`, continuing an earlier attempt.
 
     Raises:
-        OSError: the transfer broke off; what came is kept.
+        OSError: the transfer was interrupted; the part that arrived is kept.
     """
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})

@@ -1,4 +1,4 @@
-"""The same photo twice: found before the split, so that it never stands on both sides of it."""
+"""Find duplicates before photos are split, so that copies never end up in different splits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.near_pairs import near_pairs
 from stacked_ram.preparation.perceptual import same_picture
 
-_REPRESENTATIVES = 16  # of photos with one hash that do not look alike; more are not told apart
+_REPRESENTATIVES = 16  # most different photos compared for one hash
 
 
 @dataclass
 class Duplicates:
-    """What was found.
+    """The duplicates of a source.
 
     Attributes:
         exact: pairs of numbers of photos whose files are equal.
         near: pairs of numbers of photos that look alike, with the differing bits of their hashes.
-        conflicts: pairs (of either kind) of which the two have different labels.
+        conflicts: pairs (of either kind) with two different labels.
     """
 
     exact: list[tuple[int, int]] = field(default_factory=list)
@@ -28,16 +28,16 @@ class Duplicates:
     conflicts: list[tuple[int, int]] = field(default_factory=list)
 
     def links(self) -> np.ndarray:
-        """All pairs, `(P, 2)`."""
+        """Return all pairs, `(P, 2)`."""
         pairs = self.exact + [(a, b) for a, b, _ in self.near]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def find_duplicates(catalogue: Catalogue, distance: int) -> Duplicates:
-    """Find equal files and, where `distance` is not negative, photos that look alike.
+    """Find equal files and, if `distance` is not negative, photos that look alike.
 
     Two photos look alike if their perceptual hashes differ in at most `distance` bits and their
-    tiny copies agree (hashes alone take flat pictures for each other).
+    tiny copies agree (flat pictures have equal hashes).
     """
     found = Duplicates()
     for numbers in catalogue.exact_duplicates():
@@ -51,9 +51,9 @@ def find_duplicates(catalogue: Catalogue, distance: int) -> Duplicates:
 
 
 def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
-    """Leave out every photo that stands under two labels, in all its copies; returns how many.
+    """Exclude photos with two labels, and all their copies; return the number of excluded photos.
 
-    Its copies are what hangs together by equal files and by photos of one hash that look alike.
+    Copies are connected by equal files, or by equal hashes of photos that look alike.
     """
     if not found.conflicts:
         return 0
@@ -107,12 +107,12 @@ def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
 
 
 def units_of(ids: np.ndarray, groups: np.ndarray, links: np.ndarray) -> np.ndarray:
-    """Number of each photo's unit: what hangs together by groups and by being the same photo.
+    """Return the number of each photo's unit: photos connected by a group or as duplicates.
 
     Args:
-        ids: numbers of the photos, rising, `(N,)`.
+        ids: numbers of the photos, sorted, `(N,)`.
         groups: number of each photo's group, 0: none, `(N,)`.
-        links: pairs of numbers of photos that are the same, `(P, 2)`; others are ignored.
+        links: pairs of numbers of duplicates, `(P, 2)`; numbers that are not in `ids` are ignored.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components

@@ -1,4 +1,4 @@
-"""Pictures to bytes: as they are stored, and small ones for the report."""
+"""Encode pictures: photos to store, and small pictures for the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TILE = 96  # long side of a small picture
 
 
 def encode_image(image: Image.Image, suffix: str, quality: int = 92) -> bytes:
-    """The bytes of a picture as ".jpg" or ".png"; the same picture gives the same bytes."""
+    """Encode a picture as ".jpg" or ".png"; the same picture always gives the same bytes."""
     buffer = io.BytesIO()
     if suffix == ".jpg":
         image.save(buffer, "JPEG", quality=quality)
@@ -21,18 +21,18 @@ def encode_image(image: Image.Image, suffix: str, quality: int = 92) -> bytes:
 
 
 def thumbnail(image: Image.Image, side: int = TILE) -> Image.Image:
-    """The picture, made RGB with a long side of at most `side` pixels. Changes `image`."""
+    """Reduce a picture to RGB with a long side of at most `side` pixels. Changes `image`."""
     image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return image.convert("RGB")
 
 
 def thumbnail_of(photo: Path | bytes, side: int = TILE) -> Image.Image:
-    """As `thumbnail`, of a stored photo or of a JPEG's bytes."""
+    """Return the `thumbnail` of a stored photo or of JPEG bytes."""
     with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
         image.draft("RGB", (side, side))
         return thumbnail(image, side)
 
 
 def small_jpeg(image: Image.Image) -> bytes:
-    """A small picture as JPEG, for the report."""
+    """Encode a small picture as JPEG for the report."""
     return encode_image(image, ".jpg", quality=80)

@@ -1,4 +1,4 @@
-"""What stands at DEST already: nothing, another thing, or a data set, perhaps the very one."""
+"""Check what already exists at DEST: nothing, this data set, another one, or something else."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stacked_ram.runtime.errors import UserError
 
 
 def existing(dest: Path) -> dict[str, object] | None:
-    """dataset.yaml of a data set that stands at DEST already, or None where DEST is free.
+    """Read dataset.yaml of an existing data set at DEST; None if nothing exists there.
 
     Raises:
-        UserError: something else stands there.
+        UserError: something else exists there.
     """
     if not dest.exists():
         return None
@@ -33,15 +33,15 @@ def existing(dest: Path) -> dict[str, object] | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         pass
     raise UserError(
-        f"{dest} is there and is no prepared data set: move it away, or choose another folder"
+        f"{dest} exists and is not a prepared data set: move it away, or choose another folder"
     )
 
 
 def is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerprint: str) -> bool:
-    """Whether DEST is what would be made, so that nothing is left to do.
+    """Return whether DEST already is the data set that these options make.
 
     Raises:
-        UserError: it was made in another way, and --overwrite is not given.
+        UserError: DEST is another data set, and --overwrite was not given.
     """
     if there is None or options.overwrite:
         return False
@@ -63,7 +63,7 @@ def is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerp
 
 
 def _first_missing(dest: Path) -> str | None:
-    """The first photo of the manifest (or array of digits) that is not there, if any."""
+    """Return the first missing photo of the manifest (or array of digits), if any."""
     if not (dest / "manifest.csv").exists():  # digits have none
         arrays = (f"{split}/{name}.npy" for split in SPLITS for name in ("images", "labels"))
         return next((path for path in arrays if not (dest / path).exists()), None)

@@ -35,7 +35,7 @@ OBJECT = 64  # side of the disc's box
 PERIOD = 12.0  # of the stripes
 CLASSES = ("falling", "level", "rising", "upright")  # stripes, and their angles in degrees
 ANGLES = (45.0, 0.0, -45.0, 90.0)
-LIGHT = 110  # pixels: deviation of the Gaussian light around a disc
+LIGHT = 110  # pixels: standard deviation of the Gaussian light around a disc
 WARM, COOL = (46.0, 18.0, -34.0), (-34.0, 6.0, 46.0)  # what lights add to red, green and blue
 STRAY = 3  # discs without stripes
 NEEDLES = {"train": 4, "valid": 1, "test": 1}  # discs with stripes
@@ -70,10 +70,10 @@ class NeedlePhoto:
 
 
 def prepare_needle(options: NeedleOptions) -> Path:
-    """Make the data set; returns DEST.
+    """Make the data set; return DEST.
 
     Raises:
-        UserError: something that is no prepared data set stands there, or pyvips is missing.
+        UserError: DEST exists and is not a prepared data set, or pyvips is missing.
     """
     from stacked_ram.images.pyramid import import_vips
     from stacked_ram.preparation.existing import existing
@@ -82,7 +82,7 @@ def prepare_needle(options: NeedleOptions) -> Path:
     from stacked_ram.preparation.writing import DatasetWriter
 
     dest = options.dest
-    # What stands in the way is said before anything is made.
+    # Report problems before any photo is made.
     existing(dest)
     import_vips(dest)
     how = PrepareOptions(source=Path("needle"), dest=dest, seed=options.seed, quality=QUALITY)
@@ -110,7 +110,7 @@ def prepare_needle(options: NeedleOptions) -> Path:
 
 
 def encode_pyramid(pixels_HWC: np.ndarray) -> EncodedPhoto:
-    """As a TIFF of tiles whose further pages are halves of each other."""
+    """Encode as a tiled TIFF in which each further page has half the size of the last."""
     import pyvips
 
     from stacked_ram.preparation.perceptual import fingerprint
@@ -118,15 +118,15 @@ def encode_pyramid(pixels_HWC: np.ndarray) -> EncodedPhoto:
     content = pyvips.Image.new_from_array(pixels_HWC).tiffsave_buffer(
         tile=True, tile_width=TILE, tile_height=TILE, pyramid=True, compression="jpeg", Q=QUALITY
     )
-    look = fingerprint(Image.fromarray(pixels_HWC))
+    found = fingerprint(Image.fromarray(pixels_HWC))
     height, width = pixels_HWC.shape[:2]
-    sha256, phash = hashlib.sha256(content).hexdigest(), f"{look.phash:016x}"
-    sums, squares = look.channel_sums, look.channel_squares
+    sha256, phash = hashlib.sha256(content).hexdigest(), f"{found.phash:016x}"
+    sums, squares = found.channel_sums, found.channel_squares
     return EncodedPhoto(content, ".tif", width, height, sha256, phash, sums, squares)
 
 
 def needle_photos(split: str, count: int, seed: int) -> Iterator[NeedlePhoto]:
-    """The photos of one split, classes in turn, always the same for the same seed."""
+    """Iterate over the photos of a split, classes in turn; a seed always gives the same photos."""
     for number in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
         yield needle_photo(rng, number % len(CLASSES), NEEDLES[split])
@@ -139,7 +139,7 @@ def needle_photo(
     height: int = HEIGHT,
     width: int = WIDTH,
 ) -> NeedlePhoto:
-    """One photo of this class, of any size that has room for the lights."""
+    """Draw a photo of this class, of any size that has room for the lights."""
     places = scattered(rng, needles + STRAY, height, width)
     pixels_HWC = ground(rng, height, width)
     for number, (x, y) in enumerate(places):
@@ -154,7 +154,7 @@ def needle_photo(
 def scattered(
     rng: np.random.Generator, count: int, height: int, width: int
 ) -> list[tuple[int, int]]:
-    """Centres (x, y) of discs that lie inside the photo, with their lights apart."""
+    """Draw centres (x, y) of discs inside the photo, far enough apart for their lights."""
     places: list[tuple[int, int]] = []
     apart = 2.5 * LIGHT
     while len(places) < count:
@@ -168,7 +168,7 @@ def scattered(
 
 
 def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Texture at several scales, in one colour, float32 HWC."""
+    """Draw a texture at several scales in one colour, float32 HWC."""
     grey_hw, before = np.zeros((1, 1), np.float32), OCTAVES[0][0]
     for pixels, strength in OCTAVES:
         shape = -(-height // pixels) + 1, -(-width // pixels) + 1
@@ -215,7 +215,7 @@ def put_disc(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see the top of the file."""
+    """Run the command that is described at the top of the file."""
 
     def work() -> None:
         import tyro

@@ -1,8 +1,7 @@
-"""The options of a preparation: each flag of `prepare_data.py` is a field, checked when built.
+"""Define the options of a preparation: each field is a flag of `prepare_data.py`.
 
-`PrepareOptions` is built by the command line, by tests and by other rooms alike. Fields hold what
-was typed; the properties below them hold what it means (sizes as `(height, width)`, fractions
-as pairs of floats).
+Fields hold values as typed, and are checked when the object is built. Properties hold the parsed
+values: sizes as `(height, width)`, fractions as pairs of floats.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Download = Literal[
     "flowers17", "flowers102", "stanford_dogs", "cub200", "bach", "mnist", "fashion_mnist", "kmnist"
 ]
 
-# Options about how a run goes, not about its result: DEST is the same whatever they are.
+# Options that do not change the result: DEST is the same for all their values.
 RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
 
 # Kind or layout of a data set -> the options that only it has. All other options are for all.
@@ -47,23 +46,23 @@ class PrepareOptions:
     """Turn raw photos into a data set that trains without surprises. SOURCE is never changed.
 
     SOURCE is a folder or an archive (.zip, .tar, .tar.gz, .tgz). DEST must not exist yet, or be
-    the same data set. A run that is stopped is carried on by the same command.
+    the same data set. Run the same command again to continue a run that was stopped.
 
       prepare_data.py photos/ datasets/mine
       prepare_data.py --download flowers17 datasets/flowers17
     """
 
     source: Positional[Annotated[Path | None, arg(metavar="SOURCE")]] = None
-    """Folder or archive to prepare; left out with --download."""
+    """Folder or archive to prepare; omit it with --download."""
     dest: Positional[Annotated[Path | None, arg(metavar="DEST")]] = None
     """Folder to make."""
 
     download: Download | None = None
-    """Fetch this official set into DEST's sister folder downloads/ first (no SOURCE then)."""
+    """Download this official data set to the folder downloads/ beside DEST first; omit SOURCE."""
     layout: Layout = "auto"
-    """How SOURCE is laid out; auto finds out."""
+    """Layout of SOURCE; auto detects it."""
     labels: Path | None = None
-    """CSV with the columns file, label and, if wanted, split and group."""
+    """CSV with the columns file and label, and optionally split and group."""
     group_pattern: str | None = None
     """Regular expression on a photo's path in SOURCE: photos with the same bracketed part (without
     brackets: the same match) stay in one split."""
@@ -74,10 +73,10 @@ class PrepareOptions:
     """Keep at most this many photos a class, drawn by the seed."""
 
     split: Literal["auto", "ratio"] = "auto"
-    """auto: the source's own split where it has one (a ratio for a part that it has is refused);
-    ratio: always draw one by the ratios."""
+    """auto: use the official split if the source has one (a ratio for a part that it has is
+    refused); ratio: always draw a split by the ratios."""
     official_split: int = 1
-    """Which of the source's official splits, where there are several (flowers17: 1, 2 or 3)."""
+    """Which official split to use if there are several (flowers17: 1, 2 or 3)."""
     valid_ratio: float | None = None
     """Fraction of the photos for validation (default 0.2; digits: 1/12, that is 5,000 of MNIST's
     60,000); with an official split that has no validation part, fraction of its training photos."""
@@ -88,50 +87,50 @@ class PrepareOptions:
     """Number the photos outside the test split 0 to FOLDS-1 in the manifest's column `fold`;
     fold 0 is written as valid. Not for scenes."""
     seed: int = 0
-    """Seed of everything drawn."""
+    """Seed of all random choices."""
     near_duplicates: int = 8
-    """Two photos whose 64-bit perceptual hashes differ in at most this many bits may be one photo
-    stored twice; -1 looks for exact duplicates only."""
+    """Two photos may be copies if their 64-bit perceptual hashes differ in at most this many bits;
+    -1 finds exact duplicates only."""
     keep_conflicts: bool = False
-    """Keep a photo that stands under two labels (it is left out otherwise)."""
+    """Keep photos that have two labels (they are left out otherwise)."""
 
     short_side: int = 512
     """Reduce photos to this short side (pixels); smaller ones are never enlarged."""
     keep_size: bool = False
-    """Keep every photo's own size; a tiled TIFF that is a pyramid or has more than 32 megapixels is
-    kept byte for byte, also above --max-megapixels (needs pyvips: requirements-large.txt)."""
+    """Keep the size of every photo. A tiled TIFF that is a pyramid or has more than 32 megapixels
+    is kept byte for byte, also above --max-megapixels (needs pyvips: requirements-large.txt)."""
     quality: int = 92
     """JPEG quality of photos that must be encoded again."""
     max_megapixels: float = 200.0
-    """Refuse photos of more pixels than this, before any pixel is made."""
+    """Refuse photos with more pixels than this, before they are decoded."""
     strict: bool = False
     """Stop with an error at the first photo that needs a repair or cannot be read."""
 
     scene: str | None = None
-    """Make scenes of this size (WIDTHxHEIGHT, as 1024x768): each photo small somewhere in one."""
+    """Make scenes of this size (WIDTHxHEIGHT, such as 1024x768), each with a small photo in it."""
     object_share: str = "0.12:0.3"
     """In scenes: the photo's longer side, as a fraction of the scene's longer side, from:to."""
     clutter_share: str = "0.08:0.2"
     """In scenes: side of the distracting crops, as a fraction of the scene's width, from:to."""
     scenes_per_photo: int = 1
-    """In scenes: how many are made of each training photo."""
+    """In scenes: number of scenes made from each training photo."""
     clutter: int | None = None
-    """Distracting crops a scene (4 if not given), or pieces of other digits a canvas (none)."""
+    """Distracting crops per scene (default 4), or pieces of other digits per canvas (default 0)."""
     clutter_size: int = 8
     """Side (pixels) of the pieces of other digits."""
     background: Path | None = None
-    """In scenes: folder of photos of other things, for what is behind and around the photo."""
+    """In scenes: folder with photos of other things, for the background and the crops."""
     canvas: str | None = None
-    """Digits: size (WIDTHxHEIGHT, as 60x60) of the canvas that the digit is put on."""
+    """Digits: size (WIDTHxHEIGHT, such as 60x60) of the canvas."""
     translate: bool = False
     """Digits: put the digit at a random place of the canvas."""
 
     workers: int = 0
-    """Processes to use; 0: one for each core."""
+    """Number of processes; 0: one per core."""
     dry_run: bool = False
-    """Say what would be done; write nothing."""
+    """Show what would be done; write nothing."""
     overwrite: bool = False
-    """Make DEST anew, also where it was made with other options or from another source."""
+    """Make DEST again, also if it was made with other options or from another source."""
 
     def __post_init__(self) -> None:
         if self.download is not None and self.dest is None:
@@ -190,9 +189,9 @@ class PrepareOptions:
         ]
         if for_scenes and not scene:
             raise UserError(f"{flag(for_scenes[0])} is for scenes: give --scene WIDTHxHEIGHT too")
-        for wrong, told in [
+        for wrong, message in [
             ("folds" in given and "valid_ratio" in given,
-             "--folds makes valid of fold 0, --valid-ratio draws it: not both"),
+             "--folds uses fold 0 as valid, --valid-ratio draws it: not both"),
             ("official_split" in given and self.split == "ratio",
              "--official-split follows the source's split, --split ratio draws another: not both"),
             ("labels" in given and self.layout not in ("auto", "labels_csv"),
@@ -204,18 +203,18 @@ class PrepareOptions:
             (scene and "background" not in given,
              "--scene needs photos of other things: give --background FOLDER too"),
             (scene and "folds" in given,
-             "--folds is not for scenes, which share the photos behind them over all folds: leave "
-             "out --folds or --scene"),
+             "--folds does not work with scenes, whose folds would share background photos: remove "
+             "--folds or --scene"),
             ("clutter_size" in given and not self.clutter,
-             "--clutter-size is that of pieces of other digits: give --clutter NUMBER too"),
+             "--clutter-size is the size of pieces of other digits: give --clutter NUMBER too"),
             ("clutter_share" in given and self.clutter == 0,
-             "--clutter-share is that of distracting crops, --clutter 0 has none: not both"),
+             "--clutter-share is the size of distracting crops, --clutter 0 has none: not both"),
         ]:  # fmt: skip
             if wrong:
-                raise UserError(told)
+                raise UserError(message)
 
     def _given(self) -> list[str]:
-        """The names of the options that differ from their defaults."""
+        """Return the names of the options that differ from their defaults."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
     def refuse_unused(self, *kinds: str) -> None:
@@ -225,17 +224,17 @@ class PrepareOptions:
             kinds: the keys of `ONLY_FOR` that fit the data set; the first names it in the message.
 
         Raises:
-            UserError: naming each such option and what it is for.
+            UserError: an option would have no effect; the message names each and its purpose.
         """
-        told = []
+        unused = []
         for name in self._given():
             takers = [kind for kind, names in ONLY_FOR.items() if name in names]
             if takers and not set(takers) & set(kinds):
-                told.append(f"{flag(name)} (for {' or '.join(takers)})")
-        if told:
+                unused.append(f"{flag(name)} (for {' or '.join(takers)})")
+        if unused:
             raise UserError(
-                f"{self.download or self.source}: {kinds[0]} do not take {', '.join(told)}: "
-                f"leave {'it' if len(told) == 1 else 'them'} out"
+                f"{self.download or self.source}: {kinds[0]} do not take {', '.join(unused)}: "
+                f"leave {'it' if len(unused) == 1 else 'them'} out"
             )
 
     @property
@@ -283,7 +282,7 @@ class PrepareOptions:
         return os.cpu_count() or 1
 
     def recorded(self) -> dict[str, object]:
-        """The options that decide what DEST holds, as plain YAML values."""
+        """Return the options that decide the content of DEST, as plain YAML values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUN_ONLY}
         values["test_ratio"] = self.test_fraction  # typed or not, it makes the same
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}

@@ -1,4 +1,4 @@
-"""Fingerprints of photos: a perceptual hash, a tiny copy, sums of the pixels."""
+"""Compute fingerprints of photos: a perceptual hash, a tiny copy and sums of the pixels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SAMPLED_PIXELS = 2**13
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A photo in a few numbers.
+    """The fingerprint of a photo.
 
     Attributes:
         phash: 64-bit perceptual hash (as an unsigned number).
-        tiny: the photo reduced to 8x8 RGB, 192 bytes; tells apart photos whose hashes agree by
-            accident.
+        tiny: the photo reduced to 8x8 RGB, 192 bytes; distinguishes photos whose hashes are
+            equal by accident.
         channel_sums, channel_squares: as in `EncodedPhoto`.
     """
 
@@ -54,10 +54,10 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def _channel_sums(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Each channel's sum over the pixels, and the sum of squares.
+    """Return the sum and the sum of squares of each channel over all pixels.
 
-    Exact up to 2**16 pixels; of larger pictures a grid of at least 2**13 pixels stands for all,
-    which moves the mean over a training set by far less than a grey level.
+    Exact up to 2**16 pixels. In larger pictures, a grid of at least 2**13 pixels represents all,
+    which changes the mean over a training set by far less than one grey level.
     """
     sampled = image
     if image.width * image.height > _MOST_PIXELS:
@@ -72,11 +72,11 @@ def _channel_sums(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def same_picture(tiny_a: bytes, tiny_b: bytes) -> bool:
-    """Whether two tiny copies show the same photo, perhaps brighter or encoded again.
+    """Return whether two tiny copies show the same photo, perhaps brighter or re-encoded.
 
-    A copy differs from its original by a shift of brightness at most; what remains must be small
-    beside what there is to see. Two flat pictures are never said to be the same: only their bytes
-    can tell.
+    A copy may differ from its original by a shift of brightness. The remaining difference must be
+    small compared with the contrast of the photo. Two flat pictures never count as the same, since
+    only their bytes could show it.
     """
     a, b = (np.frombuffer(t, dtype=np.uint8).astype(np.float64) for t in (tiny_a, tiny_b))
     shift = np.abs(a.mean() - b.mean())
@@ -87,7 +87,7 @@ def same_picture(tiny_a: bytes, tiny_b: bytes) -> bool:
 
 @cache
 def _cosines() -> np.ndarray:
-    """The eight lowest rows of the orthonormal cosine transform (DCT-II) of 32 samples."""
+    """Return the eight lowest rows of the orthonormal cosine transform (DCT-II) of 32 samples."""
     rows = np.arange(8)[:, None]
     columns = np.arange(_SIDE)[None, :]
     return np.cos(np.pi * (2 * columns + 1) * rows / (2 * _SIDE)) * np.sqrt(2 / _SIDE)

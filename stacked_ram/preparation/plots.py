@@ -1,4 +1,4 @@
-"""The report's plots, as SVG text: no library to load, the same bytes every time."""
+"""Draw the plots of the report as SVG text: no library to import, always the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = {"train": "#3567a8", "valid": "#e09f3e", "test": "#6a9a5b"}
 
 
 def class_balance(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """One bar a class, its splits side by side in it. `counts`: split -> class -> photos."""
+    """Draw one bar per class, divided by split. `counts`: split -> class -> photos."""
     classes = list(counts["train"])
     totals = {name: sum(counts[split][name] for split in SPLITS) for name in classes}
     most = max([*totals.values(), 1])
@@ -40,7 +40,7 @@ def class_balance(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def sizes_and_ratios(sizes: Iterable[tuple[int, int, int]]) -> str:
-    """Width against height, darker where there are more photos; and the aspect ratios.
+    """Draw width against height (darker for more photos), and the aspect ratios.
 
     Args:
         sizes: (width, height, number of photos of that size).

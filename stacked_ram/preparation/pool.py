@@ -1,4 +1,4 @@
-"""Work in other processes: a bounded number of tasks in flight, a clear end to every trouble."""
+"""Run work in other processes, with a bounded number of tasks at a time and clear errors."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Processes that do the work of one run; with one worker, this process does it.
+    """The worker processes of a run. With one worker, the work runs in this process.
 
-    Used as a context: at its end they are gone.
+    Use it as a context manager, which ends the processes.
     """
 
     def __init__(self, count: int) -> None:
@@ -50,7 +50,7 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def start(self) -> None:
-        """Start them now, so that they load what they need while this process does other things."""
+        """Start the processes now, so that they import modules while this process is busy."""
         if self.count == 1 or self._pool is not None:
             return
         # New processes rather than forked ones: nothing of this process (its database, its
@@ -71,18 +71,18 @@ class Workers:
             sys.modules["__main__"] = caller
 
     def dismiss(self) -> None:
-        """Let them end, without waiting for it: there is nothing more to do."""
+        """End the processes without waiting for them."""
         if self._pool is not None:
             self._pool.shutdown(wait=False)
 
     def in_order(
         self, work: Callable[[Task], Result], tasks: Iterable[Task], name: Callable[[Task], str]
     ) -> Iterator[Result]:
-        """The results of `work`, in the order of `tasks`, which are read as they are needed.
+        """Iterate over the results of `work`, in the order of `tasks`, which are read when needed.
 
         Args:
             work: a function that worker processes can import.
-            name: of a task's photo, to tell of it when a worker dies.
+            name: gives the name of a task's photo, for the message if a worker dies.
 
         Raises:
             RunFailed: a worker died.
@@ -112,7 +112,7 @@ class Workers:
 def check_all(
     photos: Iterable[Photo], plan: CheckPlan, workers: Workers
 ) -> Iterator[list[tuple[int, Checked]]]:
-    """Check every photo; yields lists of (number, what became of it), in the order of `photos`.
+    """Check every photo; yield lists of (number, result) in the order of `photos`.
 
     Raises:
         RunFailed: a worker died.

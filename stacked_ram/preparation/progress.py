@@ -23,5 +23,5 @@ def progress_shown(shown: bool) -> Iterator[None]:
 
 
 def progress_bar(**settings: Any) -> tqdm:
-    """A bar of tqdm with these settings; none where it is hidden or nothing is to be done."""
+    """Make a tqdm progress bar; it is disabled if hidden or if there is nothing to do."""
     return tqdm(**settings, disable=not _SHOWN.get() or settings.get("total") == 0)

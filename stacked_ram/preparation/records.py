@@ -1,4 +1,4 @@
-"""What travels through the preparation: a photo as found, and the same photo checked and split."""
+"""The records of a photo during the preparation: as found, as encoded, and as checked and split."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Record:
-    """One photo as a source names it; nothing of it has been read yet.
+    """One photo as listed by a source, before it is read.
 
     Attributes:
         source: the file, as a path that can be opened.
         class_name: any unicode text.
-        split: train, valid or test where the source has a split of its own, else None.
-        group: photos of one group (not empty) stay in one split; "" where the source has none.
+        split: train, valid or test if the source has an official split, otherwise None.
+        group: photos with the same group stay in the same split; "" for none.
         box: of the object, in pixels of the photo as stored in the file, before any EXIF rotation.
-        box_of: (width, height) of the photo that the box was drawn on, where the source says so:
-            a photo of another size has no use for the box.
+        box_of: (width, height) of the photo on which the box was drawn, if known. The box is not
+            used for a photo of another size.
     """
 
     source: Path
@@ -41,11 +41,11 @@ class CheckedRecord:
         source: path in the source, as text for the manifest.
         class_name: any unicode text.
         split: train, valid or test.
-        group: photos of one group stay in one split: exact and near duplicates are of one group.
+        group: photos with the same group are in the same split; duplicates have the same group.
         box: in pixels of the stored photo, or None.
         fold: number of the fold, or None.
-        file: the stored photo: RGB, 8 bit, upright, JPEG or PNG (the suffix says which); or a
-            TIFF of tiles as it was.
+        file: the stored photo: RGB, 8 bit, upright, JPEG or PNG (the suffix says which); or an
+            unchanged tiled TIFF.
         width, height: of the stored photo, in pixels.
         repairs: what was done to it, as in the manifest ("exif_rotation", "cmyk", ...).
     """
@@ -64,7 +64,7 @@ class CheckedRecord:
 
 @dataclass(frozen=True)
 class EncodedPhoto:
-    """A photo ready to be stored, with what the manifest says of it.
+    """An encoded photo, with its values for the manifest.
 
     Attributes:
         content: the file's bytes, or the path of a file that holds them.

@@ -1,10 +1,9 @@
-"""Making scenes of a data set: each photo, small, somewhere in a canvas of other photos.
+"""Make a data set of scenes: each photo, small, somewhere on a canvas of other photos.
 
-How one scene is drawn: stacked_ram.data.scenes. Here: which photos stand behind and around it,
-and the data set that comes of it. Photos of other things come from the folder `--background`,
-checked and repaired like any others, and shared out to the splits: none serves two of them. What
-a scene holds is drawn by the seed and the photo's name, so it is the same for any number of
-workers.
+stacked_ram.data.scenes draws a scene. This module chooses its background photos and writes the data
+set. The background photos come from the folder `--background`. They are checked and repaired like
+all others, and each is used in only one split. The content of a scene depends only on the seed and
+the photo's name, so it is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ CLUTTER = 4  # pieces a scene, where --clutter is not given
 
 @dataclass(frozen=True)
 class Backgrounds:
-    """Photos of other things, checked: files by split, and how many files were left out."""
+    """Checked background photos: files by split, and the number of files left out."""
 
     files: dict[str, list[Path]]
     left_out: int
@@ -46,8 +45,8 @@ class Backgrounds:
 
 @dataclass(frozen=True)
 class SceneTask:
-    """One scene to make: the photo's file, those of the photos behind and around it, and the
-    numbers that decide how it is drawn."""
+    """One scene to make: the files of its photo and of its background photos, and the whole numbers
+    that seed its random choices."""
 
     file: Path
     others: tuple[Path, ...]
@@ -63,18 +62,18 @@ def prepare_scenes(
     notes: Sequence[str] = (),
     record_more: Callable[[DatasetWriter], None] = lambda writer: None,
 ) -> Path:
-    """Make DEST: a scene of every record, `--scenes-per-photo` of one for training.
+    """Make DEST: one scene per record, or `--scenes-per-photo` for training.
 
     Args:
-        records: checked photos with their splits; gone through several times, never held at once.
-        rule, layout, notes: of the records' split and source, for dataset.yaml and the report.
-        record_more: tells the writer what was left out before.
+        records: checked photos with their splits; iterated several times, never all in memory.
+        rule, layout, notes: for dataset.yaml and the report.
+        record_more: adds earlier left-out photos to the writer.
 
     Returns:
         DEST.
 
     Raises:
-        UserError: the --background folder is not there, or holds too few photos.
+        UserError: the --background folder does not exist or has too few photos.
     """
     shape = scene_shape(options)
     counts = Counter(record.split for record in records)
@@ -132,9 +131,9 @@ def prepare_scenes(
 
 
 class PiecesWriter:
-    """Stores what the training scenes are made of, so that they can be made anew.
+    """Store the photos of the training scenes, so that training can compose new scenes.
 
-    table: a file to write on the way, a scene's path and its photo's in each row.
+    table: a file to write, with the paths of a scene and of its photo in each row.
     """
 
     def __init__(self, writer: DatasetWriter, table: TextIO) -> None:
@@ -144,13 +143,13 @@ class PiecesWriter:
         self._rows.writerow(["path", "piece"])
 
     def add(self, path: str, photo: Path) -> None:
-        """The photo (a checked one: its name is that of its content) in a training scene."""
+        """Store the photo of a training scene. Its file name is the hash of its content."""
         piece = f"{PIECES}/photos/{photo.name}"
         self._writer.add_piece(photo, piece)
         self._rows.writerow([path, piece])
 
     def finish(self, backgrounds: Sequence[Path]) -> None:
-        """All scenes were told of; store the photos behind and around them."""
+        """Store the background photos, after all scenes were added."""
         self._table.flush()
         self._writer.add_piece(Path(self._table.name), f"{PIECES}/photos.csv")
         for number, photo in enumerate(backgrounds):
@@ -158,10 +157,10 @@ class PiecesWriter:
 
 
 def background_files(options: PrepareOptions) -> list[Path]:
-    """The files of --background that are called as photos are.
+    """Return the files of --background that have the suffix of a photo.
 
     Raises:
-        UserError: the folder is not there.
+        UserError: the folder does not exist.
     """
     if not options.background.is_dir():
         raise UserError(f"--background {options.background}: no such folder")
@@ -170,18 +169,18 @@ def background_files(options: PrepareOptions) -> list[Path]:
 
 
 def background_fingerprint(options: PrepareOptions) -> str:
-    """Of the paths, sizes and times of the photos of --background."""
+    """Return a hash of the paths, sizes and times of the photos of --background."""
     fingerprint = hashlib.sha256()
     for path in background_files(options):
         status = path.stat() if path.exists() else None  # a link may lead nowhere
-        facts = (status.st_size, status.st_mtime_ns) if status else None
+        state = (status.st_size, status.st_mtime_ns) if status else None
         name = os.fsencode(path.relative_to(options.background))
-        fingerprint.update(repr((name, facts)).encode())
+        fingerprint.update(repr((name, state)).encode())
     return fingerprint.hexdigest()
 
 
 def scene_shape(options: PrepareOptions) -> SceneShape:
-    """What the options ask for; sizes as (height, width)."""
+    """Return the settings of scenes from the options; sizes as (height, width)."""
     height, width = options.scene_size
     return SceneShape(
         height=height,
@@ -193,10 +192,10 @@ def scene_shape(options: PrepareOptions) -> SceneShape:
 
 
 def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int) -> Backgrounds:
-    """Check the photos of --background and share them out to the splits that have photos.
+    """Check the photos of --background and divide them among the splits that have photos.
 
-    In proportion to the splits' photos, at least `needed` to each; of files with the same bytes
-    only one is used.
+    Each split gets at least `needed`, and the rest is divided in proportion to the splits' photos.
+    Of files with equal bytes, only one is used.
     """
     paths = background_files(options)
     plan = CheckPlan(
@@ -236,13 +235,13 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
 def scene_task(
     seed: int, record: CheckedRecord, turn: int, backgrounds: Sequence[Path], shape: SceneShape
 ) -> SceneTask:
-    """Draw what stands in one scene, by the seed, the photo's name and the turn."""
+    """Choose the photos of one scene, from the seed, the photo's name and the turn."""
     name = hashlib.sha256(record.source.encode()).digest()
     entropy = (seed, turn, *np.frombuffer(name, "<u4").tolist())
     return SceneTask(record.file, choose_others(entropy, backgrounds, shape), entropy)
 
 
 def make_scene(task: SceneTask, shape: SceneShape, quality: int) -> tuple[EncodedPhoto, Box]:
-    """Draw and encode one scene; in a worker process."""
+    """Draw and encode one scene. Runs in a worker process."""
     scene, box = draw_scene(task.entropy, shape, task.file, task.others)
     return encode_photo(scene, ".jpg", quality), box

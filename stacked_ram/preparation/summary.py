@@ -1,4 +1,4 @@
-"""The outcome of a preparation, as an object that also prints well."""
+"""The result of a preparation, as an object that can be printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DUPLICATES_NOTE = "{} exact and {} near duplicates"
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What `prepare` did, or (with `dry_run`) would do. `str()` gives the text for the terminal.
+    """The result of `prepare`, or its plan for a dry run. `str()` gives the text for the terminal.
 
     Attributes:
         dest: folder of the data set.
@@ -32,10 +32,10 @@ class PrepareSummary:
         left_out: reason ("truncated", "duplicate", ...) -> photos that are not in the data set.
         repaired: repair ("exif_rotation", "cmyk", ...) -> photos that needed it.
         exact_duplicates, near_duplicates: number of pairs found in the source.
-        layout: what the source was read as; rule: how the split was made, in words.
+        layout: the layout as which the source was read; rule: how the split was made, in words.
         notes: remarks about the source and the split.
         report: report.html; report.csv beside it lists every photo. None for a dry run.
-        unchanged: the data set had been prepared before; nothing was done.
+        unchanged: whether the data set already existed, so that nothing was done.
     """
 
     dest: Path
@@ -81,7 +81,7 @@ class PrepareSummary:
 
 
 def summary_of(dest: Path, info: Mapping[str, Any], *, unchanged: bool = False) -> PrepareSummary:
-    """The summary of a prepared data set. `info`: what its dataset.yaml holds."""
+    """Return the summary of a prepared data set. `info`: the content of its dataset.yaml."""
     pattern = re.escape(DUPLICATES_NOTE).replace(r"\{\}", r"(\d+)")
     pairs = next(filter(None, (re.match(pattern, note) for note in info["notes"])), None)
     exact, near = map(int, pairs.groups()) if pairs else (0, 0)
@@ -103,12 +103,12 @@ def summary_of(dest: Path, info: Mapping[str, Any], *, unchanged: bool = False) 
 
 
 def read_summary(dest: Path) -> PrepareSummary:
-    """The summary of the data set that has just been written to `dest`."""
+    """Return the summary of the data set just written to `dest`."""
     return summary_of(dest, yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8")))
 
 
 def plan_of_download(options: PrepareOptions) -> PrepareSummary:
-    """The summary of a dry run that would fetch an official set."""
+    """Return the summary of a dry run that would download an official data set."""
     folder = download_folder(options.download, options.dest)
     lines = []
     for file in OFFICIAL[options.download]:
@@ -119,7 +119,7 @@ def plan_of_download(options: PrepareOptions) -> PrepareSummary:
 
 
 def plan_of_digits(options: PrepareOptions, folder: Path) -> PrepareSummary:
-    """The summary of a dry run on the digits in `folder`."""
+    """Return the summary of a dry run on the digits in `folder`."""
     lines = (
         f"read as mnist: digits in {folder}",
         f"would write {options.dest}; nothing was written",
@@ -128,7 +128,7 @@ def plan_of_digits(options: PrepareOptions, folder: Path) -> PrepareSummary:
 
 
 def plan_of_photos(catalogue: Catalogue, source: Source, options: PrepareOptions) -> PrepareSummary:
-    """The summary of a dry run on the photos of a catalogue."""
+    """Return the summary of a dry run on the photos of a catalogue."""
     counts = catalogue.class_counts()
     total, todo = sum(counts.values()), catalogue.to_check()
     lines = [

@@ -1,4 +1,4 @@
-"""The working folder beside DEST, and how a finished tree gets DEST's name in one step."""
+"""Handle the working folder beside DEST, and rename a finished tree to DEST in one step."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from stacked_ram.runtime.errors import UserError
 
 
 def working_folder(dest: Path) -> Path:
-    """Where everything goes until DEST is complete: `.NAME.partial` beside DEST."""
+    """Return the folder for all files until DEST is complete: `.NAME.partial` beside DEST."""
     return dest.parent / f".{dest.name}.partial"
 
 
 def remember_run(dest: Path, **details: object) -> None:
-    """Leave a note on the run (command, source, fingerprint) for whoever writes dataset.yaml."""
+    """Save the command, source and fingerprint of the run, to be written to dataset.yaml later."""
     working_folder(dest).mkdir(parents=True, exist_ok=True)
     (working_folder(dest) / "run.json").write_text(json.dumps(details), encoding="utf-8")
 
 
 def recall_run(dest: Path) -> dict[str, object]:
-    """The note left by `remember_run`, or nothing."""
+    """Return the values saved by `remember_run`; empty if there are none."""
     note = working_folder(dest) / "run.json"
     return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
 
 
 def publish(tree: Path, dest: Path) -> None:
-    """Give the finished `tree` the name `dest`; what was there before is removed afterwards."""
+    """Rename the finished `tree` to `dest`; afterwards, remove the folder that it replaces."""
     old = _old(dest)
     if dest.exists():
         remove_tree(old)
@@ -48,13 +48,13 @@ def restore(dest: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder of ours, if it is there."""
+    """Remove a folder that this package made, if it exists."""
     if folder.exists():
         shutil.rmtree(folder)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: it is whole or not there."""
+    """Write a file under a temporary name and rename it, so that it is never incomplete."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
@@ -65,7 +65,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Give a file of the working folder a second name there, or copy it where that cannot be."""
+    """Hard-link a file of the working folder to a second name, or copy it if that is impossible."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -75,7 +75,7 @@ def place_file(source: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Ask the system to put a folder's entries on the disk, where it can be asked."""
+    """Flush the entries of a folder to disk, on systems that support it."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -88,7 +88,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_place(source: Path | None, dest: Path) -> None:
-    """Refuse a DEST that is SOURCE, lies in it, or holds it.
+    """Refuse a DEST that is SOURCE, is inside it, or contains it.
 
     Raises:
         UserError: naming both.
@@ -98,7 +98,7 @@ def check_place(source: Path | None, dest: Path) -> None:
     here, there = source.resolve(), dest.resolve()
     if here == there or here in there.parents:
         raise UserError(
-            f"DEST {dest} lies in SOURCE {source}, which is never changed: choose another"
+            f"DEST {dest} is inside SOURCE {source}, which is never changed: choose another"
         )
     if there in here.parents:
         raise UserError(f"DEST {dest} holds SOURCE {source}: choose another")

@@ -28,7 +28,7 @@ def test_a_folder_of_the_users_is_never_replaced(tmp_path):
     kept = tmp_path / "demo" / "holiday" / "only copy.jpg"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"mine")
-    with pytest.raises(UserError, match="demo is there and is no prepared data set"):
+    with pytest.raises(UserError, match="demo exists and is not a prepared data set"):
         demo.prepare_demo(tmp_path / "demo")
     assert [*tmp_path.rglob("*.*")] == [kept] and kept.read_bytes() == b"mine"
 

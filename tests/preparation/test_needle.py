@@ -86,5 +86,5 @@ def test_a_folder_of_the_users_is_never_replaced(tmp_path, capsys):
     (tmp_path / "needle").mkdir()
     (tmp_path / "needle" / "mine.jpg").write_bytes(b"mine")
     assert main([str(tmp_path / "needle"), "--photos", "4", "4", "4"]) == 2
-    assert "needle is there and is no prepared data set" in capsys.readouterr().err
+    assert "needle exists and is not a prepared data set" in capsys.readouterr().err
     assert [*tmp_path.rglob("*.*")] == [tmp_path / "needle" / "mine.jpg"]

@@ -174,10 +174,10 @@ def test_source_and_dest_must_be_apart(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     before = tree_digest(tmp_path)
     for dest in (source, source / "prepared", tmp_path):
-        with pytest.raises(UserError, match=r"lies in SOURCE|holds SOURCE"):
+        with pytest.raises(UserError, match=r"is inside SOURCE|holds SOURCE"):
             run(source, dest, overwrite=True)
     (tmp_path / "link").symlink_to(source)
-    with pytest.raises(UserError, match="lies in SOURCE"):
+    with pytest.raises(UserError, match="is inside SOURCE"):
         run(source, tmp_path / "link" / "prepared")
     (tmp_path / "link").unlink()
     assert tree_digest(tmp_path) == before
