@@ -1,7 +1,7 @@
-"""Augmentation of single photos by albumentations: the one place that knows it.
+"""Augment single photos with albumentations, which only this module uses.
 
-Imported only when one of its options is on. Each photo has its own seed, so what happens to it
-depends on nothing else.
+It is imported only if one of its options is on. Each photo has its own seed, on which alone its
+augmentation depends.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ cv2.setNumThreads(0)  # the workers are the parallelism
 
 
 class Augment:
-    """colour_jitter, rotate, rand_augment and random_erasing of one photo.
+    """Apply colour_jitter, rotate, rand_augment and random_erasing to one photo.
 
-    moves: whether what is in the photo may change its place, so that boxes are lost.
+    moves: whether the content of the photo may move, so that boxes are no longer valid.
     """
 
     def __init__(self, data: DataConfig, channels: int):
@@ -51,7 +51,7 @@ class Augment:
         self.compose = A.Compose(steps)
 
     def __call__(self, photo_CHW: np.ndarray, seed: int) -> np.ndarray:
-        """The augmented photo, of the same shape (uint8); the same seed gives the same."""
+        """Return the augmented photo, uint8, same shape; a seed always gives the same result."""
         # One source for all transforms: with set_random_seed each would begin with the same draw.
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         photo_HWC = cv2.merge(list(photo_CHW))
@@ -61,27 +61,27 @@ class Augment:
 
 
 def rand_augment(magnitude: int, channels: int) -> list[A.BasicTransform]:
-    """The operations that RandAugment draws from (Cubuk et al. 2020, section 3.1 and its code),
+    """Return the operations of RandAugment (Cubuk et al. 2020, section 3.1 and its code),
     at a magnitude of 1 to 30."""
-    share = magnitude / STRONGEST
+    fraction = magnitude / STRONGEST
     keep = (1, 1)
-    strength = span(0.9 * share)
+    strength = span(0.9 * fraction)
 
     def colour(**which: tuple[float, float]) -> A.BasicTransform:
         rest = {"brightness": keep, "contrast": keep, "saturation": keep, "hue": (0, 0)}
         return A.ColorJitter(**{**rest, **which}, p=1)
 
-    slant, move = 17 * share, 0.3 * share
+    slant, move = 17 * fraction, 0.3 * fraction
     operations = [
         A.NoOp(p=1),
         A.AutoContrast(p=1),
         A.Equalize(p=1),
-        A.Posterize(num_bits=min(7, 8 - round(4 * share)), p=1),
-        A.Solarize(threshold_range=(1 - share, 1 - share), p=1),
-        A.Sharpen(alpha=(0, 0.9 * share), p=1),
+        A.Posterize(num_bits=min(7, 8 - round(4 * fraction)), p=1),
+        A.Solarize(threshold_range=(1 - fraction, 1 - fraction), p=1),
+        A.Sharpen(alpha=(0, 0.9 * fraction), p=1),
         colour(brightness=strength),
         colour(contrast=strength),
-        A.Rotate(limit=(-30 * share, 30 * share), border_mode=EDGE, p=1),
+        A.Rotate(limit=(-30 * fraction, 30 * fraction), border_mode=EDGE, p=1),
         A.Affine(shear={"x": (-slant, slant), "y": (0, 0)}, border_mode=EDGE, p=1),
         A.Affine(shear={"x": (0, 0), "y": (-slant, slant)}, border_mode=EDGE, p=1),
         A.Affine(translate_percent={"x": (-move, move), "y": (0, 0)}, border_mode=EDGE, p=1),
@@ -93,5 +93,5 @@ def rand_augment(magnitude: int, channels: int) -> list[A.BasicTransform]:
 
 
 def span(strength: float) -> tuple[float, float]:
-    """Factors around 1."""
+    """Return a range of factors around 1."""
     return max(0.0, 1 - strength), 1 + strength

@@ -1,7 +1,7 @@
-"""What all loaders are: a plan of an epoch's batches, and a position in it.
+"""The base class of all loaders: a plan of an epoch's batches, and a position in it.
 
-Everything random is a function of (seed, epoch, photo), so `state_dict` is a position and a
-resumed run sees exactly the batches that were left.
+All random numbers are a function of (seed, epoch, photo), so `state_dict` is only a position, and a
+resumed run sees exactly the remaining batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stacked_ram.data.dataset import Dataset
 class Loader:
     """Batches of one split, on one rank. Made by `make_loader` (loader.py).
 
-    position: batches of this epoch that were handed out.
+    position: the number of batches of this epoch that were returned.
     padding: mean fraction of a batch's pixels that is padding, in this epoch.
     """
 
@@ -37,26 +37,26 @@ class Loader:
         self.batches: list[Rows] = []
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; the epoch that is under way keeps its position."""
+        """Go to the start of an epoch; the position is kept if the epoch has already begun."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
             self.batches = self._plan(epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """The position inside the epoch, as plain numbers."""
+        """Return the position in the epoch, as plain numbers."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken, by a loader of the same data and config."""
+        """Continue from the `state_dict` of a loader with the same data and config."""
         self.set_epoch(state["epoch"])
         self.position = state["position"]
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, on this rank."""
+        """Return the number of batches of an epoch on this rank."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the epoch that are left; all of them when none is."""
+        """Iterate over the remaining batches of the epoch, or over all if none remain."""
         if self.position >= len(self.batches):
             self.position = 0
         for batch in self._load(self.position):
@@ -70,5 +70,5 @@ class Loader:
         raise NotImplementedError
 
     def _load(self, start: int) -> Iterator[Batch]:
-        """Batches of the plan from `start` on."""
+        """Iterate over the batches of the plan from `start`."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""Which photos are in which batch: shuffled, balanced, grouped by shape, shared out over ranks.
+"""Assign photos to batches: shuffle, balance classes, group by shape, divide among ranks.
 
-Everything here is a function of its arguments: no state, no worker, no process.
+All results depend only on the arguments: there is no state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Rows(NamedTuple):
 
 
 def drawn(labels_N: np.ndarray, seed: int, epoch: int, balanced: bool) -> Rows:
-    """The photos of an epoch in random order: each once, or as many of every class."""
+    """Return the photos of an epoch in random order: each once, or equally many of every class."""
     rng = np.random.default_rng(derive_seed(seed, epoch, 1))
     count = len(labels_N)
     if not balanced:
@@ -56,13 +56,13 @@ def training_batches(
     seed: int,
     epoch: int,
 ) -> list[Rows]:
-    """This rank's batches of an epoch.
+    """Return the training batches of an epoch on this rank.
 
     rows: the photos in random order; sizes_N2: the (height, width) of each, in that order.
-    Every rank gets as many batches of the same sizes: up to world - 1 photos of an epoch are left
-    out, and a last batch of one photo (batch norm has no use for it) unless it is the only one.
-    Photos of like shape stand together: pools of POOL batches, drawn at random, are sorted by
-    shape, cut, and their batches shuffled.
+    Every rank gets the same number of batches of the same sizes, so up to world - 1 photos of an
+    epoch are left out. A last batch of a single photo is left out too (batch norm cannot use it),
+    unless it is the only batch. Photos of similar shape are grouped: random pools of POOL batches
+    are sorted by shape and divided into batches, which are then shuffled.
     """
     together = batch_size * world  # photos that all ranks take at once
     count = len(rows.index_B)
@@ -82,9 +82,9 @@ def training_batches(
 def evaluation_batches(
     sizes_N2: np.ndarray, *, batch_size: int, rank: int, world: int
 ) -> list[Rows]:
-    """This rank's batches of an evaluation: each photo once over all ranks, none twice.
+    """Return the evaluation batches of this rank; each photo is in exactly one batch of one rank.
 
-    Sorted by shape. Ranks may get one batch more or fewer, or none.
+    They are sorted by shape. The number of batches per rank may differ by one, or be zero.
     """
     places = np.arange(len(sizes_N2))
     if (sizes_N2 != sizes_N2[:1]).any():
@@ -94,10 +94,10 @@ def evaluation_batches(
 
 
 def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.ndarray:
-    """The places in an order in which each batch has photos of like height and width.
+    """Order places so that each batch has photos of similar height and width.
 
-    places: of the photos in sizes_N2. They are cut in two between batches, by height, by width or
-    by proportions, wherever that leaves the least padding, and so on with both parts.
+    places: indices into sizes_N2. They are divided in two between batches, by height, width or
+    aspect ratio, whichever leaves the least padding; both parts are divided further likewise.
     """
     if len(places) <= batch_size:
         return places
@@ -119,7 +119,7 @@ def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.nd
 
 
 def padding(sizes: list[np.ndarray]) -> float:
-    """Fraction of all pixels of an epoch's batches that is padding; sizes_B2 of each batch."""
+    """Return the fraction of padding among all pixels of batches, from sizes_B2 of each."""
     own = whole = 0
     for sizes_B2 in sizes:
         own += int(sizes_B2.prod(axis=1).sum())
@@ -130,7 +130,7 @@ def padding(sizes: list[np.ndarray]) -> float:
 def _grouped(
     places: np.ndarray, sizes_N2: np.ndarray, together: int, whole: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Whole batches' places, sorted by shape within pools; the last, smaller batch as it is."""
+    """Sort the places of whole batches by shape within pools; keep the last, smaller batch."""
     pool = together * POOL
     parts = []
     for start in range(0, whole, pool):

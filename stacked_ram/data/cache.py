@@ -1,8 +1,8 @@
-"""Decoded photos, kept between epochs: raw uint8 in one memory-mapped file.
+"""Cache decoded photos between epochs, as raw uint8 in one memory-mapped file.
 
-Beside the data set (`DEST/.cache/`) or, with `cache: memory`, in memory without a name. Every
-photo has its own place in the file, known from the manifest before anything is decoded, so all
-processes, splits, folds and runs of one data set fill and read the same file without a lock.
+The file is in the data set (`DEST/.cache/`) or, with `cache: memory`, in anonymous memory. The
+position of every photo in the file follows from the manifest, so all processes, splits, folds and
+runs of a data set fill and read the same file without a lock.
 
 A second, small file marks the photos that are done: a mark is written only after the pixels were
 flushed to the disk (`flush`), so a process or a machine may stop at any moment and leaves nothing
@@ -35,8 +35,8 @@ FORMAT = 2  # of the files; part of their names
 class PhotoCache:
     """The cache of one data set at one size. Safe to fork, and to hand to DataLoader workers.
 
-    sizes_M2: (height, width) of every photo of the manifest, as it is to be kept.
-    folder, name: of the files; None for memory without a name.
+    sizes_M2: (height, width) at which every photo of the manifest is cached.
+    folder, name: of the files; a folder of None means anonymous memory.
     """
 
     def __init__(self, sizes_M2: np.ndarray, channels: int, folder: Path | None, name: str):
@@ -51,8 +51,8 @@ class PhotoCache:
         self._open()
 
     def get(self, row: int, path: str | Path) -> np.ndarray | None:
-        """pixels_CHW of the photo in this row of the manifest, read-only; None where it is not
-        cached or `path` has changed since."""
+        """Return pixels_CHW (read-only) of the photo in this row of the manifest; None if it is not
+        cached, or `path` has changed."""
         if _state(path) not in (int(self.written_M[row]), int(self.done_M[row])):
             return None
         height, width = self.sizes_M2[row]
@@ -61,7 +61,7 @@ class PhotoCache:
         return self.pixels_X[start:end].reshape(self.channels, height, width)
 
     def put(self, row: int, path: str | Path, pixels_CHW: np.ndarray) -> None:
-        """Keep a photo. Where there is no more room nothing is kept from then on."""
+        """Store a photo. If the disk is full, no photo is stored from then on."""
         if self.full:
             return
         state = _state(path)
@@ -76,7 +76,7 @@ class PhotoCache:
             log.warning("cache %s: %s; the rest is not kept", self.name, error.strerror)
 
     def flush(self) -> None:
-        """Flush what was written to the disk, in the background, and mark it as done."""
+        """Flush new photos to disk in the background, then mark them as done."""
         if self.folder is not None and len(self._unmarked()):
             threading.Thread(target=self._flush, name="cache flush").start()
 
@@ -131,12 +131,15 @@ def open_cache(
     channels: int | None = None,
     fallback_note: str = "photos are decoded every epoch",
 ) -> PhotoCache | None:
-    """The cache of a data set whose photos are kept at these sizes.
+    """Open the cache of a data set whose photos are cached at these sizes.
 
-    kind: disk, memory or none. limit: in GB. cache_key: how the sizes were computed, or what else
-    is kept of each photo. channels: the data set's unless given. fallback_note: what happens
-    without a cache, for the warning.
-    Returns None, with a warning that says why, where it is too large or cannot be written.
+    kind: disk, memory or none.
+    limit: largest size in GB.
+    cache_key: identifies how the sizes were computed, or other cached content.
+    channels: default: those of the data set.
+    fallback_note: what happens without a cache, for the warning.
+
+    Returns None, with a warning, if the cache is too large or cannot be written.
     """
     if kind == "none":
         return None
@@ -183,8 +186,10 @@ def open_cache(
 
 
 def make_room(dataset: Dataset, kind: str, kept: str, limit: float) -> None:
-    """Remove files of one kind (the start of their cache_key), except those of `kept`, the longest
-    unwritten first, until the rest is within `limit` GB."""
+    """Remove cache files of a kind (the start of their cache_key) until they fit in `limit` GB.
+
+    The file that was written longest ago goes first; files of `kept` stay.
+    """
     files = [
         (file.stat().st_mtime, file.stat().st_blocks * 512, file)
         for file in (dataset.folder / ".cache").glob(f"v*-{kind}*")
@@ -199,7 +204,7 @@ def make_room(dataset: Dataset, kind: str, kept: str, limit: float) -> None:
 
 
 def _state(path: str | Path) -> int:
-    """A number above 0 that changes when the file does; -1 where there is none."""
+    """Return a number above 0 that changes when the file does; -1 if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -208,7 +213,7 @@ def _state(path: str | Path) -> int:
 
 
 def _mapped(file: int, size: int) -> np.ndarray:
-    """The file, made this long, as bytes."""
+    """Map a file of this size as bytes; extend or truncate it first if needed."""
     if os.fstat(file).st_size != size:
         os.ftruncate(file, size)
     return np.frombuffer(mmap.mmap(file, size), np.uint8)

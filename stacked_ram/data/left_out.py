@@ -1,10 +1,10 @@
-"""Photos that turn out to be unreadable while they are looked at: left out, and told of.
+"""Leave out photos that turn out to be unreadable while a model looks at them, and report them.
 
     left_out = LeftOut(loader.dataset)
     for batch, trace in left_out.each(loader, look):
         ...
 
-Only photos that are read by region (LazyPhotos) are met here: what is in memory was read before.
+This concerns only photos read by region (LazyPhotos): all others were read before.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Found = TypeVar("Found")
 
 
 class LeftOut:
-    """What was left out of one split, in one process.
+    """The photos that were left out of one split, in one process.
 
-    most: the fraction of the split's photos that may be left out (FEW may be anyway).
-    errors: by name of the photo, what was wrong with it. before: names of photos that were left
-    out before the run was resumed.
+    most: the largest fraction of the split's photos that may be left out (FEW are always allowed).
+    errors: name of a photo -> its error.
+    before: names of photos that were left out before the run was resumed.
     """
 
     def __init__(self, dataset: Dataset, most: float = 1.0) -> None:
@@ -44,14 +44,16 @@ class LeftOut:
 
     @property
     def names(self) -> set[str]:
-        """All that were ever left out."""
+        """The names of all photos that were left out."""
         return self.before | self.errors.keys()
 
     def each(
         self, batches: Iterable[Batch], work: Callable[[Batch], Found]
     ) -> Iterator[tuple[Batch, Found]]:
-        """Each batch without its unreadable photos, and what `work` finds in it. Batches of which
-        nothing is left are passed over."""
+        """Iterate over batches without their unreadable photos, with the result of `work` for each.
+
+        A batch without any readable photo is skipped.
+        """
         for batch in batches:
             while len(batch):
                 try:
@@ -63,8 +65,10 @@ class LeftOut:
                 break
 
     def leave_out(self, batch: Batch, error: UnreadablePhoto) -> Batch:
-        """The batch without this photo, which is told of once. Raises RunFailed where too many
-        have been left out, or all."""
+        """Return the batch without this photo, and report the photo the first time.
+
+        Raises RunFailed if too many photos have been left out, or all.
+        """
         photos, count = batch.pixels_BCHW.photos, len(self.dataset)
         path, folder = error.photo.path, self.dataset.folder
         name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
@@ -73,7 +77,7 @@ class LeftOut:
             if len(self) <= NAMED:
                 log.warning("left out: %s", error)
             elif len(self) == NAMED + 1:
-                log.warning("left out: further photos, which are not named any more")
+                log.warning("left out: more photos, which are no longer listed")
             if len(self) > max(FEW, self.most * count) or len(self) == count:
                 raise RunFailed(
                     f"{self.dataset.folder}: {len(self)} of {count} photos of {self.dataset.split}"

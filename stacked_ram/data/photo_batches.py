@@ -1,4 +1,4 @@
-"""Whole batches of photos: read or taken from the cache, cut, augmented, put together.
+"""Make batches of photos: read each photo or take it from the cache, crop it, augment it.
 
 Runs in worker processes, or in the training process.
 """
@@ -42,11 +42,11 @@ TRIED = 8  # files that are opened to see whether a data set is one of pyramids
 
 
 class BatchMaker(torch.utils.data.Dataset):
-    """Makes the batches of one split.
+    """Make the batches of one split.
 
     whole: whether the model needs the pixels of whole photos.
-    sizes_N2: (height, width) of each photo of the split as it is kept, before it is cut.
-    too_large_N: which photos only libvips can reduce.
+    sizes_N2: (height, width) of each photo of the split before it is cropped.
+    too_large_N: whether a photo is so large that only libvips can reduce it.
     """
 
     def __init__(
@@ -71,8 +71,10 @@ class BatchMaker(torch.utils.data.Dataset):
             self.augment = Augment(data, dataset.channels)
 
     def __getitem__(self, order: tuple[int, Rows]) -> Batch | UserError:
-        """One batch: (epoch, its photos). An error is handed over, not raised, so that it keeps
-        its own words on the way out of a worker."""
+        """Make one batch from (epoch, its photos).
+
+        A UserError is returned, not raised, so that DataLoader workers do not change its message.
+        """
         try:
             return self.make(*order)
         except UserError as error:
@@ -116,7 +118,7 @@ class BatchMaker(torch.utils.data.Dataset):
         )
 
     def make_lazy(self, index_B: np.ndarray) -> Batch:
-        """Photos that are opened and read when and where they are looked at."""
+        """Make a batch of photos that are read by region when they are needed."""
         dataset = self.dataset
         photos = [
             LazyPhoto(
@@ -135,8 +137,10 @@ class BatchMaker(torch.utils.data.Dataset):
         )
 
     def boxed(self, row: int, chance: int) -> tuple[Tensor, np.ndarray]:
-        """pixels_CHW and box_4 of one photo of the split as it is kept, or of another scene of
-        it, which `chance` decides."""
+        """Return pixels_CHW and box_4 of a photo before cropping, or of a new scene with it.
+
+        chance: the seed of the new scene.
+        """
         dataset = self.dataset
         if self.scenes is not None and dataset.names[row] in self.scenes.photo_of:
             scene_CHW, box_4 = self.scenes.make(dataset.names[row], (chance,))
@@ -145,7 +149,7 @@ class BatchMaker(torch.utils.data.Dataset):
         return self.photo(row), dataset.boxes[row] * np.tile(scale_2, 2)
 
     def photo(self, row: int) -> Tensor:
-        """pixels_CHW of one photo of the split as it is kept; not to be written to."""
+        """Return pixels_CHW of a photo before cropping; the caller must not write to it."""
         dataset = self.dataset
         path = os.path.join(dataset.folder, dataset.names[row])
         place = dataset.manifest.rows[row]
@@ -163,20 +167,20 @@ class BatchMaker(torch.utils.data.Dataset):
         return torch.from_numpy(pixels_CHW)
 
     def flush(self) -> None:
-        """Bring what was decoded to the disk."""
+        """Flush new photos of the cache to disk."""
         for cache in (self.cache, self.scenes and self.scenes.cache):
             if cache is not None:
                 cache.flush()
 
     def crops(self, epoch: int, rows: Rows) -> Crops:
-        """What is cut out of each photo."""
+        """Return the crop of each photo."""
         sizes_B2 = self.sizes_N2[rows.index_B]
         if not self.train:
             return no_crops(sizes_B2)
         return random_crops(self.data, self.seed, epoch, rows, sizes_B2)
 
     def final_sizes(self, epoch: int, rows: Rows) -> np.ndarray:
-        """(height, width) of each photo in its batch."""
+        """Return (height, width) of each photo in its batch."""
         return self._sizes_of(self.crops(epoch, rows))
 
     def _sizes_of(self, crops: Crops) -> np.ndarray:
@@ -188,12 +192,12 @@ class BatchMaker(torch.utils.data.Dataset):
 def open_as_trained(
     photo: str | Path | InMemory, config: Config, channels: int
 ) -> np.ndarray | LazyPhoto:
-    """Open a photo as a model of this config was trained to see photos.
+    """Open a photo with the size and channels on which a model of this config was trained.
 
-    `open_photo` says which kinds there are.
+    photo: anything that `open_photo` accepts.
 
     Raises:
-        UserError: naming the file, when it cannot be read.
+        UserError: the photo cannot be read; the message names the file.
     """
     return open_photo(
         photo,
@@ -205,12 +209,14 @@ def open_as_trained(
 
 
 def by_region(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
-    """Whether a split's photos, where nothing reduces them, are read where they are looked at: of
-    a data set with slides, or with photos too large to be decoded whole; and of one of pyramids,
-    unless they are needed whole.
+    """Return whether the photos of a split are read by region.
 
-    whole: whether the model needs the pixels of whole photos. Raises UserError where it, or how
-    training photos are to be changed, asks for more than can be held in memory.
+    This is so if no option reduces them and the data set holds slides, photos too large to decode
+    as a whole, or pyramids (unless the model needs whole photos).
+
+    whole: whether the model needs the pixels of whole photos.
+
+    Raises UserError if the model or the augmentation needs photos that do not fit in memory.
     """
     if data.short_side is not None or data.photo_size is not None:
         return False

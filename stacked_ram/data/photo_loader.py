@@ -1,4 +1,4 @@
-"""Photo folders: batches made by worker processes (torch's DataLoader) and handed over whole."""
+"""Load batches of photos, which worker processes (torch's DataLoader) make as a whole."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class PhotoLoader(Loader):
 
 
 class _Left(torch.utils.data.Sampler):
-    """What is left of the loader's epoch, each batch with its epoch."""
+    """The remaining batches of the loader's epoch, each with its epoch."""
 
     def __init__(self, loader: PhotoLoader):
         self.loader = weakref.proxy(loader)
@@ -163,9 +163,9 @@ def _close_all() -> None:
 
 
 def _leave_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole group: the parent saves, and then ends its workers.
+    """Ignore Ctrl-C and SIGTERM in a worker: the parent saves first, and then ends its workers.
 
-    A parent that is gone in the middle of taking a batch is no news to print.
+    Print nothing if the parent ends while it takes a batch.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,14 +1,13 @@
-"""Scenes: one labelled photo, small, somewhere in a large canvas of other things.
+"""Compose scenes: one labelled photo (the object), small, somewhere on a canvas of other photos.
 
-What translated and cluttered digits are to MNIST, scenes are to photographs: ground of a real
-photo, square pieces of other photos, and the object on top, all pieces with the same soft edges.
-Nothing that is drawn here depends on the object's class, nor on its shape: the object stands in
-the middle of a square of random size at a random place, as wide as its longer side.
+Scenes are the counterpart of cluttered MNIST for photographs: a background photo, square pieces of
+other photos, and the object on top, all with the same soft edges. The random choices depend neither
+on the object's class nor on its shape: the object is centred in a square of random size at a random
+place, as wide as the object's longer side.
 
-The preparation writes each scene once. Training has them anew in every epoch:
-stacked_ram.data.fresh_scenes.
+The preparation stores each scene once; stacked_ram.data.fresh_scenes composes new ones in training.
 
-Free of torch; one scene at a time, for worker processes.
+Composes one scene at a time, in worker processes, and does not import torch.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Box = tuple[int, int, int, int]
 
 
 class Photo(Protocol):
-    """What a scene is made of: an RGB image of Pillow's, or something that resizes as it does."""
+    """A photo of a scene: an RGB image of Pillow, or an object with the same `resize`."""
 
     size: tuple[int, int]
     """(width, height)."""
@@ -53,7 +52,7 @@ OpenAtLeast = Callable[[int, int], Photo]
 
 @dataclass(frozen=True)
 class SceneShape:
-    """What scenes look like: sizes in pixels, shares of a side of the canvas."""
+    """The settings of scenes: sizes in pixels, and fractions of a side of the canvas."""
 
     height: int
     width: int
@@ -65,7 +64,7 @@ class SceneShape:
     """A piece's side, of the canvas's width."""
 
     def info(self) -> dict[str, Any]:
-        """For dataset.yaml."""
+        """Return the settings as values for dataset.yaml."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
@@ -73,7 +72,7 @@ class SceneShape:
 
     @classmethod
     def from_info(cls, info: Any) -> SceneShape:
-        """Back from dataset.yaml. Raises UserError when it tells of no scenes."""
+        """Read the settings from dataset.yaml. Raises UserError if they are invalid."""
         try:
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in info.items()})
         except (AttributeError, TypeError) as error:
@@ -85,7 +84,7 @@ class SceneShape:
 def choose_others(
     entropy: Sequence[int], backgrounds: Sequence[Path], shape: SceneShape
 ) -> tuple[Path, ...]:
-    """The photos of one scene's ground and pieces, all different."""
+    """Choose the background photo and the pieces of one scene, all different."""
     rng = np.random.default_rng(entropy)
     chosen = rng.choice(len(backgrounds), 1 + shape.clutter, replace=False)
     return tuple(backgrounds[number] for number in chosen)
@@ -94,13 +93,13 @@ def choose_others(
 def draw_scene(
     entropy: Sequence[int], shape: SceneShape, photo: Path, others: Sequence[Path]
 ) -> tuple[Image.Image, Box]:
-    """`compose_scene` of photos in files (RGB, 8 bit, upright)."""
+    """Compose a scene of photos in files (RGB, 8 bit, upright)."""
     rng = np.random.default_rng([*entropy, 1])  # other numbers than those that chose the photos
     return compose_scene(rng, shape, opener(photo), [opener(file) for file in others])
 
 
 def opener(file: Path) -> OpenAtLeast:
-    """Opens a photo, a JPEG by its decoder's quick reduction to no less than is wanted."""
+    """Return a function that opens a photo, a JPEG quickly reduced to at least the wanted size."""
 
     def open_at_least(width: int, height: int) -> Image.Image:
         with Image.open(file) as image:
@@ -113,9 +112,9 @@ def opener(file: Path) -> OpenAtLeast:
 def compose_scene(
     rng: np.random.Generator, shape: SceneShape, photo: OpenAtLeast, others: list[OpenAtLeast]
 ) -> tuple[Image.Image, Box]:
-    """One scene and the object's box in it (left, top, right, bottom; right, bottom exclusive).
+    """Compose one scene; return it with the object's box (left, top, right, bottom; exclusive).
 
-    others: the photos of the ground and of the `shape.clutter` pieces, in this order.
+    others: the background photo and the `shape.clutter` pieces, in this order.
     """
     size = (shape.width, shape.height)
     scene = _crop(rng, others[0], size, GROUND_SHARES)
@@ -138,7 +137,7 @@ def _side(rng: np.random.Generator, shares: tuple[float, float], whole: int, lon
 
 
 def _place(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(left, top) of a square anywhere in the canvas, all places alike."""
+    """Draw (left, top) of a square on the canvas, uniformly."""
     return int(rng.integers(size[0] - side + 1)), int(rng.integers(size[1] - side + 1))
 
 
@@ -148,7 +147,7 @@ def _crop(
     size: tuple[int, int],
     shares: tuple[float, float],
 ) -> Image.Image:
-    """A crop of `size`'s shape at a random place of a photo, mirrored or not, in `size`."""
+    """Cut a random crop with the aspect ratio of `size`, perhaps mirror it, resize it to `size`."""
     share, across, down, mirror = *rng.uniform(size=3), rng.random() < 0.5
     share = shares[0] + share * (shares[1] - shares[0])
     # what is left of the photo is `share` of its sides at least, so this is enough to open
@@ -163,7 +162,7 @@ def _crop(
 
 
 def _fit(photo: OpenAtLeast, side: int) -> Image.Image:
-    """The whole photo, its longer side made `side`."""
+    """Resize the whole photo to a longer side of `side`."""
     image = photo(side, side)
     scale = side / max(image.size)
     size = tuple(max(1, round(length * scale)) for length in image.size)
@@ -172,7 +171,7 @@ def _fit(photo: OpenAtLeast, side: int) -> Image.Image:
 
 @lru_cache(maxsize=256)
 def _soft_edges(width: int, height: int) -> Image.Image:
-    """How much of a piece shows (0..255): none at its rim, all of it further in."""
+    """Return the opacity of a piece (0..255): 0 at its rim, full further inside."""
     edge = max(1.0, EDGE_SHARE * min(width, height))
 
     def rise(length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From whatever mode and colour profile a photo has to 8-bit sRGB."""
+"""Convert photos of any mode and colour profile to 8-bit sRGB."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from PIL import Image, ImageCms
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture as mode RGB, and the words for what had to be done to it.
+    """Convert a picture to mode RGB; return it with the words for the repairs.
 
-    An embedded profile is applied unless it is sRGB's own; one that cannot be used is ignored.
-    Transparent parts are laid on white. 16-bit values are divided by 257, so that the whole range
-    stays the whole range.
+    An embedded profile is applied unless it is sRGB; an invalid one is ignored. Transparent parts
+    are placed on white. 16-bit values are divided by 257, which maps the whole range to 0..255.
     """
     repairs = []
     profile = image.info.get("icc_profile")
@@ -49,7 +48,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grayscale of 16 or 32 bits, or of floating point, to mode L."""
+    """Convert grayscale of 16 bits, 32 bits or floating point to mode L."""
     values = np.asarray(image)
     if image.mode == "F":
         values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
@@ -66,7 +65,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The picture as sRGB by its profile; None where that is no change, or cannot be done."""
+    """Convert a picture from its profile to sRGB; None if that changes nothing or is impossible."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(source).lower():

@@ -1,10 +1,9 @@
-"""Pixels of one photo file, made what the model expects: upright, 8-bit, RGB or grayscale, sRGB.
+"""Read the pixels of a photo file as the model expects them: upright 8-bit sRGB or grayscale.
 
-The one place that reads photos, for prepared data sets and for arbitrary files alike. Reduction:
-a JPEG is decoded at the smallest of its scales (1/2, 1/4, 1/8 in the DCT) that is not below the
-wanted size, and what is left is done by torch's antialiased bilinear filter: a triangle as wide
-as the reduction is strong, as in torchvision's Resize and in Pillow, which takes four times as
-long. Torch is imported only where a photo is resized.
+Used for prepared data sets and for arbitrary files. To reduce a photo, a JPEG is decoded at the
+smallest scale (1/2, 1/4, 1/8 in the DCT) that is not below the wanted size; torch's antialiased
+bilinear filter does the rest. That filter is the same as in torchvision's Resize and in Pillow,
+which takes four times as long. Torch is imported only if a photo is resized.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ def read_photo(
     channels: int = 3,
     stored_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The photo's pixels_CHW, uint8.
+    """Read pixels_CHW (uint8) of a photo file.
 
-    short_side: reduce so that the shorter side is this many pixels (never enlarge).
+    short_side: reduce the shorter side to this many pixels (never enlarge).
     photo_size: resize to this (height, width).
     channels: 3 (grayscale is repeated) or 1.
-    stored_size: the (height, width) that a manifest says it has, upright, before any reduction.
+    stored_size: the (height, width) in the manifest, upright, before any reduction.
 
-    Raises UserError, naming the file, when it cannot be read, is no image, is damaged, is larger
-    than MAX_PIXELS or not of its stored_size.
+    Raises UserError, which names the file, if it cannot be read, is not an image, is damaged, has
+    more than MAX_PIXELS, or does not have its stored_size.
     """
     try:
         with warnings.catch_warnings():
@@ -64,15 +63,15 @@ def image_pixels(
     photo_size: tuple[int, int] | None = None,
     channels: int = 3,
 ) -> np.ndarray:
-    """pixels_CHW (uint8) of a PIL image, reduced as `read_photo` reduces a file.
+    """Return pixels_CHW (uint8) of a PIL image, reduced as by `read_photo`.
 
-    Raises UserError when it is larger than MAX_PIXELS.
+    Raises UserError if it has more than MAX_PIXELS.
     """
     return _pixels(image.copy(), "photo", short_side, photo_size, channels, None)
 
 
 def true_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of the photo in a file, upright."""
+    """Return (height, width) of a photo file, upright."""
     with Image.open(path) as image:
         width, height = size_in_file(image)
         sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
@@ -82,7 +81,7 @@ def true_size(path: str | Path) -> tuple[int, int]:
 def check_stored_size(
     path: str | Path, size: tuple[int, int], stored_size: tuple[int, int]
 ) -> None:
-    """Raises UserError where a photo's (height, width) is not what the manifest says."""
+    """Raise UserError if a photo's (height, width) differs from the manifest."""
     if tuple(size) != tuple(stored_size):
         raise UserError(
             f"{path}: {size[1]}x{size[0]} pixels, where manifest.csv says {stored_size[1]}x"
@@ -93,7 +92,7 @@ def check_stored_size(
 def reduced_size(
     height: int, width: int, short_side: int | None, photo_size: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """(height, width) of a photo after reading; `read_photo` says how."""
+    """Return (height, width) of a photo after it was reduced as by `read_photo`."""
     if photo_size is not None:
         return photo_size
     shorter = min(height, width)
@@ -133,12 +132,12 @@ def _pixels(
 
 
 def to_CHW(image: Image.Image) -> np.ndarray:
-    """pixels_CHW of an 8-bit image. Plane by plane: faster than moving single bytes about."""
+    """Return pixels_CHW of an 8-bit image, channel by channel, which is faster than a transpose."""
     return np.stack([np.asarray(plane) for plane in image.split()])
 
 
 def resized(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """pixels_CHW of a photo (HWC, or HW) at this size, antialiased, uint8."""
+    """Resize a photo (HWC or HW) to pixels_CHW of this size, antialiased, uint8."""
     import torch
     from torch.nn.functional import interpolate
 

@@ -1,4 +1,4 @@
-"""The formats of photos that are opened, in preparation and afterwards."""
+"""The supported photo formats."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Those of them that this Pillow was built with."""
+    """Return the supported formats that this build of Pillow can open."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def size_in_file(image: Image.Image) -> tuple[int, int]:
-    """(width, height) of a photo just opened as its file holds it, before EXIF turns it.
+    """Return (width, height) of an opened photo as stored in the file, before the EXIF rotation.
 
-    Of a TIFF, Pillow's own `size` may be turned already.
+    Pillow's `size` of a TIFF may include the rotation.
     """
     if image.format == "TIFF":
         return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
@@ -46,9 +46,9 @@ def size_in_file(image: Image.Image) -> tuple[int, int]:
 
 @contextmanager
 def pixel_limit(most: int | None) -> Iterator[None]:
-    """Have Pillow refuse photos of more than `most` pixels in this process (None: none at all).
+    """Make Pillow refuse photos of more than `most` pixels in this process (None: no limit).
 
-    Pillow's own limit would refuse photos that --max-megapixels allows.
+    Pillow's default limit refuses photos that --max-megapixels allows.
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most
     try:

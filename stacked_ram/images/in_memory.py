@@ -1,4 +1,4 @@
-"""Photos that are in memory already, as PIL images."""
+"""Convert photos that are already in memory to PIL images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ InMemory = Image.Image | np.ndarray | torch.Tensor
 
 
 def array_image(pixels: np.ndarray | torch.Tensor) -> Image.Image:
-    """A PIL image of an array H x W x C (or H x W) or of a tensor C x H x W.
+    """Make a PIL image from an array H x W x C (or H x W) or a tensor C x H x W.
 
     C is 1 (grayscale) or 3 (RGB); the values are uint8, or floats from 0 to 1. Raises UserError
     for other shapes, types and ranges.

@@ -1,4 +1,4 @@
-"""Names that any file system takes, made from names that only some do."""
+"""Make names that are valid on every file system."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for
 
 
 def safe_name(text: str, *, max_bytes: int = 150) -> str:
-    """A name for one file or folder, as near to `text` as every file system allows, never empty.
+    """Make a valid name for a file or folder, as close to `text` as possible and never empty.
 
-    Letters of any script and spaces stay. The result holds no separator, no control character, no
-    leading dot, no trailing dot or space, is no device name of Windows, and at most `max_bytes`
-    long in UTF-8.
+    Letters of any script and spaces are kept. The result has no separator, no control character,
+    no leading dot and no trailing dot or space. It is not a device name of Windows, and has at most
+    `max_bytes` bytes in UTF-8.
     """
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip().strip(".").strip()
     name = name.encode()[:max_bytes].decode(errors="ignore").rstrip(". ")
@@ -29,7 +29,7 @@ def safe_name(text: str, *, max_bytes: int = 150) -> str:
 
 
 def folder_names(classes: Iterable[str]) -> dict[str, str]:
-    """Class name -> folder name; no two alike, even where upper and lower case are the same.
+    """Return class name -> folder name. All differ, even if case is ignored.
 
     The classes come in the order of their folders' names, which is the order in which
     torchvision's ImageFolder numbers them.
@@ -48,7 +48,7 @@ def folder_names(classes: Iterable[str]) -> dict[str, str]:
 
 
 def path_text(path: str | Path) -> str:
-    """A path as text that can be written as UTF-8, whatever bytes its name is made of."""
+    """Return a path as text that is valid UTF-8, whatever bytes its name consists of."""
     return printable(as_utf8(os.fspath(path)).replace(os.sep, "/"))
 
 

@@ -1,4 +1,4 @@
-"""Photos of any size: small ones as pixels, large files opened and read by region."""
+"""Open photos of any size: small ones as pixels, large files to be read by region."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOO_LARGE = (
 
 
 def photo_endings() -> set[str]:
-    """Suffixes of files that may be photos (".jpg"), in lower case."""
+    """Return the suffixes of files that may be photos (".jpg"), in lower case."""
     opened = {*formats(), "MPO"}  # a JPEG of several pictures
     known = Image.registered_extensions()
     return SLIDES | {ending for ending, kind in known.items() if kind in opened}
@@ -44,18 +44,18 @@ def open_photo(
     """Open a photo of any size: pixels_CHW (uint8), or a LazyPhoto that is read by region.
 
     Large photos, tiled pyramids and slides are read by region, at their full resolution, unless
-    `short_side` or `photo_size` reduces them; then their nearest smaller level is read.
+    `short_side` or `photo_size` reduces them; then a smaller level is read.
 
     Args:
         photo: a path, a PIL image, an array H x W x C (or H x W), or a tensor C x H x W; arrays
             and tensors hold uint8, or floats from 0 to 1.
-        short_side: reduce to this short side, in pixels; smaller photos stay as they are.
+        short_side: reduce to this short side, in pixels; smaller photos are unchanged.
         photo_size: resize to this (height, width) in pixels.
         channels: 3 (RGB) or 1 (grayscale).
         whole: whether all pixels are needed in memory, as for maps of the whole photo.
 
     Raises:
-        UserError: naming the file, when it cannot be read, or is needed whole and is too large.
+        UserError: the file (named in the message) cannot be read, or is too large with `whole`.
     """
     if not isinstance(photo, str | Path):
         image = photo if isinstance(photo, Image.Image) else array_image(photo)
@@ -82,16 +82,16 @@ def reduced(photo: LazyPhoto, size: tuple[int, int]) -> np.ndarray:
 
 
 def is_slide(path: str | Path) -> bool:
-    """Whether the suffix is that of a slide scanner's format."""
+    """Return whether the suffix belongs to a format of slide scanners."""
     return os.path.splitext(path)[1].lower() in SLIDES
 
 
 def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> bool:
-    """Whether a file has to be read by region: it has more pixels than the limit, is a slide, or
-    (with `pyramids`) is a TIFF with smaller levels. Only its header is read; a file that cannot be
-    read does not count as large.
+    """Return whether a file must be read by region.
 
-    Without pyvips, photos that fit in memory do not count as large either.
+    This is so if it has more pixels than the limit, is a slide, or (with `pyramids`) is a TIFF with
+    smaller levels. Only the header is read. False for a file that cannot be read and, without
+    pyvips, for photos that fit in memory.
     """
     if is_slide(path):
         return True
@@ -111,7 +111,7 @@ def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> boo
 
 
 def has_levels(image: Image.Image) -> bool:
-    """Whether an opened TIFF holds smaller levels of itself."""
+    """Return whether an opened TIFF holds smaller levels."""
     if SUB_IMAGES in image.tag_v2:
         return True
     whole = image.size

@@ -1,4 +1,4 @@
-"""Photos read by threads ahead of whoever looks at them, within bounds of number and memory."""
+"""Read photos ahead in threads, with limits on their number and memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def read_ahead(
     most: int,
     most_pixels: int,
 ) -> Iterator[tuple[str, Photo]]:
-    """Each name with what `read` makes of it, in order.
+    """Iterate over (name, result of `read`), in order.
 
-    pixels: how many a photo keeps in memory. most: names that are taken ahead. most_pixels: once
-    the photos that wait keep so many, no further one is begun; those that the threads are at may
-    add to it.
+    pixels: returns how many pixels a photo holds in memory.
+    most: how many names are read ahead.
+    most_pixels: while waiting photos hold this many pixels, no further photo is begun. Photos that
+        are being read may exceed it.
     """
     changed = threading.Condition()
     waiting: deque[tuple[str, Future]] = deque()
