@@ -162,7 +162,7 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path: Path, overwrite: bool) 
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     dest = tmp_path / "thesis"
     save(picture(1), dest / "precious.png")
-    with pytest.raises(UserError, match="no prepared data set"):
+    with pytest.raises(UserError, match="not a prepared data set"):
         run(source, dest, overwrite=overwrite)
     assert [p.name for p in dest.iterdir()] == ["precious.png"]
     (tmp_path / "empty").mkdir()

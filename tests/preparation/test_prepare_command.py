@@ -132,7 +132,7 @@ def test_digits_are_passed_on(tmp_path: Path) -> None:
         (["in", "out", "--quality", "0"], "--quality 0"),
         (["in", "out", "--seed", "-1", "--scene", "96x72", "--background", "in"], "--seed -1"),
         (["in", "out", "--scene", "96x72", "--background", "in", "--folds", "3"],
-         "--folds is not for scenes"),
+         "--folds does not work with scenes"),
         (["in", "out", "--object-share", "0.2:0.3"], "--object-share is for scenes: give --scene"),
         (["in", "out", "--clutter-share", "0.2:0.3"], "--clutter-share is for scenes"),
         (["in", "out", "--scenes-per-photo", "5"], "--scenes-per-photo is for scenes"),
