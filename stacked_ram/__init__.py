@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from stacked_ram.training.callbacks import Callback
     from stacked_ram.training.estimators import Estimator
     from stacked_ram.training.trainer import Trainer
+    from stacked_ram.viz.training_pictures import tracking_callbacks
 
 # The module of each public name, imported when the name is first used.
 _HOMES = {
@@ -75,6 +76,7 @@ _HOMES = {
     "Trainer": "training.trainer",
     "Callback": "training.callbacks",
     "Estimator": "training.estimators",
+    "tracking_callbacks": "viz.training_pictures",
     "UserError": "runtime.errors",
     "RunFailed": "runtime.errors",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "list_presets",
     "load",
     "prepare",
+    "tracking_callbacks",
     "train",
 ]
 

@@ -61,6 +61,24 @@ def tiny_photos(folder: Path, counts: tuple[int, int, int] = (18, 6, 6), seed: i
     return folder
 
 
+def raw_photos(folder: Path) -> Path:
+    """A folder for each class, as a user has it."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            # uneven backgrounds, so that no two photos are near duplicates
+            background = Image.fromarray(rng.integers(0, 120, (3, 4, 3)).astype(np.uint8))
+            pixels = np.array(background.resize((30, 24)))
+            top, left = rng.integers(0, (24 - SIZE + 1, 30 - SIZE + 1))
+            for channel in range(3):
+                draw(pixels[top : top + SIZE, left : left + SIZE, channel], label)
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg", quality=95)
+    return folder
+
+
 def draw(image_HW: np.ndarray, label: int) -> None:
     if label == 0:
         image_HW[1:11, 5:7] = 230

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CLASSES, SIZE, draw, tiny_config
+from tiny import CLASSES, raw_photos, tiny_config
 
 import stacked_ram as ram
 from stacked_ram.config.yaml import to_dict
@@ -39,22 +39,6 @@ def model(run):
 @pytest.fixture(scope="module")
 def photo(photos):
     return sorted((photos / "test").rglob("*.png"))[0]
-
-
-def raw_photos(folder: Path) -> Path:
-    """A folder for each class, as a user has it."""
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(CLASSES):
-        (folder / name).mkdir(parents=True)
-        for number in range(10):
-            # uneven backgrounds, so that no two photos are near duplicates
-            background = Image.fromarray(rng.integers(0, 120, (3, 4, 3)).astype(np.uint8))
-            pixels = np.array(background.resize((30, 24)))
-            top, left = rng.integers(0, (24 - SIZE + 1, 30 - SIZE + 1))
-            for channel in range(3):
-                draw(pixels[top : top + SIZE, left : left + SIZE, channel], label)
-            Image.fromarray(pixels).save(folder / name / f"{number}.jpg", quality=95)
-    return folder
 
 
 def docstring_lines() -> str:

@@ -7,31 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
-from tiny import CLASSES, SIZE, draw, tiny_config
+from tiny import raw_photos, tiny_config
 
 from stacked_ram.config.yaml import to_dict
 
 ROOT = Path(__file__).parents[2]
-
-
-def photo_folder(folder: Path) -> str:
-    """A folder for each class, as a user has it."""
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(CLASSES):
-        (folder / name).mkdir(parents=True)
-        for number in range(10):
-            # uneven backgrounds, so that no two photos are near duplicates
-            background = Image.fromarray(rng.integers(0, 120, (3, 4, 3)).astype(np.uint8))
-            pixels = np.array(background.resize((30, 24)))
-            top, left = rng.integers(0, (24 - SIZE + 1, 30 - SIZE + 1))
-            for channel in range(3):
-                draw(pixels[top : top + SIZE, left : left + SIZE, channel], label)
-            Image.fromarray(pixels).save(folder / name / f"{number}.jpg", quality=95)
-    return str(folder)
 
 
 def small_config(path: Path) -> str:
@@ -43,7 +25,7 @@ def small_config(path: Path) -> str:
 # Each script: the arguments that make it small.
 SCRIPTS = {
     "quickstart.py": lambda home: [
-        photo_folder(home / "my_photos"), small_config(home / "small.yaml"),
+        str(raw_photos(home / "my_photos")), small_config(home / "small.yaml"),
     ],
     "sklearn_digits.py": lambda home: ["1"],
     "own_retina.py": lambda home: [],
