@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from stacked_ram.runtime.errors import UserError
@@ -20,23 +21,23 @@ from stacked_ram.runtime.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Name what is on photos, and where the model looked, as a table.
+    """Classify photos, and write a table of classes and of where the model looked.
 
-    Photos are read and written one after the other: their number is not limited by memory. A
-    photo that cannot be read is a row with its error. Under torchrun the photos are shared out.
+    Any number of photos is read in bounded memory. A photo that cannot be read becomes a row with
+    its error. Under torchrun the processes share the photos.
     """
 
-    run: Positional[Path]
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder or file of weights."""
-    photos: Positional[tuple[str, ...]]
-    """Files, folders, globs, CSV files with a column `path`, or - (one name a line on stdin)."""
+    photos: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO ...")]
+    """Files, folders, patterns, CSV files with a column `path`, or - (one name a line on stdin)."""
     out: Path | None = None
     """Table to write: .csv or .jsonl. Default: CSV on stdout."""
     top: int = 5
     """Classes named for each photo."""
     stop_at: float | None = None
-    """Look at a photo no more once its belief in one class is at least this (also after the
-    glance, where there is one)."""
+    """Stop looking at a photo once one class has this probability, 0 to 1 (also after the glance,
+    where there is one)."""
     stop_by: Literal["belief", "stop"] = "belief"
     """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
     with learned_stop)."""
@@ -79,7 +80,7 @@ def predict(options: Predict) -> int:
         photos, errors = write_table(rows, options.out, columns, world)
         if not photos and "-" not in options.photos:
             raise UserError(
-                "no photos: name files, folders, globs, CSV files, or - for standard input"
+                "no photos: name files, folders, patterns, CSV files, or - for standard input"
             )
         if world.is_main:
             print(f"{photos} photos, {errors} of them could not be read", file=sys.stderr)

@@ -34,7 +34,7 @@ class GlimpseGeometry:
     """Each patch is this many times wider than the last."""
     patch_unit: str = "pixels"
     """pixels: the first patch is patch_size * patch_width pixels of the photo wide.
-    share: it is patch_width times the photo's shorter side wide."""
+    fraction: it is patch_width times the photo's shorter side wide."""
     patch_width: float = 1.0
     """Width of the first patch, in patch_unit."""
     snap: bool = True

@@ -297,7 +297,7 @@ class Trainer:
         )
 
     def summary(self) -> str:
-        text = f"{self.epoch} epochs trained"
+        text = f"{self.epoch} epoch{'' if self.epoch == 1 else 's'} trained"
         if self.epoch < self.settings.epochs:
             text += f" (stopped early: {self.epochs_since_best} epochs without a better one)"
         if self.best is not None:
