@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config, tiny_digits
 
+import stacked_ram as ram
 from stacked_ram.cli.test import Test as Options
 from stacked_ram.cli.test import test as run_test
 from stacked_ram.config.yaml import load_config, replace_fields
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_folder_explains_itself(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
-    train_run(config, tmp_path / "run")
+    ram.train(config, out=tmp_path / "run")
     assert load_config(tmp_path / "run" / "config.yaml") == config
     notes = json.loads((tmp_path / "run" / "run.json").read_text())
     (start,) = notes["starts"]
