@@ -15,7 +15,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def hash_seed(seed: int, *parts: int | np.ndarray) -> np.ndarray:
     """Hash whole numbers, or arrays of them (broadcast), to uint64; every bit depends on all."""
-    state = np.atleast_1d(np.asarray(seed, np.int64)).astype(np.uint64)
+    state: np.ndarray = np.atleast_1d(np.asarray(seed, np.int64)).astype(np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
             state = _mix(state) ^ np.asarray(part, np.int64).astype(np.uint64)

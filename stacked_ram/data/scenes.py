@@ -35,8 +35,9 @@ Box = tuple[int, int, int, int]
 class Photo(Protocol):
     """A photo of a scene: an RGB image of Pillow, or an object with the same `resize`."""
 
-    size: tuple[int, int]
-    """(width, height)."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
 
     def resize(
         self,
@@ -74,7 +75,10 @@ class SceneShape:
     def from_info(cls, info: Any) -> SceneShape:
         """Read the settings from dataset.yaml. Raises UserError if they are invalid."""
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in info.items()})
+            fields: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in info.items()
+            }
+            return cls(**fields)
         except (AttributeError, TypeError) as error:
             raise UserError(
                 f"dataset.yaml: scene: {info!r} is not valid; prepare the scenes again"
@@ -165,8 +169,8 @@ def _fit(photo: OpenAtLeast, side: int) -> Image.Image:
     """Resize the whole photo to a longer side of `side`."""
     image = photo(side, side)
     scale = side / max(image.size)
-    size = tuple(max(1, round(length * scale)) for length in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 @lru_cache(maxsize=256)

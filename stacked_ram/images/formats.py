@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Only formats that Pillow decodes by itself: none that starts another program (EPS does).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
@@ -39,7 +40,7 @@ def size_in_file(image: Image.Image) -> tuple[int, int]:
 
     Pillow's `size` of a TIFF may include the rotation.
     """
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return image.size
 

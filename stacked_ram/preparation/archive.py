@@ -132,13 +132,16 @@ def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(archive, "r:*") as opened:
         for entry in opened:
-            opened.members = []  # otherwise it keeps every entry in memory
+            # otherwise it keeps every entry in memory
+            opened.members = []  # type: ignore[attr-defined]  # the stubs do not know it
             if entry.isdir():
                 _safe_parts(archive, entry.name)
                 continue
             if not entry.isreg():
                 raise UserError(f"{archive}: {entry.name!r} is a link or a device: refused")
-            with opened.extractfile(entry) as content:
+            content = opened.extractfile(entry)
+            assert content is not None  # None is for entries that are no files
+            with content:
                 yield entry.name, content
 
 

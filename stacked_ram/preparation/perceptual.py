@@ -67,8 +67,10 @@ def _channel_sums(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]
     weight = image.width * image.height / (sampled.width * sampled.height)
     counts = np.array(sampled.histogram(), dtype=np.int64).reshape(-1, 256)
     values = np.arange(256, dtype=np.int64)
-    sums = (tuple(round(weight * int(n)) for n in counts @ values**power) for power in (1, 2))
-    return tuple(sums)
+    sums, squares = (
+        tuple(round(weight * int(n)) for n in counts @ values**power) for power in (1, 2)
+    )
+    return sums, squares
 
 
 def same_picture(tiny_a: bytes, tiny_b: bytes) -> bool:

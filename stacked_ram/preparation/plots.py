@@ -93,8 +93,8 @@ def _ratio_plot(ratios: Mapping[int, int]) -> str:
             f"<title>{2 ** (step / 10):.2f}: {ratios.get(step, 0)} photos</title></rect>"
         )
     for step, name in [(-20, "≤ 1:4"), (-10, "1:2"), (0, "1:1"), (10, "2:1"), (20, "≥ 4:1")]:
-        x = left + (step + 20.4) * step_width
-        parts.append(_text(x, top + tall + 16, name, "middle"))
+        middle = left + (step + 20.4) * step_width
+        parts.append(_text(middle, top + tall + 16, name, "middle"))
     parts.append(_text(left + 250, top + 12, "width : height", "middle"))
     return _svg(left + 41 * step_width + 30, top + tall + 28, parts)
 

@@ -70,7 +70,9 @@ def _targets(count: int, fractions: list[float], klass: int) -> np.ndarray:
     exact = np.array(fractions, dtype=np.float64) * count / sum(fractions)
     targets = np.floor(exact + 1e-9).astype(np.int64)
     n = len(fractions)
-    order = sorted(range(n), key=lambda p: (-round(exact[p] - targets[p], 9), (p - klass) % n))
+    order = sorted(
+        range(n), key=lambda p: (-round(float(exact[p] - targets[p]), 9), (p - klass) % n)
+    )
     for part in order[: count - targets.sum()]:
         targets[part] += 1
     for part in range(n):

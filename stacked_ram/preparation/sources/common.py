@@ -47,7 +47,8 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         UserError: the folder cannot be read.
     """
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     try:
         with os.scandir(folder) as found:
             for entry in found:

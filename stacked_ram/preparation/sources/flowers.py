@@ -35,7 +35,8 @@ def read_flowers17(root: Path, options: PrepareOptions) -> Source:
     """Read Flowers 17: photos 1 to 80 are the first class, and so on; three official splits."""
     if not flowers17_fits(root):
         raise UserError(f"{root}: not Flowers 17: jpg/image_0001.jpg ... are missing")
-    splits, split_name, notes = {}, "", []
+    splits, split_name = {}, ""
+    notes: list[str] = []
     split_file = root / "datasplits.mat"
     if split_file.is_file():
         n = options.official_split
@@ -66,7 +67,8 @@ def read_flowers102(root: Path, options: PrepareOptions) -> Source:
     labels = whole_numbers(label_file, "labels", read_mat(label_file, ["labels"])["labels"])
     if len(labels) == 0 or labels.min() < 1 or labels.max() > len(FLOWERS_102):
         raise UserError(f"{label_file}: labels must be 1 to {len(FLOWERS_102)}")
-    splits, split_name, notes = {}, "", []
+    splits, split_name = {}, ""
+    notes: list[str] = []
     if split_file.is_file():
         splits = _splits(split_file, {"trnid": "train", "valid": "valid", "tstid": "test"})
         split_name = "the official split (setid.mat)"
