@@ -16,11 +16,12 @@ from stacked_ram.models.attention.soft import SoftAttention
 from stacked_ram.models.core import CORES
 from stacked_ram.models.glance import Glance
 from stacked_ram.models.level import Level
+from stacked_ram.models.protocols import Attention, Core, Retina
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.maps import BackboneMaps, ConvMaps
 from stacked_ram.models.retina.retina import PatchRetina
-from stacked_ram.models.retina.what import BackboneWhat, ConvWhat, DenseWhat
+from stacked_ram.models.retina.what import BackboneWhat, ConvWhat, DenseWhat, What
 from stacked_ram.ops.geometry import GlimpseGeometry
 from stacked_ram.runtime.errors import UserError, nearest
 
@@ -136,6 +137,7 @@ def build_level(
     top = index == config.num_levels - 1 or config.stack != "rnn"
     features = config.feature_size + (0 if index == 0 else config.core_size)
     sizes = {"in_features": features, "out_features": config.core_size}
+    core: Core
     if config.core in CORES:
         core = CORES[config.core](**sizes)
     else:
@@ -146,7 +148,7 @@ def build_level(
 
 def build_retina(
     config: ModelConfig, index: int, channels: int, backbone: Backbone | None, weights: str
-) -> nn.Module:
+) -> Retina:
     # stack rnn: level s sees the photo pooled by 2^s, so its patches are 2^s times wider
     distance = 2**index * (config.start_size if config.attention == "soft" else 1)
     geometry = GlimpseGeometry(
@@ -194,10 +196,10 @@ def build_maps(config: ModelConfig, channels: int, weights: str) -> ConvMaps | B
     return None
 
 
-def build_what(config: ModelConfig, channels: int, backbone: Backbone | None) -> nn.Module:
-    if config.retina == "backbone":
+def build_what(config: ModelConfig, channels: int, backbone: Backbone | None) -> What:
+    if backbone is not None:  # retina: backbone
         return BackboneWhat(backbone, num_patches=config.num_patches, combine=config.combine)
-    kind = DenseWhat if config.retina == "dense" else ConvWhat
+    kind: type[DenseWhat | ConvWhat] = DenseWhat if config.retina == "dense" else ConvWhat
     return kind(
         channels=channels,
         num_patches=config.num_patches,
@@ -206,15 +208,18 @@ def build_what(config: ModelConfig, channels: int, backbone: Backbone | None) ->
     )
 
 
-def build_attention(config: ModelConfig, glance: Glance | None) -> nn.Module:
+def build_attention(config: ModelConfig, glance: Glance | None) -> Attention:
     state, regions = config.core_size, config.regions
-    region_features = glance.region_features if config.reads_map else None
+    region_features = None
+    if glance is not None and config.reads_map:
+        region_features = glance.region_features
     if config.attention not in PARTS["attention"]:
         return import_part(
             "attention", config.attention, config.attention_options,
             state_features=state, region_features=region_features, regions=regions,
         )  # fmt: skip
     if config.attention == "soft":
+        assert region_features is not None  # the config has made sure of a glance
         return SoftAttention(state, region_features=region_features, regions=regions)
     if config.policy == "categorical":
         return CategoricalPolicy(state, region_features=region_features, regions=regions)
@@ -223,7 +228,7 @@ def build_attention(config: ModelConfig, glance: Glance | None) -> nn.Module:
     )
 
 
-def import_part(field: str, path: str, options: Mapping[str, Any], **arguments: Any) -> nn.Module:
+def import_part(field: str, path: str, options: Mapping[str, Any], **arguments: Any) -> Any:
     """A part of one's own: the class at an import path, called with these arguments and options.
 
     Only classes of `nn.Module` are called: a configuration, a stranger's too, runs no function.

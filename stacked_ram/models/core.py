@@ -24,8 +24,8 @@ class LSTMCore(nn.Module):
         self.out_features = out_features
         self.cell = nn.LSTMCell(in_features, out_features)
         with torch.no_grad():
-            self.cell.bias_ih[out_features : 2 * out_features].fill_(1.0)
-            self.cell.bias_hh[out_features : 2 * out_features].zero_()
+            self.cell.get_parameter("bias_ih")[out_features : 2 * out_features].fill_(1.0)
+            self.cell.get_parameter("bias_hh")[out_features : 2 * out_features].zero_()
 
     def start(self, rows: int, like: Tensor) -> State:
         zeros = like.new_zeros(rows, self.out_features)
@@ -112,4 +112,6 @@ def positions(step: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], 1).flatten()[:width].to(like.dtype)
 
 
-CORES = {"lstm": LSTMCore, "gru": GRUCore, "rnn": RNNCore, "transformer": TransformerCore}
+CORES: dict[str, type[LSTMCore | GRUCore | RNNCore | TransformerCore]] = {
+    "lstm": LSTMCore, "gru": GRUCore, "rnn": RNNCore, "transformer": TransformerCore,
+}  # fmt: skip

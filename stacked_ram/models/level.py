@@ -44,6 +44,7 @@ class Level(nn.Module):
         Soft attention takes no draw: another location than its own moves the glimpse and leaves
         its weights, and what it attends to, as they are.
         """
+        assert self.attention is not None  # only a level that has an attention is asked
         soft = self.attention.differentiable
         fixed = source != "policy" or (soft and given_R2 is not None)
         if fixed:
@@ -80,7 +81,7 @@ def glimpse(
         look = partial(look_at, level.retina, view, smooth)
         location_R2 = output.location_B2 if smooth else output.location_B2.detach()
         if recompute:
-            glimpses.append(checkpointed(look, location_R2, level.retina))
+            glimpses.append(checkpointed(look, location_R2, level))
         else:
             glimpses.append(look(location_R2))
     return glimpses
@@ -92,7 +93,7 @@ def look_at(retina: Retina, view: View, smooth: bool, location_R2: Tensor) -> Gl
 
 def glimpse_ahead(
     levels: Iterable[Level], views: list[View], chosen_T: list[list[PolicyOutput]], smooth: bool
-) -> list[tuple[Glimpse, ...]]:
+) -> list[list[Glimpse]]:
     """The glimpses of all steps, made in one batch: for each step those of the levels."""
     levels_T = []
     for index, (level, view) in enumerate(zip(levels, views, strict=True)):
@@ -102,7 +103,7 @@ def glimpse_ahead(
             values.unflatten(0, locations_RT2.shape[:2]).unbind(1) for values in (feature, *patches)
         ]
         levels_T.append([(feature, read) for feature, *read in zip(*parts, strict=True)])
-    return list(zip(*levels_T, strict=True))
+    return [list(glimpses) for glimpses in zip(*levels_T, strict=True)]
 
 
 def boxes_read(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,10 @@ class RAM(nn.Module):
 
     config: ModelConfig | None = None
     """What `build_model` was given; the model itself does not read it."""
+    mean: Tensor
+    std: Tensor
+    levels: Sequence[Level]
+    """An nn.ModuleList, which does not tell a type checker what it holds."""
 
     def __init__(
         self,
@@ -80,10 +84,11 @@ class RAM(nn.Module):
         std: Sequence[float] = (1.0, 1.0, 1.0),
     ):
         super().__init__()
-        levels = [Level(retina, core, attention)] if levels is None else list(levels)
-        top = levels[-1]
-        if top.retina is None or top.core is None or top.attention is None:
+        if levels is None and retina is not None and core is not None:
+            levels = [Level(retina, core, attention)]
+        if levels is None or levels[-1].attention is None:
             raise ValueError("RAM: give retina, core and attention, or levels")
+        top, policy = levels[-1], levels[-1].attention
         if glance is not None and glance.out_features != top.retina.out_features:
             raise ValueError(
                 f"RAM: the glance has {glance.out_features} features, the retina"
@@ -91,16 +96,17 @@ class RAM(nn.Module):
             )
         self.num_classes, self.num_glimpses = num_classes, num_glimpses
         self.first_location, self.glance_dropout = first_location, glance_dropout
-        self.has_policy = not top.attention.differentiable
+        self.has_policy = not policy.differentiable
         self.backbone = find_backbone(levels)
         self.glance = glance
-        self.levels = nn.ModuleList(levels)
+        self.levels = cast("Sequence[Level]", nn.ModuleList(levels))
         features, width = top.retina.out_features, top.core.out_features
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, num_classes)
         self.baseline = nn.Linear(width, 1) if self.has_policy else None
         self.stop = nn.Linear(width, 1) if learned_stop else None
-        self.first_out = self.attend = None
+        self.first_out: nn.Linear | None = None
+        self.attend: nn.Linear | None = None
         if glance is not None and glance_starts == "location":
             self.first_out = nn.Linear(features, width)
         if glance is not None and not self.has_policy:
@@ -289,11 +295,12 @@ class RAM(nn.Module):
         self, state: LoopState, policy_outputs: list[PolicyOutput], glimpses: list[Glimpse]
     ) -> LoopState:
         """The state after a glimpse."""
-        features = [
-            feature if output.attended_BD is None
-            else feature + self.attend(output.attended_BD).relu()
-            for (feature, _), output in zip(glimpses, policy_outputs, strict=True)
-        ]  # fmt: skip
+        features = []
+        for (feature, _), output in zip(glimpses, policy_outputs, strict=True):
+            if output.attended_BD is not None:
+                assert self.attend is not None  # regions come with a glance
+                feature = feature + self.attend(output.attended_BD).relu()
+            features.append(feature)
         outputs, core_states = run_cores(self.levels, features, state.core_states)
         return dataclasses.replace(
             state,

@@ -36,6 +36,8 @@ class GaussianPolicy(nn.Module):
     """
 
     differentiable = False
+    centres_R2: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class GaussianPolicy(nn.Module):
     ):
         super().__init__()
         self.reads_map = region_features is not None
-        if self.reads_map:
+        if region_features is not None:
             self.scorer = RegionScorer(region_features, state_features, hidden)
             self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         else:
@@ -100,12 +102,10 @@ class GaussianPolicy(nn.Module):
 def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
     """One hidden layer, for a policy that reads the state alone; at the start its output is nearly
     0."""
-    layers = nn.Sequential(
-        nn.Linear(state_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
-    )
-    nn.init.normal_(layers[-1].weight, std=0.01)
-    nn.init.zeros_(layers[-1].bias)
-    return layers
+    first, last = nn.Linear(state_features, hidden), nn.Linear(hidden, out_features)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.ReLU(), last)
 
 
 class CategoricalPolicy(nn.Module):
@@ -116,6 +116,8 @@ class CategoricalPolicy(nn.Module):
     """
 
     differentiable = False
+    centres_R2: Tensor
+    grid_2: Tensor
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class SoftAttention(nn.Module):
     """
 
     differentiable = True
+    centres_R2: Tensor
 
     def __init__(self, state_features: int, *, region_features: int, regions: tuple[int, int]):
         super().__init__()

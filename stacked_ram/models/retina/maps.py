@@ -158,7 +158,7 @@ def normalised(photos: Photos) -> Tensor:
     pixels = photos.pixels_BCHW
     if not pixels.is_floating_point():
         pixels = pixels / 255
-    if photos.mean is not None:
+    if photos.mean is not None and photos.std is not None:
         pixels = (pixels - photos.mean.view(-1, 1, 1)) / photos.std.view(-1, 1, 1)
     return pixels * inside_mask(photos.sizes_B2, pixels.shape[2:])
 
@@ -176,6 +176,9 @@ class MaskedBatchNorm2d(nn.Module):
     With several processes the statistics are those of all of them. It does not inherit from
     nn.BatchNorm2d, so that no conversion replaces it by a synchronised one without a mask.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stacked_ram.models.retina.maps import BackboneMaps, ConvMaps
+from stacked_ram.models.retina.what import What
 from stacked_ram.ops.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.ops.photo_batch import PhotoBatch
 
@@ -49,9 +51,9 @@ class PatchRetina(nn.Module):
     def __init__(
         self,
         geometry: GlimpseGeometry,
-        whats: list[nn.Module],
+        whats: list[What],
         *,
-        maps: nn.Module | None = None,
+        maps: ConvMaps | BackboneMaps | None = None,
         where_size: int,
         feature_size: int,
     ):

@@ -5,10 +5,14 @@ R rows (photos times rollouts)   K patches   C channels   P patch size   D width
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.norms import FreezableStatistics
 
 STATISTICS_FREEZE_AT = 0.5  # fraction of the training
@@ -74,7 +78,7 @@ class ConvWhat(FreezableStatistics):
 
     def forward(self, patches_RKCPP: Tensor) -> Tensor:
         maps = patches_RKCPP.flatten(0, 1)
-        layers = iter(self.convolutions)
+        layers: Iterator[Any] = iter(self.convolutions)  # convolution, norm and ReLU in turn
         for convolution, norm, relu in zip(layers, layers, layers, strict=True):
             maps = relu(normalised(maps, convolution, norm))
         there = pooled_to(maps, (self.side, self.side)).permute(0, 2, 3, 1).flatten(1)
@@ -89,6 +93,7 @@ def normalised(maps_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) 
     training step saved: benchmarks/README.md)."""
     if norm.training:
         return norm(convolution(maps_BCHW))
+    assert norm.running_mean is not None and norm.running_var is not None  # they are tracked
     factor_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return functional.conv2d(
         maps_BCHW,
@@ -123,7 +128,7 @@ class BackboneWhat(nn.Module):
     The backbone itself belongs to the model (the glance uses it too), so it is passed in.
     """
 
-    def __init__(self, backbone: nn.Module, *, num_patches: int, combine: str):
+    def __init__(self, backbone: Backbone, *, num_patches: int, combine: str):
         super().__init__()
         self.backbone = backbone
         self.combine = combine
@@ -133,3 +138,6 @@ class BackboneWhat(nn.Module):
         rows, patches = patches_RKCPP.shape[:2]
         pooled = self.backbone(patches_RKCPP.flatten(0, 1)).view(rows, patches, -1)
         return pooled.flatten(1) if self.combine == "concat" else pooled.mean(1)
+
+
+What = DenseWhat | ConvWhat | BackboneWhat
