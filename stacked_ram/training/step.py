@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.data.batch import Batch
@@ -98,7 +99,8 @@ class TrainStep:
         if settings.compile and self.graphs is None:
             self.model.compile()
         elif settings.compile:  # the shapes in a graph are fixed: so may be those of its kernels
-            self.captured_losses = torch.compile(self.captured_losses, dynamic=False)
+            compiled = torch.compile(self.captured_losses, dynamic=False)
+            self.captured_losses = compiled  # type: ignore[method-assign]  # in its place, on purpose
         self.model.train()
         self.loss_module = LossModule(self.model)
         self.parallel = world.wrap(self.loss_module)
@@ -164,8 +166,9 @@ class TrainStep:
                 batch = self.left_out.leave_out(batch, error)
                 if not len(batch):
                     raise RunFailed(f"no photo of a batch can be read; the last: {error}") from None
-                # DDP has sent the buffers already; the other processes do not take part again.
-                self.parallel.require_forward_param_sync = False
+                if isinstance(self.parallel, DistributedDataParallel):
+                    # it has sent the buffers; the other processes do not take part again
+                    self.parallel.require_forward_param_sync = False
         self.step += 1
         self.schedule.after_batch()
 
@@ -182,6 +185,7 @@ class TrainStep:
                     loss = self.parallel(losses_of_batch)
                 self.scaler.scale(loss / accumulation_steps).backward()
             losses = self.loss_module.losses
+            assert losses is not None  # of the pass above
             values = values_of(losses, targets)
             if is_last:
                 norm = self.clip()
@@ -204,7 +208,7 @@ class TrainStep:
         pixels: Tensor | LazyPhotos,
         sizes: Tensor,
         targets: Tensor,
-        glance: tuple[Tensor, ...] | None,
+        glance: tuple[Tensor, Tensor] | None,
     ) -> Iterator[Losses]:
         photos = self.model.photos(pixels, sizes, glance)
         return estimators.losses(
@@ -214,7 +218,7 @@ class TrainStep:
 
     def gradients_kept_apart(self, is_last: bool) -> contextlib.AbstractContextManager:
         """The processes average their gradients at the end of a group of batches only."""
-        if is_last or self.world.size == 1:
+        if is_last or not isinstance(self.parallel, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.parallel.no_sync()
 
@@ -293,8 +297,9 @@ class TrainStep:
         self, location_source: str, pixels: Tensor, sizes: Tensor, targets: Tensor, *glance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate and the values to log: what `compile` compiles."""
+        found = (glance[0], glance[1]) if glance else None
         with autocast(self.device, self.settings.precision):
-            losses = next(self.losses(location_source, pixels, sizes, targets, glance or None))
+            losses = next(self.losses(location_source, pixels, sizes, targets, found))
         return losses.total, values_of(losses, targets)
 
     def make_capturable(self) -> None:

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config
+from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.dataset import Dataset, open_dataset
-from stacked_ram.data.glance_cache import with_glance_cache
+from stacked_ram.data.glance_cache import GlanceCachingLoader, with_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
@@ -78,24 +79,26 @@ class Trainer:
         set_switches(settings, self.device)
 
         self.dataset = open_dataset(config.data, "train")
-        where = {"device": self.device, "rank": world.rank, "world": world.size}
-        self.loader = make_loader(self.dataset, config, train=True, **where)
+        load = functools.partial(
+            make_loader, config=config, device=self.device, rank=world.rank, world=world.size
+        )
+        self.loader: Loader | GlanceCachingLoader = load(self.dataset, train=True)
         if len(self.loader) == 0:
             raise UserError(f"dataset: {len(self.dataset)} training photos are too few for a batch")
-        self.valid_loader = None
+        self.valid_loader: Loader | GlanceCachingLoader | None = None
         if config.data.train_on == "train":
             valid = open_dataset(config.data, "valid")
-            self.valid_loader = make_loader(valid, config, train=False, **where)
+            self.valid_loader = load(valid, train=False)
             self.valid_left_out = LeftOut(valid, MOST_LEFT_OUT)
 
         seed_everything(settings.seed)  # every process starts from the same weights
-        self.photo_format = {
-            "channels": self.dataset.channels,
-            "mean": self.dataset.mean,
-            "std": self.dataset.std,
-        }
-        classes = len(self.dataset.classes)
-        model = build_model(config.model, num_classes=classes, **self.photo_format)
+        model = build_model(
+            config.model,
+            num_classes=len(self.dataset.classes),
+            channels=self.dataset.channels,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+        )
         self.train_step = TrainStep(
             model.to(self.device),
             settings,
@@ -342,10 +345,12 @@ class Trainer:
         card = checkpoint.Card(
             config=self.config,
             classes=self.dataset.classes,
+            channels=self.dataset.channels,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
             epoch=self.epoch,
             progress=self.train_step.progress,
             metrics={key: float(value) for key, value in row.items()},
-            **self.photo_format,
         )
         weights = self.model.state_dict()
         checkpoint.save_weights(self.run.path / name, weights, card)
