@@ -27,8 +27,8 @@ from stacked_ram.data.batch import Batch
 from stacked_ram.data.cache import PhotoCache, make_room, open_cache
 from stacked_ram.data.photo_batches import augments, kept_sizes
 from stacked_ram.models.ram import RAM
+from stacked_ram.ops.digest import digest
 from stacked_ram.ops.patches import Photos
-from stacked_ram.runs.checkpoint import digest
 from stacked_ram.runtime.devices import autocast
 
 NAME = "glance"  # how the files' names begin, after their format

@@ -28,7 +28,8 @@ from stacked_ram.images.decoding import reduced_size
 from stacked_ram.images.lazy import LazyPhotos
 from stacked_ram.images.opening import reduced
 from stacked_ram.models.retina.backbone import Backbone
-from stacked_ram.runs.checkpoint import LoadedRun, digest
+from stacked_ram.ops.digest import digest
+from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import NotWritten
 

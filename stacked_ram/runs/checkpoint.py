@@ -24,6 +24,7 @@ from torch import Tensor
 
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import from_dict, to_dict
+from stacked_ram.ops.digest import digest
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
@@ -163,16 +164,6 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> str:
     except RuntimeError as error:
         return str(error).splitlines()[-1].strip()
     return ""
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        total.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy())
-    return total.hexdigest()
 
 
 def weights_file(run: str | Path) -> Path:
