@@ -4,8 +4,8 @@
 
 Writes tables/NAME.csv for each of TABLES, and the same as Markdown into the pages of the folder,
 between the marks `<!-- NAME -->` and `<!-- end -->`: no mean is computed or copied by hand. ± is
-the deviation over runs (n - 1); what a single run has with all its glimpses has the bootstrap's
-95 % interval in brackets.
+the standard deviation over runs (n - 1); a single run's figure with all its glimpses has its 95 %
+confidence interval in brackets.
 """
 
 from __future__ import annotations
