@@ -95,7 +95,7 @@ def speeds(seconds: float) -> dict[str, float]:
 
     from stacked_ram.config.yaml import load_config
     from stacked_ram.models.build import build_model
-    from stacked_ram.training.estimators import training_losses
+    from stacked_ram.training import estimators
     from stacked_ram.training.optim import make_optimizer
 
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def speeds(seconds: float) -> dict[str, float]:
 
     def train() -> None:
         model.train()
-        next(training_losses(model, model.photos(pixels), labels, settings)).total.backward()
+        next(estimators.losses(model, model.photos(pixels), labels, settings)).total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -16,7 +16,6 @@ from stacked_ram.ops.geometry import GlimpseGeometry
 from stacked_ram.ops.patches import Photos
 from stacked_ram.training import losses
 from stacked_ram.training.cuda_graphs import StepGraph
-from stacked_ram.training.estimators import total
 
 
 def check(part: str, options: argparse.Namespace, ends: float) -> Iterator[Row]:
@@ -79,6 +78,6 @@ def given_loss(model: RAM, photos: Photos, labels: Tensor, locations: Tensor) ->
     trace = model(photos, locations_BTS2=locations)
     returns = losses.returns(trace, labels, "drop")
     policy = losses.policy_loss(trace, returns - trace.baselines_BT.detach())
-    loss = total(trace, labels, settings, None, returns, policy).total
+    loss = losses.total_loss(trace, labels, settings, None, returns, policy).total
     loss.backward()
     return loss

@@ -27,7 +27,7 @@ from stacked_ram.models.build import build_model
 from stacked_ram.ops import patches
 from stacked_ram.ops.geometry import GlimpseGeometry
 from stacked_ram.ops.patches import Photos
-from stacked_ram.training.estimators import training_losses
+from stacked_ram.training import estimators
 from stacked_ram.training.optim import make_optimizer
 
 SLIDING_PIXELS = {"sliding sums": patches.SLIDING_PIXELS, "windows": 0}
@@ -78,7 +78,7 @@ def training_step(
 
     def loss_of(pixels: Tensor, labels: Tensor) -> Tensor:
         photos = Photos(pixels) if floats else model.photos(pixels)
-        return next(training_losses(model, photos, labels, settings)).total
+        return next(estimators.losses(model, photos, labels, settings)).total
 
     loss = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 

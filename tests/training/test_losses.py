@@ -264,7 +264,7 @@ def grid(mean: torch.Tensor, std: float, cells: int = 241) -> tuple[torch.Tensor
 def gradient_of(policy, state, samples, probability, reward) -> list[torch.Tensor]:
     """The expected gradient of losses.policy_loss, summed over the grid."""
     policy.zero_grad()
-    choice = policy(state.expand(len(samples), -1), None, False, given_B2=samples)
+    choice = policy(state.expand(len(samples), -1), None, sample=False, given_R2=samples)
     rows = len(samples)
     trace = trace_of(
         chosen=(True,),
@@ -286,7 +286,7 @@ def test_gaussian_policy_gradient_equals_the_closed_form():
     """For the reward -|l - a|^2 the expected reward is -|mean - a|^2 - 2 std^2."""
     std, aim = 0.1, torch.tensor([0.3, -0.2], dtype=torch.float64)
     policy, state = double_policy(std), torch.randn(1, 4, dtype=torch.float64)
-    mean = policy(state, None, False).mean_B2
+    mean = policy(state, None, sample=False).mean_B2
     (mean - aim).square().sum().backward()
     wanted = [parameter.grad.clone() for parameter in policy.parameters()]
     samples, probability = grid(mean.detach()[0], std)
@@ -309,7 +309,7 @@ def test_the_gradient_is_exact_where_samples_are_clamped():
         samples, probability = grid(torch.zeros(2, dtype=torch.float64), std, cells=601)
         return (probability * reward((mean + samples).clamp(-1, 1))).sum()
 
-    mean = policy(state, None, False).mean_B2[0]
+    mean = policy(state, None, sample=False).mean_B2[0]
     assert mean[0] > 0.7
     (-expected(mean)).backward()
     wanted = [parameter.grad.clone() for parameter in policy.parameters()]
