@@ -128,7 +128,7 @@ def overview() -> str:
     """What `--help` prints: the commands, a line each."""
     lines = [f"usage: {program()} COMMAND [options]", ""]
     for name, (kind, _) in COMMANDS.items():
-        lines.append(f"  {name:8} {kind.__doc__.splitlines()[0]}")
+        lines.append(f"  {name:8} {(kind.__doc__ or '').splitlines()[0]}")
     lines += ["", f"`{program()} COMMAND --help` lists a command's options."]
     return "\n".join(lines)
 

@@ -22,7 +22,8 @@ def train(options: Train) -> None:
     if options.resume is not None and (options.config or options.out or options.seeds):
         raise UserError("--resume: the run has its config, folder and seed; leave out the others")
     world = join_world()
-    config, folder = options.fields, options.resume or options.out or RESULTS / options.config.stem
+    config, name = options.fields, "" if options.config is None else options.config.stem
+    folder = options.resume or options.out or RESULTS / name
     try:
         if options.find_learning_rate:
             from stacked_ram.training.lr_finder import find_learning_rate

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.config.yaml import to_dict
+from stacked_ram.models.ram import RAM
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import check_folder, write_atomically
 from stacked_ram.runtime.errors import RunFailed, UserError
@@ -32,7 +33,7 @@ ONNX_FILES = ("model.onnx", "model.onnx.data")  # the second holds weights of mo
 class DeterministicPass(nn.Module):
     """Raw pixels in; class probabilities after each step and locations out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: RAM) -> None:
         super().__init__()
         self.model = model
 
@@ -119,6 +120,8 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
                 model, (example,), dynamo=True, verbose=False,
                 input_names=["pixels"], output_names=["beliefs", "locations"],
             )  # fmt: skip
+        if program is None:  # only without dynamo
+            raise RuntimeError("the exporter gave nothing")
     except Exception as error:  # the exporter's own errors are many, and long
         first = str(error).strip().splitlines()[0]
         raise RunFailed(f"--onnx: torch cannot write this model as ONNX ({first})") from None
