@@ -10,7 +10,8 @@ from stacked_ram.cli.main import Demo
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, replace_fields
 from stacked_ram.data.dataset import read_dataset_info
-from stacked_ram.evaluation.evaluate import evaluate, summary
+from stacked_ram.evaluation.evaluate import evaluate
+from stacked_ram.evaluation.summary import summary
 from stacked_ram.preparation.demo import prepare_demo
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runs.folder import RunFolder

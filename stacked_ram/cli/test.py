@@ -56,7 +56,8 @@ class Test:
 def test(options: Test) -> None:
     """Test each run, write its report and print it. Raises UserError."""
     # late: `--help` answers without torch
-    from stacked_ram.evaluation.evaluate import comparison, evaluate, summary
+    from stacked_ram.evaluation.evaluate import evaluate
+    from stacked_ram.evaluation.summary import comparison, summary
     from stacked_ram.runs.checkpoint import load_run
     from stacked_ram.runs.folder import check_folder
 

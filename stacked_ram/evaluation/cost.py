@@ -102,7 +102,7 @@ def typical_size(dataset: Dataset, data: DataConfig) -> tuple[int, int]:
     would make a square of portraits and landscapes.)"""
     sizes, counts = np.unique(dataset.sizes, axis=0, return_counts=True)
     reduced = np.array(
-        [reduced_size(*size, data.short_side, data.photo_size) for size in sizes.tolist()]
+        [reduced_size(h, w, data.short_side, data.photo_size) for h, w in sizes.tolist()]
     )
     areas = reduced.prod(axis=1)
     height, width = reduced[np.abs(areas - np.average(areas, weights=counts)).argmin()].tolist()
@@ -122,5 +122,5 @@ def stored_size(config: Config) -> tuple[int, int] | None:
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """All parameters, and those that are trained."""
-    counts = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)

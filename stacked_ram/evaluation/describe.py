@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -12,10 +11,12 @@ from stacked_ram.config.yaml import load_config, to_dict
 from stacked_ram.data.dataset import read_dataset_info
 from stacked_ram.evaluation.cost import count_parameters, photo_cost, stored_size
 from stacked_ram.models.build import build_model
+from stacked_ram.models.ram import RAM
 from stacked_ram.runs.checkpoint import load_run
 
 DEPTH = 4  # levels of the tree of layers that are shown
-GUESS = {"classes": 10, "channels": 3, "size": (224, 224)}  # without the data set
+# assumed without the data set
+CLASSES, CHANNELS, SIZE = 10, 3, (224, 224)
 
 
 def describe(path: Path, size: tuple[int, int] | None = None) -> str:
@@ -40,7 +41,7 @@ def describe(path: Path, size: tuple[int, int] | None = None) -> str:
         model = untrained(config, lines)
     size = size or stored_size(config)
     if size is None:
-        size = GUESS["size"]
+        size = SIZE
         lines.append(f"no data set at {config.data.dataset}: photos assumed to be {size}")
     lines += ["", *layers(model), "", *figures(model, size)]
     for section, fields in to_dict(config).items():
@@ -48,9 +49,9 @@ def describe(path: Path, size: tuple[int, int] | None = None) -> str:
     return "\n".join(lines)
 
 
-def untrained(config: Config, lines: list[str]) -> Any:
+def untrained(config: Config, lines: list[str]) -> RAM:
     """Build the model of a configuration; adds a line about anything that had to be assumed."""
-    count, channels = GUESS["classes"], GUESS["channels"]
+    count, channels = CLASSES, CHANNELS
     mean, std = [0.5] * channels, [0.5] * channels
     folder = Path(config.data.dataset)
     if (folder / "dataset.yaml").is_file():
@@ -79,12 +80,12 @@ def layers(model: nn.Module) -> list[str]:
     return lines
 
 
-def figures(model: Any, size: tuple[int, int]) -> list[str]:
+def figures(model: RAM, size: tuple[int, int]) -> list[str]:
     count, trained = count_parameters(model)
     cost = photo_cost(model, *size)
-    steps = model.config.num_glimpses
     return [
         f"parameters  {count:,} ({trained:,} trained)",
         f"GMACs       {cost.total:.4f} a photo of {size[0]}x{size[1]}: {cost.before:.4f} before the"
-        f" first glimpse, {cost.per_glimpse:.4f} for each of {steps} glimpses",
+        f" first glimpse, {cost.per_glimpse:.4f} for each of"
+        f" {model.num_glimpses} glimpses",
     ]

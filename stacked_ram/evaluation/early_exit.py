@@ -23,7 +23,9 @@ from stacked_ram.models.ram import RAM
 from stacked_ram.ops.patches import Photos
 from stacked_ram.runtime.errors import UserError
 
-if TYPE_CHECKING:  # counting brings imports that predict has no use for
+if TYPE_CHECKING:  # predict has no use for these imports
+    import pandas
+
     from stacked_ram.evaluation.cost import Cost
 
 Criterion = Literal["belief", "stop"]
@@ -73,6 +75,7 @@ def look_until(
         if criterion == "belief":
             sure = beliefs.amax(1)
         else:
+            assert model.stop is not None
             sure = model.stop(state.outputs[-1]).float().sigmoid()[:, 0]
         enough = sure >= threshold
         glimpses_B[rows[enough]] = used
@@ -156,8 +159,8 @@ def exit_at(table: ExitTable, threshold: float) -> tuple[float, float]:
     return float(table["accuracy"][place]), float(table["mean_glimpses"][place])
 
 
-def exit_curve(table: ExitTable, cost: Cost, points: int = 101) -> object:
-    """The whole curve, a pandas table: threshold, accuracy, mean_glimpses, mean_gmacs.
+def exit_curve(table: ExitTable, cost: Cost, points: int = 101) -> pandas.DataFrame:
+    """The whole curve: threshold, accuracy, mean_glimpses, mean_gmacs.
 
     cost: of one photo (evaluation.cost.photo_cost). At most this many points, evenly spread over
     the mean number of glimpses.
@@ -166,6 +169,7 @@ def exit_curve(table: ExitTable, cost: Cost, points: int = 101) -> object:
 
     curve = pandas.DataFrame(table)
     curve["mean_gmacs"] = cost.before + curve["mean_glimpses"] * cost.per_glimpse
-    wanted = np.linspace(*curve["mean_glimpses"].iloc[[0, -1]], points)
-    nearest = np.searchsorted(curve["mean_glimpses"], wanted).clip(max=len(curve) - 1)
+    mean_glimpses = table["mean_glimpses"]
+    wanted = np.linspace(mean_glimpses[0], mean_glimpses[-1], points)
+    nearest = np.searchsorted(mean_glimpses, wanted).clip(max=len(curve) - 1)
     return curve.iloc[np.unique(nearest)].reset_index(drop=True)

@@ -147,7 +147,10 @@ def evaluate(
     set_switches(config.training, loaded.device)
     photos = open_dataset(config.data, split)
     loaded.check_fits(photos)
-    how = {"precision": config.training.precision, "seed": config.training.seed}
+    how: dict[str, Any] = {
+        "precision": config.training.precision,
+        "seed": config.training.seed,
+    }
     threshold = stop_at
     if wanted:  # first: what cannot be reached is said before the longer part
         with opened_split(loaded, config, open_dataset(config.data, "valid")) as valid:
@@ -280,8 +283,8 @@ def wanted_exit(
     check(
         0 <= (exit_accuracy or 0) <= 1, f"--exit-accuracy: {exit_accuracy} is not between 0 and 1"
     )
-    wanted = {"accuracy": exit_accuracy, "mean_glimpses": exit_glimpses}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
+    aims = {"accuracy": exit_accuracy, "mean_glimpses": exit_glimpses}
+    wanted = {name: value for name, value in aims.items() if value is not None}
     if wanted and config.data.train_on != "train":
         raise UserError(
             "--exit-accuracy, --exit-glimpses: the threshold is chosen on the validation split,"
@@ -291,13 +294,15 @@ def wanted_exit(
     return wanted
 
 
-def early_exit(looks: Predictions, threshold: float, cost: Cost) -> tuple[dict[str, Any], bytes]:
+def early_exit(
+    predictions: Predictions, threshold: float, cost: Cost
+) -> tuple[dict[str, Any], bytes]:
     """What looking no longer than needed gives, and the curve over all thresholds (CSV)."""
-    table = table_of(looks)
+    table = table_of(predictions)
     accuracy, mean_glimpses = exit_at(table, threshold)
     curve = exit_curve(table, cost)
     return {
-        "by": "belief" if looks.stops_NT is None else "stopping head",
+        "by": "belief" if predictions.stops_NT is None else "stopping head",
         "threshold": None if np.isinf(threshold) else threshold,
         "accuracy": accuracy,
         "mean_glimpses": mean_glimpses,
@@ -305,123 +310,59 @@ def early_exit(looks: Predictions, threshold: float, cost: Cost) -> tuple[dict[s
     }, curve.round(6).to_csv(index=False).encode()
 
 
-def table_of(looks: Predictions) -> ExitTable:
-    return exit_table(looks.beliefs_NTC, looks.labels_N, looks.stops_NT, looks.fewest)
+def table_of(predictions: Predictions) -> ExitTable:
+    """What each threshold would give; the predictions were made with `keep_beliefs`."""
+    beliefs_NTC = predictions.beliefs_NTC
+    assert beliefs_NTC is not None
+    fewest = 1 + predictions.right_NT.shape[1] - beliefs_NTC.shape[1]
+    return exit_table(beliefs_NTC, predictions.labels_N, predictions.stops_NT, fewest)
 
 
-def scores(looks: Predictions) -> dict[str, Any]:
+def scores(predictions: Predictions) -> dict[str, Any]:
     """The figures of one pass over a split."""
     found: dict[str, Any] = {
-        "photos": len(looks.labels_N),
-        "accuracy": looks.accuracy,
-        "interval_95": wilson_interval(looks.right_N.sum(), len(looks.right_N)),
-        **({} if looks.top_N is None else {f"top_{TOP}": float(looks.top_N.mean())}),
-        "loss": float(looks.loss_N.mean()),
-        "calibration_error": calibration_error(looks.confidence_N, looks.right_N),
-        "accuracy_after": looks.right_NT.mean(0).tolist(),
-        "read": float(looks.read_N.mean()),
+        "photos": len(predictions.labels_N),
+        "accuracy": predictions.accuracy,
+        "interval_95": wilson_interval(predictions.right_N.sum(), len(predictions.right_N)),
+        **({} if predictions.top_N is None else {f"top_{TOP}": float(predictions.top_N.mean())}),
+        "loss": float(predictions.loss_N.mean()),
+        "calibration_error": calibration_error(predictions.confidence_N, predictions.right_N),
+        "accuracy_after": predictions.right_NT.mean(0).tolist(),
+        "read": float(predictions.read_N.mean()),
         "last_location": {
-            "mean": looks.last_N2.mean(0).tolist(),
-            "spread": looks.last_N2.std(0).tolist(),
+            "mean": predictions.last_N2.mean(0).tolist(),
+            "spread": predictions.last_N2.std(0).tolist(),
         },
     }
-    if looks.glance_right_N is not None:
-        found["accuracy_glance"] = float(looks.glance_right_N.mean())
-    boxed = ~np.isnan(looks.hit_NT[:, 0])
+    if predictions.glance_right_N is not None:
+        found["accuracy_glance"] = float(predictions.glance_right_N.mean())
+    boxed = ~np.isnan(predictions.hit_NT[:, 0])
     if boxed.any():
         found |= {
             "photos_with_box": int(boxed.sum()),
-            "hit_rate": looks.hit_NT[boxed].mean(0).tolist(),
-            "hit_by_any": float(looks.hit_NT[boxed].any(1).mean()),
-            "box_covered": looks.covered_NT[boxed].mean(0).tolist(),
-            "box_covered_best": float(looks.covered_NT[boxed].max(1).mean()),
+            "hit_rate": predictions.hit_NT[boxed].mean(0).tolist(),
+            "hit_by_any": float(predictions.hit_NT[boxed].any(1).mean()),
+            "box_covered": predictions.covered_NT[boxed].mean(0).tolist(),
+            "box_covered_best": float(predictions.covered_NT[boxed].max(1).mean()),
         }
     return found
 
 
-def photo_table(looks: Predictions, dataset: Dataset) -> str:
+def photo_table(predictions: Predictions, dataset: Dataset) -> str:
     """One row a photo, the surest mistakes first."""
     import pandas
 
     names = np.array(dataset.classes)
     table = pandas.DataFrame(
         {
-            "path": [dataset.names[row] for row in looks.index_N],
-            "class": names[looks.labels_N],
-            "predicted": names[looks.predicted_N],
-            "confidence": looks.confidence_N.round(4),
-            "right": looks.right_N,
-            "x": looks.last_N2[:, 0].round(4),
-            "y": looks.last_N2[:, 1].round(4),
+            "path": [dataset.names[row] for row in predictions.index_N],
+            "class": names[predictions.labels_N],
+            "predicted": names[predictions.predicted_N],
+            "confidence": predictions.confidence_N.round(4),
+            "right": predictions.right_N,
+            "x": predictions.last_N2[:, 0].round(4),
+            "y": predictions.last_N2[:, 1].round(4),
         }
     )
-    order = np.lexsort((-looks.confidence_N, looks.right_N))
+    order = np.lexsort((-predictions.confidence_N, predictions.right_N))
     return table.iloc[order].to_csv(index=False, lineterminator="\n")
-
-
-def summary(evaluation: Evaluation) -> str:
-    """The figures in words, for the terminal."""
-    report = evaluation.figures
-    low, high = report["interval_95"]
-    lines = [
-        f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
-        f" {report['photos']} photos, {report['pass']}:",
-        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
-        f" {high:.2%}; one photo is {1 / report['photos']:.2%})",
-        f"  mean F1            {report['mean_f1']:7.2%}",
-        f"  calibration error  {report['calibration_error']:7.2%}",
-        f"  after each glimpse {percents(report['accuracy_after'])}",
-        f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
-        f"({report['gmacs']['per_glimpse']:.4f} a glimpse, photo"
-        f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
-        f"  pixels read        {report['read']:7.2%}   (fraction of the photo, upper bound)",
-    ]
-    if f"top_{TOP}" in report:
-        lines.append(f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}")
-    if "accuracy_glance" in report:
-        lines.append(f"  after the glance   {report['accuracy_glance']:7.2%}")
-    if report["left_out"]:
-        count = len(report["left_out"])
-        lines.append(f"  left out           {count:7d}   (photos that could not be read)")
-    if "hit_rate" in report:
-        lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
-        lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")
-    for name, control in report.get("controls", {}).items():
-        distance = 100 * (report["accuracy"] - control["accuracy"])
-        label = f"control: {name}"
-        lines.append(f"  {label:26} {control['accuracy']:7.2%}   (policy {distance:+.1f} points)")
-    for row in report.get("linear_probe", {}).get("sizes", []):
-        label = f"linear probe at {row['size']}"
-        lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
-    if "early_exit" in report:
-        early = report["early_exit"]
-        lines.append(
-            f"  early exit         {early['accuracy']:7.2%}   ({early['mean_glimpses']:.2f}"
-            f" glimpses, {early['mean_gmacs']:.4f} GMACs on average; threshold chosen"
-            f" {early['chosen']})"
-        )
-    for mean in (report[name] for name in ("mc_samples", "crops") if name in report):
-        lines.append(
-            f"  {mean['pass']}: accuracy {mean['accuracy']:.2%}, {mean['gmacs']:.4f} GMACs"
-        )
-    if report["meaning"]:
-        lines += ["What this means:", *(f"  {line}" for line in report["meaning"])]
-    return "\n".join(lines)
-
-
-def percents(values: list[float]) -> str:
-    return " ".join(f"{100 * value:.1f}" for value in values) + " %"
-
-
-def comparison(evaluations: dict[str, Evaluation]) -> str:
-    """Several runs: each one's figures, their mean and standard deviation."""
-    import pandas
-
-    names = ["accuracy", f"top_{TOP}", "mean_f1", "calibration_error", "loss"]
-    table = pandas.DataFrame(
-        {
-            run: {name: found.figures.get(name) for name in names}
-            for run, found in evaluations.items()
-        }
-    ).T.dropna(axis=1, how="all")
-    return pandas.concat([table, table.agg(["mean", "std"])]).round(4).to_string()

@@ -166,13 +166,12 @@ def whole_photos(batch: Batch) -> list[torch.Tensor]:
     what the largest of SIZES needs."""
     if isinstance(batch.pixels_BCHW, LazyPhotos):
         photos = batch.pixels_BCHW.photos
-        sizes = [
-            reduced_size(*photo.size, round(2 * max(SIZES) / MARGIN), None) for photo in photos
-        ]
-        device = batch.labels_B.device
+        most = round(2 * max(SIZES) / MARGIN)
         return [
-            torch.from_numpy(reduced(photo, size)).to(device)
-            for photo, size in zip(photos, sizes, strict=True)
+            torch.from_numpy(
+                reduced(photo, reduced_size(photo.size[0], photo.size[1], most, None))
+            ).to(batch.labels_B.device)
+            for photo in photos
         ]
     return [
         pixels_CHW[:, :height, :width]

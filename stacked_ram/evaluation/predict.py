@@ -180,11 +180,12 @@ def batches(photos: Iterable[Named], batch_size: int) -> Iterator[list[Named]]:
 
 def predict_batch(loaded: LoadedRun, batch: list[Named], **how: Any) -> Iterator[Row]:
     """The rows of a batch of opened photos. how: as `predict_stream`, without batch_size."""
-    photos = [photo for _, photo in batch if not isinstance(photo, str)]
-    if photos and isinstance(photos[0], LazyPhoto):
-        yield predict_large(loaded, batch[0][0], photos[0], **how)
+    name, first = batch[0]
+    if isinstance(first, LazyPhoto):
+        yield predict_large(loaded, name, first, **how)
         return
     names = [name for name, photo in batch if not isinstance(photo, str)]
+    photos = [photo for _, photo in batch if isinstance(photo, np.ndarray)]
     rows = look(loaded, names, *padded(photos), **how) if photos else iter(())
     for name, photo in batch:
         yield Row(name, error=photo) if isinstance(photo, str) else next(rows)

@@ -12,7 +12,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -143,6 +143,7 @@ def join_parts(out: Path, size: int, keep: bool) -> None:
                 stack.enter_context(open(path, newline="", encoding="utf-8")) for path in paths
             ]
             joined = stack.enter_context(open(part(out, size), "w", newline="", encoding="utf-8"))
+            put: Callable[[Any], object]
             if out.suffix == ".csv":
                 readers: list[Iterator[Any]] = [csv.reader(file) for file in files]
                 put = csv.writer(joined, lineterminator="\n").writerow

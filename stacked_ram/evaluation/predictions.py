@@ -53,11 +53,6 @@ class Predictions:
     """On request, of a model with a stopping head: its probabilities after each step."""
 
     @property
-    def fewest(self) -> int:
-        """Glimpses that the first of the beliefs follow: 0 where it is the glance's, or 1."""
-        return 1 + self.right_NT.shape[1] - self.beliefs_NTC.shape[1]
-
-    @property
     def last_N2(self) -> np.ndarray:
         """Location of the last glimpse."""
         return self.locations_NT2[:, -1]
@@ -151,6 +146,7 @@ def beliefs_of(logits_RTN: Tensor, labels_B: Tensor) -> Tensor:
 def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
     """The fields of Predictions for one batch; of several rollouts the locations are those of the
     first."""
+    assert trace.boxes_BTSK4 is not None and trace.read_B is not None
     rollouts, labels_B = trace.rollouts, batch.labels_B
     beliefs_BTN = beliefs_of(trace.logits_BTN, labels_B)
     last_BN = beliefs_BTN[:, -1]

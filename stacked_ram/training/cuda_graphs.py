@@ -40,7 +40,8 @@ class StepGraph:
     def __init__(self, step: Callable[..., Any], warm_up: int = WARM_UP):
         self.step = step
         self.warm_up = warm_up
-        self.stream: torch.cuda.Stream | None = None
+        self.stream: torch.cuda.Stream
+        self.inputs: tuple[Tensor, ...] = ()  # copies, none before the first call
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -48,16 +49,15 @@ class StepGraph:
         RunFailed if the step cannot be captured."""
         if inputs[0].device.type != "cuda":
             return self.step(*inputs)
-        if self.stream is None:
+        if not self.inputs:
             self.stream = torch.cuda.Stream(inputs[0].device)
             self.inputs = tuple(value.clone() for value in inputs)
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
         if self.warm_up:
             return self._warm_up()
-        if self.graph is None:
-            self._capture()
-        self.graph.replay()
+        graph = self.graph or self._capture()
+        graph.replay()
         return self.outputs
 
     def _warm_up(self) -> Any:
@@ -68,7 +68,7 @@ class StepGraph:
         torch.cuda.current_stream().wait_stream(self.stream)
         return outputs
 
-    def _capture(self) -> None:
+    def _capture(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads may go on using the device (pinned memory for batches)
@@ -83,6 +83,7 @@ class StepGraph:
                 f" ({str(cause).splitlines()[0]}); leave cuda_graph off"
             ) from error
         self.graph = graph
+        return graph
 
 
 class StepGraphs:

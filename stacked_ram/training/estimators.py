@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.ram import RAM
-from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.losses import (
     Losses,
@@ -57,7 +57,7 @@ class Estimator(Protocol):
     def __call__(
         self,
         model: RAM,
-        photos: Photos,
+        photos: PhotoBatch,
         targets: Tensor,
         config: TrainingConfig,
         class_weights_N: Tensor | None,
@@ -66,7 +66,7 @@ class Estimator(Protocol):
 
 def losses(
     model: RAM,
-    images: Tensor | Photos,
+    images: Tensor | PhotoBatch,
     targets: Tensor,
     config: TrainingConfig | None = None,
     *,
@@ -110,7 +110,7 @@ def losses(
 
 def supervised(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
@@ -124,7 +124,7 @@ def supervised(
 
 def reinforce(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
@@ -142,7 +142,7 @@ def reinforce(
 
 def leave_one_out(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
@@ -159,7 +159,7 @@ def leave_one_out(
 
 def self_critical(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
@@ -182,7 +182,7 @@ def self_critical(
 
 def ppo(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,
@@ -208,7 +208,7 @@ def ppo(
 
 def pathwise(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None,

@@ -173,6 +173,7 @@ def entropy(trace: Trace) -> Tensor:
 
 def stop_loss(trace: Trace, targets: Tensor) -> Tensor:
     """Learned stop: cross-entropy of "this prediction is right already" after each step."""
+    assert trace.stop_logits_BT is not None
     targets = per_row(targets, trace)
     labels = targets.argmax(1) if targets.ndim == 2 else targets
     right_BT = (trace.logits_BTN.detach().argmax(2) == labels.unsqueeze(1)).float()

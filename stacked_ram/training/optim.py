@@ -12,12 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stacked_ram.config.schema import TrainingConfig
+from stacked_ram.models.ram import RAM
 from stacked_ram.runtime.errors import UserError, nearest
 
 BACKBONE_SHARE = 0.1  # of learning_rate, if backbone_learning_rate is None
 
 
-def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: RAM, config: TrainingConfig) -> list[dict[str, Any]]:
     """The backbone apart from the rest, and biases and norms (no weight decay) from weights."""
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     lrs = {True: config.backbone_learning_rate, False: config.learning_rate}
@@ -38,11 +39,11 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     ]
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+def make_optimizer(model: RAM, config: TrainingConfig) -> Optimizer:
     """timm's optimiser of that name over the model's groups. Raises UserError for another name."""
     from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if config.optimizer.lower() not in known:
         raise UserError(
             f"optimizer: timm has no `{config.optimizer}`{nearest(config.optimizer, known)}"
@@ -51,7 +52,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     if not groups:
         raise UserError("freeze_backbone: nothing is left to train")
     options = inspect.signature(get_optimizer_class(config.optimizer, bind_defaults=False))
-    fused = {"fused": True} if "fused" in options.parameters else {}
+    fused: dict[str, Any] = {"fused": True} if "fused" in options.parameters else {}
     return create_optimizer_v2(
         groups, opt=config.optimizer, lr=config.learning_rate, weight_decay=0.0, **fused
     )
@@ -95,8 +96,9 @@ class Schedule:
         self.highest = [float(group["lr"]) for group in optimizer.param_groups]
         self._by_epoch = None
         if config.schedule == "plateau":
-            better = "max" if config.metric == "accuracy" else "min"
-            self._by_epoch = ReduceLROnPlateau(optimizer, mode=better, factor=0.3, patience=4)
+            self._by_epoch = ReduceLROnPlateau(
+                optimizer, "max" if config.metric == "accuracy" else "min", factor=0.3, patience=4
+            )
         self.put(self.factor(0))
 
     def factor(self, batch: int) -> float:

@@ -19,7 +19,9 @@ from torch.nn import functional
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.ram import RAM
-from stacked_ram.ops.patches import Photos
+from stacked_ram.models.retina.retina import PatchRetina
+from stacked_ram.ops.photo_batch import PhotoBatch
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.losses import Losses
 
 RESOLUTIONS = 3  # high, medium, low: each half of the one before
@@ -27,7 +29,7 @@ RESOLUTIONS = 3  # high, medium, low: each half of the one before
 
 def combination_losses(
     model: RAM,
-    photos: Photos,
+    photos: PhotoBatch,
     targets: Tensor,
     config: TrainingConfig,
     class_weights_N: Tensor | None = None,
@@ -53,24 +55,28 @@ def combinations(like: Tensor) -> Tensor:
     return chosen_UK / chosen_UK.sum(1, keepdim=True)
 
 
-def combination_logits(model: RAM, photos: Photos) -> Tensor:
+def combination_logits(model: RAM, photos: PhotoBatch) -> Tensor:
     """Class scores from each combination, R x U x N; the last one is of all three.
 
     The features of a combination's patches are averaged, and read as the glance's are: by its
     projection, one step of the core and the classifier, which all combinations share.
     """
+    glance, backbone, config = model.glance, model.backbone, model.config
+    retina = model.levels[0].retina
+    if glance is None or backbone is None or config is None or not isinstance(retina, PatchRetina):
+        raise UserError("pretrain_epochs: needs a preset's model with a backbone and a glance")
     wide = dataclasses.replace(
-        model.levels[0].retina.geometry,
+        retina.geometry,
         num_patches=RESOLUTIONS,
         glimpse_scale=2.0,
-        patch_width=model.config.patch_width,
+        patch_width=config.patch_width,
     )
     rows = photos.batch_size
     locations_R2 = torch.rand(rows, 2, device=photos.device, generator=model.generator) * 2 - 1
     patches_RKCPP = photos.patches(locations_R2, wide)
-    features_RKD = model.backbone(patches_RKCPP.flatten(0, 1)).unflatten(0, (rows, RESOLUTIONS))
+    features_RKD = backbone(patches_RKCPP.flatten(0, 1)).unflatten(0, (rows, RESOLUTIONS))
     mixed_RUD = combinations(features_RKD) @ features_RKD
-    vector = model.glance.project(mixed_RUD.flatten(0, 1)).relu()
+    vector = glance.project(mixed_RUD.flatten(0, 1)).relu()
     core = model.levels[0].core
     out, _ = core(vector, core.start(len(vector), model.classifier.weight))
     return model.classifier(model.dropout(out)).float().unflatten(0, (rows, -1))

@@ -86,7 +86,7 @@ class TrainStep:
         if self.device.type == "cpu" and settings.precision == "bf16":
             use_fast_depthwise(model)
         if settings.channels_last:
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
         self.ema = None
         if settings.ema_decay is not None:
             from timm.utils import ModelEmaV3
@@ -271,6 +271,7 @@ class TrainStep:
             )
         kind = self.location_source, self.progress >= STATISTICS_FREEZE_AT
         inputs = batch.pixels_BCHW, batch.sizes_B2, targets_of(batch), *(batch.glance or ())
+        assert self.graphs is not None
         values = self.graphs(kind, *inputs)
         self.nonfinite.note(self.step, self.lr, batch.index_B, values)
         self.average_weights()

@@ -409,7 +409,8 @@ class Trainer:
         self.loader.load_state_dict(state["loader"])
         for name in ("epoch", "history", "best"):
             setattr(self, name, state[name])
-        self.epochs_since_best = state.get("epochs_since_best", state.get("stale"))  # its old name
+        stale = "stale" if "stale" in state else "epochs_since_best"  # its old name
+        self.epochs_since_best = state[stale]
         return True
 
 

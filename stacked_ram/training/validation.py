@@ -28,6 +28,7 @@ def validate(
     Photos that cannot be read are noted in `left_out`."""
     averages = Averages()
     for batch, trace in traces(model, loader, precision=settings.precision, left_out=left_out):
+        assert trace.read_B is not None
         correct_BT = trace.logits_BTN.argmax(2) == batch.labels_B[:, None]
         logits_BN = trace.logits_BTN[:, -1].float()
         values = {

@@ -19,8 +19,9 @@ from stacked_ram.data import left_out as room
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
-from stacked_ram.evaluation.evaluate import evaluate, summary
+from stacked_ram.evaluation.evaluate import evaluate
 from stacked_ram.evaluation.predictions import predict_split
+from stacked_ram.evaluation.summary import summary
 from stacked_ram.models.build import build_model
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.distributed import World

@@ -1,0 +1,74 @@
+"""The figures of evaluations as text for the terminal."""
+
+from __future__ import annotations
+
+from stacked_ram.evaluation.evaluate import Evaluation
+from stacked_ram.evaluation.predictions import TOP
+
+
+def summary(evaluation: Evaluation) -> str:
+    """The figures in words, for the terminal."""
+    report = evaluation.figures
+    low, high = report["interval_95"]
+    lines = [
+        f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
+        f" {report['photos']} photos, {report['pass']}:",
+        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
+        f" {high:.2%}; one photo is {1 / report['photos']:.2%})",
+        f"  mean F1            {report['mean_f1']:7.2%}",
+        f"  calibration error  {report['calibration_error']:7.2%}",
+        f"  after each glimpse {percents(report['accuracy_after'])}",
+        f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
+        f"({report['gmacs']['per_glimpse']:.4f} a glimpse, photo"
+        f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
+        f"  pixels read        {report['read']:7.2%}   (fraction of the photo, upper bound)",
+    ]
+    if f"top_{TOP}" in report:
+        lines.append(f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}")
+    if "accuracy_glance" in report:
+        lines.append(f"  after the glance   {report['accuracy_glance']:7.2%}")
+    if report["left_out"]:
+        count = len(report["left_out"])
+        lines.append(f"  left out           {count:7d}   (photos that could not be read)")
+    if "hit_rate" in report:
+        lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
+        lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")
+    for name, control in report.get("controls", {}).items():
+        distance = 100 * (report["accuracy"] - control["accuracy"])
+        label = f"control: {name}"
+        lines.append(f"  {label:26} {control['accuracy']:7.2%}   (policy {distance:+.1f} points)")
+    for row in report.get("linear_probe", {}).get("sizes", []):
+        label = f"linear probe at {row['size']}"
+        lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
+    if "early_exit" in report:
+        early = report["early_exit"]
+        lines.append(
+            f"  early exit         {early['accuracy']:7.2%}   ({early['mean_glimpses']:.2f}"
+            f" glimpses, {early['mean_gmacs']:.4f} GMACs on average; threshold chosen"
+            f" {early['chosen']})"
+        )
+    for mean in (report[name] for name in ("mc_samples", "crops") if name in report):
+        lines.append(
+            f"  {mean['pass']}: accuracy {mean['accuracy']:.2%}, {mean['gmacs']:.4f} GMACs"
+        )
+    if report["meaning"]:
+        lines += ["What this means:", *(f"  {line}" for line in report["meaning"])]
+    return "\n".join(lines)
+
+
+def percents(values: list[float]) -> str:
+    return " ".join(f"{100 * value:.1f}" for value in values) + " %"
+
+
+def comparison(evaluations: dict[str, Evaluation]) -> str:
+    """Several runs: each one's figures, their mean and standard deviation."""
+    import pandas
+
+    names = ["accuracy", f"top_{TOP}", "mean_f1", "calibration_error", "loss"]
+    table = pandas.DataFrame(
+        {
+            run: {name: found.figures.get(name) for name in names}
+            for run, found in evaluations.items()
+        }
+    ).T.dropna(axis=1, how="all")
+    return pandas.concat([table, table.agg(["mean", "std"])]).round(4).to_string()
