@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stacked_ram.config.presets import list_presets as list_presets
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, replace_fields
+from stacked_ram.runs.folder import default_folder
 from stacked_ram.runtime.errors import check, nearest
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from stacked_ram.training.callbacks import Callback
     from stacked_ram.training.estimators import Estimator
 
-RESULTS = Path("results")
 PathLike = str | Path
 
 
@@ -84,8 +84,8 @@ def train(
     Args:
         config: name of a preset (`ram.list_presets()`), path of a YAML file, or a `ram.Config`.
         dataset: folder of a prepared data set; default: the config's.
-        out: run folder. Default: results/ and the name of the data set, where one is given;
-            otherwise of the preset or YAML file.
+        out: run folder. Default: results/ and the name of the preset or YAML file; with another
+            data set than it names, or with a Config, the name of the data set.
         resume: continue the run in `out` from its last checkpoint, where it holds one.
         overwrite: replace the run in `out`.
         callbacks: what is done beside the training; None: curves and pictures for TensorBoard, in
@@ -109,7 +109,8 @@ def train(
     if isinstance(estimator, str):  # the config's field of this name
         fields["estimator"], estimator = estimator, None
     chosen = resolve(config, dataset, **fields)
-    folder = Path(out) if out is not None else default_folder(config, dataset)
+    source = None if isinstance(config, Config) else config
+    folder = default_folder(source, chosen) if out is None else Path(out)
     if resume and (folder / "config.yaml").is_file():
         resume_run(folder, chosen, callbacks=callbacks, estimator=estimator)
     else:
@@ -126,15 +127,6 @@ def resolve(config: PathLike | Config, dataset: PathLike | None = None, **fields
     if dataset is not None:
         fields["dataset"] = str(dataset)
     return replace_fields(chosen, fields) if fields else chosen
-
-
-def default_folder(config: PathLike | Config, dataset: PathLike | None) -> Path:
-    """Where `train` writes if nothing is said."""
-    if dataset is not None:
-        return RESULTS / Path(dataset).resolve().name
-    if isinstance(config, Config):
-        return RESULTS / Path(config.data.dataset).resolve().name
-    return RESULTS / Path(config).stem
 
 
 def load(path: PathLike, device: str = "auto") -> Model:

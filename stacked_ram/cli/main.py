@@ -41,7 +41,8 @@ class Train:
     resume: Path | None = None
     """Go on with this run, from its last checkpoint; its own configuration holds."""
     out: Path | None = None
-    """Run folder. Default: results/ and the config's name."""
+    """Run folder. Default: results/ and the preset's name; with another --dataset than the
+    preset's, the data set's name."""
     overwrite: bool = False
     """Start anew where the run folder holds a run already."""
     seeds: tuple[int, ...] = ()
@@ -75,7 +76,7 @@ class Tune:
     prune: bool = True
     """End trials early that are worse than the median of the others."""
     out: Path | None = None
-    """Study folder. Default: results/, the config's name and -study."""
+    """Study folder. Default: the run folder that train would take, and -study."""
     storage: str | None = None
     """Database URL of the study (PostgreSQL, MySQL). Default: SQLite in the study folder."""
     fields: Fields = field(default_factory=Config)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 
 from stacked_ram.cli.main import Train
+from stacked_ram.runs.folder import default_folder
 from stacked_ram.runtime.distributed import join_world, leave_world
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.training.profiling import Profiler
 from stacked_ram.training.run import resume_run, seed_folder, train_run, train_seeds
-from stacked_ram.training.trainer import RESULTS
 from stacked_ram.viz.training_pictures import tracking_callbacks
 
 
@@ -22,8 +22,8 @@ def train(options: Train) -> None:
     if options.resume is not None and (options.config or options.out or options.seeds):
         raise UserError("--resume: the run has its config, folder and seed; leave out the others")
     world = join_world()
-    config, name = options.fields, "" if options.config is None else options.config.stem
-    folder = options.resume or options.out or RESULTS / name
+    config = options.fields
+    folder = options.resume or options.out or default_folder(options.config, config)
     try:
         if options.find_learning_rate:
             from stacked_ram.training.lr_finder import find_learning_rate

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stacked_ram.cli.main import Tune
+from stacked_ram.runs.folder import default_folder
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
-from stacked_ram.training.trainer import RESULTS
 from stacked_ram.training.tune import tune_fields
 
 
@@ -14,7 +14,8 @@ def tune(options: Tune) -> None:
         raise UserError(
             f"tune what? give a preset or a YAML file: {program()} tune mnist_translated60"
         )
-    folder = options.out or RESULTS / f"{options.config.stem}-study"
+    run = default_folder(options.config, options.fields)
+    folder = options.out or run.with_name(f"{run.name}-study")
     tune_fields(
         options.fields,
         options.search,

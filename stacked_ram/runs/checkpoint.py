@@ -172,7 +172,9 @@ def weights_file(run: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"{path}: no such run")
+        raise UserError(
+            f"{path}: no such run; train it first: {program()} train PRESET --out {path}"
+        )
     for name in ("best.safetensors", "last.safetensors"):
         if (path / name).is_file():
             return path / name

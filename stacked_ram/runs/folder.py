@@ -32,6 +32,7 @@ from stacked_ram.runtime.errors import NotWritten, UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.version import __version__
 
+RESULTS = Path("results")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
 OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
 TESTED = (
@@ -42,6 +43,14 @@ TESTED = (
     "_photos.csv",
     "_early_exit.csv",
 )  # what a test adds, after the name of its split
+
+
+def default_folder(preset: str | Path | None, config: Config) -> Path:
+    """Where a training writes if nothing is said: results/ and the name of the preset or YAML file;
+    without one, or on another data set than it names, the name of the data set."""
+    if preset is not None and load_config(preset).data.dataset == config.data.dataset:
+        return RESULTS / Path(preset).stem
+    return RESULTS / Path(config.data.dataset).resolve().name
 
 
 def write_atomically(path: Path, content: bytes) -> None:

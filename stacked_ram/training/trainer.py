@@ -30,7 +30,7 @@ from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
 from stacked_ram.runs import checkpoint
-from stacked_ram.runs.folder import RunFolder, write_rows
+from stacked_ram.runs.folder import RunFolder, default_folder, write_rows
 from stacked_ram.runtime.devices import pick_device, seed_everything, set_switches
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
@@ -42,7 +42,6 @@ from stacked_ram.training.meters import Row
 from stacked_ram.training.step import TrainStep
 from stacked_ram.training.validation import validate
 
-RESULTS = Path("results")
 MOST_LEFT_OUT = 0.1  # of a split's photos, because they cannot be read
 CHECK_EVERY = 0.5  # seconds between two checks for losses that are not finite
 
@@ -69,7 +68,7 @@ class Trainer:
         estimator: Estimator | None = None,
     ) -> None:
         if not isinstance(run, RunFolder):
-            run = RunFolder(run or RESULTS / Path(config.data.dataset).name)
+            run = RunFolder(run or default_folder(None, config))
         self.run, self.callbacks = run, list(callbacks)
         self.world = world = world or World()
         self.device = pick_device(config.training.device)

@@ -15,7 +15,7 @@ import stacked_ram as ram
 from stacked_ram.cli.test import Test as Options
 from stacked_ram.cli.test import test as run_test
 from stacked_ram.config.yaml import load_config, replace_fields
-from stacked_ram.runs.folder import RunFolder, write_rows
+from stacked_ram.runs.folder import RunFolder, default_folder, write_rows
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import resume_run, train_run
 
@@ -111,3 +111,11 @@ def test_two_processes_cannot_train_one_run(digits, tmp_path):
 def test_columns_that_come_later_are_kept(tmp_path):
     write_rows(tmp_path / "a.csv", [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3, "b": 4}])
     assert (tmp_path / "a.csv").read_text() == "epoch,a,b\n1,2,\n2,3,4\n"
+
+
+def test_a_training_writes_where_its_preset_or_its_data_set_says():
+    mnist = load_config("mnist")
+    mine = replace_fields(mnist, {"dataset": "datasets/mine"})
+    assert default_folder("mnist", mnist) == Path("results/mnist")
+    assert default_folder("mnist", mine) == Path("results/mine")
+    assert default_folder(None, mine) == Path("results/mine")
