@@ -117,9 +117,7 @@ def _check_feasible(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptio
     given = photos["given"] if plan.official else np.full(len(units), TRAIN)
     needed = []
     if plan.fractions:
-        needed.append(
-            (given == TRAIN, np.count_nonzero(list(plan.fractions.values())), _parts_text(plan))
-        )
+        needed.append((given == TRAIN, sum(map(bool, plan.fractions.values())), _parts_text(plan)))
     if options.folds is not None:
         takes_test = not plan.official and bool(plan.fractions[TEST])
         outside = (given == TRAIN) | (given == VALID)
@@ -130,7 +128,7 @@ def _check_feasible(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptio
         groups = np.bincount(in_unit)  # of each class
         few = np.flatnonzero((groups > 0) & (groups < parts))
         if len(few):
-            count = np.count_nonzero(classes == few[0])
+            count = int(np.count_nonzero(classes == few[0]))
             raise _too_few(names[few[0]], _number(count, "photo"), groups[few[0]], what)
 
 

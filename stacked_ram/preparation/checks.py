@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.images.colour import to_srgb
 from stacked_ram.images.formats import SUFFIXES, formats, pixel_limit, size_in_file
@@ -65,11 +66,11 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
     digest = ""
     content = b""
     try:
-        if plan.keep_large and (header := large.tiled_header(source)) and header.is_large:
+        if plan.keep_large and (tiled := large.tiled_header(source)) and tiled.is_large:
             if large.has_vips():
-                return _store_large(source, header, plan)
-            if header.pixels > plan.max_pixels:
-                detail = _above(f"{header.width} x {header.height}", plan)
+                return _store_large(source, tiled, plan)
+            if tiled.pixels > plan.max_pixels:
+                detail = _above(f"{tiled.width} x {tiled.height}", plan)
                 raise Refused("too_many_pixels", f"{detail}; {large.NEEDS}")
         content = _read(source)
         digest = hashlib.sha256(content).hexdigest()
@@ -175,16 +176,16 @@ def _store(
 ) -> Checked:
     repairs = list(header.repairs)
     short = min(header.raw_width, header.raw_height)
-    upright = (header.raw_width, header.raw_height)
+    width, height = header.raw_width, header.raw_height
     if header.orientation in (5, 6, 7, 8):
-        upright = upright[::-1]
-    target = upright
+        width, height = height, width
+    upright = width, height
     if plan.short_side and short > plan.short_side:
         repairs.append("reduced")
-        target = tuple(max(1, round(side * plan.short_side / short)) for side in upright)
-    if image.size != target:
-        image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    suffix = ".png" if header.format == "PNG" and target == upright else ".jpg"
+        width, height = (max(1, round(side * plan.short_side / short)) for side in upright)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    suffix = ".png" if header.format == "PNG" and (width, height) == upright else ".jpg"
     pixels_changed = bool(set(repairs) - {"wrong_suffix"})
     if header.format not in ("JPEG", "PNG") and not pixels_changed:
         repairs.append("reencoded")
@@ -274,7 +275,7 @@ def _orientation(image: Image.Image) -> int:
 def _is_16_bit(image: Image.Image, content: bytes) -> bool:
     if image.format == "PNG" and len(content) > 24:
         return content[24] == 16  # the bit depth in the header chunk
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(258, (8,)), default=8) > 8
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 

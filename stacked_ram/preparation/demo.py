@@ -132,7 +132,9 @@ def _write_digit(
         (side, side), Image.Resampling.BICUBIC
     )
     stroke_HW = np.clip((np.asarray(enlarged) - 0.2) / 0.5, 0, 1)
-    blurred = Image.fromarray(np.uint8(255 * stroke_HW)).filter(ImageFilter.GaussianBlur(SHADOW))
+    blurred = Image.fromarray((255 * stroke_HW).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(SHADOW)
+    )
     shadow_HW = np.clip(2 * np.asarray(blurred, np.float32) / 255, 0, 1)
     top = int(rng.integers(HEIGHT - side + 1))
     left = int(rng.integers(WIDTH - side + 1))

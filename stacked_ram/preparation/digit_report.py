@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ _FROM_EACH = SHEET_TILES // len(SPLITS)
 
 
 def write_digit_reports(
-    tree: Path, info: Mapping[str, object], sources: Mapping[str, tuple[str, np.ndarray]]
+    tree: Path, info: Mapping[str, Any], sources: Mapping[str, tuple[str, np.ndarray]]
 ) -> None:
     """Write `tree/report.html` and `tree/report.csv`.
 

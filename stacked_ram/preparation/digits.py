@@ -41,8 +41,8 @@ FASHION = (
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
-def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
-    """Make DEST from the IDX files in `folder` (default: SOURCE); return DEST.
+def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
+    """Make DEST from the IDX files in `folder`; return DEST.
 
     The caller must check that DEST may be written.
 
@@ -51,7 +51,7 @@ def prepare_digits(options: PrepareOptions, folder: Path | None = None) -> Path:
     """
     options.refuse_unused("digits")
     canvas, clutter = canvas_of(options)
-    splits, classes, sources = _read_splits(options, folder or options.source)
+    splits, classes, sources = _read_splits(options, folder)
     digit_size = splits["train"][0].shape[1:]
     if canvas is not None and (canvas[0] < digit_size[0] or canvas[1] < digit_size[1]):
         raise UserError(

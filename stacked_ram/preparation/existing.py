@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,7 +15,7 @@ from stacked_ram.preparation.writing import FORMAT
 from stacked_ram.runtime.errors import UserError
 
 
-def existing(dest: Path) -> dict[str, object] | None:
+def existing(dest: Path) -> dict[str, Any] | None:
     """Read dataset.yaml of an existing data set at DEST; None if nothing exists there.
 
     Raises:
@@ -37,13 +38,13 @@ def existing(dest: Path) -> dict[str, object] | None:
     )
 
 
-def is_done(options: PrepareOptions, there: Mapping[str, object] | None, fingerprint: str) -> bool:
+def is_done(options: PrepareOptions, there: Mapping[str, Any], fingerprint: str) -> bool:
     """Return whether DEST already is the data set that these options make.
 
     Raises:
         UserError: DEST is another data set, and --overwrite was not given.
     """
-    if there is None or options.overwrite:
+    if options.overwrite:
         return False
     recorded = options.recorded()
     before = there.get("options") or {}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.images.formats import pixel_limit, size_in_file
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail
@@ -65,7 +66,7 @@ def tiled_header(path: Path) -> TiledHeader | None:
         with pixel_limit(None), warnings.catch_warnings():  # no pixels are decoded here
             warnings.simplefilter("ignore")
             with Image.open(path, formats=["TIFF"]) as image:
-                tags = image.tag_v2
+                tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
                 if _TILE_WIDTH not in tags or _TILE_HEIGHT not in tags:
                     return None
                 orientation = tags.get(_ORIENTATION, 1)

@@ -25,6 +25,8 @@ Download = Literal[
     "flowers17", "flowers102", "stanford_dogs", "cub200", "bach", "mnist", "fashion_mnist", "kmnist"
 ]
 
+_NOT_GIVEN = Path()  # a DEST that --download may shift to the place of SOURCE
+
 # Options that do not change the result: DEST is the same for all their values.
 RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
 
@@ -54,7 +56,7 @@ class PrepareOptions:
 
     source: Positional[Annotated[Path | None, arg(metavar="SOURCE")]] = None
     """Folder or archive to prepare; omit it with --download."""
-    dest: Positional[Annotated[Path | None, arg(metavar="DEST")]] = None
+    dest: Positional[Annotated[Path, arg(metavar="DEST", help_behavior_hint="")]] = _NOT_GIVEN
     """Folder to make."""
 
     download: Download | None = None
@@ -133,17 +135,19 @@ class PrepareOptions:
     """Make DEST again, also if it was made with other options or from another source."""
 
     def __post_init__(self) -> None:
-        if self.download is not None and self.dest is None:
-            object.__setattr__(self, "dest", self.source)
-            object.__setattr__(self, "source", None)
         for name in ("source", "dest", "labels", "background"):  # text, where Python calls
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
+        if self.download is not None and self.dest == _NOT_GIVEN and self.source is not None:
+            object.__setattr__(self, "dest", self.source)
+            object.__setattr__(self, "source", None)
         self._check()
 
     def _check(self) -> None:
-        if self.dest is None:
-            raise UserError(f"DEST is missing: {program('prepare')} SOURCE DEST")
+        if self.dest == _NOT_GIVEN:
+            raise UserError(
+                f"DEST is missing, or the current folder: {program('prepare')} SOURCE DEST"
+            )
         if self.source is None and self.download is None:
             raise UserError(f"SOURCE is missing: {program('prepare')} SOURCE DEST")
         if self.source is not None and self.download is not None:

@@ -7,8 +7,9 @@ import errno
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from stacked_ram.images.formats import pixel_limit
 from stacked_ram.images.names import path_text
@@ -72,7 +73,7 @@ def prepare(
     check_place(options.source, dest)
     existing(dest)
     if options.dry_run and options.download:
-        return plan_of_download(options)
+        return plan_of_download(options.download, dest)
     with contextlib.ExitStack() as stack:
         # check_photo has its own limit; the photos that it stored are opened whatever their size.
         stack.enter_context(pixel_limit(None))
@@ -110,9 +111,11 @@ def _prepare_in(
         if not options.dry_run:
             restore(options.dest)
         there = existing(options.dest)
-        root = options.source
         if options.download:
             root = download(options.download, options.dest)
+        else:
+            assert options.source is not None  # PrepareOptions needs either
+            root = options.source
         root = open_source(root, working, scratch).resolve()
         digits = find_digits(root, options)
         if digits is not None:
@@ -126,11 +129,11 @@ def _prepare_in(
 
 
 def _prepare_digits(
-    folder: Path, options: PrepareOptions, there: dict[str, object] | None, command: str
+    folder: Path, options: PrepareOptions, there: Mapping[str, Any] | None, command: str
 ) -> PrepareSummary:
     options.refuse_unused("digits")
     files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
-    if is_done(options, there, files):
+    if there is not None and is_done(options, there, files):
         return summary_of(options.dest, there, unchanged=True)
     if options.dry_run:
         return plan_of_digits(options, folder)
@@ -145,7 +148,7 @@ def _prepare_photos(
     root: Path,
     catalogue: Catalogue,
     options: PrepareOptions,
-    there: dict[str, object] | None,
+    there: Mapping[str, Any] | None,
     command: str,
     workers: Workers,
 ) -> PrepareSummary:
@@ -155,12 +158,12 @@ def _prepare_photos(
     scenes = [] if options.scene is None else ["scenes"]
     options.refuse_unused(*scenes, "photos", source.layout)
     fingerprint = catalogue.list_photos(root, source.records, options.seed)
-    if options.scene_size is not None:
+    if options.background is not None:
         from stacked_ram.preparation.scenes import background_fingerprint, prepare_scenes
 
-        fingerprint += background_fingerprint(options)
+        fingerprint += background_fingerprint(options.background)
     _choose(catalogue, options, root)
-    if is_done(options, there, fingerprint):
+    if there is not None and is_done(options, there, fingerprint):
         return summary_of(options.dest, there, unchanged=True)
     if options.dry_run:
         return plan_of_photos(catalogue, source, options)
@@ -172,7 +175,7 @@ def _prepare_photos(
     left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
     outcome = assign_splits(catalogue, source, options, plan, found)
     notes = _notes(catalogue, source, plan, found, left_out, outcome)
-    if options.scene_size is None:
+    if options.background is None:
         _write(catalogue, source, options, plan, outcome, notes, found)
     else:
         prepare_scenes(
@@ -208,7 +211,7 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
 
 
 def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
-    source = f"download {options.download}" if options.download else path_text(options.source)
+    source = path_text(options.source) if options.source else f"download {options.download}"
     remember_run(options.dest, command=command, source=source, fingerprint=fingerprint)
 
 

@@ -49,10 +49,14 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def start(self) -> None:
-        """Start the processes now, so that they import modules while this process is busy."""
+    def start(self) -> ProcessPoolExecutor | None:
+        """Start the processes now, so that they import modules while this process is busy.
+
+        Returns:
+            The processes; None with one worker.
+        """
         if self.count == 1 or self._pool is not None:
-            return
+            return self._pool
         # New processes rather than forked ones: nothing of this process (its database, its
         # threads) is in them, on every system.
         self._pool = ProcessPoolExecutor(
@@ -69,6 +73,7 @@ class Workers:
             self._pool.submit(_nothing)
         finally:
             sys.modules["__main__"] = caller
+        return self._pool
 
     def dismiss(self) -> None:
         """End the processes without waiting for them."""
@@ -87,14 +92,14 @@ class Workers:
         Raises:
             RunFailed: a worker died.
         """
-        if self.count == 1:
+        pool = self.start()
+        if pool is None:
             yield from map(work, tasks)
             return
-        self.start()
         waiting: deque[tuple[Task, Future]] = deque()
         try:
             for task in tasks:
-                waiting.append((task, self._pool.submit(work, task)))
+                waiting.append((task, pool.submit(work, task)))
                 if len(waiting) >= self.count * IN_FLIGHT:
                     yield waiting.popleft()[1].result()
             while waiting:

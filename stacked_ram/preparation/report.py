@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -37,7 +38,7 @@ svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-seri
 """
 
 
-def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, object]) -> None:
+def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, Any]) -> None:
     """Write `tree/report.html` for a data set of photos.
 
     Args:
@@ -62,7 +63,7 @@ def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, object
 
 def write_pages(
     tree: Path,
-    info: Mapping[str, object],
+    info: Mapping[str, Any],
     sheets: Iterable[tuple[str, Sequence[Image.Image]]],
     before: Iterable[str] = (),
     after: Iterable[str] = (),
@@ -91,7 +92,7 @@ def write_pages(
         file.write("</body></html>\n")
 
 
-def _summary(info: Mapping[str, object]) -> Iterable[str]:
+def _summary(info: Mapping[str, Any]) -> Iterable[str]:
     counts = info["counts"]
     totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
     numbers = ", ".join(f"{value:.3f}" for value in info["mean"])

@@ -75,11 +75,19 @@ def prepare_scenes(
     Raises:
         UserError: the --background folder does not exist or has too few photos.
     """
-    shape = scene_shape(options)
+    size, folder = options.scene_size, options.background
+    assert size is not None and folder is not None  # PrepareOptions needs both or neither
+    shape = SceneShape(
+        height=size[0],
+        width=size[1],
+        object_shares=options.object_shares,
+        clutter=CLUTTER if options.clutter is None else options.clutter,
+        clutter_shares=options.clutter_shares,
+    )
     counts = Counter(record.split for record in records)
-    backgrounds = find_backgrounds(options, counts, 1 + shape.clutter)
+    backgrounds = find_backgrounds(options, folder, counts, shape)
     turns = dict.fromkeys(SPLITS, 1) | {"train": options.scenes_per_photo}
-    classes = {record.class_name for record in records}
+    classes = list({record.class_name for record in records})
 
     def scenes() -> Iterator[tuple[CheckedRecord, int]]:
         return ((record, turn) for record in records for turn in range(turns[record.split]))
@@ -123,7 +131,7 @@ def prepare_scenes(
             layout=layout,
             notes=[
                 *notes,
-                f"scenes before {sum(used.values()):,} photos of {options.background}, each in "
+                f"scenes before {sum(used.values()):,} photos of {folder}, each in "
                 f"one split only; {backgrounds.left_out:,} left out (broken, or twice there)",
             ],
             details={"scene": shape.info(), "background_photos": used},
@@ -156,51 +164,42 @@ class PiecesWriter:
             self._writer.add_piece(photo, f"{PIECES}/background/{number:06d}{photo.suffix}")
 
 
-def background_files(options: PrepareOptions) -> list[Path]:
-    """Return the files of --background that have the suffix of a photo.
+def background_files(folder: Path) -> list[Path]:
+    """Return the files of the --background folder that have the suffix of a photo.
 
     Raises:
         UserError: the folder does not exist.
     """
-    if not options.background.is_dir():
-        raise UserError(f"--background {options.background}: no such folder")
+    if not folder.is_dir():
+        raise UserError(f"--background {folder}: no such folder")
     suffixes = set().union(*SUFFIXES.values())
-    return [path for path in walk(options.background) if path.suffix.lower() in suffixes]
+    return [path for path in walk(folder) if path.suffix.lower() in suffixes]
 
 
-def background_fingerprint(options: PrepareOptions) -> str:
-    """Return a hash of the paths, sizes and times of the photos of --background."""
+def background_fingerprint(folder: Path) -> str:
+    """Return a hash of the paths, sizes and times of the photos of the --background folder."""
     fingerprint = hashlib.sha256()
-    for path in background_files(options):
+    for path in background_files(folder):
         status = path.stat() if path.exists() else None  # a link may lead nowhere
         state = (status.st_size, status.st_mtime_ns) if status else None
-        name = os.fsencode(path.relative_to(options.background))
+        name = os.fsencode(path.relative_to(folder))
         fingerprint.update(repr((name, state)).encode())
     return fingerprint.hexdigest()
 
 
-def scene_shape(options: PrepareOptions) -> SceneShape:
-    """Return the settings of scenes from the options; sizes as (height, width)."""
-    height, width = options.scene_size
-    return SceneShape(
-        height=height,
-        width=width,
-        object_shares=options.object_shares,
-        clutter=CLUTTER if options.clutter is None else options.clutter,
-        clutter_shares=options.clutter_shares,
-    )
+def find_backgrounds(
+    options: PrepareOptions, folder: Path, counts: Counter[str], shape: SceneShape
+) -> Backgrounds:
+    """Check the photos of `folder` and divide them among the splits that have photos.
 
-
-def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int) -> Backgrounds:
-    """Check the photos of --background and divide them among the splits that have photos.
-
-    Each split gets at least `needed`, and the rest is divided in proportion to the splits' photos.
-    Of files with equal bytes, only one is used.
+    Each split gets at least as many as one scene needs, and the rest is divided in proportion to
+    the splits' photos. Files with equal bytes are used once.
     """
-    paths = background_files(options)
+    paths = background_files(folder)
+    needed = 1 + shape.clutter
     plan = CheckPlan(
         folder=working_folder(options.dest) / "background",
-        short_side=max(options.scene_size),
+        short_side=max(shape.height, shape.width),
         quality=95,
         max_pixels=int(options.max_megapixels * 1e6),
     )
@@ -217,7 +216,7 @@ def find_backgrounds(options: PrepareOptions, counts: Counter[str], needed: int)
     splits = [split for split in SPLITS if counts[split]]
     if len(found) < needed * len(splits):
         raise UserError(
-            f"--background {options.background}: {len(found)} different photos that can be used; "
+            f"--background {folder}: {len(found)} different photos that can be used; "
             f"scenes of {len(splits)} splits, {needed} photos each, need {needed * len(splits)}"
         )
     files = [found[digest] for digest in sorted(found)]

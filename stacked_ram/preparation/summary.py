@@ -107,15 +107,15 @@ def read_summary(dest: Path) -> PrepareSummary:
     return summary_of(dest, yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8")))
 
 
-def plan_of_download(options: PrepareOptions) -> PrepareSummary:
+def plan_of_download(name: str, dest: Path) -> PrepareSummary:
     """Return the summary of a dry run that would download an official data set."""
-    folder = download_folder(options.download, options.dest)
+    folder = download_folder(name, dest)
     lines = []
-    for file in OFFICIAL[options.download]:
+    for file in OFFICIAL[name]:
         here = "is there" if (folder / file.name).exists() else "would be fetched"
         lines.append(f"{file.url}: {here} ({folder / file.name})")
-    lines.append(f"then {options.dest} would be made of them")
-    return PrepareSummary(options.dest, layout=options.download, plan=tuple(lines))
+    lines.append(f"then {dest} would be made of them")
+    return PrepareSummary(dest, layout=name, plan=tuple(lines))
 
 
 def plan_of_digits(options: PrepareOptions, folder: Path) -> PrepareSummary:

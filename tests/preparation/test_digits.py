@@ -50,7 +50,7 @@ def source(tmp_path_factory) -> Path:
 
 def prepare(source: Path, dest: Path, **given) -> dict:
     options = PrepareOptions(source=source, dest=dest, **{"valid_ratio": 0.1} | given)
-    assert prepare_digits(options) == dest
+    assert prepare_digits(options, source) == dest
     return yaml.safe_load((dest / "dataset.yaml").read_text())
 
 

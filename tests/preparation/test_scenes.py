@@ -176,15 +176,16 @@ def features(pixels_HWC: np.ndarray) -> list[float]:
 def test_no_background_photo_serves_two_splits(background, tmp_path):
     options = options_for(tmp_path / "scenes", background)
     counts = Counter(train=30, valid=10, test=20)
-    found = find_backgrounds(options, counts, needed=5)
+    found = find_backgrounds(options, background, counts, SHAPE)
     sizes = {split: len(files) for split, files in found.files.items()}
     assert sum(sizes.values()) == 60 and sizes["train"] > sizes["test"] > sizes["valid"] >= 5
     contents = [file.read_bytes() for files in found.files.values() for file in files]
     assert len(set(contents)) == 60, "a photo that is there twice is used once"
     assert found.left_out == 2
-    again = find_backgrounds(options, counts, needed=5)
+    again = find_backgrounds(options, background, counts, SHAPE)
     assert again == found
-    other = find_backgrounds(options_for(tmp_path / "b", background, seed=1), counts, needed=5)
+    options = options_for(tmp_path / "b", background, seed=1)
+    other = find_backgrounds(options, background, counts, SHAPE)
     names = [{file.name for file in each.files["test"]} for each in (found, other)]
     assert names[0] != names[1]
 
