@@ -4,7 +4,7 @@ a small object once the whole is resized.
     python benchmarks/any_size.py [--quick] [--folder /tmp/any_size]
     python benchmarks/any_size.py --accuracy results/needle
 
-For each size a tiled pyramidal TIFF is drawn (textured ground with discs of 64 pixels, whose
+For each size a tiled pyramidal TIFF is drawn (a textured background with discs of 64 pixels, whose
 stripes are 12 pixels apart and decide the class) and measured in a process of its own:
 
     glimpses   hard attention (a glance of 64 x 64, six glimpses of 2 x 32 x 32), dense retina
@@ -39,12 +39,12 @@ from pathlib import Path
 import numpy as np
 import repository  # noqa: F401
 
-from stacked_ram.preparation.needle import ANGLES, OBJECT, PERIOD, ground, put_disc
+from stacked_ram.preparation.needle import ANGLES, OBJECT, PERIOD, put_disc, texture
 
 MEGAPIXELS = (1, 4, 16, 64, 256, 1024)
 QUICK = (1, 4, 16, 64)
 DISCS = 40
-TEXTURE = 1024  # side of the ground that is repeated, pixels
+TEXTURE = 1024  # side of the texture that is repeated, pixels
 RESIZED = 224
 RUNS = 7
 
@@ -55,7 +55,7 @@ def draw(path: Path, megapixels: int, kind: str) -> None:
 
     rng = np.random.default_rng([0, megapixels])
     side = round(math.sqrt(megapixels * 2**20))
-    texture_HWC = ground(rng, TEXTURE, TEXTURE)
+    texture_HWC = texture(rng, TEXTURE, TEXTURE)
     times = -(-side // TEXTURE)
     bytes_HWC = texture_HWC.clip(0, 255).astype(np.uint8)
     image = pyvips.Image.new_from_array(bytes_HWC).replicate(times, times).crop(0, 0, side, side)
@@ -65,7 +65,7 @@ def draw(path: Path, megapixels: int, kind: str) -> None:
         row, column = divmod(int(cell), cells)
         left, top = (2 * OBJECT * place + OBJECT // 2 for place in (column, row))
         label = int(rng.integers(len(ANGLES)))
-        # the ground that is there, with a disc on it
+        # the texture, with a disc on it
         y, x = top % TEXTURE, left % TEXTURE
         part_HWC = np.roll(texture_HWC, (-y, -x), (0, 1))[:OBJECT, :OBJECT].copy()
         put_disc(rng, part_HWC, OBJECT // 2, OBJECT // 2, ANGLES[label])

@@ -38,6 +38,7 @@ from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.checked import Checked, CheckPlan
 from stacked_ram.preparation.duplicates import find_duplicates, leave_out_conflicts
 from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.perceptual import Fingerprint
 from stacked_ram.preparation.pipeline import prepare
 from stacked_ram.preparation.records import Record
 from stacked_ram.preparation.sources import find_source
@@ -199,8 +200,7 @@ def checked(rng: np.random.Generator, start: int, count: int) -> Iterator[tuple[
         yield number, Checked(
             source_sha256=digest, file=f"{digest[-2:]}/{digest}.jpg", stored_bytes=90_000,
             sha256=digest, raw_width=690, raw_height=500, width=690, height=500,
-            phash=hashes[i], tiny=tiny[i].tobytes(), channel_sums=(10**7,) * 3,
-            channel_squares=(10**9,) * 3,
+            fingerprint=Fingerprint(hashes[i], tiny[i].tobytes(), (10**7,) * 3, (10**9,) * 3),
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from stacked_ram.runtime.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_ENTRIES = 5_000_000
-# Photos hardly shrink in an archive: one that grows more than this is meant to fill the disk.
+# Photos hardly shrink in an archive: one that grows more than this may be made to fill the disk.
 MAX_GROWTH = 100
 SMALL_BYTES = 2**30  # an archive may grow to this whatever its own size
 
@@ -55,7 +55,10 @@ def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
         archives, others = [path], []
     target = working / "source"
     done = working / "source.done"
-    state = "\n".join(_state(file) for file in [*archives, *others])
+    state = "\n".join(
+        f"{path_text(file.name)} {status.st_size} {status.st_mtime_ns}"
+        for file, status in ((file, file.stat()) for file in [*archives, *others])
+    )
     if target.exists() and done.exists() and done.read_text(encoding="utf-8") == state:
         return target
     if scratch is not None:
@@ -105,7 +108,7 @@ def unpack(archive: Path, target: Path) -> None:
         EOFError,
         NotImplementedError,
     ) as error:
-        raise UserError(f"{archive}: broken archive ({error}): fetch it again") from error
+        raise UserError(f"{archive}: broken archive ({error}): download it again") from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise UserError(
             f"{archive}: two entries have conflicting names ({error}): unpack it by hand"
@@ -132,8 +135,8 @@ def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(archive, "r:*") as opened:
         for entry in opened:
-            # otherwise it keeps every entry in memory
-            opened.members = []  # type: ignore[attr-defined]  # the stubs do not know it
+            # otherwise tarfile keeps every entry in memory
+            opened.members = []  # type: ignore[attr-defined]  # missing in the type stubs
             if entry.isdir():
                 _safe_parts(archive, entry.name)
                 continue
@@ -153,8 +156,3 @@ def _safe_parts(archive: Path, name: str) -> list[str]:
     if PurePosixPath(plain).is_absolute() or drive or ".." in parts or "\0" in name:
         raise UserError(f"{archive}: entry {name!r} would leave the folder: refused")
     return parts
-
-
-def _state(file: Path) -> str:
-    status = file.stat()
-    return f"{path_text(file.name)} {status.st_size} {status.st_mtime_ns}"

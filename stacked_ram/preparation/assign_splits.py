@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,7 +55,10 @@ def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -
             has; or the official split has no training photos.
     """
     official = bool(source.split_name) and options.split != "ratio"
-    rule, fractions = (_follow_official if official else _draw_all)(catalogue, source, options)
+    if official:
+        rule, fractions = _follow_official(catalogue, source, options)
+    else:
+        rule, fractions = _draw_all(options)
     if options.folds is not None:
         rule += f"; {options.folds} folds outside test, fold 0 written as valid"
     plan = SplitPlan(rule, official, fractions)
@@ -62,9 +66,7 @@ def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -
     return plan
 
 
-def _draw_all(
-    catalogue: Catalogue, source: Source, options: PrepareOptions
-) -> tuple[str, dict[int, float]]:
+def _draw_all(options: PrepareOptions) -> tuple[str, dict[int, float]]:
     """Return the rule and the fractions if the whole split is drawn."""
     # With folds, all photos outside test are divided among the folds.
     valid = 0.0 if options.folds is not None else options.valid_fraction
@@ -169,13 +171,13 @@ def assign_splits(
             photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds"
         )
         parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
-    _report_leaks(outcome, photos, units, parts, found, catalogue)
+    _report_leaks(outcome, photos, parts, found, catalogue)
     for klass, name in enumerate(names):
         there = np.bincount(parts[photos["klass"] == klass], minlength=3)
         missing = [SPLITS[part] for part in np.unique(parts) if not there[part]]
         if missing:
             outcome.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
-    catalogue.set_splits(_rows(catalogue, photos, units, parts, folds, found))
+    catalogue.set_splits(_rows(catalogue, photos, units, parts, folds))
     return outcome
 
 
@@ -227,7 +229,6 @@ def _too_few(name: str, photos_text: str, groups: int, what: str) -> UserError:
 def _report_leaks(
     outcome: SplitOutcome,
     photos: dict[str, np.ndarray],
-    units: np.ndarray,
     parts: np.ndarray,
     found: Duplicates,
     catalogue: Catalogue,
@@ -241,8 +242,7 @@ def _report_leaks(
         first, second = outcome.leaks[0]
         outcome.notes.append(
             f"{len(outcome.leaks)} pairs of copies of a photo are in two splits of the source (not "
-            "moved), "
-            f"such as {catalogue.source_of(first)} and {catalogue.source_of(second)}"
+            f"moved), such as {catalogue.source_of(first)} and {catalogue.source_of(second)}"
         )
     grouped = photos["group"] > 0
     pairs = np.unique(np.stack([photos["group"][grouped], parts[grouped]], axis=1), axis=0)
@@ -257,8 +257,7 @@ def _rows(
     units: np.ndarray,
     parts: np.ndarray,
     folds: np.ndarray,
-    found: Duplicates,
-):
+) -> Iterator[tuple[str, int | None, str, int]]:
     """Iterate over (split, fold, group, number) of every photo.
 
     A unit of several photos is a group, with the name of the group of its first photo that has one,

@@ -18,12 +18,6 @@ def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
     return left, top, right, bottom
 
 
-def scale_box(box: Box, across: float, down: float) -> Box:
-    """Return the box after the photo was resized by these factors."""
-    left, top, right, bottom = box
-    return left * across, top * down, right * across, bottom * down
-
-
 def clip_box(box: Box, width: int, height: int) -> Box | None:
     """Clip the box to the photo, rounded to 0.01 pixels; None if it is outside."""
     left, right = (round(min(max(x, 0.0), width), 2) for x in (box[0], box[2]))
@@ -47,7 +41,8 @@ def stored_box(
     box = fits_photo(text, raw_width, raw_height) if text else None
     if box is None:
         return None
-    box = turn_box(box, raw_width, raw_height, orientation)
+    left, top, right, bottom = turn_box(box, raw_width, raw_height, orientation)
     if orientation >= 5:
         raw_width, raw_height = raw_height, raw_width
-    return scale_box(box, width / raw_width, height / raw_height)
+    across, down = width / raw_width, height / raw_height
+    return left * across, top * down, right * across, bottom * down

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -203,8 +204,8 @@ class Catalogue:
         self._db.execute("COMMIT")
         self._db.execute("BEGIN")
 
-    def troubled(self) -> Iterator[tuple[str, str, str]]:
-        """Iterate over quarantined and repaired photos, as (source, words, detail)."""
+    def faulty(self) -> Iterator[tuple[str, str, str]]:
+        """Iterate over quarantined and repaired photos, as (source, problem or repairs, detail)."""
         for file, problem, detail, repairs in self._db.execute(
             "SELECT p.file, c.problem, c.detail, c.repairs FROM photos p JOIN checked c"
             " USING (file) WHERE c.problem != '' OR c.repairs != '' ORDER BY p.id"
@@ -220,7 +221,7 @@ class Catalogue:
         for _, rows in itertools.groupby(self._db.execute(query), key=lambda row: row[0]):
             yield [number for _, number in rows]
 
-    def looks(self) -> tuple[np.ndarray, np.ndarray]:
+    def hashes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (numbers, perceptual hashes) of usable photos, once per group of equal files."""
         query = f"SELECT min(p.id), c.phash {_USABLE} GROUP BY c.source_sha256 ORDER BY 1"
         table = np.fromiter(self._db.execute(query), dtype=np.dtype((np.int64, 2)))
@@ -228,20 +229,20 @@ class Catalogue:
 
     def tiny(self, number: int) -> bytes:
         """Return the tiny copy of a photo."""
-        return self._one("c.tiny", number)
+        return self._value("c.tiny", number)
 
     def class_of(self, number: int) -> str:
         """Return the class of a photo."""
-        return self._one("p.class", number)
+        return self._value("p.class", number)
 
     def source_of(self, number: int) -> str:
         """Return the path of a photo in the source, as text."""
-        return path_text(os.fsdecode(self._one("p.file", number)))
+        return path_text(os.fsdecode(self._value("p.file", number)))
 
     def picture(self, number: int) -> bytes | Path:
         """Return a small JPEG of a photo if one exists, otherwise the path of the stored photo."""
-        preview = self._one("c.preview", number)
-        return self.plan.folder / self._one("c.stored", number) if preview is None else preview
+        preview = self._value("c.preview", number)
+        return self.plan.folder / self._value("c.stored", number) if preview is None else preview
 
     def leave_out(self, numbers: Iterable[int], why: str, detail: str) -> None:
         """Exclude these photos from the data set; `why` is the word that they are counted under."""
@@ -282,7 +283,7 @@ class Catalogue:
 
     def group_name(self, number: int) -> str:
         """Return the group that the source gives a photo, "" if none."""
-        return self._one("p.grp", number)
+        return self._value("p.grp", number)
 
     def dataset(self) -> Iterator[tuple[CheckedRecord, EncodedPhoto]]:
         """Iterate over the photos to store, in the order of the source."""
@@ -311,8 +312,10 @@ class Catalogue:
         return _Records(self)
 
     def not_in_dataset(self) -> Iterator[tuple[str, str, str, str, str, bytes | None, Path | None]]:
-        """Iterate over all other photos: (source, class, fate, problem, detail, preview, stored
-        file)."""
+        """Iterate over all other photos.
+
+        Yields (source, class, fate, problem, detail, preview, stored file).
+        """
         for file, name, why, detail, problem, about, preview, stored in self._db.execute(
             "SELECT p.file, p.class, p.why, p.detail, c.problem, c.detail, c.preview, c.stored"
             " FROM photos p JOIN checked c USING (file) WHERE p.why != '' OR c.problem != ''"
@@ -333,7 +336,8 @@ class Catalogue:
             )
         )
 
-    def _one(self, column: str, number: int):
+    def _value(self, column: str, number: int) -> Any:
+        """Return the value of a column (SQLite has no types) for a photo."""
         query = f"SELECT {column} FROM photos p JOIN checked c USING (file) WHERE p.id = ?"
         return self._db.execute(query, [number]).fetchone()[0]
 
@@ -361,13 +365,14 @@ def _lot(seed: int, file: bytes) -> int:
 
 
 def _to_row(checked: Checked) -> tuple:
-    phash = checked.phash - 2**64 if checked.phash >= 2**63 else checked.phash
+    found = checked.fingerprint
+    phash = found.phash - 2**64 if found.phash >= 2**63 else found.phash
     return (
         checked.problem, checked.detail, checked.source_sha256, checked.preview, checked.file,
         checked.stored_bytes, checked.sha256, checked.raw_width, checked.raw_height,
         checked.orientation, checked.width, checked.height, " ".join(checked.repairs), phash,
-        checked.tiny, " ".join(map(str, checked.channel_sums)),
-        " ".join(map(str, checked.channel_squares)),
+        found.tiny, " ".join(map(str, found.channel_sums)),
+        " ".join(map(str, found.channel_squares)),
     )  # fmt: skip
 
 

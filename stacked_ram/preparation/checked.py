@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stacked_ram.preparation.perceptual import Fingerprint
+
 NO_FAULT = frozenset({"reduced", "reencoded"})  # repairs that --strict lets pass
+_NO_FINGERPRINT = Fingerprint(0, b"", (), ())
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,7 @@ class CheckPlan:
         short_side: pixels; 0 keeps the size.
         quality: of JPEG, 1 to 100.
         max_pixels: photos with more pixels are refused.
-        keep_large: store TIFFs of tiles that training reads by region as they are, of any
-            size.
+        keep_large: whether to store unchanged the tiled TIFFs that training reads by region.
     """
 
     folder: Path
@@ -34,10 +36,10 @@ class Checked:
     fields after `preview` are not set.
 
     Attributes:
-        problem, detail: the word that it is counted under, and an explanation of one line.
+        problem: the word under which it is counted; detail: an explanation of one line.
         source_sha256: SHA-256 of the file, "" if it could not be read.
-        preview: small JPEG for the report, of a quarantined photo where any of it can be seen,
-            and of one that is not to be decoded again.
+        preview: small JPEG for the report, of a quarantined photo that can be read in part, or of
+            a stored photo that is too large to decode again.
         file: of the stored photo, relative to the plan's folder.
         stored_bytes: its size.
         raw_width, raw_height: in pixels, before rotation; orientation: of EXIF, 1 to 8.
@@ -56,10 +58,7 @@ class Checked:
     width: int = 0
     height: int = 0
     repairs: tuple[str, ...] = ()
-    phash: int = 0
-    tiny: bytes = b""
-    channel_sums: tuple[int, ...] = ()
-    channel_squares: tuple[int, ...] = ()
+    fingerprint: Fingerprint = _NO_FINGERPRINT
 
 
 class Refused(Exception):

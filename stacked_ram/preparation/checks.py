@@ -129,7 +129,8 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
         raise Refused(*unidentified(content)) from error
     except Exception as error:  # decoders raise every kind of error on broken files
         problem = "truncated" if ends_early(error, content) else "unreadable"
-        raise Refused(problem, _one_line(error)) from error
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise Refused(problem, detail[:200]) from error
 
 
 def _decode(
@@ -194,7 +195,7 @@ def _store(
     if pixels_changed:
         content = encode_image(image, suffix, plan.quality)
         stored_digest = hashlib.sha256(content).hexdigest()
-    look = fingerprint(image)
+    found = fingerprint(image)
     file = Path(digest[:1]) / f"{digest}{suffix}"
     (plan.folder / file).parent.mkdir(exist_ok=True)
     write_bytes(plan.folder / file, content)
@@ -209,10 +210,7 @@ def _store(
         width=image.width,
         height=image.height,
         repairs=tuple(repairs),
-        phash=look.phash,
-        tiny=look.tiny,
-        channel_sums=look.channel_sums,
-        channel_squares=look.channel_squares,
+        fingerprint=found,
     )
 
 
@@ -232,7 +230,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
     copy = None
     try:
         copy, digest, size = large.copy_with_hash(source, plan.folder)
-        look, preview, (width, height) = large.fingerprint_tiles(copy)
+        found, preview, (width, height) = large.fingerprint_tiles(copy)
         file = Path(digest[:1]) / f"{digest}.tif"
         (plan.folder / file).parent.mkdir(exist_ok=True)
         copy.replace(plan.folder / file)
@@ -256,10 +254,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
         width=width,
         height=height,
         repairs=("wrong_suffix",) if wrong else (),
-        phash=look.phash,
-        tiny=look.tiny,
-        channel_sums=look.channel_sums,
-        channel_squares=look.channel_squares,
+        fingerprint=found,
     )
 
 
@@ -298,8 +293,3 @@ def _preview(content: bytes, plan: CheckPlan) -> bytes | None:
 
 def _above(pixels: str, plan: CheckPlan) -> str:
     return f"{pixels} pixels, above --max-megapixels {plan.max_pixels / 1e6:g}"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:200]

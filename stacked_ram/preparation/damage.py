@@ -21,8 +21,8 @@ def has_end(content: bytes) -> bool:
             return False
         if marker[0] == b"\xff\xd9":
             return True
-        # Every other marker that can come here begins a segment that tells its length. After the
-        # segment that begins a scan comes compressed data, where the search finds no marker.
+        # Every other marker begins a segment, which starts with its length. After the segment that
+        # begins a scan comes compressed data, where the search finds no marker.
         start = marker.end()
         place = start + int.from_bytes(content[start : start + 2], "big")
     return False

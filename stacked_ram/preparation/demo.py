@@ -1,10 +1,10 @@
 """The embedded demo: real handwritten digits at random places on two real photographs.
 
 Everything comes with scikit-learn: 1,797 scans of handwritten digits (8x8, 16 grey levels) and
-the two sample photographs, china.jpg and flower.jpg. No scan is in two splits; the ground of every
-split is cut from all of both photographs, and says nothing of the digit. A digit is small,
-anywhere, in bright ink of any tint with a soft dark shadow: easy to make out, and unread by a
-model that looks elsewhere.
+the two sample photographs, china.jpg and flower.jpg. No scan is in two splits. The background is a
+random crop of either photograph in every split, and does not depend on the digit. The digit is
+small, at a random place, in bright ink of a random tint with a soft dark shadow. It is easy to
+read, but only for a model that looks at it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from stacked_ram.preparation.existing import existing
+from stacked_ram.preparation.existing import existing_info
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.progress import progress_bar
 from stacked_ram.preparation.records import SPLITS
@@ -25,12 +25,12 @@ from stacked_ram.preparation.writing import DatasetWriter, encode_photo
 
 HEIGHT, WIDTH = 72, 96
 DIGIT_SIZES = (24, 30)  # smallest and largest side of a digit's box, pixels
-# scans of each split, and how many canvases are made of each scan
+# number of scans in each split, and of canvases made from each scan
 SCANS = {"train": 1000, "valid": 297, "test": 500}
 CANVASES_A_SCAN = {"train": 10, "valid": 2, "test": 2}
 INK = (200, 255)  # red, green and blue of the ink: bright, whatever its tint
-SHADOW = 2.0  # pixels by which a dark shadow reaches beyond the strokes, so that they stand out
-DARKENS = 0.8  # fraction of the ground's light that the shadow takes
+SHADOW = 2.0  # pixels by which the dark shadow extends beyond the strokes, for contrast
+DARKENS = 0.8  # fraction by which the shadow darkens the background
 
 
 def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
@@ -39,7 +39,7 @@ def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
     Raises:
         UserError: something else exists there.
     """
-    existing(dest)
+    existing_info(dest)
     origin = "scikit-learn's handwritten digits on its sample photographs"
     options = PrepareOptions(source=Path("scikit-learn"), dest=dest, seed=seed, quality=95)
     remember_run(dest, command="python main.py demo", source=origin)
@@ -63,7 +63,7 @@ def prepare_demo(dest: Path, *, seed: int = 0) -> Path:
         writer.finish(
             rule="scans of digits drawn by class and seed",
             layout="demo",
-            notes=["no scan of a digit is in two splits; the ground tells nothing of the digit"],
+            notes=["no scan of a digit is in two splits; backgrounds do not depend on the digit"],
         )
     remove_tree(working_folder(dest))
     return dest
@@ -81,7 +81,7 @@ class DemoPhoto:
 
 
 def demo_photos(split: str, seed: int = 0) -> Iterator[DemoPhoto]:
-    """Return the photos of a split; a seed always gives the same photos."""
+    """Iterate over the photos of a split; a seed always gives the same photos."""
     from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
@@ -90,8 +90,8 @@ def demo_photos(split: str, seed: int = 0) -> Iterator[DemoPhoto]:
     for turn in range(CANVASES_A_SCAN[split]):
         for scan in scans:
             rng = np.random.default_rng([seed, int(scan), turn])
-            ground_HWC = _ground(rng, photographs)
-            pixels_HWC, box = _write_digit(rng, ground_HWC, digits.images[scan] / 16)
+            background_HWC = _background(rng, photographs)
+            pixels_HWC, box = _write_digit(rng, background_HWC, digits.images[scan] / 16)
             yield DemoPhoto(pixels_HWC, int(digits.target[scan]), int(scan), split, box)
 
 
@@ -109,7 +109,7 @@ def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {"train": np.sort(train), "valid": np.sort(valid), "test": np.sort(test)}
 
 
-def _ground(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray:
+def _background(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray:
     """Cut a random crop of a photograph, slightly scaled, perhaps mirrored; float32 HWC."""
     photograph = photographs[rng.integers(len(photographs))]
     reduction = rng.uniform(0.8, 1.25)
@@ -124,9 +124,13 @@ def _ground(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndar
 
 
 def _write_digit(
-    rng: np.random.Generator, ground_HWC: np.ndarray, scan_8x8: np.ndarray
+    rng: np.random.Generator, background_HWC: np.ndarray, scan_8x8: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Paste the scan, smoothly enlarged, at a random place of the ground."""
+    """Paste the scan, smoothly enlarged, at a random place of the background.
+
+    Returns:
+        The photo (uint8 HWC) and the digit's box (left, top, right, bottom) in pixels.
+    """
     side = int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
     enlarged = Image.fromarray(scan_8x8.astype(np.float32)).resize(
         (side, side), Image.Resampling.BICUBIC
@@ -138,7 +142,7 @@ def _write_digit(
     shadow_HW = np.clip(2 * np.asarray(blurred, np.float32) / 255, 0, 1)
     top = int(rng.integers(HEIGHT - side + 1))
     left = int(rng.integers(WIDTH - side + 1))
-    pixels_HWC = ground_HWC.copy()
+    pixels_HWC = background_HWC.copy()
     under_HWC = pixels_HWC[top : top + side, left : left + side]
     under_HWC *= 1 - DARKENS * shadow_HW[:, :, None]
     under_HWC += stroke_HW[:, :, None] * (_ink(rng, under_HWC) - under_HWC)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from PIL import Image
 from stacked_ram.preparation.encoding import TILE, thumbnail
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.report import REPORT_COLUMNS, SHEET_TILES, write_pages
+from stacked_ram.preparation.workdir import write_table
 
 _FROM_EACH = SHEET_TILES // len(SPLITS)
 
@@ -28,19 +27,23 @@ def write_digit_reports(
         info: the content of dataset.yaml.
         sources: split -> (name of the file the digits came from, their numbers in it, from 0).
     """
-    with open(tree / "report.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(REPORT_COLUMNS)
-        for split in SPLITS:
-            name, numbers = sources[split]
-            labels_N = np.load(tree / split / "labels.npy")
-            for row, (number, label) in enumerate(
-                zip(numbers.tolist(), labels_N.tolist(), strict=True)
-            ):
-                source, path = f"{name}:{number}", f"{split}/images.npy:{row}"
-                table.writerow([source, info["classes"][label], "stored", "", "", "", path])
-        file.flush()
-        os.fsync(file.fileno())
+    rows = (
+        [
+            f"{name}:{number}",
+            info["classes"][label],
+            "stored",
+            "",
+            "",
+            "",
+            f"{split}/images.npy:{row}",
+        ]
+        for split in SPLITS
+        for name, numbers in [sources[split]]
+        for row, (number, label) in enumerate(
+            zip(numbers, np.load(tree / split / "labels.npy"), strict=True)
+        )
+    )
+    write_table(tree / "report.csv", REPORT_COLUMNS, rows)
     write_pages(tree, info, _sheets(tree, info["classes"]))
 
 

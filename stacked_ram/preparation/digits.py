@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.digit_report import write_digit_reports
 from stacked_ram.preparation.idx import PARTS, find_idx, read_idx
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
-from stacked_ram.preparation.workdir import publish, recall_run, remove_tree, working_folder
+from stacked_ram.preparation.workdir import (
+    origin_of,
+    publish,
+    remove_tree,
+    working_folder,
+    write_info,
+)
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.runtime.version import __version__
 
 PAPER_CANVAS = (60, 60)  # default size of the canvas for translated or cluttered digits
 VALID_RATIO = 1 / 12  # default --valid-ratio: 5,000 of the 60,000 training digits
@@ -50,7 +53,8 @@ def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
         UserError: files are missing or damaged, or an option does not apply to digits.
     """
     options.refuse_unused("digits")
-    canvas, clutter = canvas_of(options)
+    clutter = options.clutter or 0
+    canvas = options.canvas_size or (PAPER_CANVAS if options.translate or clutter else None)
     splits, classes, sources = _read_splits(options, folder)
     digit_size = splits["train"][0].shape[1:]
     if canvas is not None and (canvas[0] < digit_size[0] or canvas[1] < digit_size[1]):
@@ -103,20 +107,14 @@ def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
         "stratified by class, for validation",
         "sha256": hashes,
         "options": options.recorded(),
-        **_origin(options),
+        **origin_of(
+            options.dest, options.source, numpy=np.__version__, torch=metadata.version("torch")
+        ),
     }  # fmt: skip
-    text = yaml.safe_dump(info, sort_keys=False, allow_unicode=True, width=100)
-    _write_through(tree / "dataset.yaml", text.encode())
+    write_info(tree, info)
     write_digit_reports(tree, info, sources)
     publish(tree, options.dest)
     return options.dest
-
-
-def canvas_of(options: PrepareOptions) -> tuple[tuple[int, int] | None, int]:
-    """Return the canvas (height, width), None if digits stay unchanged, and the clutter pieces."""
-    clutter = options.clutter or 0
-    wanted = options.translate or clutter > 0
-    return options.canvas_size or (PAPER_CANVAS if wanted else None), clutter
 
 
 def compose_split(
@@ -249,21 +247,6 @@ def _draw(labels_N: np.ndarray, options: PrepareOptions) -> np.ndarray:
     return drawn_N
 
 
-def _origin(options: PrepareOptions) -> dict[str, object]:
-    run = recall_run(options.dest)
-    return {
-        "command": run.get("command", ""),
-        "source": run.get("source", str(options.source)),
-        "source_fingerprint": run.get("fingerprint", ""),
-        "versions": {
-            "stacked_ram": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": metadata.version("torch"),
-        },
-    }
-
-
 def _save(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     folder.mkdir(parents=True)
     for name, array in arrays.items():
@@ -271,10 +254,3 @@ def _save(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -119,8 +119,8 @@ def download(name: str, dest: Path) -> Path:
             by_hand = " ".join(remote.url for remote in OFFICIAL[name])
             raise UserError(
                 f"--download {name}: {file.url} cannot be fetched ({reason}): try again later (it "
-                f"goes on where it stopped), or fetch {by_hand} by hand into {folder} and run the "
-                "same command again"
+                f"continues where it stopped), or fetch {by_hand} by hand into {folder} and run "
+                "the same command again"
             ) from error
         _verify(part, file.md5)
         part.rename(path)
@@ -138,11 +138,11 @@ def fetch(url: str, part: Path) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing beyond what is here: it had all come
+        if error.code == 416:  # the file is already complete
             return
         raise
     with answer:
-        if start and answer.status != 206:  # the server begins anew
+        if start and answer.status != 206:  # the server sends the whole file again
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length else None
@@ -155,7 +155,7 @@ def fetch(url: str, part: Path) -> None:
                 file.write(piece)
                 bar.update(len(piece))
     if total is not None and part.stat().st_size < total:
-        raise OSError(f"broke off after {part.stat().st_size} of {total} bytes")
+        raise OSError(f"stopped after {part.stat().st_size} of {total} bytes")
 
 
 def _verify(path: Path, md5: str) -> None:

@@ -77,26 +77,27 @@ def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
 
 
 def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
-    numbers, hashes = catalogue.looks()
+    numbers, hashes = catalogue.hashes()
     if len(numbers) < 2:
         return []
     pairs = []
-    # First those of one hash, of which there may be very many: each is compared with one
-    # representative of every look. Then the representatives, whose hashes are few.
+    # Very many photos may have the same hash. First, each is compared with a few representatives
+    # of its hash, which differ in their tiny copies. Then the representatives of different hashes
+    # are compared.
     order = np.argsort(hashes, kind="stable")
     starts = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[:1]]))
     sizes = np.diff(starts, append=len(order))
     others: list[int] = []
     for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
-        looks: list[tuple[int, bytes]] = []
+        representatives: list[tuple[int, bytes]] = []
         for index in np.sort(order[start : start + size]).tolist():
             tiny = catalogue.tiny(int(numbers[index]))
-            same = next((i for i, other in looks if same_picture(other, tiny)), None)
+            same = next((i for i, other in representatives if same_picture(other, tiny)), None)
             if same is not None:
                 pairs.append((int(numbers[same]), int(numbers[index]), 0))
-            elif len(looks) < _REPRESENTATIVES:
-                looks.append((index, tiny))
-        others += [i for i, _ in looks]
+            elif len(representatives) < _REPRESENTATIVES:
+                representatives.append((index, tiny))
+        others += [i for i, _ in representatives]
     chosen = np.sort(np.concatenate([order[starts[sizes == 1]], np.array(others, np.int64)]))
     del order, starts, sizes
     for i, j, bits in near_pairs(hashes[chosen], distance):

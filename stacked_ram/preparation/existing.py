@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.options import PrepareOptions, flag
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.writing import FORMAT
 from stacked_ram.runtime.errors import UserError
 
 
-def existing(dest: Path) -> dict[str, Any] | None:
+def existing_info(dest: Path) -> dict[str, Any] | None:
     """Read dataset.yaml of an existing data set at DEST; None if nothing exists there.
 
     Raises:
@@ -27,10 +27,12 @@ def existing(dest: Path) -> dict[str, Any] | None:
         return None
     try:
         info = yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
-        if isinstance(info, dict) and "format" in info:
-            listed = info.get("kind") == "digits" or (dest / "manifest.csv").exists()
-            if listed:
-                return info
+        if (
+            isinstance(info, dict)
+            and "format" in info
+            and (info.get("kind") == "digits" or (dest / "manifest.csv").exists())
+        ):
+            return info
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         pass
     raise UserError(
@@ -38,7 +40,7 @@ def existing(dest: Path) -> dict[str, Any] | None:
     )
 
 
-def is_done(options: PrepareOptions, there: Mapping[str, Any], fingerprint: str) -> bool:
+def is_done(options: PrepareOptions, info: Mapping[str, Any], fingerprint: str) -> bool:
     """Return whether DEST already is the data set that these options make.
 
     Raises:
@@ -47,14 +49,13 @@ def is_done(options: PrepareOptions, there: Mapping[str, Any], fingerprint: str)
     if options.overwrite:
         return False
     recorded = options.recorded()
-    before = there.get("options") or {}
+    before = info.get("options") or {}
     other = [name for name in recorded if recorded[name] != before.get(name)]
-    if there.get("format") != FORMAT:
-        reason = f"has another format ({there.get('format')})"
+    if info.get("format") != FORMAT:
+        reason = f"has another format ({info.get('format')})"
     elif other:
-        names = ", ".join("--" + name.replace("_", "-") for name in other)
-        reason = f"was made with other options ({names})"
-    elif there.get("source_fingerprint") != fingerprint:
+        reason = f"was made with other options ({', '.join(map(flag, other))})"
+    elif info.get("source_fingerprint") != fingerprint:
         reason = "was made from another source, or from this one before it changed"
     elif (missing := _first_missing(options.dest)) is not None:
         reason = f"has lost photos ({missing})"

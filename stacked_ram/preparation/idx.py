@@ -42,18 +42,18 @@ def read_idx(path: Path) -> np.ndarray:
         with opener(path, "rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] != UNSIGNED_BYTE or not head[3]:
-                raise UserError(f"{path}: not an IDX file of bytes; get it again")
+                raise UserError(f"{path}: not an IDX file of bytes; download it again")
             lengths = file.read(4 * head[3])
             shape = tuple(int(length) for length in np.frombuffer(lengths, ">u4"))
             expected = math.prod(shape)
             if len(shape) != head[3] or expected > MAX_BYTES:
-                raise UserError(f"{path}: its header is invalid; get it again")
+                raise UserError(f"{path}: its header is invalid; download it again")
             content = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); get it again") from error
+        raise UserError(f"{path}: cannot be read ({error}); download it again") from error
     if len(content) != expected:
         raise UserError(
             f"{path}: {len(content):,} bytes of pixels where its header says {expected:,}; "
-            "get it again"
+            "download it again"
         )
     return np.frombuffer(bytearray(content), np.uint8).reshape(shape)

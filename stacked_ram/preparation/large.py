@@ -1,6 +1,6 @@
 """Check large photos that are stored unchanged: tiled TIFFs.
 
-Training reads only the regions that it looks at (stacked_ram.images.lazy), so these photos are not
+Training reads only the regions of its glimpses (stacked_ram.images.lazy), so these photos are not
 reduced. The whole photo may not fit in memory, so the tiles of all levels are decoded a few at a
 time.
 """
@@ -142,7 +142,7 @@ def fingerprint_tiles(path: Path) -> tuple[Fingerprint, bytes, tuple[int, int]]:
     if factor > _BLOCK:
         raise UserError(f"{path}: {width} x {height} pixels: too long a side for a photo")
     small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    sums, squares, seen = np.zeros(3), np.zeros(3), 0
+    sums, squares, sampled = np.zeros(3), np.zeros(3), 0
     for level in pyramid.levels:
         for left, top, right, bottom in _blocks(level.size):
             block_HWC = pyramid.read(level, left, top, right, bottom)
@@ -150,15 +150,15 @@ def fingerprint_tiles(path: Path) -> tuple[Fingerprint, bytes, tuple[int, int]]:
                 continue
             image = Image.fromarray(block_HWC.squeeze(2) if block_HWC.shape[2] == 1 else block_HWC)
             small.paste(image.reduce(factor).convert("RGB"), (left // factor, top // factor))
-            some_NC = block_HWC[::4, ::4].reshape(-1, block_HWC.shape[2]).astype(np.float64)
-            sums, squares = sums + some_NC.sum(0), squares + (some_NC**2).sum(0)
-            seen += len(some_NC)
-    look = fingerprint(small)
-    weight = width * height / seen
+            sample_NC = block_HWC[::4, ::4].reshape(-1, block_HWC.shape[2]).astype(np.float64)
+            sums, squares = sums + sample_NC.sum(0), squares + (sample_NC**2).sum(0)
+            sampled += len(sample_NC)
+    reduced = fingerprint(small)
+    weight = width * height / sampled
     return (
         Fingerprint(
-            look.phash,
-            look.tiny,
+            reduced.phash,
+            reduced.tiny,
             *(tuple(round(weight * float(value)) for value in total) for total in (sums, squares)),
         ),
         small_jpeg(thumbnail(small)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 
 import numpy as np
@@ -25,7 +25,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[int, int, in
     """
     blocks = _best_blocks(len(hashes), distance)
     edges = [round(64 * i / blocks) for i in range(blocks + 1)]
-    masks = [_mask(edges[i], edges[i + 1]) for i in range(blocks)]
+    masks = [(1 << high) - (1 << low) for low, high in pairwise(edges)]
     tables = list(combinations(range(blocks), blocks - distance))
     table_masks = [np.uint64(sum(masks[b] for b in chosen)) for chosen in tables]
     for number, mask in enumerate(table_masks):
@@ -47,10 +47,6 @@ def _best_blocks(count: int, distance: int) -> int:
         return comb(blocks, distance) * (20.0 * count + compared)
 
     return min(range(distance + 1, min(distance + 6, 64) + 1), key=work)
-
-
-def _mask(low: int, high: int) -> int:
-    return ((1 << high) - 1) ^ ((1 << low) - 1)
 
 
 def _pairs_within(

@@ -1,20 +1,20 @@
-"""The needle: photos of 2,048 x 1,536 pixels whose class is decided by an object of 64.
+"""The needle: photos of 2,048 x 1,536 pixels whose class depends on an object of 64 pixels.
 
     python -m stacked_ram.preparation.needle datasets/needle
 
-A disc of stripes on textured ground; the class is the direction of the stripes. They are 12
-pixels apart: in a photo reduced to 224 pixels they are gone. A soft warm light around the disc, to
-be seen in any reduction, leads to it; cool lights elsewhere, each around a disc without stripes,
-lead astray. Validation and test photos hold one needle; training photos hold four, alike, so that
-the random glimpses with which training begins meet one often enough to learn from.
+The object (the needle) is a disc of stripes on a textured background; the class is the direction of
+the stripes. The stripes are 12 pixels apart, so they vanish in a photo reduced to 224 pixels. A
+soft warm light around the needle remains visible at any size and leads to it. Cool lights, each
+around a disc without stripes, are distractors. Validation and test photos have one needle. Training
+photos have four of the same class, so that the random glimpses at the start of training hit one
+often enough.
 
-Stored as tiled pyramids (TIFF), which are read only where they are looked at; making them needs
-pyvips (requirements-large.txt).
+The photos are stored as tiled pyramids (TIFF), of which only the regions of the glimpses are read.
+Making them needs pyvips (requirements-large.txt).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from PIL import Image
 from tyro.conf import Positional, arg
 
 from stacked_ram.preparation.progress import progress_bar
-from stacked_ram.preparation.records import EncodedPhoto
+from stacked_ram.preparation.records import SPLITS, EncodedPhoto
 from stacked_ram.runtime.errors import UserError, run_entry_point
 
 HEIGHT, WIDTH = 1536, 2048
@@ -36,11 +36,10 @@ PERIOD = 12.0  # of the stripes
 CLASSES = ("falling", "level", "rising", "upright")  # stripes, and their angles in degrees
 ANGLES = (45.0, 0.0, -45.0, 90.0)
 LIGHT = 110  # pixels: standard deviation of the Gaussian light around a disc
-WARM, COOL = (46.0, 18.0, -34.0), (-34.0, 6.0, 46.0)  # what lights add to red, green and blue
-STRAY = 3  # discs without stripes
+WARM, COOL = (46.0, 18.0, -34.0), (-34.0, 6.0, 46.0)  # added to red, green and blue
+DISTRACTORS = 3  # discs without stripes
 NEEDLES = {"train": 4, "valid": 1, "test": 1}  # discs with stripes
-OCTAVES = ((256, 16.0), (64, 12.0), (16, 10.0), (4, 8.0))  # pixels, grey values of the ground
-SPLITS = ("train", "valid", "test")
+OCTAVES = ((256, 16.0), (64, 12.0), (16, 10.0), (4, 8.0))  # scale (pixels), std (grey values)
 TILE, QUALITY = 128, 90  # of the stored TIFF: side in pixels, of JPEG
 
 
@@ -49,20 +48,20 @@ class NeedleOptions:
     """Make the needle data set: a small object that decides the class, in large photos."""
 
     dest: Positional[Annotated[Path, arg(metavar="DEST")]]
-    """Folder to make, in place of a data set that is there."""
+    """Folder to make; an existing data set there is replaced."""
     photos: tuple[int, int, int] = (480, 80, 200)
-    """Photos for training, validation and test."""
+    """Number of photos for training, validation and test."""
     seed: int = 0
-    """Seed of everything drawn."""
+    """Seed of all random choices."""
 
     def __post_init__(self) -> None:
         if min(self.photos) < len(CLASSES):
-            raise UserError(f"--photos {self.photos}: each split needs {len(CLASSES)} at least")
+            raise UserError(f"--photos {self.photos}: each split needs at least {len(CLASSES)}")
 
 
 @dataclass(frozen=True)
 class NeedlePhoto:
-    """pixels_HWC (uint8), the class's name, and the (first) needle's box in pixels."""
+    """A photo: pixels_HWC (uint8), its class, and the box of its (first) needle in pixels."""
 
     pixels_HWC: np.ndarray
     class_name: str
@@ -76,14 +75,13 @@ def prepare_needle(options: NeedleOptions) -> Path:
         UserError: DEST exists and is not a prepared data set, or pyvips is missing.
     """
     from stacked_ram.images.pyramid import import_vips
-    from stacked_ram.preparation.existing import existing
+    from stacked_ram.preparation.existing import existing_info
     from stacked_ram.preparation.options import PrepareOptions
     from stacked_ram.preparation.workdir import remember_run, remove_tree, working_folder
     from stacked_ram.preparation.writing import DatasetWriter
 
     dest = options.dest
-    # Report problems before any photo is made.
-    existing(dest)
+    existing_info(dest)  # raises before any photo is made
     import_vips(dest)
     how = PrepareOptions(source=Path("needle"), dest=dest, seed=options.seed, quality=QUALITY)
     remember_run(dest, command=f"python -m stacked_ram.preparation.needle {dest}", source="drawn")
@@ -104,7 +102,7 @@ def prepare_needle(options: NeedleOptions) -> Path:
                     box=photo.box,
                 )
                 progress.update()
-        writer.finish(rule="drawn anew for each split", layout="needle", notes=[])
+        writer.finish(rule="drawn separately for each split", layout="needle", notes=[])
     remove_tree(working_folder(dest))
     return dest
 
@@ -113,16 +111,12 @@ def encode_pyramid(pixels_HWC: np.ndarray) -> EncodedPhoto:
     """Encode as a tiled TIFF in which each further page has half the size of the last."""
     import pyvips
 
-    from stacked_ram.preparation.perceptual import fingerprint
+    from stacked_ram.preparation.writing import describe_photo
 
     content = pyvips.Image.new_from_array(pixels_HWC).tiffsave_buffer(
         tile=True, tile_width=TILE, tile_height=TILE, pyramid=True, compression="jpeg", Q=QUALITY
     )
-    found = fingerprint(Image.fromarray(pixels_HWC))
-    height, width = pixels_HWC.shape[:2]
-    sha256, phash = hashlib.sha256(content).hexdigest(), f"{found.phash:016x}"
-    sums, squares = found.channel_sums, found.channel_squares
-    return EncodedPhoto(content, ".tif", width, height, sha256, phash, sums, squares)
+    return describe_photo(content, ".tif", Image.fromarray(pixels_HWC))
 
 
 def needle_photos(split: str, count: int, seed: int) -> Iterator[NeedlePhoto]:
@@ -139,9 +133,9 @@ def needle_photo(
     height: int = HEIGHT,
     width: int = WIDTH,
 ) -> NeedlePhoto:
-    """Draw a photo of this class, of any size that has room for the lights."""
-    places = scattered(rng, needles + STRAY, height, width)
-    pixels_HWC = ground(rng, height, width)
+    """Draw a photo of class number `label`, of any size that has room for the lights."""
+    places = scattered(rng, needles + DISTRACTORS, height, width)
+    pixels_HWC = texture(rng, height, width)
     for number, (x, y) in enumerate(places):
         is_needle = number < needles
         put_light(pixels_HWC, x, y, WARM if is_needle else COOL)
@@ -167,7 +161,7 @@ def scattered(
     return places
 
 
-def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Draw a texture at several scales in one colour, float32 HWC."""
     grey_hw, before = np.zeros((1, 1), np.float32), OCTAVES[0][0]
     for pixels, strength in OCTAVES:
@@ -181,6 +175,7 @@ def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def enlarged(grey_hw: np.ndarray, times: int) -> np.ndarray:
+    """Enlarge a grey picture by a whole factor."""
     height, width = grey_hw.shape
     size = width * times, height * times
     return np.asarray(Image.fromarray(grey_hw).resize(size, Image.Resampling.BILINEAR))
@@ -215,7 +210,7 @@ def put_disc(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that is described at the top of the file."""
+    """Run the command at the top of this file."""
 
     def work() -> None:
         import tyro

@@ -27,10 +27,10 @@ Download = Literal[
 
 _NOT_GIVEN = Path()  # a DEST that --download may shift to the place of SOURCE
 
-# Options that do not change the result: DEST is the same for all their values.
+# Options that do not change the content of DEST.
 RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
 
-# Kind or layout of a data set -> the options that only it has. All other options are for all.
+# Kind or layout of a data set -> the options for it alone. All other options apply to every kind.
 ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
@@ -80,7 +80,7 @@ class PrepareOptions:
     official_split: int = 1
     """Which official split to use if there are several (flowers17: 1, 2 or 3)."""
     valid_ratio: float | None = None
-    """Fraction of the photos for validation (default 0.2; digits: 1/12, that is 5,000 of MNIST's
+    """Fraction of the photos for validation (default 0.2; digits: 1/12, which is 5,000 of MNIST's
     60,000); with an official split that has no validation part, fraction of its training photos."""
     test_ratio: float | None = None
     """Fraction of the photos for the test (default 0.2); with an official split that has no test
@@ -248,7 +248,7 @@ class PrepareOptions:
 
     @property
     def valid_fraction(self) -> float:
-        """Fraction of the photos for validation, where they are photos."""
+        """Fraction of the photos for validation (digits have another default)."""
         return 0.2 if self.valid_ratio is None else self.valid_ratio
 
     @property
@@ -258,7 +258,7 @@ class PrepareOptions:
 
     @property
     def scene_size(self) -> tuple[int, int] | None:
-        """`(height, width)` in pixels, or None where no scenes are asked for."""
+        """`(height, width)` in pixels, or None without --scene."""
         return _size("--scene", self.scene)
 
     @property
@@ -278,7 +278,7 @@ class PrepareOptions:
 
     @property
     def worker_count(self) -> int:
-        """How many processes to use, at least 1."""
+        """Number of processes, at least 1."""
         if self.workers:
             return self.workers
         if hasattr(os, "sched_getaffinity"):
@@ -288,7 +288,7 @@ class PrepareOptions:
     def recorded(self) -> dict[str, object]:
         """Return the options that decide the content of DEST, as plain YAML values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUN_ONLY}
-        values["test_ratio"] = self.test_fraction  # typed or not, it makes the same
+        values["test_ratio"] = self.test_fraction  # the same whether typed or by default
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 

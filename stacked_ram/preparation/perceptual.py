@@ -41,10 +41,10 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     """
     small = image
     while min(small.size) >= 8 * _SIDE:
-        small = small.reduce(4)  # has a loop of its own, so it is faster than other factors
+        small = small.reduce(4)  # Pillow has a fast loop for this factor
     small = small.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR).convert("RGB")
     luminance = np.asarray(small, dtype=np.float64) @ _LUMA
-    # Rounded, so that the least bit of a sum does not decide what a flat picture's hash is.
+    # Rounded, so that rounding errors do not decide the hash of a flat picture.
     frequencies = np.round(_cosines() @ luminance @ _cosines().T, 6).ravel()
     bits = frequencies > np.median(frequencies[1:])
     bits[0] = False

@@ -25,7 +25,7 @@ from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
 from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import Duplicates, find_duplicates, leave_out_conflicts
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
-from stacked_ram.preparation.existing import existing, is_done
+from stacked_ram.preparation.existing import existing_info, is_done
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
@@ -71,11 +71,11 @@ def prepare(
     """
     dest = options.dest
     check_place(options.source, dest)
-    existing(dest)
+    existing_info(dest)
     if options.dry_run and options.download:
         return plan_of_download(options.download, dest)
     with contextlib.ExitStack() as stack:
-        # check_photo has its own limit; the photos that it stored are opened whatever their size.
+        # check_photo has its own limit; the photos that it stored may have any size.
         stack.enter_context(pixel_limit(None))
         stack.enter_context(progress_shown(progress))
         working = scratch = working_folder(dest)
@@ -110,7 +110,7 @@ def _prepare_in(
     with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
         if not options.dry_run:
             restore(options.dest)
-        there = existing(options.dest)
+        info = existing_info(options.dest)
         if options.download:
             root = download(options.download, options.dest)
         else:
@@ -119,25 +119,25 @@ def _prepare_in(
         root = open_source(root, working, scratch).resolve()
         digits = find_digits(root, options)
         if digits is not None:
-            summary = _prepare_digits(digits, options, there, command)
+            summary = _prepare_digits(digits, options, info, command)
         else:
             with Workers(options.worker_count) as workers:
-                summary = _prepare_photos(root, catalogue, options, there, command, workers)
+                summary = _prepare_photos(root, catalogue, options, info, command, workers)
     if not options.dry_run:
         remove_tree(working)
     return summary
 
 
 def _prepare_digits(
-    folder: Path, options: PrepareOptions, there: Mapping[str, Any] | None, command: str
+    folder: Path, options: PrepareOptions, info: Mapping[str, Any] | None, command: str
 ) -> PrepareSummary:
     options.refuse_unused("digits")
     files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
-    if there is not None and is_done(options, there, files):
-        return summary_of(options.dest, there, unchanged=True)
+    if info is not None and is_done(options, info, files):
+        return summary_of(options.dest, info, unchanged=True)
     if options.dry_run:
         return plan_of_digits(options, folder)
-    from stacked_ram.preparation.digits import prepare_digits
+    from stacked_ram.preparation.digits import prepare_digits  # loads torch
 
     _remember(options, command, files)
     prepare_digits(options, folder)
@@ -148,11 +148,11 @@ def _prepare_photos(
     root: Path,
     catalogue: Catalogue,
     options: PrepareOptions,
-    there: Mapping[str, Any] | None,
+    info: Mapping[str, Any] | None,
     command: str,
     workers: Workers,
 ) -> PrepareSummary:
-    if not options.dry_run and (there is None or options.overwrite):
+    if not options.dry_run and (info is None or options.overwrite):
         workers.start()
     source = find_source(root, options)
     scenes = [] if options.scene is None else ["scenes"]
@@ -163,8 +163,8 @@ def _prepare_photos(
 
         fingerprint += background_fingerprint(options.background)
     _choose(catalogue, options, root)
-    if there is not None and is_done(options, there, fingerprint):
-        return summary_of(options.dest, there, unchanged=True)
+    if info is not None and is_done(options, info, fingerprint):
+        return summary_of(options.dest, info, unchanged=True)
     if options.dry_run:
         return plan_of_photos(catalogue, source, options)
     plan = plan_splits(catalogue, source, options)
@@ -236,8 +236,8 @@ def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> N
 
 
 def _stop_at_trouble(catalogue: Catalogue) -> None:
-    for source, words, detail in catalogue.troubled():
-        faults = [word for word in words.split() if word not in NO_FAULT]
+    for source, problems, detail in catalogue.faulty():
+        faults = [word for word in problems.split() if word not in NO_FAULT]
         if faults:
             about = f" ({detail})" if detail else ""
             raise RunFailed(
@@ -264,8 +264,7 @@ def _notes(
     if found.conflicts:
         fate = f"{left_out} left out" if left_out else "kept (--keep-conflicts)"
         notes.append(f"{len(found.conflicts)} pairs show the same photo under two labels: {fate}")
-    lost = catalogue.boxes_lost()
-    if lost:
+    if lost := catalogue.boxes_lost():
         notes.append(f"{lost} boxes were drawn on photos of another size and are not used")
     return notes + outcome.notes
 
@@ -316,20 +315,19 @@ def _pairs_to_show(found: Duplicates, outcome: SplitOutcome) -> Iterator[tuple[s
     near = {(first, second): bits for first, second, bits in found.near}
     pairs = [*found.conflicts, *outcome.leaks, *found.exact, *near]
     for first, second in list(dict.fromkeys(pairs))[:_PAIRS_SHOWN]:
-        words = [f"near ({near[first, second]} bits)" if (first, second) in near else "exact"]
-        words += ["two labels"] if (first, second) in conflicts else []
-        words += ["in two splits"] if (first, second) in leaks else []
-        yield ", ".join(words), first, second
+        caption = f"near ({near[first, second]} bits)" if (first, second) in near else "exact"
+        caption += ", two labels" if (first, second) in conflicts else ""
+        caption += ", in two splits" if (first, second) in leaks else ""
+        yield caption, first, second
 
 
 def _what_to_do(error: Exception, dest: Path) -> str:
     code = getattr(error, "errno", None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in str(error).lower()
-    what = "no space left" if full else str(error)
-    if full:
-        what += f" for the working folder {working_folder(dest)}"
-    after = "free some space" if full else "fix this"
+    what, remedy = str(error), "fix this"
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in what.lower():
+        what = f"no space left for the working folder {working_folder(dest)}"
+        remedy = "free some space"
     return (
-        f"{what}: {dest} is unchanged; {after}, then run the same command again:"
+        f"{what}: {dest} is unchanged; {remedy}, then run the same command again:"
         " it continues from here"
     )

@@ -1,4 +1,4 @@
-"""Draw the plots of the report as SVG text: no library to import, always the same bytes."""
+"""Draw the plots of the report as SVG text, which needs no library and is always the same."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sizes_and_ratios(sizes: Iterable[tuple[int, int, int]]) -> str:
     for width, height, count in found:
         cell = (min(width * 40 // longest, 39), min(height * 40 // longest, 39))
         cells[cell] = cells.get(cell, 0) + count
-        # Steps of a tenth of an octave: 2:1 and 1:2 lie as far from the square.
+        # Steps of a tenth of an octave, so that 2:1 and 1:2 are equally far from 1:1.
         step = max(-20, min(20, round(10 * math.log2(width / height))))
         ratios[step] = ratios.get(step, 0) + count
     return _size_plot(cells, longest) + _ratio_plot(ratios)

@@ -57,20 +57,20 @@ class Workers:
         """
         if self.count == 1 or self._pool is not None:
             return self._pool
-        # New processes rather than forked ones: nothing of this process (its database, its
-        # threads) is in them, on every system.
+        # Spawned, not forked, so that they share neither the database nor the threads of this
+        # process, on every system.
         self._pool = ProcessPoolExecutor(
             self.count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
             initargs=(os.getpid(),),
         )
-        # All of them are started with the first task. Each would first run the caller's script
-        # again: nothing of it is needed, and it may lack an `if __name__ == "__main__"`.
+        # The first task starts all of them. Each would first run the caller's script again, which
+        # it does not need, and which may lack an `if __name__ == "__main__"`.
         caller = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            self._pool.submit(_nothing)
+            self._pool.submit(int)
         finally:
             sys.modules["__main__"] = caller
         return self._pool
@@ -109,7 +109,7 @@ class Workers:
             raise RunFailed(
                 "a worker process died (killed, or out of memory?)"
                 + (f" while photos such as {undone[0]!r} were decoded" if undone else "")
-                + "; DEST is untouched: run the same command again to carry on, perhaps with "
+                + "; DEST is unchanged: run the same command again to continue, perhaps with "
                 "fewer --workers"
             ) from error
 
@@ -130,17 +130,15 @@ def check_all(
     yield from workers.in_order(check, chunks, name=lambda chunk: chunk[0][1].name)
 
 
-def _nothing() -> None:
-    pass
-
-
 def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked]]:
     return [(number, check_photo(path, plan)) for number, path in chunk]
 
 
 def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, do not outlive it, open photos of any size (check_photo has its
-    own limit)."""
+    """Leave Ctrl-C to the parent, end with it, and open photos of any size.
+
+    check_photo has its own limit of the size.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Image.MAX_IMAGE_PIXELS = None
 

@@ -74,7 +74,7 @@ class EncodedPhoto:
         phash: 64-bit perceptual hash, 16 hexadecimal digits.
         channel_sums, channel_squares: sums over all pixels of each channel's values (0..255) and
             of their squares: 3 numbers for RGB, 1 for grayscale.
-        preview: a small JPEG for the report, of a photo that is not to be decoded for it.
+        preview: a small JPEG for the report, of a photo that is too large to decode for it.
     """
 
     content: bytes | Path

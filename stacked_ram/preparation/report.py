@@ -123,7 +123,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _tiles(
     tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
 ) -> list[Image.Image]:
-    """Return small pictures of a dozen photos of a class, first by hash, which is as random."""
+    """Return small pictures of a dozen photos of a class, ordered by hash: a random choice."""
     chosen = rows.execute(
         "SELECT path, preview FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
@@ -150,9 +150,7 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
     total = rows.execute("SELECT count(*) FROM left_out").fetchone()[0]
     if not total:
         return
-    yield f"<h2>Not in the data set ({total})</h2>"
-    yield _limit_note(total)
-    yield '<div class="pictures">'
+    yield _heading("Not in the data set", total)
     for source, fate, problem, detail, preview in rows.execute(
         "SELECT source, fate, problem, detail, preview FROM left_out ORDER BY problem, source"
         " LIMIT ?",
@@ -167,9 +165,7 @@ def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
     total = rows.execute("SELECT count(*) FROM pairs").fetchone()[0]
     if not total:
         return
-    yield f"<h2>The same photo twice ({total})</h2>"
-    yield _limit_note(total)
-    yield '<div class="pictures">'
+    yield _heading("The same photo twice", total)
     query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
     shown = rows.execute(query, [MOST_PICTURES]).fetchall()
     pictures = threads.map(_small_jpeg_of, [picture for row in shown for picture in row[2:]])
@@ -182,10 +178,9 @@ def _small_jpeg_of(picture: bytes | str) -> bytes:
     return picture if isinstance(picture, bytes) else small_jpeg(thumbnail_of(Path(picture)))
 
 
-def _limit_note(total: int) -> str:
-    if total <= MOST_PICTURES:
-        return ""
-    return f'<p class="quiet">The first {MOST_PICTURES}.</p>'
+def _heading(title: str, total: int) -> str:
+    limit = f'<p class="quiet">The first {MOST_PICTURES}.</p>' if total > MOST_PICTURES else ""
+    return f'<h2>{title} ({total})</h2>{limit}<div class="pictures">'
 
 
 def _figure(pictures: Sequence[bytes | None], caption: str, detail: str) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from stacked_ram.preparation.workdir import working_folder
 from stacked_ram.preparation.writing import DatasetWriter, encode_photo
 from stacked_ram.runtime.errors import UserError
 
-CLUTTER = 4  # pieces a scene, where --clutter is not given
+CLUTTER = 4  # default --clutter
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,9 @@ def prepare_scenes(
             desc="composing scenes", unit="scene",
         ) as progress,
     ):  # fmt: skip
-        pieces = PiecesWriter(writer, table)
+        # Training composes new scenes from the photos of the stored ones.
+        pieces = csv.writer(table, lineterminator="\n")
+        pieces.writerow(["path", "piece"])
         made = workers.in_order(work, tasks, name=lambda task: task.file.name)
         for (record, _), (photo, box) in zip(scenes(), made, strict=True):
             path = writer.add(
@@ -121,9 +122,14 @@ def prepare_scenes(
                 repairs=record.repairs,
             )
             if record.split == "train":
-                pieces.add(path, record.file)
+                piece = f"{PIECES}/photos/{record.file.name}"  # named by the hash of its content
+                writer.add_piece(record.file, piece)
+                pieces.writerow([path, piece])
             progress.update()
-        pieces.finish(backgrounds.files["train"])
+        table.flush()
+        writer.add_piece(Path(table.name), f"{PIECES}/photos.csv")
+        for number, file in enumerate(backgrounds.files["train"]):
+            writer.add_piece(file, f"{PIECES}/background/{number:06d}{file.suffix}")
         record_more(writer)
         used = {split: len(files) for split, files in backgrounds.files.items()}
         return writer.finish(
@@ -132,36 +138,10 @@ def prepare_scenes(
             notes=[
                 *notes,
                 f"scenes before {sum(used.values()):,} photos of {folder}, each in "
-                f"one split only; {backgrounds.left_out:,} left out (broken, or twice there)",
+                f"one split only; {backgrounds.left_out:,} left out (broken or duplicate)",
             ],
             details={"scene": shape.info(), "background_photos": used},
         )
-
-
-class PiecesWriter:
-    """Store the photos of the training scenes, so that training can compose new scenes.
-
-    table: a file to write, with the paths of a scene and of its photo in each row.
-    """
-
-    def __init__(self, writer: DatasetWriter, table: TextIO) -> None:
-        self._writer = writer
-        self._table = table
-        self._rows = csv.writer(table, lineterminator="\n")
-        self._rows.writerow(["path", "piece"])
-
-    def add(self, path: str, photo: Path) -> None:
-        """Store the photo of a training scene. Its file name is the hash of its content."""
-        piece = f"{PIECES}/photos/{photo.name}"
-        self._writer.add_piece(photo, piece)
-        self._rows.writerow([path, piece])
-
-    def finish(self, backgrounds: Sequence[Path]) -> None:
-        """Store the background photos, after all scenes were added."""
-        self._table.flush()
-        self._writer.add_piece(Path(self._table.name), f"{PIECES}/photos.csv")
-        for number, photo in enumerate(backgrounds):
-            self._writer.add_piece(photo, f"{PIECES}/background/{number:06d}{photo.suffix}")
 
 
 def background_files(folder: Path) -> list[Path]:
@@ -180,7 +160,7 @@ def background_fingerprint(folder: Path) -> str:
     """Return a hash of the paths, sizes and times of the photos of the --background folder."""
     fingerprint = hashlib.sha256()
     for path in background_files(folder):
-        status = path.stat() if path.exists() else None  # a link may lead nowhere
+        status = path.stat() if path.exists() else None  # a link may be broken
         state = (status.st_size, status.st_mtime_ns) if status else None
         name = os.fsencode(path.relative_to(folder))
         fingerprint.update(repr((name, state)).encode())

@@ -37,13 +37,8 @@ def assign_units(
     parts = np.full(len(classes), -1, dtype=np.int32)
     if not len(classes):
         return parts
-    wanted = np.stack(
-        [_targets(count, fractions, klass) for klass, count in enumerate(np.bincount(classes))]
-    )
     counts = np.bincount(classes)
-    for klass in np.flatnonzero(counts):
-        if counts[klass] < np.count_nonzero(fractions):
-            raise TooFew(int(klass), int(counts[klass]), len(np.unique(units[classes == klass])))
+    wanted = np.stack([_targets(count, fractions, klass) for klass, count in enumerate(counts)])
     left = wanted.astype(np.float64)
     for members in _large_units(units, lots):
         needs = np.bincount(classes[members], minlength=len(wanted))
@@ -53,10 +48,10 @@ def assign_units(
         part = int(np.argmax(scores))
         parts[members] = part
         left[:, part] -= needs
-    _share_out_single(classes, lots, np.maximum(left, 0), parts)
+    _assign_single(classes, lots, np.maximum(left, 0), parts)
     for klass in np.flatnonzero(counts):
-        there = np.bincount(parts[classes == klass], minlength=len(fractions))
-        if any(not there[part] for part, fraction in enumerate(fractions) if fraction):
+        photos = np.bincount(parts[classes == klass], minlength=len(fractions))
+        if (photos[np.asarray(fractions) > 0] == 0).any():
             raise TooFew(int(klass), int(counts[klass]), len(np.unique(units[classes == klass])))
     return parts
 
@@ -90,7 +85,7 @@ def _large_units(units: np.ndarray, lots: np.ndarray) -> list[np.ndarray]:
     return sorted(groups, key=lambda members: (-len(members), lots[members].min()))
 
 
-def _share_out_single(
+def _assign_single(
     classes: np.ndarray, lots: np.ndarray, left: np.ndarray, parts: np.ndarray
 ) -> None:
     """Fill the parts with single photos of each class, in random order. Writes to `parts`."""
@@ -101,7 +96,7 @@ def _share_out_single(
         members = order[starts[klass] : starts[klass + 1]]
         if not len(members):
             continue
-        # Where units overfilled a part, the others share what is left in proportion.
+        # If units overfilled a part, the rest is divided among the others in proportion.
         room = left[klass] if left[klass].sum() else np.ones(left.shape[1])
         sizes = _targets(len(members), list(room), klass)
         parts[members] = np.repeat(np.arange(left.shape[1], dtype=np.int32), sizes)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
+import platform
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.version import __version__
 
 
 def working_folder(dest: Path) -> Path:
@@ -22,10 +28,25 @@ def remember_run(dest: Path, **details: object) -> None:
     (working_folder(dest) / "run.json").write_text(json.dumps(details), encoding="utf-8")
 
 
-def recall_run(dest: Path) -> dict[str, object]:
-    """Return the values saved by `remember_run`; empty if there are none."""
+def origin_of(dest: Path, source: Path | None, **versions: str) -> dict[str, object]:
+    """Return the fields of dataset.yaml that tell how a data set was made.
+
+    Args:
+        source: recorded if no run was remembered.
+        versions: of further libraries.
+    """
     note = working_folder(dest) / "run.json"
-    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    run = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    return {
+        "command": run.get("command", ""),
+        "source": run.get("source", str(source)),
+        "source_fingerprint": run.get("fingerprint", ""),
+        "versions": {
+            "stacked_ram": __version__,
+            "python": platform.python_version(),
+            **versions,
+        },
+    }
 
 
 def publish(tree: Path, dest: Path) -> None:
@@ -64,6 +85,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV and flush it to disk."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_info(tree: Path, info: Mapping[str, object]) -> None:
+    """Write dataset.yaml and flush it to disk."""
+    with open(tree / "dataset.yaml", "w", encoding="utf-8") as file:
+        yaml.safe_dump(info, file, sort_keys=False, allow_unicode=True, width=100)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def place_file(source: Path, target: Path) -> None:
     """Hard-link a file of the working folder to a second name, or copy it if that is impossible."""
     try:
@@ -82,7 +121,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError:
-        pass  # some file systems cannot, and have nothing better to offer
+        pass  # some file systems do not support it
     finally:
         os.close(handle)
 

@@ -12,10 +12,7 @@ when it is complete. `leave_out` records a photo that is not in the data set; re
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
-import platform
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +20,6 @@ from types import TracebackType
 
 import numpy as np
 import PIL
-import yaml
 from PIL import Image
 
 from stacked_ram.images.names import folder_names, safe_name
@@ -33,9 +29,15 @@ from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.records import SPLITS, Box, EncodedPhoto
 from stacked_ram.preparation.report import REPORT_COLUMNS, write_report
-from stacked_ram.preparation.workdir import place_file, publish, recall_run, remove_tree
-from stacked_ram.preparation.workdir import working_folder as working_folder_of
-from stacked_ram.runtime.version import __version__
+from stacked_ram.preparation.workdir import (
+    origin_of,
+    place_file,
+    publish,
+    remove_tree,
+    working_folder,
+    write_info,
+    write_table,
+)
 
 MANIFEST_COLUMNS = (
     "path", "class", "split", "width", "height", "sha256", "phash", "group",
@@ -59,18 +61,16 @@ def encode_photo(image: Image.Image, suffix: str, quality: int = 92) -> EncodedP
 
     The same picture gives the same bytes. Writes no file, so a worker process may call it.
     """
-    content = encode_image(image, suffix, quality)
+    return describe_photo(encode_image(image, suffix, quality), suffix, image)
+
+
+def describe_photo(content: bytes, suffix: str, image: Image.Image) -> EncodedPhoto:
+    """Describe for the manifest a picture that was encoded as `content`."""
     found = fingerprint(image)
     return EncodedPhoto(
-        content,
-        suffix,
-        image.width,
-        image.height,
-        hashlib.sha256(content).hexdigest(),
-        f"{found.phash:016x}",
-        found.channel_sums,
-        found.channel_squares,
-    )
+        content, suffix, image.width, image.height, hashlib.sha256(content).hexdigest(),
+        f"{found.phash:016x}", found.channel_sums, found.channel_squares,
+    )  # fmt: skip
 
 
 class DatasetWriter:
@@ -94,7 +94,7 @@ class DatasetWriter:
         self.kind = kind
         self.channels = channels
         self.folders = folder_names(classes)
-        working = working_folder_of(options.dest)
+        working = working_folder(options.dest)
         self._tree = working / "dataset"
         remove_tree(self._tree)
         for split in SPLITS:
@@ -231,36 +231,22 @@ class DatasetWriter:
             DEST.
         """
         self._rows.commit()
-        self._write_csv(
-            "manifest.csv",
-            MANIFEST_COLUMNS,
+        manifest = self._rows.execute(
             "SELECT path, class, split, width, height, sha256, phash, grp, box_left, box_top,"
-            " box_right, box_bottom, source, repairs, fold FROM stored ORDER BY path",
+            " box_right, box_bottom, source, repairs, fold FROM stored ORDER BY path"
         )
-        self._write_csv(
-            "report.csv",
-            REPORT_COLUMNS,
+        write_table(self._tree / "manifest.csv", MANIFEST_COLUMNS, manifest)
+        report = self._rows.execute(
             "SELECT source, class, 'stored', '', '', repairs, path FROM stored UNION ALL"
             " SELECT source, class, fate, problem, detail, '', '' FROM left_out"
-            " ORDER BY 1, 2, 3, 7",
+            " ORDER BY 1, 2, 3, 7"
         )
+        write_table(self._tree / "report.csv", REPORT_COLUMNS, report)
         info = self._dataset_info(rule, layout, notes, details or {})
-        text = yaml.safe_dump(info, sort_keys=False, allow_unicode=True, width=100)
         write_report(self._tree, self._rows, info)
-        with open(self._tree / "dataset.yaml", "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        write_info(self._tree, info)
         publish(self._tree, self.options.dest)
         return self.options.dest
-
-    def _write_csv(self, name: str, columns: Sequence[str], query: str) -> None:
-        with open(self._tree / name, "w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(columns)
-            table.writerows(self._rows.execute(query))
-            file.flush()
-            os.fsync(file.fileno())
 
     def _dataset_info(
         self, rule: str, layout: str, notes: Sequence[str], details: Mapping[str, object]
@@ -278,7 +264,6 @@ class DatasetWriter:
         ):
             for word in words.split():
                 repairs[word] = repairs.get(word, 0) + count
-        run = recall_run(self.options.dest)
         return {
             "format": FORMAT,
             "kind": self.kind,
@@ -296,15 +281,12 @@ class DatasetWriter:
             "notes": list(notes),
             **details,
             "options": self.options.recorded(),
-            "command": run.get("command", ""),
-            "source": run.get("source", str(self.options.source)),
-            "source_fingerprint": run.get("fingerprint", ""),
-            "versions": {
-                "stacked_ram": __version__,
-                "python": platform.python_version(),
-                "pillow": PIL.__version__,
-                "numpy": np.__version__,
-            },
+            **origin_of(
+                self.options.dest,
+                self.options.source,
+                pillow=PIL.__version__,
+                numpy=np.__version__,
+            ),
         }
 
     def _pixel_statistics(self) -> dict[str, list[float]]:

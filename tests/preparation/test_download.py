@@ -1,4 +1,4 @@
-"""Downloads: carried on where they broke off, checked, and explained where there is no network."""
+"""Downloads: continued after an interruption, checked, and explained without a network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def url() -> Iterator[str]:
 def test_broken_transfer_goes_on(tmp_path: Path, url: str) -> None:
     part = tmp_path / "set.part"
     Server.most = 300_000
-    with pytest.raises(OSError, match=r"broke off|IncompleteRead|more expected"):
+    with pytest.raises(OSError, match=r"stopped after|IncompleteRead|more expected"):
         fetch(url, part)
     kept = part.stat().st_size
     assert 0 < kept <= 300_000

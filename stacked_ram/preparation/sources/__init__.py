@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from stacked_ram.preparation.options import PrepareOptions
@@ -20,14 +20,12 @@ from stacked_ram.runtime.errors import UserError
 _Adapter = tuple[Callable[[Path], bool], Callable[[Path, PrepareOptions], Source]]
 
 # In the order in which they are tried: the most specific layout first.
-_OFFICIAL: dict[str, _Adapter] = {
+_ADAPTERS: dict[str, _Adapter] = {
     "flowers102": (flowers.flowers102_fits, flowers.read_flowers102),
     "flowers17": (flowers.flowers17_fits, flowers.read_flowers17),
     "stanford_dogs": (stanford_dogs.fits, stanford_dogs.read),
     "cub200": (cub200.fits, cub200.read),
     "bach": (bach.fits, bach.read),
-}
-_GENERAL: dict[str, _Adapter] = {
     "split_folders": (folders.split_folders_fit, folders.read_split_folders),
     "labels_csv": (labels_csv.labels_csv_fits, labels_csv.read_labels_csv),
     "class_folders": (folders.class_folders_fit, folders.read_class_folders),
@@ -59,26 +57,19 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
     """
     if options.labels is not None:
         return labels_csv.read_labels_csv(root, options)
-    adapters = _OFFICIAL | _GENERAL
-    chain = list(_single_chain(root))
-    if options.layout != "auto":
-        fits, read = adapters[options.layout]
-        bases = reversed(chain) if options.layout == "class_folders" else _bases(root)
-        base = next((base for base in bases if fits(base)), root)
-        return read(base, options)
-    for fits, read in _OFFICIAL.values():
-        for base in _bases(root):
-            if fits(base):
-                return read(base, options)
-    for name in ("split_folders", "labels_csv"):
-        fits, read = _GENERAL[name]
-        for base in chain:
-            if fits(base):
-                return read(base, options)
-    fits, read = _GENERAL["class_folders"]
-    for base in reversed(chain):  # a folder around the class folders is not a class
-        if fits(base):
+    for name, (fits, read) in _ADAPTERS.items():
+        if options.layout not in ("auto", name):
+            continue
+        bases: Iterable[Path] = _bases(root)
+        if name == "class_folders":  # a folder around the class folders is not a class
+            bases = reversed(list(_single_chain(root)))
+        elif options.layout == "auto" and name in ("split_folders", "labels_csv"):
+            bases = _single_chain(root)
+        base = next((base for base in bases if fits(base)), None)
+        if base is not None:
             return read(base, options)
+        if options.layout == name:
+            return read(root, options)  # raises, with what is missing
     raise UserError(
         f"{root}: no layout fits: no class folders with photos, no train/ valid/ test/, no CSV "
         "with the columns file and label, and no known data set (see --layout)"
