@@ -139,7 +139,7 @@ class LazyPhotos:
         self.photos = list(photos)
         self.mean, self.std, self.device = mean, std, torch.device(device)
         self.sizes_B2 = torch.tensor([photo.size for photo in self.photos], device=self.device)
-        self.glance = None  # as in Photos; never cached for photos read by region
+        self.glance: tuple[torch.Tensor, torch.Tensor] | None = None  # as in Photos; not cached
 
     @property
     def batch_size(self) -> int:

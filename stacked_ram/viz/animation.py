@@ -8,11 +8,13 @@ wheel writes only codecs that browsers do not play.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -147,8 +149,9 @@ def draw_frames(records: PhotoRecord | Sequence[PhotoRecord]) -> list[np.ndarray
 def figure_pixels(figure: Figure) -> np.ndarray:
     """A drawn figure as uint8 RGB, H x W x 3, with even sides as MP4 needs them."""
     figure.set_dpi(DPI)
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     height, width = (side - side % 2 for side in pixels.shape[:2])
     return np.ascontiguousarray(pixels[:height, :width])
 
@@ -164,14 +167,12 @@ def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     The colours of steps and answers are in the palette as they are; a palette fitted to the
     pixels would lose them to the photo, which has more. No dithering, which would flicker.
     """
-    named = named_colours(len(frames) - 1)
+    named = [*step_colours(len(frames) - 1), INK, QUIET, RIGHT, WRONG, "#ffffff", "#000000"]
     kept = [[round(255 * part) for part in to_rgb(colour)] for colour in named]
-    free = Image.fromarray(np.concatenate(frames)).quantize(256 - len(kept))
-    colours = free.getpalette()[: 3 * (256 - len(kept))] + [
-        part for colour in kept for part in colour
-    ]
+    fitted_to = Image.fromarray(np.concatenate(frames)).quantize(256 - len(kept)).getpalette()
+    assert fitted_to is not None  # a quantized image has a palette
     palette = Image.new("P", (1, 1))
-    palette.putpalette(colours)
+    palette.putpalette(fitted_to[: 3 * (256 - len(kept))] + list(itertools.chain(*kept)))
     images = [
         Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE)
         for pixels in frames
@@ -182,10 +183,6 @@ def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
         content, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
     )
     write_atomically(path, content.getvalue())
-
-
-def named_colours(steps: int) -> list[str]:
-    return [*step_colours(steps), INK, QUIET, RIGHT, WRONG, "#ffffff", "#000000"]
 
 
 def write_mp4(frames: Sequence[np.ndarray], path: Path) -> None:

@@ -39,11 +39,11 @@ def serve(
     """Open the page and stay until stopped.
 
     Args:
-        other: a second run to choose, besides the runs in the same folder as `run`.
+        other: one more run to choose from, besides the runs in the same folder as `run`.
         host: the default is reachable from this machine alone.
         split, dataset: where the example photos come from, as in `draw_run`.
 
-    Raises UserError when Gradio is missing or the port cannot be used.
+    Raises UserError where Gradio is missing or the port cannot be used.
     """
     from stacked_ram.runs.folder import now
 
@@ -82,7 +82,7 @@ def serve(
 
 
 def import_page(uploads: Path) -> ModuleType:
-    """The module that builds the page, Gradio told to keep everything on this machine."""
+    """Import the module that builds the page, so that Gradio keeps everything on this machine."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": str(uploads),
@@ -98,8 +98,8 @@ def import_page(uploads: Path) -> ModuleType:
 
 
 def known_runs(run: str | Path, other: str | Path | None) -> dict[str, str]:
-    """Names and paths of the models to choose from: the run, the other one, and those in the
-    same folder as the run."""
+    """Names and paths of the models to choose from: the run, the other run, and the runs in the
+    same folder."""
     chosen = weights_file(run).parent.resolve()
     paths = [run] if other is None else [run, other]
     for neighbour in sorted(chosen.parent.iterdir()):
@@ -115,7 +115,7 @@ def known_runs(run: str | Path, other: str | Path | None) -> dict[str, str]:
 def example_photos(
     run: LoadedRun, folder: Path, split: SplitName, dataset: str | Path | None
 ) -> list[str]:
-    """A few photos of a split, as files; none where the data set is not at hand."""
+    """A few photos of a split, as files; none where the data set cannot be opened."""
     try:
         opened = Split(run, split, dataset)
     except UserError:
@@ -125,7 +125,7 @@ def example_photos(
     with opened:
         for row in stratified(opened.dataset.labels, EXAMPLES):
             photo = opened.photo(int(row))
-            name = f"{run.classes[photo.label]}_{row}".replace("/", "_")
+            name = f"{run.classes[opened.dataset.labels[row]]}_{row}".replace("/", "_")
             stored = opened.dataset.folder / photo.name
             if stored.is_file():
                 path = folder / f"{name}{stored.suffix}"

@@ -45,7 +45,7 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                     label="photo", type="filepath", sources=["upload", "webcam", "clipboard"],
                     height=320, elem_id="photo",
                 )  # fmt: skip
-                photo.preprocess = as_uploaded
+                photo.preprocess = as_uploaded  # type: ignore[method-assign]  # no option for it
                 model = gradio.Dropdown(names, value=names[0], label="model", elem_id="model")
                 count = gradio.Slider(
                     1, max(MOST_GLIMPSES, glimpses), value=glimpses, step=1, label="glimpses",
@@ -91,10 +91,8 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
 
         shown = [verdict, picture, belief, strip]
         asked = [photo, model, count, confidence, place]
-        how: dict[str, Any] = {
-            "trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private",
-        }  # fmt: skip
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        how = quiet | {"trigger_mode": "always_last"}
         photo.change(forget, None, place, **quiet).then(look, asked, shown, **how)
         photo.select(clicked, photo, place, **quiet).then(look, asked, shown, **how)
         free.click(forget, None, place, **quiet).then(look, asked, shown, **how)

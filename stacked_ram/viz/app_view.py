@@ -44,14 +44,15 @@ def location_of(path: str, index: Any) -> tuple[float, float]:
 def watch(
     run: LoadedRun, path: str, steps: int, least: float, first: tuple[float, float] | None
 ) -> Iterator[tuple[str, np.ndarray, dict[str, float], np.ndarray | None]]:
-    """Yield after each step a line of text, a picture, the belief, and at the end the patches.
+    """Yield a line of text, a picture and the belief after each step; after the last the patches
+    too.
 
-    least: stop at the first step whose confidence reaches it; 1: never. first: location (x, y) of
-    the first glimpse; None: the model's own. Raises UserError for a file that is no photo, cannot
-    be read or is too large.
+    least: stop at the first step with this confidence; 1: never. first: location (x, y) of the
+    first glimpse; None: the model's own. Raises UserError for a file that is no photo, cannot be
+    read or is too large.
     """
     check_upload(path)
-    photo = read_file(run, Path(path), Path(path).name)
+    photo = read_file(run, Path(path))
     photo.label = None  # an upload's folder says nothing about it
     (record,) = record_photos(run, [photo], num_glimpses=steps, first_location=first)
     if least < 1:

@@ -32,18 +32,24 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     """One panel for each step, in a row for each level; region weights exist for the last level
     alone. model: draws the sampled scan paths of a policy without weights."""
     all_levels = range(record.locations_TS2.shape[1])
-    levels = all_levels if record.region_weights_TR is None else all_levels[-1:]
+    weights_TYX = record.region_weights_TYX
+    levels = all_levels if weights_TYX is None else all_levels[-1:]
     columns = record.steps if record.steps <= 4 else min(5, math.ceil(record.steps / 2))
     columns = max(columns, 2)
     side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
     wide, tall = fit(record.photo.true_aspect, side, 2.6)
     rows = -(-record.steps // columns)
-    locations = None
-    if record.region_weights_TR is None:
-        locations = sampled_locations(model, record.photo, SAMPLES, num_glimpses=record.steps)
+    if weights_TYX is None:
+        sampled_MTS2 = sampled_locations(model, record.photo, SAMPLES, record.steps)
+        words = (
+            f"Light: density of {SAMPLES} sampled scan paths. Cross and ring: mean and standard"
+            " deviation of the policy in the deterministic pass."
+        )
+    else:
+        words = "Light: weight of each region before the glimpse. Cross: where the model looked."
     sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
     draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
-    sheet.text(EDGE, TITLE + 0.06, explanation(record, locations), fontsize=7, color=QUIET)
+    sheet.text(EDGE, TITLE + 0.06, words, fontsize=7, color=QUIET)
     colours = step_colours(record.steps)
     for row, level in enumerate(levels):
         for step in range(record.steps):
@@ -52,38 +58,23 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
             head = sheet.bare(x, y, wide, 0.26)
             draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
-            if record.region_weights_TR is not None:
-                words = draw_weights(axes, record, step)
+            if weights_TYX is None:
+                words = draw_policy(axes, record, sampled_MTS2[:, step, level], step, level)
             else:
-                words = draw_policy(axes, record, locations[:, step, level], step, level)
+                words = draw_weights(axes, record, weights_TYX[step], step)
             if len(all_levels) > 1:
                 words = f"level {level + 1}: {words}"
             head.text(0.22, 0.14, words, fontsize=7, color=QUIET, va="center_baseline")
     return sheet.figure
 
 
-def explanation(record: PhotoRecord, locations: np.ndarray | None) -> str:
-    if locations is None:
-        return (
-            "Light: weight of each region before the glimpse. Cross: where the model then looked."
-        )
-    return (
-        f"Light: density of {len(locations)} sampled scan paths. Cross and ring: mean and standard"
-        " deviation of the policy in the deterministic pass."
-    )
-
-
-def draw_weights(axes: Axes, record: PhotoRecord, step: int) -> str:
-    """Draw the regions' weights as light; returns a few words about them."""
-    weights = record.region_weights_TR[step].reshape(record.regions)
+def draw_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray, step: int) -> str:
+    """Draw the regions' weights (rows x columns) as light; returns a few words about them."""
     chosen = bool(weights.sum() > 0)
-    if chosen:
-        draw_light(axes, record, weights, least=2 / weights.size)
-        if weights.size <= 16:
-            write_weights(axes, record, weights)
-    else:
-        draw_light(axes, record, np.zeros(record.regions))
-    draw_cross(axes, record, record.locations_TS2[step, -1], step)
+    draw_light(axes, record, weights, least=2 / weights.size)
+    if chosen and weights.size <= 16:
+        write_weights(axes, record, weights)
+    draw_cross(axes, record, record.locations_TS2[step, -1])
     return f"strongest region {percent(float(weights.max()))}" if chosen else "not chosen"
 
 
@@ -122,7 +113,7 @@ def draw_policy(
                 Ellipse(centre, record.std * width, record.std * height, fill=False, linewidth=line,
                         edgecolor=colour, zorder=7)
             )  # fmt: skip
-    draw_cross(axes, record, mean, step)
+    draw_cross(axes, record, mean)
     if not chosen:
         return "not chosen"
     return f"x {mean[0]:+.2f}, y {mean[1]:+.2f}".replace("-", "−")
@@ -147,7 +138,7 @@ def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float
         spine.set_visible(False)
 
 
-def draw_cross(axes: Axes, record: PhotoRecord, location: np.ndarray, step: int) -> None:
+def draw_cross(axes: Axes, record: PhotoRecord, location: np.ndarray) -> None:
     height, width = record.photo.size
     point = (location + 1) / 2 * (width, height)
     for colour, line, size in (("#14161a", 3.4, 9), ("#ffffff", 1.6, 8)):

@@ -28,11 +28,12 @@ TOP = 5
 def verdict(record: PhotoRecord) -> tuple[str, str]:
     """One line about the prediction, and its colour."""
     says = f"says {record.classes[record.predicted]} ({percent(record.confidence)})"
-    if record.correct is None:
+    label = record.photo.label
+    if label is None:
         return says, INK
-    if record.correct:
+    if label == record.predicted:
         return f"✓ {says}", RIGHT
-    return f"✗ {says}, is {record.classes[record.photo.label]}", WRONG
+    return f"✗ {says}, is {record.classes[label]}", WRONG
 
 
 def percent(probability: float) -> str:

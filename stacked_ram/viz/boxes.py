@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import patheffects
@@ -16,13 +17,15 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, step_colours
+from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, show_image, step_colours
+
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType
 
 BEYOND = 0.3  # fraction of a side shown beyond each edge of the photo, at most
 SAME = 0.006  # fraction of the photo's longer side; boxes closer than this are drawn as one
 GAP = 7.0  # points
 TAG = 5.2  # radius of a number's disk, points
-
 
 View = tuple[float, float, float, float]
 """What a drawing shows: (left, top, right, bottom) in the units of the boxes."""
@@ -75,13 +78,7 @@ def draw_surface(
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor=OUTSIDE)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.imshow(
-        surface.image_HWC,
-        extent=(0, width, height, 0),
-        aspect="auto",
-        interpolation="auto",
-        zorder=1,
-    )
+    show_image(axes, surface.image_HWC, (0, width, height, 0))
     edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
     axes.add_patch(edge)
     steps = len(surface.boxes_TK4)
@@ -112,43 +109,42 @@ def draw_boxes(
 
     below: how many earlier glimpses lie in the same place; gaps in the line show them.
     """
-    halo = halo_of(colour)
     for k in range(len(boxes_K4) - 1, -1, -1):
         line = weight * (1.7 if k == 0 else 1.0)
-        pieces_of = split_at_edges(boxes_K4[k], size)
-        for pieces, style in zip(pieces_of, ("-", (0, (3, 2))), strict=True):
-            if not pieces:
-                continue
-            for tint, thick, z in ((halo, line + 1.1 * weight, 0), (colour, line, 0.5)):
-                if tint == halo and (style != "-" or below):
-                    continue  # outside there is nothing to stand out from
-                if below and style == "-":
-                    style = (0, (GAP / line, below * GAP / line))
+        inside, outside = split_at_edges(boxes_K4[k], size)
+        strokes: list[tuple[list[np.ndarray], str, float, float, LineStyleType]] = []
+        if not below:  # a line with gaps, or outside the photo, has nothing to stand out from
+            strokes.append((inside, halo_of(colour), line + 1.1 * weight, 0.55, "-"))
+        gaps = (0, (GAP / line, below * GAP / line))
+        strokes.append((inside, colour, line, 1.0, gaps if below else "-"))
+        strokes.append((outside, colour, line, 1.0, (0, (3, 2))))
+        for pieces, tint, thick, alpha, style in strokes:
+            if pieces:
                 axes.add_collection(
                     LineCollection(
-                        pieces, colors=tint, linewidths=thick, linestyles=[style],
+                        pieces, colors=tint, linewidths=thick, linestyles=[style], alpha=alpha,
                         capstyle="projecting" if style == "-" else "butt",
-                        alpha=0.55 if tint == halo else 1, zorder=zorder + z,
+                        zorder=zorder + (0.5 if tint == colour else 0),
                     ),
                     autolim=False,
                 )  # fmt: skip
 
 
 def coinciding(boxes_TK4: np.ndarray, step: int, first: int, size: tuple[float, float]) -> int:
-    """How many of the steps from `first` to before this one read the same boxes, as far as the eye
-    can tell."""
+    """How many of the steps from `first` up to this one read boxes that look the same."""
     moved_T = np.abs(boxes_TK4[first:step] - boxes_TK4[step]).max(axis=(1, 2))
     return int((moved_T < SAME * max(size)).sum())
 
 
 def split_at_edges(
-    box_4: Sequence[float], size: tuple[float, float]
+    box_4: np.ndarray, size: tuple[float, float]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """A box's four sides cut at the photo's edges: segments inside it and segments outside it, each
     two points (x, y)."""
     left, top, right, bottom = (float(side) for side in box_4)
     height, width = size
-    inside, outside = [], []
+    inside: list[np.ndarray] = []
+    outside: list[np.ndarray] = []
     for fixed, low, high, limit, span, level in (
         (top, left, right, height, width, True),
         (bottom, left, right, height, width, True),
@@ -203,19 +199,17 @@ def draw_path(
 
 def points_a_unit(axes: Axes, view: View) -> np.ndarray:
     """Points of paper for a unit of x and of y."""
-    figure = axes.figure
-    place = axes.get_position()
-    width, height = figure.get_size_inches() * 72 * (place.width, place.height)
-    return np.array([width / (view[2] - view[0]), height / (view[3] - view[1])])
+    sides = np.array([axes.bbox.width, axes.bbox.height]) * 72 / axes.figure.dpi
+    return sides / [view[2] - view[0], view[3] - view[1]]
 
 
 def place_tags(
     axes: Axes, surface: Surface, view: View, steps: Sequence[int], tag: float = TAG
-) -> list[np.ndarray]:
+) -> list[tuple[float, float]]:
     """Where each step's number goes: at its narrowest box, covering as little as possible.
 
-    Outside a corner or a side if the view has room, away from other numbers, from the narrowest
-    boxes and from the centres of glimpses.
+    Outside a corner or a side where the view has room, away from other numbers, the narrowest
+    boxes and the centres of glimpses.
     """
     scale = points_a_unit(axes, view)
     origin = np.array(view[:2])
@@ -231,15 +225,15 @@ def place_tags(
     for step in steps:
         box = boxes_T4[step]
         half = (box[2:] - box[:2]) / 2
-        best, least = None, np.inf
+        best, least = middles[step], np.inf
         for rank, way in enumerate(ways):
             for reach, cost in ((tag * 0.8, 0.0), (-tag * 1.15, 1.5), (tag * 2.9, 4.0)):
                 place = middles[step] + way * (half + reach)
                 cost = cost + rank * 0.15
                 if ((place < tag) | (place > limits - tag)).any():
                     cost += 60
-                for other in placed:
-                    cost += 40 * max(0.0, 1 - np.hypot(*(place - other)) / (2 * tag + 1.5))
+                for taken in placed:
+                    cost += 40 * max(0.0, 1 - np.hypot(*(place - taken)) / (2 * tag + 1.5))
                 for other in steps:
                     near = np.hypot(*(place - middles[other])) / (tag + 4)
                     cost += 25 * max(0.0, 1 - near)
@@ -251,7 +245,7 @@ def place_tags(
                 if cost < least:
                     best, least = place, cost
         placed.append(best)
-    return [place / scale + origin for place in placed]
+    return [(float(x), float(y)) for x, y in (place / scale + origin for place in placed)]
 
 
 def from_line(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
@@ -261,7 +255,9 @@ def from_line(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
     return float(np.hypot(*(point - start - along_by * along)))
 
 
-def draw_tag(axes: Axes, place: np.ndarray, words: str, colour: str, size: float = TAG) -> None:
+def draw_tag(
+    axes: Axes, place: tuple[float, float], words: str, colour: str, size: float = TAG
+) -> None:
     """A number in a disk of its step's colour."""
     axes.plot(
         *place, "o", markersize=2 * size, markerfacecolor=colour, zorder=50, clip_on=False,

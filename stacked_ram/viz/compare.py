@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stacked_ram.evaluation.metrics import wilson_interval
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs
 from stacked_ram.viz.draw import LIMIT, Drawer, SplitName, loaded
-from stacked_ram.viz.overview import draw_density, legend, map_size, percent_axis, step_axis
+from stacked_ram.viz.overview import (
+    confidence_band,
+    draw_density,
+    legend,
+    map_size,
+    percent_axis,
+    step_axis,
+)
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import (
@@ -47,12 +54,11 @@ def compare_runs(
     dataset: str | Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draw two runs with the same classes on the same photos, side by side; without photos, on a
-    whole split and on the photos of it that tell the runs apart. Returns the files.
+    """Draw two runs with the same classes on the same photos, side by side. Returns the files.
 
-    The arguments are those of `draw_run`. Raises UserError where the runs have other classes or
-    the split holds other photos for one than for the other, and where no photo can be read by
-    both.
+    Without photos: on a whole split, and on those of its photos that tell the runs apart. The
+    arguments are those of `draw_run`. Raises UserError where the classes of the runs or their
+    photos of the split differ, and where there is no photo that both can read.
     """
     run, other = loaded(run, device), loaded(other, device)
     if other.classes != run.classes:
@@ -84,7 +90,7 @@ def compare_runs(
 def record_both(
     run: LoadedRun, other: LoadedRun, split: Split, same: Split
 ) -> tuple[WholeSet, WholeSet]:
-    """Both runs' passes over the photos that both can read; the others are taken out of both
+    """A pass of each run over the photos that both can read; other photos are taken out of both
     splits."""
     whole = record_split(run, split)
     same.keep_named(whole.names)
@@ -103,11 +109,11 @@ def record_pairs(
     num_glimpses: int | None,
 ) -> list[tuple[PhotoRecord, PhotoRecord]]:
     """Records of each photo that both runs could read. Raises UserError where there is none."""
-    how = {"num_glimpses": num_glimpses, "skip_unreadable": True}
-    theirs = {record.photo.key: record for record in record_photos(other, other_photos, **how)}
+    recorded = partial(record_photos, num_glimpses=num_glimpses, skip_unreadable=True)
+    theirs = {record.photo.key: record for record in recorded(other, other_photos)}
     pairs = [
         (record, theirs[record.photo.key])
-        for record in record_photos(run, photos, **how)
+        for record in recorded(run, photos)
         if record.photo.key in theirs
     ]
     if not pairs:
@@ -135,8 +141,8 @@ def names_of(run: LoadedRun, other: LoadedRun) -> tuple[str, str]:
 def compare_figure(
     pairs: Sequence[tuple[PhotoRecord, PhotoRecord]], names: tuple[str, str]
 ) -> Figure:
-    """A row for each photo: the scan paths of both runs, and how much each believed in the true
-    class (in its own prediction, where the true class is not known)."""
+    """A row for each photo: the scan paths of both runs, and the belief of each in the true class
+    (in its own prediction, where the true class is not known)."""
     chart = 1.9
     side = (PAGE - chart - 0.75 - 3 * EDGE) / 2
     talls = [max(small_size(record, side, side)[1] for record in pair) for pair in pairs]
@@ -178,13 +184,12 @@ def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
 
 @styled
 def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) -> Figure:
-    """Both runs over the whole split: accuracy after each glimpse, on how many photos each is
-    right, and where they look."""
+    """Both runs over a whole split: accuracy after each glimpse, how many photos each classifies
+    right, and where each looks."""
     first, second = wholes
     inner = PAGE - 2 * EDGE
-    shape = float(np.median(first.sizes_N2[:, 0] / first.sizes_N2[:, 1]))
     steps = max(first.steps, second.steps)
-    cell, tall = map_size(inner - 0.1, max(steps, 4), shape, 1.5)
+    cell, tall = map_size(inner - 0.1, max(steps, 4), first.aspect, 1.5)
     sheet = Sheet(PAGE, 0.35 + 2.35 + 2 * (tall + 0.32) + EDGE)
     x = EDGE
     for number, name in enumerate(names):
@@ -197,8 +202,7 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     bands = []
     for number, whole in enumerate(wholes):
         right = whole.right_NT.mean(0)
-        count = len(whole.labels_N)
-        band = np.array([wilson_interval(round(accuracy * count), count) for accuracy in right])
+        band = confidence_band(right, len(whole.labels_N))
         steps_T = np.arange(1, whole.steps + 1)
         axes.fill_between(steps_T, band[:, 0], band[:, 1], color=RUNS[number], alpha=0.15,
                               linewidth=0)  # fmt: skip
@@ -231,7 +235,7 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
 def draw_agreement(
     sheet: Sheet, first_N: np.ndarray, second_N: np.ndarray, names: tuple[str, str]
 ) -> None:
-    """Bars: on how many photos both, one of them or neither is right."""
+    """Bars: the number of photos on which both, only one or neither is right."""
     counts = [
         ("both right", int((first_N & second_N).sum()), QUIET),
         (f"only {names[0]}", int((first_N & ~second_N).sum()), RUNS[0]),
@@ -251,8 +255,8 @@ def draw_agreement(
 
 
 def distinguishing(first: WholeSet, second: WholeSet, count: int = PHOTOS) -> np.ndarray:
-    """Rows of the photos that tell two models apart: first those that only one gets right, by
-    turns; then those where their beliefs in the true class differ most."""
+    """Rows of the photos that tell two models apart: first those that only one of them classifies
+    right, by turns; then those where their beliefs in the true class differ most."""
     gap_N = first.true_NT[:, -1] - second.true_NT[:, -1]
     only_first = np.flatnonzero(first.right_N & ~second.right_N)
     only_second = np.flatnonzero(second.right_N & ~first.right_N)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ LIMIT = 12
 
 
 class Drawer:
-    """Writes pictures into a folder, under names that say what they show, and keeps a list."""
+    """Write pictures into a folder, and keep a list of them."""
 
     def __init__(self, folder: str | Path, format: str = "png") -> None:
         if format not in FORMATS:
@@ -65,33 +66,37 @@ def draw_run(
     dataset: str | Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draw one picture of each photo; without photos, an overview and galleries of a whole split
-    and one picture each of a sample of it. Returns the files.
+    """Draw one picture of each photo. Returns the files.
+
+    Without photos: an overview and galleries of a whole split, and a picture of each photo of a
+    sample of it.
 
     Args:
         photos: files and folders.
-        out: folder; default RUN/pictures.
-        limit: photos drawn one by one.
-        separate: scan path, patch strip and belief as a picture each.
+        out: folder. Default: RUN/pictures.
+        limit: the most photos to draw one by one.
+        num_glimpses: at each photo. Default: the run's.
+        separate: draw scan path, patch strip and belief as a picture each.
         attention: also draw maps of the attention at each step.
         animate: also write each photo as GIF and MP4, and all of them as one grid.
         split: of the run's data set, where no photos are given.
-        dataset: where the data set lies now; default: where it was in training.
+        dataset: where the data set lies now. Default: where it was in training.
 
-    Raises UserError when a photo, the run or the data set cannot be read.
+    Raises UserError where the run or the data set cannot be read, or none of the photos.
     """
     run = loaded(run, device)
     drawer = Drawer(out or run.folder / "pictures", format)
-    how = {
-        "num_glimpses": num_glimpses, "separate": separate, "attention": attention,
-        "animate": animate,
-    }  # fmt: skip
+    draw = partial(
+        draw_photos, drawer, run, num_glimpses=num_glimpses, separate=separate,
+        attention=attention, animate=animate,
+    )  # fmt: skip
     if photos is not None:
-        draw_photos(drawer, run, read_files(run, photo_files(photos)[:limit]), **how)
+        draw(read_files(run, photo_files(photos)[:limit]))
         return drawer.files
     with Split(run, split, dataset) as opened:
         draw_split(drawer, run, opened, record_split(run, opened))
-        draw_photos(drawer, run, sample(opened, limit), **how)
+        # as many of each class as its share of the split; the same every time
+        draw(opened.photos(stratified(opened.dataset.labels, limit)))
     return drawer.files
 
 
@@ -104,7 +109,7 @@ def draw_one_per_class(
     dataset: str | Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draw one photo of each class in a row, the one of median confidence. Returns the file."""
+    """Draw one photo of each class in a row, that of median confidence. Returns the file."""
     run = loaded(run, device)
     drawer = Drawer(out or run.folder / "pictures", format)
     with Split(run, split, dataset) as opened:
@@ -118,14 +123,9 @@ def loaded(run: str | Path | LoadedRun, device: str = "auto") -> LoadedRun:
     return run if isinstance(run, LoadedRun) else load_run(run, device)
 
 
-def sample(split: Split, count: int) -> list[Photo]:
-    """Photos of a split, as many of each class as its share; the same every time."""
-    return split.photos(stratified(split.dataset.labels, count))
-
-
 def stem(photo: Photo) -> str:
-    """The start of the names of a photo's pictures: its path inside the data set, or its name;
-    for digits, split and row."""
+    """The start of the names of a photo's pictures: its path inside the data set, its name, or
+    (digits) its split and row."""
     path, _, row = photo.name.partition("/images.npy:")
     if row:
         return f"{path}_{row}"
@@ -166,16 +166,18 @@ def save_animations(drawer: Drawer, name: str, records: list[PhotoRecord]) -> No
 
 
 def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
-    """Draw the overview of a split and its galleries. Warns of a policy that looks nowhere."""
+    """Draw the overview of a split and its galleries; logs a warning about a collapsed policy."""
     for note in warnings(whole):
         log.warning("warning: %s", note)
-    drawer.save("overview", overview_figure(whole, title_of(run, split)))
+    photos = counted(len(whole.labels_N), "photo")
+    title = f"{run.folder.name}: {photos} of {whole.dataset}, {whole.split} split"
+    drawer.save("overview", overview_figure(whole, title))
 
     def records(rows: Iterable[int]) -> list[PhotoRecord]:
         return list(record_photos(run, split.photos(rows), skip_unreadable=True))
 
     for name, (title, choose) in gallery.CHOICES.items():
-        rows = choose(whole)
+        rows = choose(whole, gallery.PHOTOS)
         if len(rows):
             drawer.save(f"gallery_{name}", gallery.gallery_figure(records(rows), title))
     pairs = [
@@ -184,9 +186,3 @@ def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
     ]
     if pairs:
         drawer.save("gallery_confused", gallery.confused_figure(pairs))
-
-
-def title_of(run: LoadedRun, split: Split) -> str:
-    dataset = split.dataset
-    photos = counted(len(dataset), "photo")
-    return f"{run.folder.name}: {photos} of {dataset.name}, {dataset.split} split"

@@ -24,7 +24,6 @@ from stacked_ram.viz.patch_strip import (
     draw_patches,
     draw_top_row,
     foveated_height,
-    patch_rows,
     strip_height,
     top_height,
 )
@@ -104,7 +103,7 @@ def stacked_story(record: PhotoRecord) -> Figure:
         view = view_of(surface.size, surface.boxes_TK4)
         shape = view_shape(record, surface, view)
         photo_width, photo_height = fit(shape, 0.36 * inner - 0.05, 2.6)
-        patches = patch_rows(surface) * (cell + GAP)
+        patches = surface.patch_rows * (cell + GAP)
         patches += HEAD if number == 0 else 0
         rows.append((surface, view, photo_width, photo_height, max(photo_height, patches) + 0.3))
     full = cell_size(record, inner)

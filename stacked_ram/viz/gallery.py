@@ -50,8 +50,8 @@ def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
 def confused(
     whole: WholeSet, pairs: int = PAIRS, each: int = EACH
 ) -> list[tuple[int, int, np.ndarray]]:
-    """The pairs of classes confused most, as (true, predicted, rows), most confident mistakes
-    first."""
+    """The pairs of classes that are confused most, as (true, predicted, rows), the rows with the
+    most confident mistakes first."""
     wrong = np.flatnonzero(~whole.right_N)
     true, predicted = whole.labels_N[wrong], whole.predicted_NT[wrong, -1]
     found, counts = np.unique(np.stack([true, predicted], 1), axis=0, return_counts=True)
@@ -68,7 +68,7 @@ def pair_title(whole: WholeSet, true: int, predicted: int) -> str:
 
 
 def one_per_class(whole: WholeSet) -> np.ndarray:
-    """One row of each class: the photo whose true class got the median probability."""
+    """A row for each class: its photo of median confidence in the true class."""
     rows = []
     for label in np.unique(whole.labels_N):
         mine = np.flatnonzero(whole.labels_N == label)
@@ -76,7 +76,7 @@ def one_per_class(whole: WholeSet) -> np.ndarray:
     return np.array(rows)
 
 
-CHOICES: dict[str, tuple[str, Callable[[WholeSet], np.ndarray]]] = {
+CHOICES: dict[str, tuple[str, Callable[[WholeSet, int], np.ndarray]]] = {
     "best": ("Most confident right predictions", best),
     "worst": ("Most confident wrong predictions", worst),
     "changed": ("Predictions that changed most often", changed),
@@ -133,7 +133,7 @@ def rows_figure(
 
 
 def draw_key(sheet: Sheet, steps: int) -> None:
-    """A key at the top right, which colour is which step, for pictures too small for numbers."""
+    """The colour of each step, at the top right, for pictures too small for numbers."""
     wide = 0.19 * steps
     axes = sheet.bare(sheet.width - EDGE - wide, 0.08, wide, 0.2)
     for step, colour in enumerate(step_colours(steps)):

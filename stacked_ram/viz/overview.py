@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,20 +29,23 @@ from stacked_ram.viz.style import (
 )
 from stacked_ram.viz.whole_set import WholeSet, warnings
 
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType
+
 EDGE = 0.1
 BINS = 25  # at most; odd, as the rows are, so that the centre lies inside a cell
 MOST_CLASSES = 18
 CHARTS = 2.1
 RANDOM_DISTANCE = 0.765  # mean distance of random locations from the centre
-RANDOM_LINE = {"color": QUIET, "linestyle": ":"}
-CENTRE_LINE = {"color": QUIET, "linestyle": (0, (5, 1.5, 1, 1.5))}
+RANDOM_LINE: LineStyleType = ":"
+CENTRE_LINE: LineStyleType = (0, (5, 1.5, 1, 1.5))
 
 
 @styled
 def overview_figure(whole: WholeSet, title: str) -> Figure:
-    """Densities of locations by step and by class, and charts of the whole split."""
+    """Densities of locations by step and by class, and charts of a whole split."""
     inner = PAGE - 2 * EDGE
-    shape = float(np.median(whole.sizes_N2[:, 0] / whole.sizes_N2[:, 1]))
+    shape = whole.aspect
     levels = whole.locations_NTS2.shape[2]
     cell, tall = map_size(inner, max(whole.steps, 4), shape, 1.5)
     classes = class_order(whole)[:MOST_CLASSES]
@@ -95,7 +98,7 @@ def heading(sheet: Sheet, y: float, words: str, more: str) -> None:
 
 
 def map_size(width: float, columns: int, shape: float, most: float) -> tuple[float, float]:
-    """(width, height) of one of so many maps in a row."""
+    """(width, height) of a map where this many stand in a row, at most `most` wide."""
     cell = min(width / columns - 0.1, most)
     return (cell, cell * shape) if shape <= 1.2 else (cell * 1.2 / shape, cell * 1.2)
 
@@ -108,8 +111,8 @@ def class_order(whole: WholeSet) -> list[int]:
 def chosen_locations(
     whole: WholeSet, rows_N: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """Locations (x, y) of the steps whose location the attention chose (of all steps, if it chose
-    none), X x 2, and the cells that it chose among."""
+    """Locations that the attention chose on these photos (all locations, if it chose none),
+    X x 2; and the cells that it chose among."""
     chosen = np.flatnonzero(whole.chosen_T)
     steps = chosen if len(chosen) else np.arange(whole.steps)
     locations_X2 = whole.locations_NTS2[rows_N][:, steps, -1].reshape(-1, 2)
@@ -121,9 +124,8 @@ def density_of(
 ) -> np.ndarray:
     """Fraction of the locations in each cell of a grid over the photo: rows x columns.
 
-    shape: height over width of the photo. cells: the grid that a categorical policy chose from;
-    another grid would cut its locations into stripes. Without it, the fewer locations, the coarser
-    the grid.
+    shape: height over width of the photo. cells: the grid that a categorical policy chose from
+    (another grid would show stripes). Default: the fewer locations, the coarser the grid.
     """
     finest = float(np.clip(np.sqrt(len(locations_X2)) * 0.8, 9, BINS))
     columns = odd(finest) if shape <= 1 else odd(finest / shape)
@@ -141,7 +143,7 @@ def odd(count: float) -> int:
 def draw_density(
     axes: Axes, locations_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
 ) -> None:
-    """A map, the darker the denser the locations (by the square root, so that rare ones show); a
+    """A map that is darker where locations are denser (square root, so that rare ones show); a
     cross marks the photo's centre."""
     density = density_of(locations_X2, shape, cells)
     axes.imshow(
@@ -198,23 +200,23 @@ def percent_axis(axes: Axes, low: float, high: float) -> None:
 
 def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
     """Accuracy after each glimpse with its 95 % confidence interval."""
-    right = whole.right_NT.mean(0)
-    steps = np.arange(1, whole.steps + 1)
-    if whole.glance_predicted_N is not None:
-        right = np.concatenate([[(whole.glance_predicted_N == whole.labels_N).mean()], right])
-        steps = np.arange(whole.steps + 1)
-    count = len(whole.labels_N)
-    bands = np.array([wilson_interval(round(accuracy * count), count) for accuracy in right])
-    axes.fill_between(steps, bands[:, 0], bands[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
-    dotted_line(axes, steps, right, whole.steps)
+    steps, accuracy = whole.accuracy()
+    band = confidence_band(accuracy, len(whole.labels_N))
+    axes.fill_between(steps, band[:, 0], band[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
+    dotted_line(axes, steps, accuracy, whole.steps)
     axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
     axes.set_title("band: 95 % CI", fontsize=6.5, color=QUIET, loc="right", pad=8)
-    percent_axis(axes, bands.min(), bands.max())
+    percent_axis(axes, band.min(), band.max())
     axes.annotate(
-        f"{100 * right[-1]:.1f} %", (steps[-1], right[-1]), xytext=(4, -12), ha="right",
+        f"{100 * accuracy[-1]:.1f} %", (steps[-1], accuracy[-1]), xytext=(4, -12), ha="right",
         textcoords="offset points", fontsize=7.5, fontweight="bold",
     )  # fmt: skip
     step_axis(axes, steps)
+
+
+def confidence_band(accuracy_T: np.ndarray, count: int) -> np.ndarray:
+    """95 % confidence intervals of accuracies over `count` photos, T x 2."""
+    return np.array([wilson_interval(round(each * count), count) for each in accuracy_T])
 
 
 def dotted_line(axes: Axes, steps: np.ndarray, values: np.ndarray, count: int) -> None:
@@ -235,13 +237,21 @@ def draw_distance(axes: Axes, whole: WholeSet) -> None:
     axes.plot(steps, spread, color=INK, linewidth=1.0, linestyle=(0, (2, 1.5)))
     axes.set_ylim(0, max(1.0, float(distance.max()) * 1.1))
     axes.set_title("Distance from the centre", fontweight="bold", loc="left", pad=8)
-    axes.axhline(RANDOM_DISTANCE, linewidth=0.9, zorder=0, **RANDOM_LINE)
+    control_line(axes, RANDOM_DISTANCE, RANDOM_LINE)
     legend(
         axes,
-        [{"marker": "o", "markersize": 3.5}, {"linestyle": (0, (2, 1.5))}, RANDOM_LINE],
+        [
+            {"marker": "o", "markersize": 3.5},
+            {"linestyle": (0, (2, 1.5))},
+            {"color": QUIET, "linestyle": RANDOM_LINE},
+        ],
         ["mean distance", "spread over photos", "mean distance of random locations"],
     )
     step_axis(axes, steps, "glimpse")
+
+
+def control_line(axes: Axes, value: float, style: LineStyleType) -> None:
+    axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=style, zorder=0)
 
 
 def legend(axes: Axes, lines: list[dict[str, Any]], names: list[str]) -> None:
@@ -261,18 +271,18 @@ def legend(axes: Axes, lines: list[dict[str, Any]], names: list[str]) -> None:
 def draw_inside(axes: Axes, whole: WholeSet) -> None:
     """Fraction of glimpses whose centre lies in the object's box, beside two controls."""
     steps = np.arange(1, whole.steps + 1)
-    boxed = np.isfinite(whole.inside_NT[:, 0])
-    inside = whole.inside_NT[boxed].mean(0)
+    inside = np.nanmean(whole.inside_NT, 0)
     controls = {
-        "always the centre": float(whole.centre_inside_N[boxed].mean()),
-        "random locations": float(whole.box_fraction_N[boxed].mean()),
+        "always the centre": float(np.nanmean(whole.centre_inside_N)),
+        "random locations": float(np.nanmean(whole.box_fraction_N)),
     }
     highest = max(float(inside.max()), *controls.values())
     percent_axis(axes, 0, min(1.0, highest * 1.15 + 0.02))
     dotted_line(axes, steps, inside, whole.steps)
-    lines = [CENTRE_LINE, RANDOM_LINE]
-    for value, line in zip(controls.values(), lines, strict=True):
-        axes.axhline(value, linewidth=0.9, zorder=0, **line)
-    legend(axes, [{"marker": "o", "markersize": 3.5}, *lines], ["this model", *controls])
+    lines: list[dict[str, Any]] = [{"marker": "o", "markersize": 3.5}]
+    for value, style in zip(controls.values(), (CENTRE_LINE, RANDOM_LINE), strict=True):
+        control_line(axes, value, style)
+        lines.append({"color": QUIET, "linestyle": style})
+    legend(axes, lines, ["this model", *controls])
     axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=8)
     step_axis(axes, steps, "glimpse")

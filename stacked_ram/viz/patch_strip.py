@@ -60,7 +60,7 @@ def draw_patches(
 ) -> float:
     """A row for each of the K patches, the narrowest first; returns the y below."""
     colours = step_colours(record.steps)
-    for k in range(patch_rows(surface)):
+    for k in range(surface.patch_rows):
         row_label(sheet, x, y, cell, *patch_label(surface, k))
         for step in range(record.steps):
             axes = sheet.axes(column_x(record, x, cell, step + 1), y, cell, cell)
@@ -70,20 +70,15 @@ def draw_patches(
     return y
 
 
-def patch_rows(surface: Surface) -> int:
-    return 0 if surface.patches_TKPPC is None else surface.patches_TKPPC.shape[1]
-
-
-def patch_label(surface: Surface, k: int) -> tuple[str, str]:
+def patch_label(surface: Surface, k: int) -> tuple[str, ...]:
     """How wide the patch is on its surface, and how many pixels the network gets."""
     left, _, right, _ = surface.boxes_TK4[0, k]
     wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
     across = f"{wide:.0f} {surface.unit} wide"
-    return across, "" if abs(wide - pixels) < 0.5 else f"→ {pixels} × {pixels}"
+    return (across,) if abs(wide - pixels) < 0.5 else (across, f"→ {pixels} × {pixels}")
 
 
 def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> None:
-    lines = [line for line in lines if line]
     middle = y + tall / 2 + 0.035 - 0.06 * (len(lines) - 1)
     for number, line in enumerate(lines):
         sheet.text(
@@ -118,7 +113,7 @@ def draw_top_row(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: fl
 
 def strip_height(record: PhotoRecord, cell: float, surfaces: int = 1) -> float:
     """Inches that `draw_head` and `draw_patches` take."""
-    rows = sum(patch_rows(surface) for surface in record.surfaces[:surfaces])
+    rows = sum(surface.patch_rows for surface in record.surfaces[:surfaces])
     return HEAD + rows * (cell + GAP)
 
 

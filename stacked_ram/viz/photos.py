@@ -15,8 +15,10 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import Dataset, only, open_dataset
+from stacked_ram.data.digit_loader import DigitLoader
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.photo_batches import open_as_trained
+from stacked_ram.data.photo_loader import PhotoLoader
 from stacked_ram.images.decoding import true_size
 from stacked_ram.images.in_memory import InMemory, array_image
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
@@ -69,8 +71,8 @@ class Photo:
 AnyPhoto = Photo | str | Path | InMemory
 
 
-def as_photo(run: LoadedRun, photo: AnyPhoto, name: str | None = None) -> Photo:
-    """A photo as the run's model wants it: channels, short_side and photo_size of its config.
+def as_photo(run: LoadedRun, photo: AnyPhoto) -> Photo:
+    """A photo with the channels, short_side and photo_size of the run.
 
     photo: a path, a PIL image, an array H x W x C (or H x W), or a tensor C x H x W; arrays and
     tensors hold uint8, or floats from 0 to 1. Raises UserError when it cannot be read or has
@@ -79,10 +81,11 @@ def as_photo(run: LoadedRun, photo: AnyPhoto, name: str | None = None) -> Photo:
     if isinstance(photo, Photo):
         return photo
     if isinstance(photo, str | Path):
-        return read_file(run, Path(photo), name)
+        return read_file(run, Path(photo))
     image = ImageOps.exif_transpose(photo) if isinstance(photo, Image.Image) else array_image(photo)
     pixels_CHW = open_as_trained(image, run.config, run.card.channels)
-    return Photo(name or "photo", pixels_CHW, (image.height, image.width))
+    assert isinstance(pixels_CHW, np.ndarray)  # only files are read by region
+    return Photo("photo", pixels_CHW, (image.height, image.width))
 
 
 def photo_files(names: Iterable[str | Path]) -> list[Path]:
@@ -108,7 +111,7 @@ def photo_files(names: Iterable[str | Path]) -> list[Path]:
 
 
 def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:
-    """Photos as the run's model wants them. Warns of each that cannot be read and leaves it out;
+    """Photos as the run's model takes them. Leaves out photos that cannot be read, with a warning;
     raises UserError where none can be read."""
     photos = []
     for path in files:
@@ -121,15 +124,15 @@ def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:
     return photos
 
 
-def read_file(run: LoadedRun, path: Path, name: str | None = None) -> Photo:
-    """One photo file; in a folder named like a class, it is of that class.
+def read_file(run: LoadedRun, path: Path) -> Photo:
+    """One photo file; a photo in a folder named like a class is of that class.
 
     Raises UserError, naming the file, when it cannot be read.
     """
     opened = open_as_trained(path, run.config, run.card.channels)
     folder = path.resolve().parent.name
     label = run.classes.index(folder) if folder in run.classes else None
-    name = path_text(name or path.name)
+    name = path_text(path.name)
     if isinstance(opened, np.ndarray):
         photo = Photo(name, opened, true_size(path), label)
     else:
@@ -150,18 +153,14 @@ def large_photo(
 class Split:
     """A split of the run's data set, photo by photo or in batches.
 
-    dataset: where the data set lies now, if not where it lay in training.
-    Raises UserError when there is none, or when it has other classes or channels than the run.
+    dataset: where the data set lies now; default: where it was in training.
+    Raises UserError where there is no data set, or where its classes or channels are not the run's.
     """
 
     def __init__(
-        self,
-        run: LoadedRun,
-        split: str = "test",
-        dataset: str | Path | None = None,
-        limit: int | None = None,
+        self, run: LoadedRun, split: str = "test", dataset: str | Path | None = None
     ) -> None:
-        changes: dict[str, object] = {"limit_photos": limit, "cache": "none"}
+        changes: dict[str, object] = {"limit_photos": None, "cache": "none"}
         if dataset is not None:
             changes["dataset"] = str(dataset)
         self.config: Config = replace_fields(run.config, changes, "viz")
@@ -180,9 +179,8 @@ class Split:
 
     def keep(self, rows: np.ndarray) -> None:
         """Keep only these rows, in this order."""
-        device = self.loader.device
         self.loader.close()
-        self.dataset = only(self.dataset, rows)
+        self.dataset, device = only(self.dataset, rows), self.loader.device
         self.loader = make_loader(self.dataset, self.config, train=False, device=device)
 
     def keep_named(self, names: Sequence[str]) -> None:
@@ -196,14 +194,15 @@ class Split:
         return [self.photo(int(row)) for row in rows]
 
     def photo(self, row: int) -> Photo:
-        dataset = self.dataset
-        if dataset.kind == "digits":
-            batch = self.loader.make(torch.tensor([row], device=self.loader.home), seed=0)
+        dataset, loader = self.dataset, self.loader
+        if isinstance(loader, DigitLoader):
+            batch = loader.make(torch.tensor([row], device=loader.home), seed=0)
         else:
+            assert isinstance(loader, PhotoLoader)  # there are two kinds
             index = np.array([row])
-            batch = self.loader.maker.make(0, Rows(index, np.zeros_like(index)))
-        box_4 = batch.boxes_B4[0].cpu().numpy()
-        box_4 = None if np.isnan(box_4).any() else box_4
+            batch = loader.maker.make(0, Rows(index, np.zeros_like(index)))
+        given_4 = batch.boxes_B4[0].cpu().numpy()
+        box_4 = None if np.isnan(given_4).any() else given_4
         name, label = dataset.names[row], int(dataset.labels[row])
         if isinstance(batch.pixels_BCHW, LazyPhotos):
             return large_photo(name, batch.pixels_BCHW.photos[0], label, box_4)

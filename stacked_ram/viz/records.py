@@ -1,6 +1,7 @@
 """What the model did with each photo, as plain arrays that every drawing reads.
 
-B photos   T steps   S levels   K patches of P x P pixels   N classes   R regions
+B photos   T steps   S levels   K patches of P x P pixels   N classes
+Y X rows and columns of the regions that an attention weighs
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.models.ram import RAM
+from stacked_ram.models.retina.retina import PatchRetina
 from stacked_ram.models.trace import Trace
-from stacked_ram.ops.geometry import glimpse_boxes
+from stacked_ram.ops.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.devices import autocast
 from stacked_ram.runtime.errors import UserError
@@ -43,14 +46,19 @@ class Surface:
     """(height, width) in the units of the boxes, whatever the resolution of the image."""
     boxes_TK4: np.ndarray
     """Exactly what the retina read: (left, top, right, bottom)."""
-    patches_TKPPC: np.ndarray | None
-    """uint8 RGB, as the network got them but for the normalisation; None if nothing was read."""
+    patches_TKPPC: np.ndarray
+    """uint8 RGB, as the network got them, without the normalisation; K is 0 if nothing was read."""
     is_map: bool = False
-    """Whether it is a feature map (which may be as large as the photo); boxes are in cells."""
+    """Whether it is a feature map; its boxes are in cells."""
 
     @property
     def unit(self) -> str:
         return "cells" if self.is_map else "px"
+
+    @property
+    def patch_rows(self) -> int:
+        """Number of patches read at each step."""
+        return self.patches_TKPPC.shape[1]
 
 
 @dataclass
@@ -65,27 +73,22 @@ class PhotoRecord:
     """(x, y) of each glimpse, in [-1, 1]."""
     surfaces: list[Surface]
     """One for each level, or the surfaces of a stack of maps, finest first."""
+    means_TS2: np.ndarray
+    """Centre of the policy at each step."""
+    chosen_T: tuple[bool, ...]
+    """Whether the policy chose the location of each step."""
     glance_belief_N: np.ndarray | None = None
     glance_HWC: np.ndarray | None = None
-    """uint8 RGB: what the glance saw of the whole photo."""
-    region_weights_TR: np.ndarray | None = None
-    regions: tuple[int, int] | None = None
-    """Rows and columns of the regions."""
+    """uint8 RGB: the whole photo at the glance's resolution."""
+    region_weights_TYX: np.ndarray | None = None
+    """Weight of each region before each glimpse, where the attention weighs regions."""
     std: float | None = None
-    """Of the Gaussian policy, in units of location."""
-    means_TS2: np.ndarray | None = None
-    """Centre of the policy at each step."""
-    chosen_T: tuple[bool, ...] = ()
-    """Whether the policy chose the location of each step."""
+    """Standard deviation of a Gaussian policy, in units of location."""
 
     @property
     def photo_surfaces(self) -> list[Surface]:
         """The surfaces whose patches come from the photo itself, not from a feature map."""
-        return [
-            surface
-            for surface in self.surfaces
-            if not surface.is_map and surface.patches_TKPPC is not None
-        ]
+        return [each for each in self.surfaces if each.patch_rows and not each.is_map]
 
     @property
     def steps(self) -> int:
@@ -108,8 +111,8 @@ class PhotoRecord:
 
     @property
     def followed_class(self) -> int:
-        """The class whose belief drawings follow: the true one, or the predicted one where the
-        true one is not known."""
+        """The class whose belief is drawn: the true one where it is known, else the predicted
+        one."""
         return self.predicted if self.photo.label is None else self.photo.label
 
     @property
@@ -124,23 +127,20 @@ class PhotoRecord:
             dataclasses.replace(
                 surface,
                 boxes_TK4=surface.boxes_TK4[:steps],
-                patches_TKPPC=first(surface.patches_TKPPC, steps),
+                patches_TKPPC=surface.patches_TKPPC[:steps],
             )
             for surface in self.surfaces
         ]
+        weights = self.region_weights_TYX
         return dataclasses.replace(
             self,
             beliefs_TN=self.beliefs_TN[:steps],
             locations_TS2=self.locations_TS2[:steps],
             surfaces=surfaces,
-            region_weights_TR=first(self.region_weights_TR, steps),
-            means_TS2=first(self.means_TS2, steps),
+            region_weights_TYX=None if weights is None else weights[:steps],
+            means_TS2=self.means_TS2[:steps],
             chosen_T=self.chosen_T[:steps],
         )
-
-
-def first(values: np.ndarray | None, steps: int) -> np.ndarray | None:
-    return None if values is None else values[:steps]
 
 
 def record_photos(
@@ -151,17 +151,18 @@ def record_photos(
     first_location: tuple[float, float] | None = None,
     skip_unreadable: bool = False,
 ) -> Iterator[PhotoRecord]:
-    """Run the model on photos, deterministically, and record everything; in the order given.
+    """Run the model on photos and record everything, in the order given.
 
-    Works in batches of neighbouring photos of one size, in the precision the run is tested in.
+    One deterministic pass, in batches of neighbouring photos of one size, in the precision in which
+    the run is tested.
 
     Args:
         photos: paths, PIL images, arrays H x W x C, tensors C x H x W, or `Photo` objects.
-        num_glimpses: default: the run's.
-        first_location: force the first glimpse to (x, y), each in [-1, 1].
+        num_glimpses: at each photo. Default: the run's.
+        first_location: (x, y) of the first glimpse, each in [-1, 1]. Default: the model's own.
         skip_unreadable: leave out photos that cannot be read, with a warning.
 
-    Raises UserError, naming the photo, when one cannot be read.
+    Raises UserError, naming the photo, when a photo cannot be read.
     """
     precision = run.config.training.precision
     for batch in batches(run, photos, skip_unreadable):
@@ -202,15 +203,15 @@ def batches(
 
 
 def may_share_batch(photo: Photo, other: Photo) -> bool:
-    small = photo.large is None and other.large is None
-    return small and photo.pixels_CHW.shape == other.pixels_CHW.shape
+    in_memory = photo.large is None and other.large is None
+    return in_memory and photo.pixels_CHW.shape == other.pixels_CHW.shape
 
 
-def model_input(model: RAM, photos: Sequence[Photo]) -> Photos | LazyPhotos:
-    """Photos of one size, or one large one, as the model takes them."""
+def model_input(model: RAM, photos: Sequence[Photo]) -> PhotoBatch:
+    """Photos of one size, or one large photo, as the model takes them."""
     device = model.classifier.weight.device
     if photos[0].large is not None:
-        return model.photos(LazyPhotos([photo.large for photo in photos], device=device))
+        return model.photos(LazyPhotos([photos[0].large], device=device))
     pixels_BCHW = torch.from_numpy(np.stack([photo.pixels_CHW for photo in photos]))
     return model.photos(pixels_BCHW.to(device))
 
@@ -236,104 +237,110 @@ def record_batch(
             trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
         else:
             trace = look_from(model, ready, first_location, num_glimpses)
-    glance_BCHW = None if model.glance is None else ready.resized(model.glance.size)
-    maps = model.levels[0].retina.view(ready).surfaces if model.needs_whole_photo else None
-    records = []
-    for row, photo in enumerate(photos):
-        record = record_of(trace, row, photo, classes)
-        if maps is not None:
-            record.surfaces = map_surfaces(model, trace, row, photo, maps)
-        else:
-            patches = as_rgb(denormalised(model, trace.patches_BTSKCPP[row]))
-            record.surfaces = level_surfaces(trace, row, photo, patches)
-        if glance_BCHW is not None:
-            record.glance_HWC = as_rgb(denormalised(model, glance_BCHW[row]))
-        if record.region_weights_TR is not None:
-            record.regions = model.config.regions
-        policy = model.levels[-1].attention
-        if getattr(policy, "std", None) is not None:
-            record.std = float(policy.std)
-        records.append(record)
+    records = [record_of(trace, row, photo, classes) for row, photo in enumerate(photos)]
+    retina, attention = model.levels[0].retina, model.levels[-1].attention
+    if isinstance(retina, PatchRetina) and retina.maps is not None:
+        geometry = retina.geometry if model.has_policy else retina.smooth_geometry
+        maps = dict(zip(retina.maps.levels, retina.maps(ready), strict=True))
+        for row, record in enumerate(records):
+            record.surfaces = map_surfaces(model, trace, row, record.surfaces[0], maps, geometry)
+    else:
+        patches_BTSKPPC = as_rgb(denormalised(model, trace.patches_BTSKCPP))
+        for row, record in enumerate(records):
+            for level, surface in enumerate(record.surfaces):
+                surface.patches_TKPPC = patches_BTSKPPC[row, :, level]
+    if model.glance is not None:
+        glances_BHWC = as_rgb(denormalised(model, ready.resized(model.glance.size)))
+        for row, record in enumerate(records):
+            record.glance_HWC = glances_BHWC[row]
+    regions = getattr(attention, "regions", None if model.glance is None else model.glance.regions)
+    if trace.region_weights_BTR is not None and regions is not None:
+        weights_BTYX = numpy(trace.region_weights_BTR.unflatten(2, regions))
+        for row, record in enumerate(records):
+            record.region_weights_TYX = weights_BTYX[row]
+    std = getattr(attention, "std", None)
+    if std is not None:
+        for record in records:
+            record.std = float(std)
     return records
 
 
 def look_from(
-    model: RAM, photos: Photos, first: tuple[float, float], num_glimpses: int | None
+    model: RAM, photos: PhotoBatch, first: tuple[float, float], num_glimpses: int | None
 ) -> Trace:
     """The trace of a scan path that begins at `first` and is the model's own from there on."""
     first_B1S2 = torch.tensor(first, device=photos.device).expand(
         photos.batch_size, 1, len(model.levels), 2
     )
     trace = model(photos, locations_BTS2=first_B1S2, keep_patches=True, num_glimpses=num_glimpses)
-    # the location that was given is not the policy's own
+    # the policy did not choose the given location
     return dataclasses.replace(trace, first_chosen=max(1, trace.first_chosen))
 
 
 def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> PhotoRecord:
-    """One row of a trace, with boxes on the photo and without patches."""
-    glance, weights = trace.glance_logits_BN, trace.region_weights_BTR
+    """One row of a trace: the photo as each level sees it, with its boxes and without patches."""
+    assert trace.boxes_BTSK4 is not None  # only traces of training have none
+    boxes_TSK4 = numpy(trace.boxes_BTSK4[row])
+    pixels_HWC = as_rgb(photo.pixels_CHW)
+    levels = range(boxes_TSK4.shape[1])
+    surfaces = [
+        Surface(
+            title="the photo" if len(levels) == 1 else level_title(level),
+            image_HWC=pooled(pixels_HWC, 2**level),
+            size=photo.size,
+            boxes_TK4=boxes_TSK4[:, level],
+            patches_TKPPC=np.empty((len(boxes_TSK4), 0, 0, 0, 3), np.uint8),
+        )
+        for level in levels
+    ]
+    glance = trace.glance_logits_BN
     return PhotoRecord(
         photo=photo,
         classes=tuple(classes),
         beliefs_TN=numpy(trace.logits_BTN[row].float().softmax(1)),
         locations_TS2=numpy(trace.locations_BTS2[row]),
-        surfaces=level_surfaces(trace, row, photo),
+        surfaces=surfaces,
         glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
-        region_weights_TR=None if weights is None else numpy(weights[row]),
         means_TS2=numpy(trace.means_BTS2[row]),
         chosen_T=trace.chosen_T,
     )
 
 
-def level_surfaces(
-    trace: Trace, row: int, photo: Photo, patches_TSKPPC: np.ndarray | None = None
-) -> list[Surface]:
-    """The photo as each level sees it, with its boxes and (if given) its patches."""
-    pixels_HWC = as_rgb(photo.pixels_CHW)
-    levels = range(trace.boxes_BTSK4.shape[2])
-    return [
-        Surface(
-            title="the photo" if len(levels) == 1 else level_title(level),
-            image_HWC=pooled(pixels_HWC, 2**level),
-            size=photo.size,
-            boxes_TK4=numpy(trace.boxes_BTSK4[row, :, level]),
-            patches_TKPPC=None if patches_TSKPPC is None else patches_TSKPPC[:, level],
-        )
-        for level in levels
-    ]
-
-
 def map_surfaces(
-    model: RAM, trace: Trace, row: int, photo: Photo, maps: list[Photos]
+    model: RAM,
+    trace: Trace,
+    row: int,
+    photo: Surface,
+    maps: dict[int, Photos],
+    geometry: GlimpseGeometry,
 ) -> list[Surface]:
-    """The photo and the feature maps that the model reads from, with their boxes and patches."""
-    pixels_HWC = as_rgb(photo.pixels_CHW)
-    retina = model.levels[0].retina
-    geometry = retina.geometry if model.has_policy else retina.smooth_geometry
+    """The photo and the feature maps that the model reads from, with their boxes and patches.
+
+    maps: by level; level 0 is the photo.
+    """
+    assert trace.map_patches_BTKCPP is not None  # `record_batch` asked for them
     locations_T2 = trace.locations_BTS2[row, :, 0]
-    levels = model.config.levels or range(model.config.num_levels)
     surfaces = []
-    if 0 not in levels:  # drawn too: a feature map alone shows nobody where
-        boxes_TK4 = numpy(trace.boxes_BTSK4[row, :, 0])
-        surfaces.append(Surface("the photo (not read)", pixels_HWC, photo.size, boxes_TK4, None))
-    for level, feature_map, patches in zip(levels, maps, trace.map_patches_BTKCPP, strict=True):
-        height, width = (int(side) for side in feature_map.sizes_B2[row])
-        sides_T2 = feature_map.sizes_B2[row].expand(len(locations_T2), 2)
-        boxes_TK4 = numpy(glimpse_boxes(locations_T2, sides_T2, geometry))
+    if 0 not in maps:  # drawn too: a feature map alone does not show where its boxes lie
+        surfaces.append(dataclasses.replace(photo, title="the photo (not read)"))
+    for (level, surface), patches_BTKCPP in zip(
+        maps.items(), trace.map_patches_BTKCPP, strict=True
+    ):
         if level == 0:
-            read = as_rgb(denormalised(model, patches[row]))
-            surfaces.append(Surface("the photo", pixels_HWC, (height, width), boxes_TK4, read))
+            patches_TKPPC = as_rgb(denormalised(model, patches_BTKCPP[row]))
+            surfaces.append(dataclasses.replace(photo, patches_TKPPC=patches_TKPPC))
             continue
-        map_CHW = numpy(feature_map.pixels_BCHW[row, :, :height, :width])
+        height, width = surface.sizes_B2[row].tolist()
+        sides_T2 = surface.sizes_B2[row].expand(len(locations_T2), 2)
+        map_CHW = numpy(surface.pixels_BCHW[row, :, :height, :width])
         colours = FeatureColours(map_CHW)
-        title = f"feature map {level}: {height} × {width}, {counted(len(map_CHW), 'channel')}"
         surfaces.append(
             Surface(
-                title,
+                f"feature map {level}: {height} × {width}, {counted(len(map_CHW), 'channel')}",
                 colours(map_CHW),
                 (height, width),
-                boxes_TK4,
-                colours(numpy(patches[row])),
+                numpy(glimpse_boxes(locations_T2, sides_T2, geometry)),
+                colours(numpy(patches_BTKCPP[row])),
                 is_map=True,
             )
         )

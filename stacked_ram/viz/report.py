@@ -20,6 +20,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from stacked_ram.data.dataset import stratified
@@ -62,9 +63,9 @@ def write_report(
 ) -> Path:
     """Write report.html, with a player for every photo, and return its path.
 
-    Without photos: of a whole split, with its figures and galleries. The other arguments are
-    those of `draw_run`; out: a folder, by default the run's. Raises UserError when there is
-    nothing to show.
+    Without photos: of a whole split, with its figures and galleries. out: a folder; default: the
+    run's. The other arguments are those of `draw_run`. Raises UserError where there is nothing to
+    show.
     """
     run = loaded(run, device)
     folder = Path(out or run.folder)
@@ -76,33 +77,31 @@ def write_report(
             whole = record_split(run, opened)
             rows, galleries = chosen_rows(opened, whole, limit)
             chosen = opened.photos(rows)
-            content = page(run, chosen, num_glimpses, whole, galleries, opened)
+            content = page(run, chosen, num_glimpses, whole, galleries)
     write_atomically(folder / "report.html", content)
     return folder / "report.html"
 
 
 def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], list[dict[str, Any]]]:
-    """Rows of the split for the report, and galleries of some of them by name: the galleries fill
-    at most half of the room, an even sample of the classes the rest."""
-    count = max(2, most // 8)
-    groups = [
-        (title, choose(whole, min(count, gallery.PHOTOS)))
-        for title, choose in gallery.CHOICES.values()
-    ]
-    groups += [
-        (gallery.pair_title(whole, true, predicted), rows)
+    """Rows of the split for the report, and galleries of some of them by name.
+
+    At most half of the rows come from galleries, the others from an even sample of the classes.
+    """
+    labels, names = split.dataset.labels, split.dataset.names
+    count = min(max(2, most // 8), gallery.PHOTOS)
+    groups = {
+        title: choose(whole, count).tolist() for title, choose in gallery.CHOICES.values()
+    } | {
+        gallery.pair_title(whole, true, predicted): rows.tolist()
         for true, predicted, rows in gallery.confused(whole, pairs=max(1, min(3, most // 16)))
-    ]
-    groups = [(title, [int(row) for row in rows]) for title, rows in groups if len(rows)]
-    rows = stratified(split.dataset.labels, most).tolist()
-    shown = list(dict.fromkeys(row for _, members in groups for row in members))[: most // 2]
-    chosen = (shown + [row for row in rows if row not in set(shown)])[:most]
-    chosen = sorted(chosen, key=lambda row: (int(split.dataset.labels[row]), row))
+    }
+    shown = list(dict.fromkeys(row for rows in groups.values() for row in rows))[: most // 2]
+    chosen = list(dict.fromkeys([*shown, *stratified(labels, most).tolist()]))[:most]
     galleries = [
-        {"title": title, "photos": [split.dataset.names[row] for row in members if row in chosen]}
-        for title, members in groups
+        {"title": title, "photos": [names[row] for row in rows if row in chosen]}
+        for title, rows in groups.items()
     ]
-    return chosen, galleries
+    return sorted(chosen, key=lambda row: (labels[row], row)), galleries
 
 
 def page(
@@ -111,13 +110,12 @@ def page(
     num_glimpses: int | None = None,
     whole: WholeSet | None = None,
     galleries: Sequence[dict[str, Any]] = (),
-    split: Split | None = None,
 ) -> bytes:
-    """The content of report.html, its photos as large as the limit on its size allows."""
+    """The content of report.html, with photos as large as the limit on its size allows."""
     records = list(record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True))
     if not records:
         raise UserError("--report: no photos to show")
-    data = page_data(run, records, whole, galleries, split)
+    data = page_data(run, records, whole, galleries)
     room = LARGEST * max(1.0, len(records) / 100)
     for side in SIDES:
         data["photos"] = [photo_entry(record, side) for record in records]
@@ -145,9 +143,8 @@ def page_data(
     records: Sequence[PhotoRecord],
     whole: WholeSet | None,
     galleries: Sequence[dict[str, Any]],
-    split: Split | None,
 ) -> dict[str, Any]:
-    """What the page's script reads, but for the photos."""
+    """What the page's script reads, without the photos."""
     model = run.config.model
     counts = {record.steps for record in records}
     words = [
@@ -158,9 +155,9 @@ def page_data(
         f"epoch {run.card.epoch}",
     ]
     if whole is not None:
-        photos, dataset = counted(len(whole.labels_N), "photo"), split.dataset
+        photos = counted(len(whole.labels_N), "photo")
         accuracy = 100 * whole.right_N.mean()
-        words.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({dataset.name}, {dataset.split})")
+        words.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({whole.dataset}, {whole.split})")
         counts.add(whole.steps)
     return {
         "title": run.folder.resolve().name,
@@ -171,7 +168,7 @@ def page_data(
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
         "galleries": placed(galleries, records),
-        "whole": None if whole is None else whole_entry(whole, split.dataset.split),
+        "whole": None if whole is None else whole_entry(whole),
         "training": training_curves(run.folder / "metrics.csv"),
     }
 
@@ -179,7 +176,8 @@ def page_data(
 def placed(
     galleries: Sequence[dict[str, Any]], records: Sequence[PhotoRecord]
 ) -> list[dict[str, Any]]:
-    """The galleries with numbers of the page's photos for names, without those left empty."""
+    """The galleries with the numbers of photos on the page instead of their names, without empty
+    galleries."""
     numbers = {record.photo.name: number for number, record in enumerate(records)}
     found = [
         gallery | {"photos": [numbers[name] for name in gallery["photos"] if name in numbers]}
@@ -195,7 +193,7 @@ def ramp(count: int = 24) -> list[str]:
 
 
 def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
-    """One photo, as the page's script reads it; side: its longest, in pixels."""
+    """One photo, as the page's script reads it. side: its longest side in pixels."""
     photo = record.photo
     _, belief = beliefs(record)
     image_HWC = np.moveaxis(photo.pixels_CHW, 0, -1)
@@ -228,31 +226,25 @@ def surface_entry(record: PhotoRecord, surface: Surface) -> dict[str, Any]:
         "title": surface.title,
         "size": list(surface.size),
         "pixels": list(surface.image_HWC.shape[:2]),
-        "view": [rounded(edge, 2) for edge in view_of(surface.size, surface.boxes_TK4)],
-        "boxes": np.round(surface.boxes_TK4.astype(float), 2).tolist(),
+        "view": rounded(view_of(surface.size, surface.boxes_TK4), 2),
+        "boxes": rounded(surface.boxes_TK4, 2),
         "image": None if is_photo else picture(surface.image_HWC),
-        "sprite": None if surface.patches_TKPPC is None else picture(sprite(surface)),
+        "sprite": picture(sprite(surface.patches_TKPPC)) if surface.patch_rows else None,
         "onPhoto": any(surface is other for other in record.photo_surfaces),
     }
 
 
-def sprite(surface: Surface) -> np.ndarray:
+def sprite(patches_TKPPC: np.ndarray) -> np.ndarray:
     """All patches as one picture, a column for each step."""
-    patches = surface.patches_TKPPC
-    times = -(-patches.shape[2] // PATCH)
-    steps, count = patches.shape[:2]
-    if times > 1:
-        small = [
-            [np.asarray(Image.fromarray(patch).resize((PATCH, PATCH), Image.Resampling.BOX))
-             for patch in step] for step in patches
-        ]  # fmt: skip
-        patches = np.array(small)
-    side = patches.shape[2]
-    return patches.transpose(1, 2, 0, 3, 4).reshape(count * side, steps * side, 3)
+    steps, count = patches_TKPPC.shape[:2]
+    patches = [reduced(patch, PATCH) for step in patches_TKPPC for patch in step]
+    side = len(patches[0])
+    grid_TKPPC = np.reshape(patches, (steps, count, side, side, 3))
+    return grid_TKPPC.transpose(1, 2, 0, 3, 4).reshape(count * side, steps * side, 3)
 
 
 def reduced(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    """The photo with its longer side at most `side` pixels; the page restores its aspect ratio."""
+    """The image with its longer side at most `side` pixels."""
     image_HWC = image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC
     longest = max(image_HWC.shape[:2])
     if longest <= side:
@@ -269,20 +261,18 @@ def picture(pixels: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
+def whole_entry(whole: WholeSet) -> dict[str, Any]:
     """The figures of the whole split."""
-    shape = float(np.median(whole.sizes_N2[:, 0] / whole.sizes_N2[:, 1]))
-    accuracy = whole.right_NT.mean(0).tolist()
-    if whole.glance_predicted_N is not None:
-        accuracy.insert(0, float((whole.glance_predicted_N == whole.labels_N).mean()))
+    shape = whole.aspect
+    steps, accuracy = whole.accuracy()
     entry = {
-        "split": split,
+        "split": whole.split,
         "count": len(whole.labels_N),
         "shape": shape,
-        "first": int(whole.glance_predicted_N is not None),
-        "accuracy": [rounded(value) for value in accuracy],
-        "distance": [rounded(value) for value in whole.distance_NT.mean(0)],
-        "spread": [rounded(value) for value in spread_T(whole.locations_NTS2[:, :, -1])],
+        "first": len(steps) - whole.steps,
+        "accuracy": rounded(accuracy),
+        "distance": rounded(whole.distance_NT.mean(0)),
+        "spread": rounded(spread_T(whole.locations_NTS2[:, :, -1])),
         "bystep": [
             grid(whole.locations_NTS2[:, step, -1], whole.cells_at(step), shape)
             for step in range(whole.steps)
@@ -298,11 +288,10 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
         "inside": None,
     }
     if whole.has_boxes:
-        boxed = np.isfinite(whole.inside_NT[:, 0])
         entry |= {
-            "inside": [rounded(value) for value in whole.inside_NT[boxed].mean(0)],
-            "centre": rounded(whole.centre_inside_N[boxed].mean()),
-            "random": rounded(whole.box_fraction_N[boxed].mean()),
+            "inside": rounded(np.nanmean(whole.inside_NT, 0)),
+            "centre": rounded(np.nanmean(whole.centre_inside_N)),
+            "random": rounded(np.nanmean(whole.box_fraction_N)),
         }
     return entry
 
@@ -310,16 +299,16 @@ def whole_entry(whole: WholeSet, split: str) -> dict[str, Any]:
 def grid(
     locations_X2: np.ndarray, cells: tuple[int, int] | None, shape: float
 ) -> list[list[float]]:
-    """A density of locations: its square root, scaled to 0 to 1."""
+    """The square root of a density of locations, scaled to 0 to 1."""
     density = np.sqrt(density_of(locations_X2, shape, cells))
-    return np.round(density / max(float(density.max()), 1e-9), 3).tolist()
+    return rounded(density / max(float(density.max()), 1e-9), 3)
 
 
 def training_curves(path: Path) -> list[dict[str, Any]]:
     """Curves of metrics.csv, training and validation together; empty without the file.
 
-    The loss is the cross-entropy of the classes: in training as the losses use it (after every
-    glimpse by default, on augmented photos), in validation that of the last prediction.
+    The loss is the cross-entropy of the classes: in training as the losses use it (by default
+    after every glimpse, on augmented photos), in validation of the last prediction.
     """
     if not path.is_file():
         return []
@@ -342,5 +331,6 @@ def training_curves(path: Path) -> list[dict[str, Any]]:
     return curves
 
 
-def rounded(value: Any, digits: int = 4) -> float:
-    return round(float(value), digits)
+def rounded(values: ArrayLike, digits: int = 4) -> Any:
+    """Numbers in lists of lists, as JSON holds them; of a single number, the number."""
+    return np.round(np.asarray(values, float), digits).tolist()

@@ -32,28 +32,29 @@ INK, QUIET, FAINT, OUTSIDE = "#1c2430", "#5b6675", "#c9cfd8", "#eceef2"
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#56707f"
 RUNS = ("#0072B2", "#D55E00")  # two runs side by side
 
-STYLE = {
-    "font.family": families(),
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": QUIET,
-    "axes.linewidth": 0.7,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "svg.hashsalt": "stacked_ram",
-    "pdf.fonttype": 42,
-    "figure.facecolor": "white",
-}
-
+STYLE = mpl.RcParams(
+    {
+        "font.family": families(),
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": QUIET,
+        "axes.linewidth": 0.7,
+        "xtick.color": QUIET,
+        "ytick.color": QUIET,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "svg.hashsalt": "stacked_ram",
+        "pdf.fonttype": 42,
+        "figure.facecolor": "white",
+    }
+)
 
 styled = mpl.rc_context(STYLE)  # decorates functions that make figures
 
@@ -119,7 +120,9 @@ class Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, words, **options)
 
 
-def show_image(axes: Axes, image_HWC: Any, extent: Sequence[float] | None = None) -> None:
+def show_image(
+    axes: Axes, image_HWC: np.ndarray, extent: tuple[float, float, float, float] | None = None
+) -> None:
     """An image over the whole axes: its pixels stay pixels where it is enlarged."""
     axes.imshow(image_HWC, extent=extent, aspect="auto", interpolation="auto", zorder=1)
 

@@ -7,7 +7,7 @@ from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import INK, Sheet, shrunk
 
-ROOMY = 1.2  # inches from which on a small picture has room for numbers
+ROOMY = 1.2  # inches; smaller pictures have no room for numbers
 
 
 def small_view(record: PhotoRecord) -> View:
@@ -44,8 +44,9 @@ def caption(record: PhotoRecord, roomy: bool) -> tuple[list[str], str]:
         said, _, true = words.partition(", is ")
         return ([said, f"is {true}"] if true else [said]), colour
     predicted = record.classes[record.predicted]
-    if record.correct is None:
+    label = record.photo.label
+    if label is None:
         return [predicted, percent(record.confidence)], colour
-    if record.correct:
+    if label == record.predicted:
         return [f"✓ {predicted}", percent(record.confidence)], colour
-    return [f"✗ {predicted}", f"is {record.classes[record.photo.label]}"], colour
+    return [f"✗ {predicted}", f"is {record.classes[label]}"], colour

@@ -13,17 +13,20 @@ import torch
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.evaluation.predictions import hits, traces
 from stacked_ram.evaluation.verdict import FEWEST, movement
+from stacked_ram.models.attention.hard import CategoricalPolicy
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import numpy
 
-AT_EDGE = 0.97  # coordinate from which on a location counts as at the edge
+AT_EDGE = 0.97  # a location with a coordinate beyond this counts as at the edge
 
 
 @dataclass
 class WholeSet:
     """Photos in the order of the split."""
 
+    dataset: str
+    split: str
     classes: tuple[str, ...]
     names: list[str]
     labels_N: np.ndarray
@@ -78,12 +81,25 @@ class WholeSet:
     def has_boxes(self) -> bool:
         return bool(np.isfinite(self.inside_NT).any())
 
+    @property
+    def aspect(self) -> float:
+        """Height over width of the median photo."""
+        return float(np.median(self.sizes_N2[:, 0] / self.sizes_N2[:, 1]))
+
+    def accuracy(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (0: after the glance, where there is one) and the accuracy after each."""
+        accuracy_T = self.right_NT.mean(0)
+        if self.glance_predicted_N is None:
+            return np.arange(1, self.steps + 1), accuracy_T
+        of_glance = (self.glance_predicted_N == self.labels_N).mean()
+        return np.arange(self.steps + 1), np.concatenate([[of_glance], accuracy_T])
+
 
 @torch.inference_mode()
 def record_split(run: LoadedRun, split: Split) -> WholeSet:
-    """One deterministic pass over a split, in the precision the run is tested in. Photos that
-    cannot be read are taken out of the split."""
-    model = run.model
+    """One deterministic pass over a split, in the precision in which the run is tested. Photos
+    that cannot be read are taken out of the split."""
+    model, attention = run.model, run.model.levels[-1].attention
     left_out = LeftOut(split.dataset)
     chosen: tuple[bool, ...] = ()
     parts: list[dict[str, np.ndarray]] = []
@@ -109,27 +125,27 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
         if trace.glance_logits_BN is not None:
             part["glance_predicted_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)
         parts.append(part)
-        soft = model.config.attention == "soft"
-        chosen = tuple(step or soft for step in trace.chosen_T)
+        chosen = tuple(step or not model.has_policy for step in trace.chosen_T)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     index = joined.pop("index")
     order = index.argsort()
     if left_out:
         split.keep(index[order])
-    dataset, config = split.dataset, model.config
-    by_cells = config.attention == "hard" and config.policy == "categorical"
+    dataset = split.dataset
     return WholeSet(
+        dataset=dataset.name,
+        split=dataset.split,
         classes=run.classes,
         names=dataset.names,
         sizes_N2=dataset.sizes,
         chosen_T=chosen,
-        cells=config.regions if by_cells else None,
+        cells=attention.regions if isinstance(attention, CategoricalPolicy) else None,
         **{name: value[order] for name, value in joined.items()},
     )
 
 
 def warnings(whole: WholeSet) -> list[str]:
-    """Sentences about what is wrong with where the model looks; empty if nothing is."""
+    """Sentences about what is wrong with where the model looks."""
     chosen = np.flatnonzero(whole.chosen_T)
     if not len(chosen) or len(whole.labels_N) < FEWEST:
         return []

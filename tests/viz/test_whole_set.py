@@ -22,6 +22,8 @@ def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 4
     values = {
+        "dataset": "letters",
+        "split": "test",
         "classes": ("a", "b", "c", "d"),
         "names": [str(one) for one in range(count)],
         "labels_N": labels,

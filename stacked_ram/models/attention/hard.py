@@ -50,6 +50,7 @@ class GaussianPolicy(nn.Module):
         hidden: int = 128,
     ):
         super().__init__()
+        self.regions = regions
         self.reads_map = region_features is not None
         if region_features is not None:
             self.scorer = RegionScorer(region_features, state_features, hidden)
@@ -128,6 +129,7 @@ class CategoricalPolicy(nn.Module):
         hidden: int = 128,
     ):
         super().__init__()
+        self.regions = regions
         rows, columns = regions
         if region_features is not None:
             self.scorer = RegionScorer(region_features, state_features, hidden)

@@ -30,6 +30,7 @@ class SoftAttention(nn.Module):
 
     def __init__(self, state_features: int, *, region_features: int, regions: tuple[int, int]):
         super().__init__()
+        self.regions = regions
         self.first = nn.Conv1d(region_features, 1, 1, bias=False)  # a bias changes no weight
         self.scorer = RegionScorer(region_features, state_features)
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
