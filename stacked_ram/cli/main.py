@@ -151,7 +151,7 @@ def parse(name: str, arguments: list[str]) -> Any:
     source = configuration(arguments)
     options = parsed(default=kind(fields=load_config(source))) if source else parsed()
     if options.config is not None and options.config != Path(source or ""):
-        # It was not told from a flag's value; the flags are read again, over its values.
+        # Before parsing it could not be told from a flag's value: read the flags again, over it.
         options = parsed(default=kind(fields=load_config(options.config)))
     return options
 

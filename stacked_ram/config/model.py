@@ -95,7 +95,7 @@ class ModelConfig:
     """Keyword arguments for an attention of your own."""
     policy: Literal["gaussian", "categorical"] = "gaussian"
     """Hard attention: a Gaussian around a mean, or one of the cells of a grid: those of the
-    glance's map or, without a glance, told from the core's state alone."""
+    glance's map or, without a glance, computed from the core's state alone."""
     std: PositiveFloat = 0.15
     """Standard deviation of the Gaussian policy, in units of location (the photo is 2 wide)."""
     std_end: PositiveFloat | None = None
@@ -112,7 +112,7 @@ class ModelConfig:
     """What the glance starts: the core's state (and with it the first location), or the first
     location alone."""
     glance_dropout: BelowOne = 0.0
-    """Share of the photos of a training batch of which the core forgets the glance, so that
+    """Fraction of the photos of a training batch whose glance the core forgets, so that
     glimpses learn to tell the class by themselves: a glance that tells the training photos apart
     leaves them nothing to learn."""
     regions: tuple[Positive, Positive] = (2, 2)

@@ -31,17 +31,17 @@ def resolve_auto(
     channels_last = settings.channels_last
     if channels_last == "auto":
         channels_last = device.type == "cpu" or precision != "float32"
-    told = ""
+    note = ""
     if settings.precision == "auto" and not fast:
-        told = f"precision: float32 ({device.type} has no fast bf16)"
+        note = f"precision: float32 ({device.type} has no fast bf16)"
     elif (settings.precision, precision) == ("bf16", "float32"):
-        told = (
+        note = (
             f"precision: the model was trained in bf16 and is used in float32 ({device.type} has no"
             " fast bf16); answers differ by rounding"
         )
     elif precision == "bf16" and not fast:
-        told = f"precision: {device.type} has no fast bf16; auto would take float32"
-    if told and not quiet:
-        print(told, file=sys.stderr)
+        note = f"precision: {device.type} has no fast bf16; auto would take float32"
+    if note and not quiet:
+        print(note, file=sys.stderr)
     training = dataclasses.replace(settings, precision=precision, channels_last=channels_last)
     return dataclasses.replace(config, training=training)

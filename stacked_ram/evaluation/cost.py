@@ -33,7 +33,7 @@ class Cost:
     before: float
     """What is done once, before the first glimpse: the glance and the feature maps."""
     core: float = 0.0
-    """Share of per_glimpse that the core takes."""
+    """The part of per_glimpse that the core takes."""
     reading: float = 0.0
     """Not in total: the area averages that make the glance and all patches."""
 

@@ -1,7 +1,7 @@
-"""Looking no longer than needed: a photo leaves the batch when its belief is sure enough.
+"""Early exit: a photo leaves the batch as soon as the model is sure enough of its class.
 
-Where a glance starts the core, it is the first thing that may be sure: such a photo gets no
-glimpse at all (a stopping head is asked after glimpses only, where it was trained).
+Where a glance starts the core, the model may be sure after the glance, and the photo gets no
+glimpse at all. (A stopping head was trained after glimpses, so it decides only there.)
 
 The threshold is chosen on the validation split, from one full pass over it; what is reported for
 the test split is then at that threshold.

@@ -121,15 +121,15 @@ def evaluate(
     limit_photos: int | None = None,
     workers: int | None = None,
 ) -> Evaluation:
-    """Measure a trained model on a split, in one deterministic pass; and, on request, otherwise.
+    """Measure a trained model on a split in one deterministic pass, and on request in other ways.
 
-    controls: also look at the centre, at random places, once only, at the object's box where it
-    is known, and measure a linear probe of the backbone. mc_samples: also average the beliefs of
-    so many sampled scan paths. crops: the same of 5 or 10 crops. exit_accuracy, exit_glimpses:
-    also stop early, at the threshold that reaches this accuracy (0 to 1), or this mean number of
-    glimpses, on the validation split; stop_at: at this threshold (0 to 1). dataset: another
-    prepared data set with the same classes; it, batch_size and workers default to the run's.
-    limit_photos: use at most so many photos.
+    controls: also make it look at the centre, at random places, only once, and at the object's box
+    where it is known, and measure a linear probe of the backbone. mc_samples: also average the
+    beliefs of this many sampled scan paths a photo. crops: also average those of 5 or 10 crops.
+    exit_accuracy, exit_glimpses: also stop early, at the threshold that reaches this accuracy
+    (0 to 1) or this mean number of glimpses on the validation split; stop_at: at this threshold
+    (0 to 1). dataset: another prepared data set with the same classes. limit_photos: use at most
+    this many photos. dataset, batch_size and workers default to the run's.
 
     Raises UserError for options that cannot be had and for a data set that does not fit the run.
     """
@@ -297,7 +297,7 @@ def wanted_exit(
 def early_exit(
     predictions: Predictions, threshold: float, cost: Cost
 ) -> tuple[dict[str, Any], bytes]:
-    """What looking no longer than needed gives, and the curve over all thresholds (CSV)."""
+    """The figures of early exit at a threshold, and the curve over all thresholds (CSV)."""
     table = table_of(predictions)
     accuracy, mean_glimpses = exit_at(table, threshold)
     curve = exit_curve(table, cost)

@@ -52,7 +52,7 @@ class Crops:
                 yield self.model.photos(*cropped(pixels_BCHW, sizes_B2, place, mirror))
 
     def __call__(self, photos: Iterator[Photos], **how: Any) -> Trace:
-        traces = [self.model(one, **how) for one in photos]
+        traces = [self.model(crop, **how) for crop in photos]
         beliefs_XBTN = torch.stack([trace.logits_BTN.float().softmax(2) for trace in traces])
         return dataclasses.replace(traces[0], logits_BTN=beliefs_XBTN.mean(0).log())
 

@@ -28,7 +28,7 @@ from stacked_ram.runtime.devices import autocast, set_switches
 from stacked_ram.runtime.errors import UserError, check
 
 AHEAD = 2  # batches of photos decoded ahead,
-MAX_AHEAD = 96_000_000  # until the waiting ones have so many pixels
+MAX_AHEAD = 96_000_000  # pixels of all photos that wait
 MAX_PADDED = 48_000_000  # pixels of a padded batch: large photos come in smaller batches
 
 Opened = np.ndarray | LazyPhoto | str  # pixels_CHW, a large photo's file, or the error

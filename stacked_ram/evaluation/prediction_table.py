@@ -92,7 +92,7 @@ def write_part(
 
 
 def columns(classes: int) -> list[str]:
-    """The header of a CSV with so many classes a photo."""
+    """The header of a CSV with this many classes a photo."""
     numbers = ["", *(f"_{number}" for number in range(2, classes + 1))]
     named = [name + number for number in numbers for name in ("class", "probability")]
     return ["path", *named, "glimpses", "locations", "error"]

@@ -35,13 +35,13 @@ class Predictions:
     right_NT: np.ndarray
     """Whether the prediction after each step is right."""
     read_N: np.ndarray
-    """Share of the photo's pixels inside the boxes that were read."""
+    """Fraction of the photo's pixels inside the boxes that were read."""
     locations_NT2: np.ndarray
     """Location (x, y) of each glimpse, of the top level."""
     hit_NT: np.ndarray
     """Whether each location lies in the object's box; nan where there is no box."""
     covered_NT: np.ndarray
-    """Share of the object's box inside the finest patch of each glimpse; nan without a box."""
+    """Fraction of the object's box inside the finest patch of each glimpse; nan without a box."""
     top_N: np.ndarray | None = None
     """Whether the class is among the TOP likeliest, where there are more classes."""
     glance_right_N: np.ndarray | None = None
@@ -113,7 +113,8 @@ def predict_split(
     **how: Any,
 ) -> Predictions:
     """Predict every photo of a split in one deterministic pass, or, with `samples`, by the mean
-    belief of so many sampled scan paths. keep_beliefs: of every step too. how: as `traces`."""
+    belief of that many sampled scan paths a photo. keep_beliefs: keep the class probabilities
+    after every step. how: as for `traces`."""
     seed_everything(seed)
     if samples:
         how |= {"rollouts": samples, "sample": True}
@@ -183,7 +184,7 @@ def hits(locations_BT2: Tensor, boxes_B4: Tensor, sizes_B2: Tensor) -> Tensor:
 
 
 def covered(patches_BTK4: Tensor, boxes_B4: Tensor) -> Tensor:
-    """Share of each box that the narrowest patch of each glimpse covers, B x T."""
+    """Fraction of each box that the narrowest patch of each glimpse covers, B x T."""
     widths_BTK = patches_BTK4[..., 2] - patches_BTK4[..., 0]
     narrowest = widths_BTK.argmin(2)[..., None, None].expand(-1, -1, 1, 4)
     patch_BT4 = patches_BTK4.gather(2, narrowest).squeeze(2)

@@ -98,8 +98,8 @@ def traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 def check_equal(program: nn.Module, model: nn.Module, example: Tensor) -> None:
     """Raises RunFailed unless the program answers as the model does, also on other pixels."""
     for pixels in (example, 255 - example):
-        for told, expected in zip(program(pixels), model(pixels), strict=True):
-            difference = (told - expected).abs().max().item()
+        for exported, expected in zip(program(pixels), model(pixels), strict=True):
+            difference = (exported - expected).abs().max().item()
             if not difference <= TOLERANCE:
                 raise RunFailed(
                     f"export: the exported program differs from the model by {difference:.2g};"

@@ -74,7 +74,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def check_folder(path: Path) -> None:
     """Raises UserError if no folder can be here, before any work is done for it."""
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise UserError(f"{there}: is a file; choose another folder with --out")
     if not os.access(there, os.W_OK):

@@ -35,7 +35,7 @@ class Averages:
 
     @torch.no_grad()
     def add(self, values: Values, photos: int) -> None:
-        """Add the means over a batch of so many photos."""
+        """Add the means over a batch of this many photos."""
         names, means_V = values
         if names not in self._sums:
             wide = torch.float32 if means_V.device.type == "mps" else torch.float64

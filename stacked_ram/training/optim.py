@@ -15,7 +15,7 @@ from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.ram import RAM
 from stacked_ram.runtime.errors import UserError, nearest
 
-BACKBONE_SHARE = 0.1  # of learning_rate, if backbone_learning_rate is None
+BACKBONE_FRACTION = 0.1  # of learning_rate, if backbone_learning_rate is None
 
 
 def parameter_groups(model: RAM, config: TrainingConfig) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def parameter_groups(model: RAM, config: TrainingConfig) -> list[dict[str, Any]]
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     lrs = {True: config.backbone_learning_rate, False: config.learning_rate}
     if lrs[True] is None:
-        lrs[True] = BACKBONE_SHARE * config.learning_rate
+        lrs[True] = BACKBONE_FRACTION * config.learning_rate
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -102,7 +102,7 @@ class Schedule:
         self.put(self.factor(0))
 
     def factor(self, batch: int) -> float:
-        """Share of the highest learning rate for that batch of the run."""
+        """Fraction of the highest learning rate for that batch of the run."""
         if batch < self.warmup:
             return (batch + 1) / (self.warmup + 1)
         progress = (batch - self.warmup) / max(1, self.total - self.warmup)
@@ -124,7 +124,7 @@ class Schedule:
             self.lr = float(self.optimizer.param_groups[0]["lr"])
 
     def put(self, factor: float) -> None:
-        """Set every group to this share of its highest learning rate."""
+        """Set every group to this fraction of its highest learning rate."""
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             if isinstance(group["lr"], Tensor):  # a CUDA graph reads it there
                 group["lr"].fill_(factor * highest)

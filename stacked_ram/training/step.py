@@ -130,7 +130,7 @@ class TrainStep:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, 0 to 1."""
+        """Fraction of the run that is done, 0 to 1."""
         return self.step / (self.settings.epochs * self.batches_per_epoch)
 
     @property
@@ -349,7 +349,7 @@ def values_of(losses: Losses, targets: Tensor) -> dict[str, Tensor]:
 
 
 def accuracy(losses: Losses, targets: Tensor) -> Tensor:
-    """Share of correct last predictions, over all rollouts."""
+    """Fraction of correct last predictions, over all rollouts."""
     labels_B = targets if targets.ndim == 1 else targets.argmax(1)
     labels_R = labels_B.repeat_interleave(len(losses.logits_RN) // len(labels_B))
     return (losses.logits_RN.argmax(1) == labels_R).float().mean()

@@ -23,7 +23,7 @@ def validate(
     world: World,
     left_out: LeftOut,
 ) -> dict[str, float]:
-    """Loss and accuracy of the last prediction, accuracy after each glimpse, share of pixels
+    """Loss and accuracy of the last prediction, accuracy after each glimpse, fraction of pixels
     read, and the spread of the last locations (0: one place for all photos), over all processes.
     Photos that cannot be read are noted in `left_out`."""
     averages = Averages()
