@@ -94,6 +94,22 @@ def compose(
     return pixels_B1HW, boxes_B4
 
 
+def paste(patterns_NHW: Tensor, pieces_BP3: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Draw each canvas from its pieces, the later ones over the earlier; return pixels_B1HW.
+
+    patterns_NHW: uint8. pieces_BP3: (pattern, row, column) of each piece, whole numbers, in the
+    order of drawing; every piece lies inside the canvas.
+    """
+    _, height, width = patterns_NHW.shape
+    pattern_BP, top_BP, left_BP = pieces_BP3.long().unbind(2)
+    pixels_BX = patterns_NHW.new_zeros(len(pieces_BP3), canvas[0] * canvas[1])
+    start_BP = top_BP * canvas[1] + left_BP
+    for piece in range(pieces_BP3.shape[1]):
+        places_BX = _window(start_BP[:, piece], height, width, canvas[1]).flatten(1)
+        pixels_BX.scatter_(1, places_BX, patterns_NHW[pattern_BP[:, piece]].flatten(1))
+    return pixels_BX.view(len(pieces_BP3), 1, *canvas)
+
+
 def shift(images_BHW: Tensor, max_pixels: int, generator: torch.Generator | None = None) -> Tensor:
     """Move each digit by up to `max_pixels` in each direction; return pixels_B1HW, uint8.
 

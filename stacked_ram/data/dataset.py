@@ -29,7 +29,8 @@ class Digits:
     """Digits of one size, and the settings of their canvases (stacked_ram.data.canvas)."""
 
     images_NHW: np.ndarray
-    """uint8, 0..255: finished canvases, or digits that still need one."""
+    """uint8, 0..255: finished canvases, or digits that still need one; with `pieces_NP3`, the
+    patterns of all canvases."""
     composed: bool
     """Whether images_NHW are finished canvases."""
     canvas: tuple[int, int]
@@ -39,12 +40,24 @@ class Digits:
     clutter_size: int = 8
     seed: int = 0
     """Seed of the training canvases if they are composed once (`clutter: fixed`)."""
+    pieces_NP3: np.ndarray | None = None
+    """Of canvases that are stored as their pieces: (pattern, row, column) of each piece, in the
+    order of drawing, int32."""
 
     def digest(self) -> list[Any]:
         """Return values that identify these digits and the settings of their canvases."""
         made = self.canvas, self.translate, self.clutter, self.clutter_size, self.seed
         pixels = np.ascontiguousarray(self.images_NHW)
-        return [*made, pixels.shape, hashlib.sha256(pixels).hexdigest()]
+        found = [*made, pixels.shape, hashlib.sha256(pixels).hexdigest()]
+        if self.pieces_NP3 is not None:
+            found.append(hashlib.sha256(np.ascontiguousarray(self.pieces_NP3)).hexdigest())
+        return found
+
+    def only(self, rows: np.ndarray) -> Digits:
+        """The digits (or canvases) with these numbers."""
+        if self.pieces_NP3 is not None:
+            return dataclasses.replace(self, pieces_NP3=self.pieces_NP3[rows])
+        return dataclasses.replace(self, images_NHW=self.images_NHW[rows])
 
 
 @dataclass(frozen=True)
@@ -231,8 +244,9 @@ def _open_digits(
     training = split == "train"
     loaded = {part: _read_arrays(folder, part, training) for part in SPLITS if part in parts}
     images_NHW, labels, boxes = map(np.concatenate, zip(*loaded.values(), strict=True))
+    pieces_NP3 = _read_pieces(folder, [(part, len(loaded[part][0])) for part in loaded])
     canvas = canvas or images_NHW.shape[1:]
-    if not training and images_NHW.shape[1:] != canvas:
+    if not training and pieces_NP3 is None and images_NHW.shape[1:] != canvas:
         raise UserError(
             f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]}, but dataset.yaml "
             f"says {canvas}; prepare the data set again"
@@ -257,6 +271,7 @@ def _open_digits(
             clutter=clutter,
             clutter_size=int(info.get("clutter_size", 8)),
             seed=int(info.get("seed", 0)),
+            pieces_NP3=pieces_NP3,
         ),
     )
 
@@ -272,17 +287,31 @@ def _read_arrays(
     raw = training and (home / "digits.npy").is_file()
     images = _read_array(home / ("digits.npy" if raw else "images.npy"), split)
     labels = _read_array(home / "labels.npy", split)
+    in_pieces = (home / "pieces.npy").is_file()
     boxes = np.full((len(labels), 4), np.nan)
-    if not training and (home / "boxes.npy").is_file():
+    if not training and not in_pieces and (home / "boxes.npy").is_file():
         boxes = _read_array(home / "boxes.npy", split)
     if (
         images.dtype != np.uint8
         or images.ndim != 3
-        or labels.shape != images.shape[:1]
+        or (labels.shape != images.shape[:1] and not in_pieces)
         or boxes.shape != (len(labels), 4)
     ):
         raise UserError(f"{home}: its arrays do not belong together; prepare the data set again")
     return images, labels.astype(np.int64), boxes.astype(np.float32)
+
+
+def _read_pieces(folder: Path, parts: list[tuple[str, int]]) -> np.ndarray | None:
+    """Read the pieces of canvases that are stored so (N x P x 3); None for others. parts: splits,
+    and the number of patterns of each."""
+    if not (folder / parts[0][0] / "pieces.npy").is_file():
+        return None
+    found, before = [], 0
+    for split, patterns in parts:
+        pieces_NP3 = _read_array(folder / split / "pieces.npy", split)
+        found.append(pieces_NP3 + np.array([before, 0, 0], np.int32))
+        before += patterns
+    return np.concatenate(found)
 
 
 def _read_array(path: Path, split: str) -> np.ndarray:
@@ -319,5 +348,5 @@ def only(dataset: Dataset, rows: np.ndarray) -> Dataset:
         boxes=dataset.boxes[rows],
         sizes=dataset.sizes[rows],
         manifest=manifest and dataclasses.replace(manifest, rows=manifest.rows[rows]),
-        digits=digits and dataclasses.replace(digits, images_NHW=digits.images_NHW[rows]),
+        digits=digits and digits.only(rows),
     )

@@ -15,7 +15,7 @@ from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.batching import Rows, drawn, evaluation_batches, training_batches
-from stacked_ram.data.canvas import compose, rotate, shift
+from stacked_ram.data.canvas import compose, paste, rotate, shift
 from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.mixup import MixUpCutMix
 from stacked_ram.data.rng import derive_seed
@@ -33,15 +33,19 @@ class DigitLoader(Loader):
         self.digits = digits
         images_NHW = torch.from_numpy(digits.images_NHW)
         boxes_N4 = torch.from_numpy(dataset.boxes)
+        in_pieces = digits.pieces_NP3 is not None
         fresh = self.train and self.data.clutter == "fresh"
-        self.fresh = fresh and not digits.composed
-        if not self.fresh and not digits.composed:
+        self.fresh = fresh and not digits.composed and not in_pieces
+        if not self.fresh and not digits.composed and not in_pieces:
             images_NHW, boxes_N4 = compose_all(dataset)
         self.home = self._home(images_NHW)
         self.images_NHW = images_NHW.to(self.home)
         self.boxes_N4 = boxes_N4.to(self.home)
         self.labels_N = torch.from_numpy(dataset.labels).to(self.home)
-        size = digits.canvas if self.fresh else images_NHW.shape[1:]
+        self.pieces_NP3 = None
+        if digits.pieces_NP3 is not None:
+            self.pieces_NP3 = torch.from_numpy(digits.pieces_NP3).to(self.home)
+        size = digits.canvas if self.fresh or in_pieces else images_NHW.shape[1:]
         self.size_2 = torch.tensor(tuple(size), device=self.home)
         self.generator = torch.Generator(self.home)
         data = self.data
@@ -85,7 +89,11 @@ class DigitLoader(Loader):
 
     def make(self, index_B: Tensor, seed: int) -> Batch:
         """The batch of these digits; `seed` decides how they are turned and where they stand."""
-        pixels_BHW, boxes_B4 = self.images_NHW[index_B], self.boxes_N4[index_B]
+        boxes_B4 = self.boxes_N4[index_B]
+        if self.pieces_NP3 is not None:
+            pixels_B1HW = paste(self.images_NHW, self.pieces_NP3[index_B], self.digits.canvas)
+            return self.batch(index_B, pixels_B1HW, boxes_B4)
+        pixels_BHW = self.images_NHW[index_B]
         self.generator.manual_seed(seed)
         if self.train and self.data.rotate:
             pixels_BHW = rotate(pixels_BHW, self.data.rotate, self.generator)
@@ -99,6 +107,9 @@ class DigitLoader(Loader):
             pixels_B1HW = shift(pixels_BHW, self.data.shift, self.generator)
         else:
             pixels_B1HW = pixels_BHW[:, None]
+        return self.batch(index_B, pixels_B1HW, boxes_B4)
+
+    def batch(self, index_B: Tensor, pixels_B1HW: Tensor, boxes_B4: Tensor) -> Batch:
         return Batch(
             pixels_BCHW=pixels_B1HW.expand(-1, self.dataset.channels, -1, -1),
             sizes_B2=self.size_2.expand(len(index_B), 2),
@@ -150,6 +161,8 @@ def check_options(dataset: Dataset, data: DataConfig) -> None:
             f"shift: the digits of {dataset.folder} {where}; it is for digits that are seen as they"
             f" are stored{'' if random else ' (--translate prepares them at random places)'}"
         )
+    if data.rotate and dataset.digits.pieces_NP3 is not None:
+        raise UserError(f"rotate: the canvases of {dataset.folder} are the benchmark's own, as is")
     if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
         raise UserError(
             f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"

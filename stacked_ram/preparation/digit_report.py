@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +44,38 @@ def write_digit_reports(
         )
     )
     write_table(tree / "report.csv", REPORT_COLUMNS, rows)
-    write_pages(tree, info, _sheets(tree, info["classes"]))
+    write_pages(tree, info, _sheets(tree, info["classes"], tuple(info["canvas"])))
 
 
-def _sheets(tree: Path, classes: list[str]) -> Iterator[tuple[str, list[Image.Image]]]:
+def _sheets(
+    tree: Path, classes: list[str], size: tuple[int, int]
+) -> Iterator[tuple[str, list[Image.Image]]]:
     """Iterate over the classes, with the first stored digits of every split."""
-    images = {split: np.load(tree / split / "images.npy", mmap_mode="r") for split in SPLITS}
+    canvases = {split: _canvases(tree / split, size) for split in SPLITS}
     labels = {split: np.load(tree / split / "labels.npy") for split in SPLITS}
     for label, name in enumerate(classes):
         yield (
             name,
             [
-                _tile(images[split][row])
+                _tile(canvases[split](row))
                 for split in SPLITS
                 for row in np.flatnonzero(labels[split] == label)[:_FROM_EACH]
             ],
         )
+
+
+def _canvases(folder: Path, size: tuple[int, int]) -> Callable[[int], np.ndarray]:
+    """What gives the pixels of a row of the split."""
+    images_NHW = np.load(folder / "images.npy", mmap_mode="r")
+    if not (folder / "pieces.npy").is_file():
+        return lambda row: images_NHW[row]
+    import torch
+
+    from stacked_ram.data.canvas import paste
+
+    patterns_NHW = torch.from_numpy(np.array(images_NHW))
+    pieces_NP3 = torch.from_numpy(np.load(folder / "pieces.npy"))
+    return lambda row: paste(patterns_NHW, pieces_NP3[[row]], size)[0, 0].numpy()
 
 
 def _tile(digit_HW: np.ndarray) -> Image.Image:

@@ -23,6 +23,7 @@ import numpy as np
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.digit_report import write_digit_reports
 from stacked_ram.preparation.idx import PARTS, find_idx, read_idx
+from stacked_ram.preparation.megapixel import CANVASES, SEEDS, draw_canvases
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.workdir import (
@@ -36,12 +37,15 @@ from stacked_ram.runtime.errors import UserError
 
 PAPER_CANVAS = (60, 60)  # default size of the canvas for translated or cluttered digits
 VALID_RATIO = 1 / 12  # default --valid-ratio: 5,000 of the 60,000 training digits
+MEGAPIXEL_VALID_RATIO = 0.1
+PARTS_OF_SPLITS = {"train": "train", "valid": "train", "test": "t10k"}
 CHUNK = 1000  # canvases composed at a time; another value gives other canvases for a seed
 FASHION = (
     "T-shirt or top", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+Arrays = dict[str, dict[str, np.ndarray]]  # split -> name of a file -> its content
 
 
 def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
@@ -53,6 +57,8 @@ def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
         UserError: files are missing or damaged, or an option does not apply to digits.
     """
     options.refuse_unused("digits")
+    if options.megapixel is not None:
+        return _prepare_megapixel(options, options.megapixel, folder)
     clutter = options.clutter or 0
     canvas = options.canvas_size or (PAPER_CANVAS if options.translate or clutter else None)
     splits, classes, sources = _read_splits(options, folder)
@@ -67,50 +73,104 @@ def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
             f"--clutter-size {options.clutter_size}: clutter is cut from digits of "
             f"{digit_size[1]}x{digit_size[0]}; give a smaller one"
         )
-    tree = working_folder(options.dest) / "dataset"
-    remove_tree(tree)
-    hashes = {}
+    arrays: Arrays = {}
     for split, (images_NHW, labels_N) in splits.items():
-        arrays = {"images": images_NHW, "labels": labels_N}
+        arrays[split] = {"images": images_NHW, "labels": labels_N}
         if canvas is not None and split != "train" and len(labels_N):
-            arrays["digits"] = images_NHW
-            arrays["images"], arrays["boxes"] = compose_split(
+            arrays[split]["digits"] = images_NHW
+            arrays[split]["images"], arrays[split]["boxes"] = compose_split(
                 images_NHW, split, canvas, options.translate, clutter, options.clutter_size,
                 options.seed,
             )  # fmt: skip
-        hashes[split] = hashlib.sha256(arrays["images"].tobytes()).hexdigest()
-        _save(tree / split, arrays)
+    return _write(
+        options,
+        arrays,
+        classes,
+        sources,
+        canvas=list(canvas or digit_size),
+        translate=options.translate,
+        clutter=clutter,
+        clutter_size=options.clutter_size,
+        rule=f"the official test; {len(splits['valid'][1]):,} of the "
+        f"{len(splits['valid'][1]) + len(splits['train'][1]):,} training digits drawn, "
+        "stratified by class, for validation",
+    )
+
+
+def _prepare_megapixel(options: PrepareOptions, side: int, folder: Path) -> Path:
+    """Make Megapixel MNIST (megapixel.py)."""
+    official = _read_files(folder)
+    drawn = {
+        part: draw_canvases(*official[part], CANVASES[part], side, options.scribbles, SEEDS[part])
+        for part in PARTS_OF_SPLITS.values()
+    }
+    valid_N = _draw(drawn["train"].labels_N, options, MEGAPIXEL_VALID_RATIO)
+    arrays: Arrays = {}
+    sources = {}
+    for split, part in PARTS_OF_SPLITS.items():
+        canvases, count = drawn[part], CANVASES[part]
+        kept_N = {"train": ~valid_N, "valid": valid_N}.get(split, np.ones(count, bool))
+        arrays[split] = {
+            "images": canvases.patterns,
+            "pieces": canvases.pieces_NP3[kept_N],
+            "labels": canvases.labels_N[kept_N],
+            "boxes": canvases.boxes()[kept_N],
+        }
+        sources[split] = f"{part}-canvas", np.flatnonzero(kept_N)
+    return _write(
+        options,
+        arrays,
+        tuple(map(str, range(10))),
+        sources,
+        canvas=[side, side],
+        scribbles=options.scribbles,
+        rule=f"Megapixel MNIST's own test; {valid_N.sum():,} of its {len(valid_N):,} training "
+        "canvases drawn, stratified by class, for validation",
+    )
+
+
+def _write(
+    options: PrepareOptions,
+    arrays: Arrays,
+    classes: tuple[str, ...],
+    sources: dict[str, tuple[str, np.ndarray]],
+    rule: str,
+    **more: object,
+) -> Path:
+    """Write the data set; return DEST. sources: as for `write_digit_reports`. more: entries of
+    dataset.yaml."""
+    tree = working_folder(options.dest) / "dataset"
+    remove_tree(tree)
+    hashes, counts = {}, {}
+    for split, content in arrays.items():
+        hashed = hashlib.sha256(content["images"].tobytes())
+        hashed.update(content.get("pieces", np.empty(0)).tobytes())
+        hashes[split] = hashed.hexdigest()
+        count_N = np.bincount(content["labels"], minlength=len(classes)).tolist()
+        counts[split] = dict(zip(classes, count_N, strict=True))
+        _save(tree / split, content)
     info = {
         "format": 1,
         "kind": "digits",
         "name": options.dest.name,
         "classes": list(classes),
-        "counts": {
-            split: dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(),
-                            strict=True))
-            for split, (_, labels) in splits.items()
-        },
+        "counts": counts,
         "mean": [0.0],  # the model sees 0..1 with the background exactly 0
         "std": [1.0],
         "channels": 1,
-        "canvas": list(canvas or digit_size),
-        "translate": options.translate,
-        "clutter": clutter,
-        "clutter_size": options.clutter_size,
+        **more,
         "seed": options.seed,
         "layout": "mnist",
         "left_out": {},
         "repaired": {},
         "notes": [],
-        "rule": f"the official test; {len(splits['valid'][1]):,} of the "
-        f"{len(splits['valid'][1]) + len(splits['train'][1]):,} training digits drawn, "
-        "stratified by class, for validation",
+        "rule": rule,
         "sha256": hashes,
         "options": options.recorded(),
         **origin_of(
             options.dest, options.source, numpy=np.__version__, torch=metadata.version("torch")
         ),
-    }  # fmt: skip
+    }
     write_info(tree, info)
     write_digit_reports(tree, info, sources)
     publish(tree, options.dest)
@@ -155,6 +215,34 @@ def _read_splits(
         split -> (images_NHW, labels_N); the class names in the order of the labels; and
         split -> (name of the file that its digits come from, their numbers in that file).
     """
+    official = _read_files(folder)
+    classes = _class_names(
+        options, folder, 1 + int(max(ys.max(initial=0) for _, ys in official.values()))
+    )
+    numbers = {part: np.arange(len(labels_N)) for part, (_, labels_N) in official.items()}
+    if options.class_list:
+        official, numbers, classes = _keep_classes(official, classes, options.class_list)
+    images_NHW, labels_N = official["train"]
+    valid_N = _draw(labels_N, options, VALID_RATIO)
+    files = find_idx(folder)
+    train_name, test_name = (path_text(files[f"{part}-images"].name) for part in ("train", "t10k"))
+    return (
+        {
+            "train": (images_NHW[~valid_N], labels_N[~valid_N]),
+            "valid": (images_NHW[valid_N], labels_N[valid_N]),
+            "test": official["t10k"],
+        },
+        classes,
+        {
+            "train": (train_name, numbers["train"][~valid_N]),
+            "valid": (train_name, numbers["train"][valid_N]),
+            "test": (test_name, numbers["t10k"]),
+        },
+    )
+
+
+def _read_files(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read the digits and labels of both parts, train and t10k. Raises UserError."""
     files = find_idx(folder)
     missing = [part for part in PARTS if part not in files]
     if missing:
@@ -173,28 +261,7 @@ def _read_splits(
         official[part] = images_NHW, labels_N.astype(np.int64)
     if official["t10k"][0].shape[1:] != official["train"][0].shape[1:]:
         raise UserError(f"{folder}: training and test digits differ in size")
-    classes = _class_names(
-        options, folder, 1 + int(max(ys.max(initial=0) for _, ys in official.values()))
-    )
-    numbers = {part: np.arange(len(labels_N)) for part, (_, labels_N) in official.items()}
-    if options.class_list:
-        official, numbers, classes = _keep_classes(official, classes, options.class_list)
-    images_NHW, labels_N = official["train"]
-    valid_N = _draw(labels_N, options)
-    train_name, test_name = (path_text(files[f"{part}-images"].name) for part in ("train", "t10k"))
-    return (
-        {
-            "train": (images_NHW[~valid_N], labels_N[~valid_N]),
-            "valid": (images_NHW[valid_N], labels_N[valid_N]),
-            "test": official["t10k"],
-        },
-        classes,
-        {
-            "train": (train_name, numbers["train"][~valid_N]),
-            "valid": (train_name, numbers["train"][valid_N]),
-            "test": (test_name, numbers["t10k"]),
-        },
-    )
+    return official
 
 
 def _class_names(options: PrepareOptions, folder: Path, count: int) -> tuple[str, ...]:
@@ -228,10 +295,10 @@ def _keep_classes(
     return chosen, numbers, tuple(classes[label] for label in kept)
 
 
-def _draw(labels_N: np.ndarray, options: PrepareOptions) -> np.ndarray:
+def _draw(labels_N: np.ndarray, options: PrepareOptions, default: float) -> np.ndarray:
     """Draw the validation digits, stratified by class, from the seed; return a mask (bool)."""
     drawn_N = np.zeros(len(labels_N), bool)
-    ratio = VALID_RATIO if options.valid_ratio is None else options.valid_ratio
+    ratio = default if options.valid_ratio is None else options.valid_ratio
     count = round(ratio * len(labels_N))
     if count:
         from sklearn.model_selection import train_test_split

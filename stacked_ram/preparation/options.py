@@ -38,7 +38,7 @@ ONLY_FOR = {
         "max_megapixels", "scene",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
-    "digits": ("canvas", "translate", "clutter", "clutter_size"),
+    "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
     "flowers17": ("official_split",),
 }  # fmt: skip
 
@@ -126,6 +126,11 @@ class PrepareOptions:
     """Digits: size (WIDTHxHEIGHT, such as 60x60) of the canvas."""
     translate: bool = False
     """Digits: put the digit at a random place of the canvas."""
+    megapixel: int | None = None
+    """MNIST: make Megapixel MNIST of this side (1500 is the public benchmark): five digits on a
+    canvas among scribbles; the class is the one that three of them have."""
+    scribbles: int = 50
+    """With --megapixel: scribbles on each canvas."""
 
     workers: int = 0
     """Number of processes; 0: one per core."""
@@ -164,7 +169,7 @@ class PrepareOptions:
                 raise UserError(f"{flag(name)} {value}: must be between {low} and {high}")
         for name, low in [
             ("max_per_class", 1), ("folds", 2), ("clutter", 0), ("scenes_per_photo", 1),
-            ("seed", 0),
+            ("seed", 0), ("scribbles", 0),
         ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:
@@ -211,6 +216,12 @@ class PrepareOptions:
              "--folds or --scene"),
             ("clutter_size" in given and not self.clutter,
              "--clutter-size is the size of pieces of other digits: give --clutter NUMBER too"),
+            (self.megapixel is not None
+             and bool({"canvas", "translate", "clutter", "classes"} & set(given)),
+             "--megapixel makes the benchmark's own canvases: leave out --canvas, --translate, "
+             "--clutter and --classes"),
+            ("scribbles" in given and self.megapixel is None,
+             "--scribbles are those of Megapixel MNIST: give --megapixel SIDE too"),
             ("clutter_share" in given and self.clutter == 0,
              "--clutter-share is the size of distracting crops, --clutter 0 has none: not both"),
         ]:  # fmt: skip
