@@ -200,7 +200,7 @@ def ppo(
         trace = model(photos, rollouts=config.rollouts, locations_BTS2=drawn.samples_BTS2)
         policy = ppo_loss(trace, drawn.log_probs_BTS, advantages_RT, config.ppo_clip)
         found = total_loss(trace, targets, config, class_weights_N, returns_RT, policy)
-        log_ratio = (trace.log_probs_BTS - drawn.log_probs_BTS).detach()
+        log_ratio = (trace.log_probs_BTS - drawn.log_probs_BTS).detach()[:, trace.chosen]
         found.parts["approximate_kl"] = (log_ratio.exp() - 1 - log_ratio).mean()
         found.more = epoch < config.ppo_epochs
         yield found

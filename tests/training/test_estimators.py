@@ -144,18 +144,22 @@ def test_ppo_learns_several_times_from_the_same_scan_paths():
     model = make("dense", std=0.9)  # many samples lie outside the photo
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     settings = TrainingConfig(estimator="ppo", ppo_epochs=4, rollouts=3, reward="drop")
-    paths, divergence = [], []
+    paths, divergence, log_probs = [], [], []
     for step in passes_of(model, settings):
         optimizer.zero_grad()
         step.total.backward()
         optimizer.step()
         paths.append(step.trace.samples_BTS2.detach())
+        log_probs.append(step.trace.log_probs_BTS.detach())
         divergence.append(step.parts["approximate_kl"].item())
     assert len(paths) == 4
     assert all(torch.equal(one, paths[0]) for one in paths)
     assert (paths[0].abs() > 1).any()
     assert divergence[0] == pytest.approx(0, abs=1e-7), "the first ratio is 1"
     assert divergence[-1] > divergence[0]
+    log_ratio = (log_probs[-1] - log_probs[0])[:, step.trace.chosen]
+    expected = (log_ratio.exp() - 1 - log_ratio).mean().item()
+    assert divergence[-1] == pytest.approx(expected), "of the steps that the policy chose"
 
 
 def test_ppo_with_one_pass_is_reinforce():
