@@ -42,7 +42,7 @@ BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(rang
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two settings, a step of each")
+    parser.add_argument("--quick", action="store_true", help="one setting, a step of each work")
     parser.add_argument("--others", type=int, default=os.cpu_count(), help="busy processes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each work in each round")
@@ -51,7 +51,7 @@ def main() -> None:
     if options.measure:
         print(json.dumps(speeds(options.seconds)))
         return
-    names = list(SETTINGS)[: 2 if options.quick else None]
+    names = list(SETTINGS)[: 1 if options.quick else None]
     rounds, seconds = (1, 0.1) if options.quick else (options.rounds, options.seconds)
     print(f"{'':<7}{'':<25}" + "".join(f"{work:>13}{'ratio':>8}" for work in WORKS))
     for part, others in (("quiet", 0), ("busy", options.others)):
