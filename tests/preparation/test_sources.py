@@ -17,6 +17,7 @@ from making import (
     run,
     save,
 )
+from PIL import Image
 
 from stacked_ram.runtime.errors import UserError
 
@@ -210,6 +211,42 @@ def test_labels_csv_mistakes_name_the_line(tmp_path: Path, line: str, message: s
     with pytest.raises(UserError, match=message):
         run(source, tmp_path / "out")
     assert not [*tmp_path.glob("*out*")]
+
+
+def test_labels_csv_boxes_follow_rotation_and_reduction(tmp_path: Path) -> None:
+    source = flat(tmp_path)
+    turned = Image.new("RGB", (48, 36))
+    turned.getexif()[274] = 6  # to be turned by 90 degrees clockwise
+    save(turned, source / "0 ü.jpg", exif=turned.getexif())
+    lines = [f"{n} ü.jpg,{'ab'[n % 2]},,,," for n in range(2, 12)]
+    lines += ["0 ü.jpg,a,4,6,16,30", "1 ü.jpg,b,4,6,16,30.5"]
+    write_csv(source, "file,label,box_left,box_top,box_right,box_bottom", lines)
+    run(source, tmp_path / "out", short_side=18)
+    found = {
+        name: [row[side] for side in ("box_left", "box_top", "box_right", "box_bottom")]
+        for name, row in by_source(tmp_path / "out").items()
+    }
+    assert list(map(float, found["1 ü.jpg"])) == [2, 3, 8, 15.25]
+    assert list(map(float, found["0 ü.jpg"])) == [3, 2, 15, 8]  # x = 36 - y, then halved
+    assert found["2 ü.jpg"] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "message"),
+    [
+        ("box_left,box_top,box_right,box_bottom", "1,2,x,4", "line 14: the box 1, 2, x, 4 is not"),
+        ("box_left,box_top,box_right,box_bottom", "9,2,3,4", "line 14: the box 9, 2, 3, 4 has no"),
+        ("box_left,box_top", "1,2", "a column 'box_left', but not all of"),
+    ],
+)
+def test_labels_csv_boxes_that_are_none(
+    tmp_path: Path, header: str, cells: str, message: str
+) -> None:
+    source = flat(tmp_path)
+    lines = [f"{n} ü.jpg,{'ab'[n % 2]}" for n in range(12)]
+    write_csv(source, f"file,label,{header}", [*lines, f"0 ü.jpg,a,{cells}"])
+    with pytest.raises(UserError, match=message):
+        run(source, tmp_path / "out")
 
 
 def test_labels_csv_missing_photo_is_quarantined(tmp_path: Path) -> None:

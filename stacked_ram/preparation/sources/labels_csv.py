@@ -7,15 +7,17 @@ from pathlib import Path
 
 from stacked_ram.images.names import printable
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.records import Record
+from stacked_ram.preparation.records import Box, Record
 from stacked_ram.preparation.sources.common import Source, entries, inside, read_table, split_of
 from stacked_ram.runtime.errors import UserError
 
+BOX = ("box_left", "box_top", "box_right", "box_bottom")
 _NAMES = {
     "file": ("file", "filename", "file_name", "path", "image", "photo"),
     "label": ("label", "class", "class_name"),
     "split": ("split", "set", "part"),
     "group": ("group",),
+    **{name: (name,) for name in BOX},
 }
 
 
@@ -25,7 +27,7 @@ def labels_csv_fits(root: Path) -> bool:
 
 
 def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
-    """Read the columns file and label, and split and group if they exist."""
+    """Read the columns file and label, and if they exist split, group, and the object's box."""
     table = _given_table(root, options.labels) if options.labels else _own_table(root)
     if table is None:
         raise UserError(f"{root}: no CSV with the columns file and label: give --labels labels.csv")
@@ -35,6 +37,9 @@ def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
             raise UserError(
                 f"{table}: has no column {wanted!r}: its first line must name the columns"
             )
+    found = [name for name in BOX if name in columns]
+    if 0 < len(found) < len(BOX):
+        raise UserError(f"{table}: has a column {found[0]!r}, but not all of {', '.join(BOX)}")
     split_name = f"the column {columns['split']!r} of {table.name}" if "split" in columns else ""
     return Source("labels_csv", _records(root, table, columns), split_name)
 
@@ -54,7 +59,25 @@ def _records(root: Path, table: Path, columns: dict[str, str]) -> Iterator[Recor
             if split is None:
                 raise UserError(f"{where}: split {text!r}: must be train, valid or test")
         group = row.get(columns["group"], "") if "group" in columns else ""
-        yield Record(inside(root, name, where), printable(label), split, printable(group))
+        box = None
+        if "box_left" in columns:
+            box = _box([row.get(columns[side], "") for side in BOX], where)
+        yield Record(inside(root, name, where), printable(label), split, printable(group), box)
+
+
+def _box(texts: list[str], where: str) -> Box | None:
+    """The object's box, in pixels of the photo as it is stored; None where all four are empty."""
+    if not any(texts):
+        return None
+    try:
+        left, top, right, bottom = map(float, texts)
+    except ValueError:
+        raise UserError(f"{where}: the box {', '.join(texts)} is not four numbers") from None
+    if not (left < right and top < bottom):
+        raise UserError(
+            f"{where}: the box {', '.join(texts)} has no inside: left, top, right, bottom"
+        )
+    return left, top, right, bottom
 
 
 def _given_table(root: Path, labels: Path) -> Path:
