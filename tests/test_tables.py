@@ -40,9 +40,9 @@ def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
     assert not (tmp_path / "tables").exists(), "the table of record changes on request only"
     table = tmp_path / "tables" / "runs.csv"
     collect(tmp_path, record=True)
-    one = rows(table)["one"]
-    assert one["seed"] == "3" and one["photos"] != "" and one["epoch"] == "1"
-    assert 0 <= float(one["valid accuracy"]) <= 100
+    row = rows(table)["one"]
+    assert row["seed"] == "3" and row["photos"] != "" and row["epoch"] == "1"
+    assert 0 <= float(row["valid accuracy"]) <= 100
     assert rows(table)["all"]["valid accuracy"] == ""  # that split was learned
     (tmp_path / "one").rename(tmp_path / "two")
     collect(tmp_path, record=True)
@@ -60,14 +60,14 @@ def record(*runs: dict[str, object]) -> pandas.DataFrame:
 
 def test_means_deviations_and_costs_are_those_of_the_runs():
     tables = script("tables")
-    one = {
+    first = {
         "run": "a", "accuracy": 80, "low_95": 75, "high_95": 85, "after the glance": 50,
         "after each glimpse": "70 80", "gmacs": 0.5, "gmacs before": 0.1, "early exit": 78,
         "early exit gmacs": 0.4, "centre": 30, "samples averaged": 2,
         "accuracy of the samples": 81, "photos": 100,
     }  # fmt: skip
-    two = one | {"run": "b", "accuracy": 84, "after each glimpse": "72 84", "centre": ""}
-    runs = record(one, two)
+    second = first | {"run": "b", "accuracy": 84, "after each glimpse": "72 84", "centre": ""}
+    runs = record(first, second)
     both = tables.table(runs, {"ours": ("a", "b")}).set_index("looked")
     whole = both.loc["all glimpses"]
     assert (whole["accuracy"], whole["gmacs"], whole["runs"]) == (82, 0.5, 2)
@@ -108,8 +108,8 @@ def test_the_pages_show_what_the_record_says(tmp_path):
         (tmp_path / page.name).write_bytes(page.read_bytes())
     tables = script("tables")
     tables.main(tmp_path)
-    made = [*tmp_path.glob("*.md"), *(tmp_path / "tables" / f"{one}.csv" for one in tables.TABLES)]
-    for file in made:
+    made = [tmp_path / "tables" / f"{table}.csv" for table in tables.TABLES]
+    for file in [*tmp_path.glob("*.md"), *made]:
         committed = RESULTS / file.relative_to(tmp_path)
         assert file.read_text() == committed.read_text(), f"python results/tables.py: {file.name}"
     shown = "".join(page.read_text() for page in RESULTS.glob("*.md"))

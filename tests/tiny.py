@@ -25,11 +25,11 @@ def tiny_digits(folder: Path, counts: tuple[int, int, int] = (48, 18, 18), seed:
         (folder / split).mkdir(parents=True)
         np.save(folder / split / "images.npy", images)
         np.save(folder / split / "labels.npy", labels)
-    facts = {
+    info = {
         "format": 1, "kind": "digits", "name": "tiny", "classes": CLASSES, "channels": 1,
         "mean": [0.2], "std": [0.25], "canvas": [SIZE, SIZE],
     }  # fmt: skip
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(info))
     return folder
 
 
@@ -53,11 +53,11 @@ def tiny_photos(folder: Path, counts: tuple[int, int, int] = (18, 6, 6), seed: i
             box = f"{left},{top},{left + SIZE},{top + SIZE}"
             rows.append(f"{path},{CLASSES[label]},{split},{width},{height},{box}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    facts = {
+    info = {
         "format": 1, "kind": "photos", "name": "tiny", "classes": CLASSES, "channels": 3,
         "mean": [0.2] * 3, "std": [0.25] * 3,
     }  # fmt: skip
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(info))
     return folder
 
 

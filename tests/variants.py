@@ -90,7 +90,7 @@ def batch_of(sizes: list[tuple[int, int]], seed: int = 1) -> tuple[torch.Tensor,
     return images, torch.tensor(sizes)
 
 
-def look(model: RAM, images: torch.Tensor, sizes: torch.Tensor | None = None, **how):
+def forward(model: RAM, images: torch.Tensor, sizes: torch.Tensor | None = None, **how):
     return model(photos_of(model, images, sizes), **how)
 
 

@@ -119,8 +119,8 @@ def test_training_equals_that_of_the_command_line(digits, tmp_path):
 
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     command(["train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "shell")])
-    one, other = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("python", "shell"))
-    assert one == other
+    shell, python = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("python", "shell"))
+    assert shell == python
 
 
 def test_a_run_is_not_overwritten_but_resumed_where_asked(digits, tmp_path):
@@ -208,7 +208,7 @@ def test_a_photo_may_be_given_in_many_ways(model, photo):
         np.testing.assert_allclose(result.beliefs, expected.beliefs, atol=1e-6)
         np.testing.assert_allclose(result.boxes, expected.boxes, atol=1e-4)
     batch = model.look(np.stack([pixels, pixels]))
-    assert [one.label for one in batch] == [expected.label] * 2
+    assert [result.label for result in batch] == [expected.label] * 2
 
 
 def test_grayscale_photos_are_taken_by_colour_models_and_the_other_way_round(
@@ -257,18 +257,18 @@ def test_predicting_names_every_photo_in_order_and_agrees_with_looking(model, ph
     found = list(model.predict(str(photos / "test" / "**" / "*.png"), batch_size=4))
     names = sorted(str(path) for path in (photos / "test").rglob("*.png"))
     assert [result.photo for result in found] == names
-    for result, seen in zip(found, model.look(names), strict=True):
-        assert result.label == seen.label
-        assert result.probability == pytest.approx(seen.probability, abs=1e-5)
-        np.testing.assert_allclose(result.locations, seen.locations, atol=1e-3)
-        np.testing.assert_allclose(result.beliefs, seen.beliefs, atol=1e-5)
-        np.testing.assert_allclose(result.boxes, seen.boxes, atol=0.1)
+    for result, expected in zip(found, model.look(names), strict=True):
+        assert result.label == expected.label
+        assert result.probability == pytest.approx(expected.probability, abs=1e-5)
+        np.testing.assert_allclose(result.locations, expected.locations, atol=1e-3)
+        np.testing.assert_allclose(result.beliefs, expected.beliefs, atol=1e-5)
+        np.testing.assert_allclose(result.boxes, expected.boxes, atol=0.1)
 
 
 def test_predicting_takes_folders_files_and_iterables(model, photos, photo):
     expected = [result.photo for result in model.predict(photos / "test")]
     assert len(expected) == 6
-    assert [one.photo for one in model.predict(iter([photo, photos / "test"]))] == [
+    assert [result.photo for result in model.predict(iter([photo, photos / "test"]))] == [
         str(photo), *expected,
     ]  # fmt: skip
 
@@ -284,16 +284,16 @@ def test_a_bad_photo_is_a_result_with_its_error(model, photo, tmp_path):
 
 
 def test_predicting_reads_photos_only_as_they_are_needed(model, photo):
-    asked = []
+    requested = []
 
     def endless():
         while True:
-            asked.append(photo)
+            requested.append(photo)
             yield photo
 
     stream = model.predict(endless(), batch_size=2)
     assert next(stream).label and next(stream).label
-    assert len(asked) < 20
+    assert len(requested) < 20
 
 
 def test_predicting_stops_early_too(model, photo):

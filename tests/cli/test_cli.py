@@ -81,7 +81,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     save_config(tiny_config(digits), tmp_path / "a.yaml")
-    code = cli.main(["a.yaml" if one == "A" else one for one in arguments])
+    code = cli.main(["a.yaml" if word == "A" else word for word in arguments])
     error = capsys.readouterr().err
     assert code == 2
     assert says in error

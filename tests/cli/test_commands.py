@@ -108,9 +108,9 @@ def test_what_torch_cannot_export_is_told_in_one_line(run, monkeypatch):
         return (pixels_BCHW, pixels_BCHW) if pixels_BCHW.any() else None
 
     monkeypatch.setattr(DeterministicPass, "forward", looks_at_its_pixels)
-    with pytest.raises(RunFailed, match="torch cannot export this model") as told:
+    with pytest.raises(RunFailed, match="torch cannot export this model") as raised:
         export(Export(run=run))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert not (run / "export").exists()
 
 
@@ -148,7 +148,7 @@ def test_info_counts_what_is_there(run, tmp_path, capsys):
     model = load_run(run, "cpu").model
     info(Info(what=run))
     shown = capsys.readouterr().out
-    count = sum(one.numel() for one in model.parameters())
+    count = sum(parameter.numel() for parameter in model.parameters())
     assert f"parameters  {count:,}" in shown
     assert "classes: bar, dot, ring" in shown
     save_config(tiny_config(tmp_path / "nowhere"), tmp_path / "a.yaml")

@@ -289,7 +289,7 @@ def test_names_of_earlier_versions_are_still_read(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("asked", "fast", "trained", "used", "says"),
+    ("precision", "fast", "trained", "used", "says"),
     [
         ("auto", True, False, "bf16", ""),
         ("auto", False, False, "float32", "precision: float32 (cpu has no fast bf16)"),
@@ -299,9 +299,11 @@ def test_names_of_earlier_versions_are_still_read(tmp_path, capsys):
         ("float32", True, True, "float32", ""),
     ],
 )
-def test_auto_goes_by_what_the_processor_can(asked, fast, trained, used, says, monkeypatch, capsys):
+def test_auto_goes_by_what_the_processor_can(
+    precision, fast, trained, used, says, monkeypatch, capsys
+):
     monkeypatch.setattr(resolve, "has_fast_bf16", lambda device: fast)
-    config = Config(training=TrainingConfig(precision=asked, channels_last="auto"))
+    config = Config(training=TrainingConfig(precision=precision, channels_last="auto"))
     found = resolve_auto(config, torch.device("cpu"), trained=trained).training
     assert found.precision == used
     assert found.channels_last is True

@@ -36,8 +36,8 @@ def test_the_preset_trains(path, photo_shape):
         std=(0.5,) * channels, load_weights=False,
     )  # fmt: skip
     pixels = torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8)
-    looks = ["policy"] + ["combinations"] * (config.training.pretrain_epochs > 0)
-    for look in looks:
+    location_sources = ["policy"] + ["combinations"] * (config.training.pretrain_epochs > 0)
+    for location_source in location_sources:
         step = next(
             iter(
                 estimators.losses(
@@ -45,14 +45,14 @@ def test_the_preset_trains(path, photo_shape):
                     model.photos(pixels),
                     torch.tensor([0, 3]),
                     config.training,
-                    location_source=look,
+                    location_source=location_source,
                 )
             )
         )
         assert step.total.isfinite()
         step.total.backward()
-    wanted = [one for one in model.parameters() if one.requires_grad]
-    assert sum(one.grad is not None for one in wanted) > 0.9 * len(wanted)
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert sum(parameter.grad is not None for parameter in wanted) > 0.9 * len(wanted)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

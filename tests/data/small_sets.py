@@ -25,7 +25,7 @@ def make_photos(
     sizes: tuple[tuple[int, int], ...] = SIZES,
     suffix: str = "png",
     folds: int = 0,
-    **facts: object,
+    **info: object,
 ) -> Path:
     """Photo i of a split is all noise but for a box of white at (5, 6, 20, 18); PNG keeps it."""
     rng = np.random.default_rng(0)
@@ -58,14 +58,14 @@ def make_photos(
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    write_facts(folder, kind="photos", classes=list(classes), **facts)
+    write_info(folder, kind="photos", classes=list(classes), **info)
     return folder
 
 
-def make_digits(folder: Path, count: int = 40, **facts: object) -> Path:
+def make_digits(folder: Path, count: int = 40, **info: object) -> Path:
     """Digits of 8x8 that are not 0 anywhere; valid and test are canvases where there is one."""
     rng = np.random.default_rng(0)
-    canvas = facts.get("canvas", [8, 8])
+    canvas = info.get("canvas", [8, 8])
     for split, number in {"train": count, "valid": 10, "test": 10}.items():
         (folder / split).mkdir(parents=True)
         size = (8, 8) if split == "train" else canvas
@@ -75,15 +75,15 @@ def make_digits(folder: Path, count: int = 40, **facts: object) -> Path:
         if split != "train":
             np.save(folder / split / "digits.npy", images[:, :8, :8])
             np.save(folder / split / "boxes.npy", np.tile([0, 0, 8, 8], (number, 1)))
-    write_facts(folder, kind="digits", classes=list("0123456789"), channels=1, **facts)
+    write_info(folder, kind="digits", classes=list("0123456789"), channels=1, **info)
     return folder
 
 
-def write_facts(folder: Path, **facts: object) -> None:
-    channels = facts.get("channels", 3)
+def write_info(folder: Path, **info: object) -> None:
+    channels = info.get("channels", 3)
     base = {"format": 1, "name": "small", "channels": channels, "mean": [0.4] * channels,
             "std": [0.2] * channels}  # fmt: skip
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(base | facts))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(base | info))
 
 
 def config_of(folder: Path, *, batch_size: int = 4, seed: int = 0, **data: object) -> Config:

@@ -12,12 +12,12 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda one: next(iter(one)))
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda option: next(iter(option)))
 @pytest.mark.parametrize("channels", [3, 1])
 def test_the_seed_alone_decides(options, channels):
     photo = PHOTO[:channels]
-    one, other = (Augment(DataConfig(**options), channels) for _ in range(2))
-    results = [one(photo, seed) for seed in range(12)]
+    first, other = (Augment(DataConfig(**options), channels) for _ in range(2))
+    results = [first(photo, seed) for seed in range(12)]
     assert all(r.shape == photo.shape and r.dtype == np.uint8 for r in results)
     for seed in reversed(range(12)):  # in another order, by another copy
         assert (other(photo, seed) == results[seed]).all()

@@ -31,11 +31,11 @@ def train(sizes_N2, *, rank=0, world=1, batch_size=10, epoch=0, labels=None, bal
 
 @pytest.mark.parametrize("sizes_N2", [SAME, sizes_of(103)])
 def test_an_epoch_has_every_photo_once_and_the_next_is_another(sizes_N2):
-    one, two = (np.concatenate([b.index_B for b in train(sizes_N2, epoch=e)]) for e in (0, 1))
-    assert sorted(one) == sorted(two) == list(range(103))
-    assert (one != two).any()
+    first, second = (np.concatenate([b.index_B for b in train(sizes_N2, epoch=e)]) for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(103))
+    assert (first != second).any()
     again = np.concatenate([b.index_B for b in train(sizes_N2)])
-    assert (one == again).all()
+    assert (first == again).all()
 
 
 @pytest.mark.parametrize("sizes_N2", [SAME, sizes_of(103)])
@@ -43,9 +43,11 @@ def test_an_epoch_has_every_photo_once_and_the_next_is_another(sizes_N2):
 def test_ranks_train_on_equal_shares_of_the_same_global_batches(sizes_N2, world):
     shards = [train(sizes_N2, rank=r, world=world, batch_size=6) for r in range(world)]
     lengths = [[len(b.index_B) for b in shard] for shard in shards]
-    assert all(one == lengths[0] for one in lengths)
-    seen = np.concatenate([b.index_B for shard in shards for b in shard])
-    assert len(seen) == len(set(seen)) > 103 - world  # none twice, fewer than `world` left out
+    assert all(length == lengths[0] for length in lengths)
+    indices = np.concatenate([b.index_B for shard in shards for b in shard])
+    assert (
+        len(indices) == len(set(indices)) > 103 - world
+    )  # none twice, fewer than `world` left out
     whole = train(sizes_N2, batch_size=6 * world)
     for step, batch in enumerate(whole):
         together = {i for shard in shards for i in shard[step].index_B.tolist()}
@@ -69,8 +71,8 @@ def test_like_shapes_stand_together_and_still_meet_others():
         batches = train(sizes_N2, batch_size=20, epoch=epoch)
         return {(i, j) for b in batches for i in b.index_B for j in b.index_B if i < j}
 
-    one, two = pairs(0), pairs(1)
-    assert len(one & two) / len(one) < 0.15
+    first, second = pairs(0), pairs(1)
+    assert len(first & second) / len(first) < 0.15
 
 
 def test_padding_is_the_share_of_padded_pixels():
@@ -88,12 +90,12 @@ def test_by_shape_separates_wide_from_tall():
 @pytest.mark.parametrize("world", [1, 2, 5])
 def test_evaluation_sees_each_photo_once_over_all_ranks(world):
     sizes_N2 = sizes_of(103)
-    seen = [
+    indices = [
         i for rank in range(world)
         for batch in evaluation_batches(sizes_N2, batch_size=10, rank=rank, world=world)
         for i in batch.index_B.tolist()
     ]  # fmt: skip
-    assert sorted(seen) == list(range(103))
+    assert sorted(indices) == list(range(103))
 
 
 def test_balanced_draws_every_class_equally_often():

@@ -62,9 +62,9 @@ def test_batches_are_the_same_with_and_without_cache(folder, kind):
     for epoch in (0, 1):
         plain.set_epoch(epoch)
         cached.set_epoch(epoch)
-        for one, other in zip(plain, cached, strict=True):
-            assert (one.pixels_BCHW == other.pixels_BCHW).all()
-            assert np.array_equal(one.boxes_B4, other.boxes_B4)
+        for first, other in zip(plain, cached, strict=True):
+            assert (first.pixels_BCHW == other.pixels_BCHW).all()
+            assert np.array_equal(first.boxes_B4, other.boxes_B4)
 
 
 def test_the_second_epoch_decodes_nothing(folder, monkeypatch):

@@ -79,15 +79,15 @@ def test_no_digit_is_its_own_clutter():
     pixels, boxes = compose(
         pool[index], (60, 60), clutter=1, generator=seeded(), pool_NHW=pool, index_B=index
     )
-    seen = torch.zeros(11, 11)
+    used = torch.zeros(11, 11)
     for photo, own, (left, top, right, bottom) in zip(
         pixels[:, 0], values[index].tolist(), boxes.tolist(), strict=True
     ):
         photo[top:bottom, left:right] = 0
         for other in photo.unique().tolist():
-            seen[own, other] += other > 0
-    assert not seen.diagonal()[1:].any()
-    others = seen[1:, 1:] + torch.eye(10)
+            used[own, other] += other > 0
+    assert not used.diagonal()[1:].any()
+    others = used[1:, 1:] + torch.eye(10)
     assert others.bool().all(), "every other digit is used"
 
 
@@ -154,7 +154,7 @@ def test_shift_moves_by_at_most_so_many_pixels_and_brings_in_black():
     pixels = shift(images, 3, seeded())
     assert pixels.shape == (300, 1, 28, 28)
     wide = torch.nn.functional.pad(images, (3, 3, 3, 3))
-    seen = set()
+    moves = set()
     for photo, digit in zip(pixels[:, 0], wide, strict=True):
         found = [
             (dy, dx)
@@ -163,8 +163,8 @@ def test_shift_moves_by_at_most_so_many_pixels_and_brings_in_black():
             if torch.equal(photo, digit[dy : dy + 28, dx : dx + 28])
         ]
         assert len(found) == 1
-        seen.update(found)
-    assert len(seen) == 49
+        moves.update(found)
+    assert len(moves) == 49
     assert torch.equal(shift(images, 0, seeded())[:, 0], images)
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from small_sets import COUNTS, config_of, make_digits, make_photos, write_facts
+from small_sets import COUNTS, config_of, make_digits, make_photos, write_info
 
 from stacked_ram.data.dataset import open_dataset, stratified
 from stacked_ram.runtime.errors import UserError
@@ -95,8 +95,8 @@ def test_limit_photos_keeps_the_classes_shares_and_the_same_photos(tmp_path):
 )
 def test_a_wrong_dataset_yaml_is_named(tmp_path, change, message):
     make_photos(tmp_path)
-    facts = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
-    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(facts | change))
+    info = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(info | change))
     with pytest.raises(UserError, match=message) as caught:
         opened(tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -202,7 +202,7 @@ def test_digits_that_do_not_belong_together(tmp_path):
     (tmp_path / "train" / "labels.npy").write_bytes(b"no array")
     with pytest.raises(UserError, match="cannot be read"):
         opened(tmp_path)
-    write_facts(tmp_path, kind="digits", classes=list("0123456789"), channels=1, canvas=[9, 9])
+    write_info(tmp_path, kind="digits", classes=list("0123456789"), channels=1, canvas=[9, 9])
     with pytest.raises(UserError, match="yaml says"):
         opened(tmp_path, "test")
 

@@ -40,25 +40,25 @@ def test_plain_digits_are_as_stored(plain):
 
 def test_training_canvases_are_new_every_epoch_and_hold_their_digit(cluttered):
     loader = loader_of(cluttered, batch_size=16)
-    one, two = collected(loader, 0), collected(loader, 1)
+    first, second = collected(loader, 0), collected(loader, 1)
     moved = 0
-    for row, (pixels, _, box) in one.items():
+    for row, (pixels, _, box) in first.items():
         assert pixels.shape == (1, 20, 30)
         left, top, right, bottom = box.long()
         digit = torch.from_numpy(loader.dataset.digits.images_NHW[row])
         assert (pixels[0, top:bottom, left:right] >= digit).all()  # clutter adds, clipped
-        moved += bool((box != two[row][2]).any())
+        moved += bool((box != second[row][2]).any())
     assert moved > 30
     again = collected(loader_of(cluttered, batch_size=16), 1)
-    assert all(torch.equal(two[row][0], again[row][0]) for row in two)
+    assert all(torch.equal(second[row][0], again[row][0]) for row in second)
 
 
 def test_fixed_clutter_is_composed_once(cluttered):
     loader = loader_of(cluttered, batch_size=16, clutter="fixed")
-    one, two = collected(loader, 0), collected(loader, 5)
-    assert all(torch.equal(one[row][0], two[row][0]) for row in one)
+    first, second = collected(loader, 0), collected(loader, 5)
+    assert all(torch.equal(first[row][0], second[row][0]) for row in first)
     other = collected(loader_of(cluttered, batch_size=16, clutter="fixed", seed=9))
-    assert all(torch.equal(one[row][0], other[row][0]) for row in one)  # the data set's seed
+    assert all(torch.equal(first[row][0], other[row][0]) for row in first)  # the data set's seed
 
 
 def test_valid_and_test_are_the_stored_canvases(cluttered):
@@ -105,9 +105,9 @@ def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(cluttered):
     next(iter(loader))
     resumed = loader_of(cluttered, batch_size=8)
     resumed.load_state_dict(loader.state_dict())
-    for one, other in zip(whole[1:], resumed, strict=True):
-        assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
-        assert torch.equal(one.boxes_B4, other.boxes_B4)
+    for left, again in zip(whole[1:], resumed, strict=True):
+        assert torch.equal(left.pixels_BCHW, again.pixels_BCHW)
+        assert torch.equal(left.boxes_B4, again.boxes_B4)
 
 
 def test_loading_leaves_torchs_own_chances_alone(cluttered):

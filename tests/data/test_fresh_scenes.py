@@ -49,19 +49,19 @@ def epoch_of(folder: Path, epoch: int = 0, **fields) -> dict[int, tuple[torch.Te
     """(pixels_CHW, box_4) of each photo of an epoch, and its label."""
     loader = loader_of(folder, **fields)
     loader.set_epoch(epoch)
-    seen = {}
+    found = {}
     for batch in loader:
         for place, row in enumerate(batch.index_B.tolist()):
             height, width = batch.sizes_B2[place]
             pixels_CHW = batch.pixels_BCHW[place, :, :height, :width]
-            seen[row] = pixels_CHW, batch.boxes_B4[place], batch.labels_B[place]
+            found[row] = pixels_CHW, batch.boxes_B4[place], batch.labels_B[place]
     loader.close()
-    return seen
+    return found
 
 
-def same(one, other) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(a, b) for row in one for a, b in zip(one[row], other[row], strict=True)
+def same(first, other) -> bool:
+    return first.keys() == other.keys() and all(
+        torch.equal(a, b) for row in first for a, b in zip(first[row], other[row], strict=True)
     )
 
 
@@ -80,9 +80,9 @@ def test_neither_workers_nor_the_cache_change_a_scene(scenes, given):
     loader = loader_of(scenes, **given)
     for _ in range(2):  # decoded, then from the cache
         loader.set_epoch(0)
-        seen = {row: one for batch in loader for row, one in zip(
+        found = {row: photo for batch in loader for row, photo in zip(
             batch.index_B.tolist(), batch.pixels_BCHW, strict=True)}  # fmt: skip
-        assert all(torch.equal(seen[row], one[0]) for row, one in epoch_of(scenes).items())
+        assert all(torch.equal(found[row], photo[0]) for row, photo in epoch_of(scenes).items())
     loader.close()
 
 
@@ -110,9 +110,9 @@ def test_a_resumed_epoch_has_the_scenes_that_were_left(scenes):
     resumed.load_state_dict(stopped.state_dict())
     rest = list(resumed)
     assert len(rest) == len(whole) - 2
-    for one, other in zip(whole[2:], rest, strict=True):
-        assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
-        assert torch.equal(one.boxes_B4, other.boxes_B4)
+    for left, again in zip(whole[2:], rest, strict=True):
+        assert torch.equal(left.pixels_BCHW, again.pixels_BCHW)
+        assert torch.equal(left.boxes_B4, again.boxes_B4)
 
 
 def test_a_photo_drawn_twice_stands_in_two_scenes(scenes, tmp_path):
@@ -154,11 +154,12 @@ def test_the_box_is_where_the_object_is(scenes, data):
                 continue
             left, top, right, bottom = box_4.tolist()
             soft = 0.3 * min(right - left, bottom - top) + 1.5
-            seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            measured = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
             edges = [
-                abs(one - edge) for one, edge in zip(seen, (left, top, right, bottom), strict=True)
+                abs(value - edge)
+                for value, edge in zip(measured, (left, top, right, bottom), strict=True)
             ]
-            assert max(edges) <= soft, (seen, box_4)
+            assert max(edges) <= soft, (measured, box_4)
             assert columns.min() >= left - 1 and columns.max() <= right
             assert rows.min() >= top - 1 and rows.max() <= bottom
             found += 1
@@ -173,19 +174,19 @@ def test_a_small_scene_is_composed_small_and_looks_like_the_written_ones(scenes,
     loader = loader_of(scenes, **given)
     assert (loader.maker.scenes.shape.height, loader.maker.scenes.shape.width) == (36, 48)
     read = [loader.maker.photo(row).numpy() for row in range(24)]
-    fresh = [one for epoch in range(10) for one in epoch_of(scenes, epoch, **given).values()]
+    fresh = [photo for epoch in range(10) for photo in epoch_of(scenes, epoch, **given).values()]
     assert all(pixels_CHW.shape == read[0].shape for pixels_CHW, _, _ in fresh)
 
-    def looks(photos) -> np.ndarray:
+    def statistics(photos) -> np.ndarray:
         changes = [np.abs(np.diff(photo.astype(float), axis=-1)).mean() for photo in photos]
         return np.array([np.mean(changes), np.mean([photo.mean() for photo in photos])])
 
-    assert looks([pixels_CHW.numpy() for pixels_CHW, _, _ in fresh]) == pytest.approx(
-        looks(read), rel=0.1
+    assert statistics([pixels_CHW.numpy() for pixels_CHW, _, _ in fresh]) == pytest.approx(
+        statistics(read), rel=0.1
     )
-    shares = [(box_4[2] - box_4[0]).item() / read[0].shape[2] for _, box_4, _ in fresh]
+    fractions = [(box_4[2] - box_4[0]).item() / read[0].shape[2] for _, box_4, _ in fresh]
     written = loader.dataset.boxes[:, 2] - loader.dataset.boxes[:, 0]
-    assert np.mean(shares) == pytest.approx(np.mean(written) / 96, rel=0.1)
+    assert np.mean(fractions) == pytest.approx(np.mean(written) / 96, rel=0.1)
 
 
 def test_by_the_numbers_of_a_written_scene_it_is_that_scene(scenes, records):
@@ -220,8 +221,8 @@ def test_validation_and_test_are_as_written_and_training_too_if_fixed(scenes):
 
 def test_what_was_validated_on_is_trained_on_as_written(scenes):
     loader = loader_of(scenes, train_on="train+valid")
-    seen = [int(row) for batch in loader for row in batch.index_B]
-    assert sorted(seen) == list(range(27))
+    rows = [int(row) for batch in loader for row in batch.index_B]
+    assert sorted(rows) == list(range(27))
     assert sum(name in loader.maker.scenes.photo_of for name in loader.dataset.names) == 24
 
 
@@ -235,8 +236,8 @@ def test_scenes_without_their_pieces_are_refused(scenes, tmp_path):
     with pytest.raises(UserError, match=r"photos\.csv"):
         loader_of(folder)
     assert len(loader_of(folder, clutter="fixed")) == 6
-    facts = yaml.safe_load((folder / "dataset.yaml").read_text())
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({**facts, "scene": {"height": 3}}))
+    info = yaml.safe_load((folder / "dataset.yaml").read_text())
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({**info, "scene": {"height": 3}}))
     with pytest.raises(UserError, match="scene: "):
         loader_of(folder)
 

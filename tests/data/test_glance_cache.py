@@ -48,8 +48,8 @@ def made(folder, split="train", seed=0, **fields):
     config = tiny_config(folder, **FROZEN | fields)
     dataset = open_dataset(config.data, split)
     torch.manual_seed(seed)
-    facts = {"channels": dataset.channels, "mean": dataset.mean, "std": dataset.std}
-    model = build_model(config.model, num_classes=len(dataset.classes), **facts)
+    info = {"channels": dataset.channels, "mean": dataset.mean, "std": dataset.std}
+    model = build_model(config.model, num_classes=len(dataset.classes), **info)
     loader = make_loader(dataset, config, train=split == "train")
     return with_glance_cache(loader, model, config), model, config
 

@@ -58,8 +58,8 @@ def test_a_model_sees_the_same_in_pieces_as_in_memory(files, name):
     model = make(name).eval()
     height, width = (max(size[axis] for size in SIZES) for axis in (0, 1))
     pixels_BCHW = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    for pixels_CHW, one in zip(pixels_BCHW, arrays, strict=True):
-        pixels_CHW[:, : one.shape[0], : one.shape[1]] = torch.from_numpy(one).permute(2, 0, 1)
+    for pixels_CHW, array in zip(pixels_BCHW, arrays, strict=True):
+        pixels_CHW[:, : array.shape[0], : array.shape[1]] = torch.from_numpy(array).permute(2, 0, 1)
     with torch.no_grad():
         whole = model(model.photos(pixels_BCHW, torch.tensor(SIZES)))
         pieces = model(model.photos(LazyPhotos([LazyPhoto(path) for path in paths])))
@@ -225,9 +225,9 @@ def large_data_set(folder):
             write_pyramid(path, smooth_pixels(150, 200, seed=number))
             rows.append(f"{path.relative_to(folder).as_posix()},{name},{split},200,150")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    facts = {
+    info = {
         "format": 1, "kind": "photos", "name": "large", "classes": list("abc"), "channels": 3,
         "mean": [0.5] * 3, "std": [0.2] * 3,
     }  # fmt: skip
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(info))
     return folder

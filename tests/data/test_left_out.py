@@ -58,9 +58,11 @@ def test_training_goes_on_without_photos_that_cannot_be_read(folder, tmp_path, c
     photo(folder, "valid", 0).unlink()
     with caplog.at_level(logging.WARNING):
         train_run(tiny_config(folder, **HOW), tmp_path / "run")
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 4 and all("\n" not in one and "left out: " in one for one in told)
-    said = "\n".join(sorted(told))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4 and all(
+        "\n" not in message and "left out: " in message for message in messages
+    )
+    said = "\n".join(sorted(messages))
     for words in (
         "train/a/0.tif: cannot read",
         "train/b/1.tif: cannot read",
@@ -135,7 +137,7 @@ def test_too_many_are_an_error_that_says_so(folder, tmp_path, monkeypatch, caplo
     break_one_of_each_kind(folder)
     with pytest.raises(RunFailed, match=r"2 of 6 photos of train could not be read.*too many"):
         train_run(tiny_config(folder, **HOW), tmp_path / "run")
-    assert [one.getMessage() for one in caplog.records][1:] == [
+    assert [record.getMessage() for record in caplog.records][1:] == [
         "left out: more photos, which are no longer listed"
     ]
 
@@ -148,7 +150,7 @@ def test_test_says_what_it_left_out(folder, tmp_path):
     evaluation.save(tmp_path / "run")
     report = evaluation.to_dict()
     assert report["photos"] == 2 and report["controls"]["random"]["photos"] == 2
-    assert [one["path"] for one in report["left_out"]] == ["test/b/1.tif"]
+    assert [photo["path"] for photo in report["left_out"]] == ["test/b/1.tif"]
     assert "leave it out" in report["left_out"][0]["error"]
     assert json.loads((tmp_path / "run" / "test.json").read_text())["left_out"]
     assert "left out                 1   (photos that could not be read)" in summary(evaluation)

@@ -28,10 +28,10 @@ def folder(tmp_path_factory):
     return make_photos(tmp_path_factory.mktemp("data") / "set")
 
 
-def same(one, other) -> bool:
+def same(first, other) -> bool:
     return all(
         (a is None and b is None) or torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
-        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        for a, b in zip(vars(first).values(), vars(other).values(), strict=True)
     )
 
 
@@ -42,7 +42,7 @@ def photo_of(batch, place):
 
 def test_photos_come_as_stored_padded_with_zeros(folder):
     loader = loader_of(folder, "valid")
-    seen = []
+    rows = []
     for batch in loader:
         assert batch.pixels_BCHW.dtype == torch.uint8 and batch.labels_B.dtype == torch.int64
         assert batch.boxes_B4.dtype == torch.float32 and batch.targets_BN is None
@@ -53,8 +53,8 @@ def test_photos_come_as_stored_padded_with_zeros(folder):
             assert (photo.numpy() == stored).all()
             assert batch.pixels_BCHW[place].long().sum() == photo.long().sum()
             assert batch.labels_B[place] == loader.dataset.labels[row]
-            seen.append(row)
-    assert sorted(seen) == list(range(COUNTS["valid"]))
+            rows.append(row)
+    assert sorted(rows) == list(range(COUNTS["valid"]))
     assert 0 < loader.padding < 0.5
 
 
@@ -86,8 +86,8 @@ def test_boxes_stay_on_their_object(folder, data):
 def test_crops_keep_the_photos_shape_or_have_photo_size(folder):
     for batch in loader_of(folder, crop_area=(0.4, 0.6)):
         stored = np.array([SIZES[i % 4] for i in batch.index_B.tolist()])
-        share = batch.sizes_B2.prod(1).numpy() / stored.prod(1)
-        assert (share > 0.36).all() and (share < 0.64).all()
+        fraction = batch.sizes_B2.prod(1).numpy() / stored.prod(1)
+        assert (fraction > 0.36).all() and (fraction < 0.64).all()
     for batch in loader_of(folder, crop_area=(0.4, 0.6), photo_size=(17, 23)):
         assert batch.pixels_BCHW.shape[1:] == (3, 17, 23)
         assert (batch.sizes_B2 == torch.tensor([17, 23])).all()
@@ -99,8 +99,8 @@ def test_nearly_the_same_crops_do_not_share_a_cache(tmp_path):
     for lowest in (0.90, 0.91):
         how = {"photo_size": (224, 224), "crop_area": (lowest, 1.0)}
         plain, cached = (loader_of(tmp_path, cache=cache, **how) for cache in ("none", "disk"))
-        for one, other in zip(plain, cached, strict=True):
-            assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
+        for first, other in zip(plain, cached, strict=True):
+            assert torch.equal(first.pixels_BCHW, other.pixels_BCHW)
 
 
 def test_evaluation_is_never_augmented(folder):
@@ -172,15 +172,15 @@ def test_two_ranks_see_what_one_process_sees(folder):
     for batch in loader_of(folder, batch_size=8, flip=True, crop_area=(0.5, 1.0)):
         for place, row in enumerate(batch.index_B.tolist()):
             whole[row] = photo_of(batch, place)
-    seen = 0
+    count = 0
     for rank in range(2):
         for batch in loader_of(
             folder, batch_size=4, flip=True, crop_area=(0.5, 1.0), rank=rank, world=2
         ):
             for place, row in enumerate(batch.index_B.tolist()):
                 assert torch.equal(photo_of(batch, place), whole[row])
-                seen += 1
-    assert seen == 22  # of 23: the shares are equal
+                count += 1
+    assert count == 22  # of 23: the shares are equal
 
 
 def test_a_photo_drawn_again_is_augmented_anew(tmp_path):
@@ -196,21 +196,23 @@ def test_mixup_and_cutmix_blend_photos_and_labels(folder):
     for options in ({"mixup": 0.4}, {"cutmix": 1.0}):
         loader = loader_of(folder, photo_size=(24, 32), **options)
         plain = loader_of(folder, photo_size=(24, 32))
-        for blended, one in zip(loader, plain, strict=True):
-            assert blended.targets_BN.shape == (len(one), 3)
-            assert torch.allclose(blended.targets_BN.sum(1), torch.ones(len(one)))
-            assert torch.equal(blended.labels_B, one.labels_B)
+        for blended, original in zip(loader, plain, strict=True):
+            assert blended.targets_BN.shape == (len(original), 3)
+            assert torch.allclose(blended.targets_BN.sum(1), torch.ones(len(original)))
+            assert torch.equal(blended.labels_B, original.labels_B)
             assert blended.boxes_B4.isnan().all()
             assert blended.pixels_BCHW.dtype == torch.uint8
-            other = torch.nn.functional.one_hot(one.labels_B.roll(1), 3)
-            own = torch.nn.functional.one_hot(one.labels_B, 3)
+            other = torch.nn.functional.one_hot(original.labels_B.roll(1), 3)
+            own = torch.nn.functional.one_hot(original.labels_B, 3)
             apart = own.argmax(1) != other.argmax(1)
             if apart.any():
-                share = blended.targets_BN[apart, one.labels_B[apart]][0]
-                assert torch.allclose(blended.targets_BN, share * own + (1 - share) * other)
+                weight = blended.targets_BN[apart, original.labels_B[apart]][0]
+                assert torch.allclose(blended.targets_BN, weight * own + (1 - weight) * other)
                 if "mixup" in options:
-                    mixed = share * one.pixels_BCHW + (1 - share) * one.pixels_BCHW.roll(1, 0)
-                    assert (blended.pixels_BCHW - mixed).abs().max() <= 0.51
+                    expected = weight * original.pixels_BCHW + (
+                        1 - weight
+                    ) * original.pixels_BCHW.roll(1, 0)
+                    assert (blended.pixels_BCHW - expected).abs().max() <= 0.51
 
 
 @pytest.mark.parametrize("workers", [0, 1])

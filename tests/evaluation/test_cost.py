@@ -55,7 +55,7 @@ def test_the_whole_is_the_sum_of_its_parts(name):
 def test_frozen_parameters_are_told_apart():
     model = make("backbone", freeze_backbone=True)
     everything, trained = count_parameters(model)
-    backbone = sum(one.numel() for one in model.backbone.parameters())
+    backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert everything - trained == backbone > 0
 
 

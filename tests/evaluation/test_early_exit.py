@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from variants import VARIANTS, batch_of, look, make, photos_of, pixels, spread_the_policy
+from variants import VARIANTS, batch_of, forward, make, photos_of, pixels, spread_the_policy
 
 from stacked_ram.evaluation.cost import Cost
 from stacked_ram.evaluation.early_exit import (
@@ -26,7 +26,7 @@ def test_a_photo_keeps_the_belief_of_the_glimpse_it_stopped_at(name):
     with torch.no_grad():
         model.classifier.weight.mul_(5)
     images, sizes = batch_of([(40, 52), (33, 41), (52, 38), (40, 52), (36, 60)])
-    full = look(model, images, sizes)
+    full = forward(model, images, sizes)
     steps = full.logits_BTN.shape[1]
     beliefs = {used: full.logits_BTN[:, used - 1].softmax(1) for used in range(1, steps + 1)}
     if full.glance_logits_BN is not None:

@@ -218,13 +218,13 @@ def test_averaged_crops_are_told_apart_with_their_cost(run, photos, tmp_path, ca
         high, wide = round(height * 7 / 8), round(width * 7 / 8)
         places = [(round((height - high) / 2), round((width - wide) / 2))]
         places += [(top, left) for top in (0, height - high) for left in (0, width - wide)]
-        seen = []
+        predictions = []
         for top, left in places:
             crop = photo[:, top : top + high, left : left + wide]
-            for one in (crop, crop.flip(2)):
+            for view in (crop, crop.flip(2)):
                 with torch.no_grad():
-                    seen.append(model(model.photos(one[None])).logits_BTN[0, -1].softmax(0))
-        beliefs.append(torch.stack(seen).mean(0))
+                    predictions.append(model(model.photos(view[None])).logits_BTN[0, -1].softmax(0))
+        beliefs.append(torch.stack(predictions).mean(0))
     right = torch.stack(beliefs).argmax(1).numpy() == dataset.labels
     assert ten["accuracy"] == pytest.approx(right.mean())
     own = torch.stack(beliefs)[torch.arange(len(dataset)), torch.tensor(dataset.labels)]

@@ -62,10 +62,10 @@ def test_averages_are_exact_over_batches_of_any_size_and_go_on_from_a_state():
     averages.add(Values.of({"loss": values[:7].mean()}), 7)
     other = Averages()
     other.load_state_dict(averages.state_dict(), torch.device("cpu"))
-    for one in (averages, other):
-        one.add(Values.of({"loss": values[7:].mean(), "late": torch.tensor(2.0)}), 3)
-        assert one.read()["loss"] == pytest.approx(values.mean().item())
-        assert one.read()["late"] == 2.0
+    for meter in (averages, other):
+        meter.add(Values.of({"loss": values[7:].mean(), "late": torch.tensor(2.0)}), 3)
+        assert meter.read()["loss"] == pytest.approx(values.mean().item())
+        assert meter.read()["late"] == 2.0
     averages.clear()
     assert averages.read() == {}
 
@@ -79,6 +79,6 @@ def test_hits_and_cover_in_pixels_of_a_photo_that_is_not_square():
     assert found[:2].tolist() == [[1, 0], [1, 1]]
     assert found[2].isnan().all()
     patches = torch.tensor([[[5.0, 0, 15, 5], [0, 0, 100, 50]]])  # narrow and wide
-    shares = covered(patches[:, None].expand(3, 1, 2, 4), boxes)
-    assert shares[:2, 0].tolist() == pytest.approx([25 / 100, 50 / 5000])
-    assert shares[2].isnan().all()
+    fractions = covered(patches[:, None].expand(3, 1, 2, 4), boxes)
+    assert fractions[:2, 0].tolist() == pytest.approx([25 / 100, 50 / 5000])
+    assert fractions[2].isnan().all()

@@ -70,7 +70,7 @@ def test_no_photos_are_a_mistake_and_leave_no_table(run, tmp_path):
     for photos in ((), (str(tmp_path / "empty"),)):
         with pytest.raises(UserError, match="no photos"):
             predict(Predict(run=run, photos=photos, out=tmp_path / "out.csv"))
-    assert [one.name for one in tmp_path.iterdir()] == ["empty"]
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -105,10 +105,10 @@ def test_json_lines_say_the_same_and_batches_do_not_matter(run, photos, tmp_path
         predict(Predict(run=run, photos=(str(photos / "test"),), out=out, batch_size=batch_size))
         found.append([json.loads(line) for line in out.read_text().splitlines()])
     assert [row["path"] for row in found[0]] == [row["path"] for row in found[1]]
-    for one, many in zip(*found, strict=True):
-        assert one["class"] == many["class"]
-        assert one["probability"] == pytest.approx(many["probability"], abs=1e-5)
-        np.testing.assert_allclose(one["locations"], many["locations"], atol=1e-3)
+    for single, many in zip(*found, strict=True):
+        assert single["class"] == many["class"]
+        assert single["probability"] == pytest.approx(many["probability"], abs=1e-5)
+        np.testing.assert_allclose(single["locations"], many["locations"], atol=1e-3)
 
 
 def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
@@ -135,12 +135,12 @@ def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
 
 
 def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, monkeypatch):
-    one = next((photos / "test" / "bar").iterdir())
-    (tmp_path / "list.csv").write_text(f"id,path\n1,{one}\n2,beside.png\n")
-    (tmp_path / "beside.png").write_bytes(one.read_bytes())
+    photo = next((photos / "test" / "bar").iterdir())
+    (tmp_path / "list.csv").write_text(f"id,path\n1,{photo}\n2,beside.png\n")
+    (tmp_path / "beside.png").write_bytes(photo.read_bytes())
     (tmp_path / "notes.txt").write_text("no photo")
     assert list(photo_names([str(tmp_path / "list.csv")])) == [
-        str(one), str(tmp_path / "beside.png"),
+        str(photo), str(tmp_path / "beside.png"),
     ]  # fmt: skip
     assert list(photo_names([str(tmp_path)])) == [str(tmp_path / "beside.png")]
     assert len(list(photo_names([str(photos / "test" / "*" / "*.png")]))) == 6
@@ -190,16 +190,16 @@ def test_large_photos_come_in_smaller_batches(monkeypatch):
 def test_looking_stops_when_the_belief_is_sure_enough(run, photos):
     model = load_run(run, "cpu").model
     pixels = torch.randint(0, 256, (5, 3, 20, 28), dtype=torch.uint8)
-    seen = model.photos(pixels)
-    trace = model(seen)
-    whole = look_until(model, seen)
+    batch = model.photos(pixels)
+    trace = model(batch)
+    whole = look_until(model, batch)
     torch.testing.assert_close(whole.beliefs_BN, trace.logits_BTN[:, -1].softmax(1))
     torch.testing.assert_close(whole.locations_BT2, trace.locations_BTS2[:, :, 0])
     assert whole.glimpses_B.tolist() == [3] * 5
     beliefs_BTN = trace.logits_BTN.softmax(2)
     sure_BT = beliefs_BTN.amax(2)
     threshold = sure_BT[:, :2].flatten().median().item()
-    early = look_until(model, seen, threshold)
+    early = look_until(model, batch, threshold)
     for row in range(5):
         enough = [step for step in range(3) if sure_BT[row, step] >= threshold]
         used = min(enough, default=2) + 1

@@ -37,17 +37,17 @@ def noise(tmp_path_factory):
 
 
 def in_memory(*arrays: np.ndarray) -> Photos:
-    height, width = (max(one.shape[axis] for one in arrays) for axis in (0, 1))
+    height, width = (max(array.shape[axis] for array in arrays) for axis in (0, 1))
     pixels_BCHW = torch.zeros(len(arrays), arrays[0].shape[2], height, width, dtype=torch.uint8)
-    for pixels_CHW, one in zip(pixels_BCHW, arrays, strict=True):
-        pixels_CHW[:, : one.shape[0], : one.shape[1]] = torch.from_numpy(one).permute(2, 0, 1)
-    sizes = torch.tensor([one.shape[:2] for one in arrays])
+    for pixels_CHW, array in zip(pixels_BCHW, arrays, strict=True):
+        pixels_CHW[:, : array.shape[0], : array.shape[1]] = torch.from_numpy(array).permute(2, 0, 1)
+    sizes = torch.tensor([array.shape[:2] for array in arrays])
     return Photos(pixels_BCHW, sizes, MEAN, STD)
 
 
-def off_by(one: torch.Tensor, other: torch.Tensor) -> float:
+def off_by(first: torch.Tensor, other: torch.Tensor) -> float:
     """Largest difference, in grey values."""
-    return float(((one - other) * torch.tensor(STD).view(-1, 1, 1)).abs().max() / GREY)
+    return float(((first - other) * torch.tensor(STD).view(-1, 1, 1)).abs().max() / GREY)
 
 
 def places(rows: int = 16) -> torch.Tensor:
@@ -69,9 +69,9 @@ def places(rows: int = 16) -> torch.Tensor:
 def test_patches_of_the_photo_itself_are_exact(noise, name, geometry):
     folder, pixels_HWC = noise
     lazy = LazyPhotos([LazyPhoto(folder / f"{name}.tif")], MEAN, STD)
-    seen = lazy.patches(places(), geometry)
-    assert off_by(seen, in_memory(pixels_HWC).patches(places(), geometry)) < 0.01
-    assert seen.abs().max() > 1
+    patches = lazy.patches(places(), geometry)
+    assert off_by(patches, in_memory(pixels_HWC).patches(places(), geometry)) < 0.01
+    assert patches.abs().max() > 1
 
 
 def test_without_a_pyramid_wide_patches_are_exact_too(noise):
@@ -93,10 +93,10 @@ def test_cells_of_whole_level_pixels_are_off_by_rounding_alone(noise, name):
     inside = lazy.photos[0].pyramid.levels[2].size
     assert inside == (129, 75)  # rounded down: the last pixel of the photo has no pixel here
     for centre, corner in zip(centres, corners, strict=True):
-        seen, true = (one.patches(centre[None], geometry) for one in (lazy, whole))
+        patches, true = (each.patches(centre[None], geometry) for each in (lazy, whole))
         ends = max(corner[0] + 64 - 516, corner[1] + 64 - 300) // 4 + 1
         kept = slice(None, -int(ends)) if ends > 0 else slice(None)
-        assert off_by(seen[..., kept, kept], true[..., kept, kept]) <= 1.01
+        assert off_by(patches[..., kept, kept], true[..., kept, kept]) <= 1.01
 
 
 def test_wide_patches_and_the_glance_of_a_smooth_photo_are_close(tmp_path):
@@ -108,11 +108,11 @@ def test_wide_patches_and_the_glance_of_a_smooth_photo_are_close(tmp_path):
         GlimpseGeometry(16, 2, 2.3, patch_unit="fraction", patch_width=0.35),
         GlimpseGeometry(10, 3, 3.0, snap=False),
     ):
-        seen, true = (one.patches(places(24), geometry) for one in (lazy, whole))
-        assert off_by(seen, true) < 20  # the last columns of a level that was rounded down
-        assert ((seen - true) * torch.tensor(STD).view(-1, 1, 1)).abs().mean() < GREY
-        seen, true = (one.patches(places(24) * 0.08, geometry) for one in (lazy, whole))
-        assert off_by(seen, true) < 8  # pixels of a level differ by up to 50 here
+        patches, true = (each.patches(places(24), geometry) for each in (lazy, whole))
+        assert off_by(patches, true) < 20  # the last columns of a level that was rounded down
+        assert ((patches - true) * torch.tensor(STD).view(-1, 1, 1)).abs().mean() < GREY
+        patches, true = (each.patches(places(24) * 0.08, geometry) for each in (lazy, whole))
+        assert off_by(patches, true) < 8  # pixels of a level differ by up to 50 here
     for size in ((64, 64), (50, 130), (7, 5), (1, 1)):
         assert off_by(lazy.resized(size), whole.resized(size)) < 8
 
@@ -172,10 +172,10 @@ def test_grayscale_16_bits_transparency_and_rotation_are_as_in_memory(tmp_path):
         for name in ("grey", "deep")
     ]
     true = in_memory(grey_HW1.repeat(3, 2)).patches(places(), geometry)
-    for seen in found:
-        assert off_by(seen, true) < 0.01
-    one = LazyPhotos([LazyPhoto(tmp_path / "grey.tif", channels=1)])
-    assert one.patches(places(), geometry).shape[2] == 1
+    for patches in found:
+        assert off_by(patches, true) < 0.01
+    photo = LazyPhotos([LazyPhoto(tmp_path / "grey.tif", channels=1)])
+    assert photo.patches(places(), geometry).shape[2] == 1
     colour_HWC = smooth_pixels(100, 150)
     image = vips().Image.new_from_array(colour_HWC)
     turned = image.copy()
@@ -184,14 +184,14 @@ def test_grayscale_16_bits_transparency_and_rotation_are_as_in_memory(tmp_path):
     photo = LazyPhoto(tmp_path / "turned.tif")
     assert photo.size == (150, 100)
     upright = np.ascontiguousarray(np.rot90(colour_HWC, -1))
-    seen = LazyPhotos([photo], MEAN, STD).patches(places(), geometry)
-    assert off_by(seen, in_memory(upright).patches(places(), geometry)) < 0.01
+    patches = LazyPhotos([photo], MEAN, STD).patches(places(), geometry)
+    assert off_by(patches, in_memory(upright).patches(places(), geometry)) < 0.01
     alpha = np.full((100, 150, 1), 255, np.uint8)
     alpha[:50] = 0
     write_pyramid(tmp_path / "alpha.tif", np.concatenate([colour_HWC, alpha], 2))
     white = np.where(alpha == 0, 255, colour_HWC).astype(np.uint8)
-    seen = LazyPhotos([LazyPhoto(tmp_path / "alpha.tif")], MEAN, STD).patches(places(), geometry)
-    assert off_by(seen, in_memory(white).patches(places(), geometry)) < 0.01
+    patches = LazyPhotos([LazyPhoto(tmp_path / "alpha.tif")], MEAN, STD).patches(places(), geometry)
+    assert off_by(patches, in_memory(white).patches(places(), geometry)) < 0.01
 
 
 def test_jpeg_is_read_at_its_own_scales(tmp_path):
@@ -202,7 +202,7 @@ def test_jpeg_is_read_at_its_own_scales(tmp_path):
     pixels_HWC = np.ascontiguousarray(np.moveaxis(read_photo(path), 0, 2))
     lazy, whole = LazyPhotos([LazyPhoto(path)], MEAN, STD), in_memory(pixels_HWC)
     assert [level.factors[0] for level in lazy.photos[0].pyramid.levels] == [1, 2, 4, 8]
-    assert off_by(*(one.patches(places(), GlimpseGeometry(8)) for one in (lazy, whole))) < 3
+    assert off_by(*(each.patches(places(), GlimpseGeometry(8)) for each in (lazy, whole))) < 3
     assert off_by(lazy.resized((48, 64)), whole.resized((48, 64))) < 6
 
 

@@ -104,7 +104,7 @@ def test_frozen_means_statistics_too():
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone(torch.randn(4, 3, 32, 32))
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
-    assert not any(one.requires_grad for one in backbone.parameters())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
     moving = Backbone(NAME).train()
     mean = moving.network.bn1.running_mean.clone()
     moving(torch.randn(4, 3, 32, 32))
@@ -123,7 +123,7 @@ def test_statistics_that_came_with_weights_stay_and_others_are_learned(tmp_path,
         before = {key: value.clone() for key, value in backbone.state_dict().items()}
         optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
         network = backbone.network(torch.randn(4, 3, 32, 32))
-        sum(one.square().sum() for one in network).backward()
+        sum(output.square().sum() for output in network).backward()
         optimizer.step()
         after = backbone.state_dict()
         changed = {key for key in before if not torch.equal(before[key], after[key])}

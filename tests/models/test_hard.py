@@ -69,9 +69,9 @@ def test_gaussian_starts_near_the_centre_with_its_spread():
 def test_gaussian_that_reads_the_map_takes_the_expected_centre():
     torch.manual_seed(0)
     policy = GaussianPolicy(6, 0.2, region_features=5, regions=(2, 2))
-    seen, state = context(), torch.randn(3, 6)
-    choice = policy(state, seen, sample=False)
-    scores = scores_by_loop(policy.scorer, seen.regions_BRD, state)
+    inputs, state = context(), torch.randn(3, 6)
+    choice = policy(state, inputs, sample=False)
+    scores = scores_by_loop(policy.scorer, inputs.regions_BRD, state)
     for b in range(3):
         weights = scores[b].exp() / scores[b].exp().sum()
         wanted = sum(w * c for w, c in zip(weights, region_centres((2, 2)).double(), strict=True))
@@ -82,12 +82,12 @@ def test_categorical_against_a_loop():
     torch.manual_seed(0)
     policy = CategoricalPolicy(6, region_features=5, regions=(2, 2))
     torch.nn.init.normal_(policy.scorer.score.weight)
-    seen, state = context(), torch.randn(3, 6)
+    inputs, state = context(), torch.randn(3, 6)
     visited = torch.tensor([[False] * 4, [True, False, False, True], [True] * 4])
     centres, nowhere = region_centres((2, 2)), torch.tensor([0.1, 0.1])
     earlier = [torch.where(visited[:, r, None], centres[r], nowhere) for r in range(4)]
-    scores = scores_by_loop(policy.scorer, seen.regions_BRD, state)
-    choice = policy(state, seen, sample=True, earlier=earlier,
+    scores = scores_by_loop(policy.scorer, inputs.regions_BRD, state)
+    choice = policy(state, inputs, sample=True, earlier=earlier,
                     generator=torch.Generator().manual_seed(2))  # fmt: skip
     for b in range(3):
         open_cells = [r for r in range(4) if not visited[b, r] or visited[b].all()]
@@ -98,7 +98,7 @@ def test_categorical_against_a_loop():
         assert choice.log_prob_B[b].item() == pytest.approx(math.log(p[cell]), abs=1e-4)
         entropy = -sum(q * math.log(q) for q in p if q > 0)
         assert choice.entropy_B[b].item() == pytest.approx(entropy, abs=1e-5)
-    best = policy(state, seen, sample=False, earlier=earlier)
+    best = policy(state, inputs, sample=False, earlier=earlier)
     assert torch.equal(best.location_B2, policy.centres_R2[choice.weights_BR.argmax(1)])
 
 
@@ -107,7 +107,7 @@ def test_categorical_gradients_are_finite_where_cells_are_masked():
     earlier = [centre.expand(3, 2) for centre in policy.centres_R2[:3]]
     choice = policy(torch.randn(3, 6), context(), sample=True, earlier=earlier)
     (choice.log_prob_B.sum() + choice.entropy_B.sum()).backward()
-    assert all(one.grad.isfinite().all() for one in policy.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in policy.parameters())
     assert (choice.location_B2 == policy.centres_R2[3]).all()
 
 
@@ -115,8 +115,8 @@ def test_samples_follow_the_probabilities():
     torch.manual_seed(0)
     policy = CategoricalPolicy(6, region_features=5, regions=(2, 2))
     torch.nn.init.normal_(policy.scorer.score.weight)
-    one = Context(torch.randn(1, 4, 5).expand(20_000, -1, -1))
-    choice = policy(torch.randn(1, 6).expand(20_000, -1), one, sample=True)
+    repeated = Context(torch.randn(1, 4, 5).expand(20_000, -1, -1))
+    choice = policy(torch.randn(1, 6).expand(20_000, -1), repeated, sample=True)
     counts = policy.cell_of(choice.location_B2).bincount(minlength=4) / 20_000
     torch.testing.assert_close(counts, choice.weights_BR[0], atol=0.015, rtol=0)
 
@@ -129,6 +129,6 @@ def test_cells_of_their_centres_and_of_the_edges(regions):
     assert policy.cell_of(torch.tensor([[-1.0, -1.0]])).item() == 0
     assert policy.cell_of(torch.tensor([[1.0, 1.0]])).item() == len(cells) - 1
     assert policy.cell_of(torch.tensor([[1.0, -1.0]])).item() == regions[1] - 1
-    seen = policy.visited([policy.centres_R2])
-    assert torch.equal(seen, torch.eye(len(cells), dtype=bool))
+    visited = policy.visited([policy.centres_R2])
+    assert torch.equal(visited, torch.eye(len(cells), dtype=bool))
     assert not policy.visited([policy.centres_R2 + 0.05]).any()  # near is not enough

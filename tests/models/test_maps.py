@@ -40,7 +40,9 @@ def test_masked_batch_norm_is_batch_norm_on_unpadded_photos():
         found, wanted = ours(maps, torch.ones(5, 1, 6, 7)), theirs(maps)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
         target = torch.randn_like(found)
-        gradients = [torch.autograd.grad((one * target).sum(), maps)[0] for one in (found, wanted)]
+        gradients = [
+            torch.autograd.grad((output * target).sum(), maps)[0] for output in (found, wanted)
+        ]
         torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(ours.running_mean, theirs.running_mean)
         torch.testing.assert_close(ours.running_var, theirs.running_var)
@@ -162,11 +164,11 @@ def norm_of_a_share(rank: int, folder: str) -> None:
     )
     try:
         maps, inside, target = torch.load(f"{folder}/batch.pt")
-        share = slice(0, 1) if rank == 0 else slice(1, 4)
-        own = maps[share].requires_grad_()
+        rows = slice(0, 1) if rank == 0 else slice(1, 4)
+        own = maps[rows].requires_grad_()
         norm = MaskedBatchNorm2d(2)
-        found = norm(own, inside[share])
-        (found * target[share]).sum().backward()
+        found = norm(own, inside[rows])
+        (found * target[rows]).sum().backward()
         torch.save((found.detach(), own.grad, norm.running_var), f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()

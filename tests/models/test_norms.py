@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from variants import look, make, pixels
+from variants import forward, make, pixels
 
 from stacked_ram.models.retina.norms import batch_norms, synchronise
 
@@ -11,13 +11,13 @@ from stacked_ram.models.retina.norms import batch_norms, synchronise
 def test_synchronised_norms_are_the_same_network(name):
     model, images = make(name), pixels()
     with torch.no_grad():
-        look(model.train(), images)  # statistics that are not the first ones
+        forward(model.train(), images)  # statistics that are not the first ones
         model.eval()
         other = copy.deepcopy(model)
         synchronise(other)
-        found, wanted = look(other, images).logits_BTN, look(model, images).logits_BTN
+        found, wanted = forward(other, images).logits_BTN, forward(model, images).logits_BTN
     torch.testing.assert_close(found, wanted, atol=0, rtol=0)
     assert batch_norms(other)
-    assert all(isinstance(one, torch.nn.SyncBatchNorm) for one in batch_norms(other))
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in batch_norms(other))
     assert other.state_dict().keys() == model.state_dict().keys()
-    assert not any(one.training for one in batch_norms(other))
+    assert not any(norm.training for norm in batch_norms(other))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from variants import HARD, VARIANTS, batch_of, look, make, photos_of, pixels, spread_the_policy
+from variants import HARD, VARIANTS, batch_of, forward, make, photos_of, pixels, spread_the_policy
 
 from stacked_ram.runtime.errors import UserError
 
@@ -18,8 +18,8 @@ every_hard_variant = pytest.mark.parametrize("name", sorted(HARD))
 SIZES = [(40, 52), (33, 41), (52, 38)]
 
 
-def same(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> None:
-    torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+def same(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 # ------------------------------------------------------------------ the forward pass
@@ -36,7 +36,7 @@ def test_dense_model_equals_the_papers_equations(core):
     images = pixels(2)
     generator = torch.Generator().manual_seed(3)
     locations = torch.rand(2, 3, 1, 2, generator=generator) * 1.6 - 0.8
-    trace = look(model, images, locations_BTS2=locations, keep_patches=True)
+    trace = forward(model, images, locations_BTS2=locations, keep_patches=True)
 
     weights = {key: value.double() for key, value in model.state_dict().items()}
 
@@ -77,7 +77,7 @@ def test_levels_of_an_rnn_stack_feed_upward():
     its own last state; the top state classifies."""
     model = make("stack_rnn_own", core="rnn").eval()
     locations = torch.rand(3, 3, 3, 2, generator=torch.Generator().manual_seed(3)) - 0.5
-    trace = look(model, pixels(), locations_BTS2=locations)
+    trace = forward(model, pixels(), locations_BTS2=locations)
     views = [level.retina.view(photos_of(model, pixels())) for level in model.levels]
     states = [torch.zeros(3, 16) for _ in model.levels]
     for step in range(3):
@@ -94,9 +94,9 @@ def test_a_photo_alone_and_in_company_gives_the_same_answer(name):
     model = make(name).eval()
     spread_the_policy(model)
     images, sizes = batch_of(SIZES)
-    together = look(model, images, sizes)
+    together = forward(model, images, sizes)
     for index, (height, width) in enumerate(SIZES):
-        alone = look(model, images[index : index + 1, :, :height, :width])
+        alone = forward(model, images[index : index + 1, :, :height, :width])
         same(together.locations_BTS2[index], alone.locations_BTS2[0])
         same(together.logits_BTN[index], alone.logits_BTN[0], 1e-3)
         same(together.boxes_BTSK4[index], alone.boxes_BTSK4[0], 1e-3)
@@ -107,13 +107,13 @@ def test_a_photo_alone_and_in_company_gives_the_same_answer(name):
 def test_evaluation_is_one_deterministic_pass(name):
     model = make(name).eval()
     torch.manual_seed(1)
-    one = look(model, pixels())
+    first = forward(model, pixels())
     torch.manual_seed(2)
-    other = look(model, pixels())
-    assert torch.equal(one.logits_BTN, other.logits_BTN)
-    assert torch.equal(one.locations_BTS2, other.locations_BTS2)
-    drawn = torch.tensor(one.chosen_T)
-    assert torch.equal(one.samples_BTS2[:, drawn], one.means_BTS2[:, drawn])
+    other = forward(model, pixels())
+    assert torch.equal(first.logits_BTN, other.logits_BTN)
+    assert torch.equal(first.locations_BTS2, other.locations_BTS2)
+    drawn = torch.tensor(first.chosen_T)
+    assert torch.equal(first.samples_BTS2[:, drawn], first.means_BTS2[:, drawn])
 
 
 @every_hard_variant
@@ -123,7 +123,7 @@ def test_samples_are_fixed_by_the_generator_and_by_it_alone(name):
     def scan_paths(seed, global_seed):
         torch.manual_seed(global_seed)
         model.generator = torch.Generator().manual_seed(seed)
-        return look(model, pixels(), rollouts=2, sample=True).samples_BTS2
+        return forward(model, pixels(), rollouts=2, sample=True).samples_BTS2
 
     assert torch.equal(scan_paths(1, 10), scan_paths(1, 11))
     assert not torch.equal(scan_paths(1, 10), scan_paths(2, 10))
@@ -135,8 +135,8 @@ def test_samples_are_fixed_by_the_generator_and_by_it_alone(name):
 def test_replay_gives_the_same_log_probabilities_and_logits(name):
     model = make(name, std=0.8).eval()
     spread_the_policy(model)
-    drawn = look(model, pixels(), rollouts=2, sample=True)
-    again = look(model, pixels(), rollouts=2, locations_BTS2=drawn.samples_BTS2)
+    drawn = forward(model, pixels(), rollouts=2, sample=True)
+    again = forward(model, pixels(), rollouts=2, locations_BTS2=drawn.samples_BTS2)
     for field in ("locations_BTS2", "samples_BTS2", "log_probs_BTS", "entropies_BTS", "logits_BTN"):
         same(getattr(again, field), getattr(drawn, field), 1e-5)
     assert again.chosen_T == drawn.chosen_T
@@ -149,7 +149,7 @@ def test_replay_gives_the_same_log_probabilities_and_logits(name):
 def test_forced_places_are_looked_at(name):
     model = make(name).eval()
     generator = torch.Generator().manual_seed(5)
-    free = look(model, pixels())
+    free = forward(model, pixels())
     wanted = torch.rand(free.locations_BTS2.shape, generator=generator) * 2 - 1
     if "shared" in name:
         wanted = wanted[:, :, -1:].expand_as(wanted)
@@ -159,7 +159,7 @@ def test_forced_places_are_looked_at(name):
         centre = (cell.floor() + 0.5) / torch.tensor([width, height]) * 2 - 1
         chosen = torch.tensor(free.chosen_T).view(1, -1, 1, 1)
         wanted = torch.where(chosen, centre, wanted)
-    trace = look(model, pixels(), locations_BTS2=wanted)
+    trace = forward(model, pixels(), locations_BTS2=wanted)
     same(trace.locations_BTS2, wanted, 1e-6)
     assert not torch.allclose(trace.logits_BTN, free.logits_BTN)
 
@@ -169,7 +169,7 @@ def test_boxes_are_those_that_patches_were_cut_from(name):
     """In pixels of the photo, centred on the location, and each patch as its box says."""
     model = make(name).eval()
     images, sizes = batch_of(SIZES)
-    trace = look(model, images, sizes, keep_patches=True)
+    trace = forward(model, images, sizes, keep_patches=True)
     middle = (trace.boxes_BTSK4[..., :2] + trace.boxes_BTSK4[..., 2:]) / 2
     side = sizes.flip(1)[:, None, None].float()
     wanted = ((trace.locations_BTS2 + 1) / 2 * side).unsqueeze(3)
@@ -187,14 +187,14 @@ def test_boxes_are_those_that_patches_were_cut_from(name):
 
 def test_levels_of_an_rnn_stack_look_from_their_own_distance():
     model = make("stack_rnn_own").eval()
-    trace = look(model, pixels())
+    trace = forward(model, pixels())
     widths = trace.boxes_BTSK4[..., 2] - trace.boxes_BTSK4[..., 0]
     assert widths[0, 0].tolist() == [[4, 8], [8, 16], [16, 32]]
     spread_the_policy(model)
-    trace = look(model, pixels())
+    trace = forward(model, pixels())
     assert not torch.allclose(trace.locations_BTS2[:, 1, 0], trace.locations_BTS2[:, 1, 1])
     shared = make("stack_rnn_shared").eval()
-    trace = look(shared, pixels(), sample=True)
+    trace = forward(shared, pixels(), sample=True)
     assert torch.equal(trace.locations_BTS2[:, :, 0], trace.locations_BTS2[:, :, 2])
     assert (trace.log_probs_BTS[:, 1:, -1] != 0).all()
     assert (trace.log_probs_BTS[:, :, :-1] == 0).all(), "one decision has one probability"
@@ -202,28 +202,30 @@ def test_levels_of_an_rnn_stack_look_from_their_own_distance():
 
 def test_start_size_sets_the_resolution_of_soft_glimpses():
     for start_size in (1, 2, 4):
-        trace = look(make("soft", start_size=start_size).eval(), pixels())
+        trace = forward(make("soft", start_size=start_size).eval(), pixels())
         widths = trace.boxes_BTSK4[0, 0, 0, :, 2] - trace.boxes_BTSK4[0, 0, 0, :, 0]
         same(widths, 4.0 * start_size * torch.tensor([1.0, 2.0]))
 
 
 def test_controls_look_where_they_say():
     model = make("dense")
-    assert (look(model, pixels(), location_source="centre").locations_BTS2 == 0).all()
-    places = look(model, pixels(), rollouts=300, location_source="random").locations_BTS2
+    assert (forward(model, pixels(), location_source="centre").locations_BTS2 == 0).all()
+    places = forward(model, pixels(), rollouts=300, location_source="random").locations_BTS2
     assert places.min() < -0.95 and places.max() > 0.95
     assert places.mean().abs() < 0.05 and abs(places.std() - 1 / math.sqrt(3)) < 0.03
     with pytest.raises(ValueError, match="location_source"):
-        look(model, pixels(), location_source="corner")
+        forward(model, pixels(), location_source="corner")
 
 
 def test_first_locations():
-    start = look(make("dense", first_location="random"), pixels(64)).locations_BTS2[:, 0]
+    start = forward(make("dense", first_location="random"), pixels(64)).locations_BTS2[:, 0]
     assert start.std() > 0.4
-    assert (look(make("dense", first_location="centre"), pixels()).locations_BTS2[:, 0] == 0).all()
-    evaluated = look(make("dense", first_location="random").eval(), pixels())
+    assert (
+        forward(make("dense", first_location="centre"), pixels()).locations_BTS2[:, 0] == 0
+    ).all()
+    evaluated = forward(make("dense", first_location="random").eval(), pixels())
     assert (evaluated.locations_BTS2[:, 0] == 0).all()
-    learned = look(make("dense", first_location="learned"), pixels())
+    learned = forward(make("dense", first_location="learned"), pixels())
     assert learned.chosen_T == (True, True, True)
     assert (learned.log_probs_BTS[:, 0] != 0).all()
 
@@ -243,7 +245,7 @@ def test_annealing_moves_the_std_on_a_line():
 )
 def test_no_cell_is_visited_twice_while_others_are_left(name):
     model = make(name, num_glimpses=4, first_location="learned")
-    trace = look(model, pixels(), rollouts=20, sample=True)
+    trace = forward(model, pixels(), rollouts=20, sample=True)
     places = trace.locations_BTS2
     for row, level in itertools.product(range(len(places)), range(places.shape[2])):
         path = {tuple(place) for place in places[row, :, level].tolist()}
@@ -252,7 +254,7 @@ def test_no_cell_is_visited_twice_while_others_are_left(name):
 
 @every_variant
 def test_more_glimpses_than_trained_with(name):
-    trace = look(make(name).eval(), pixels(), num_glimpses=5)
+    trace = forward(make(name).eval(), pixels(), num_glimpses=5)
     assert trace.logits_BTN.shape == (3, 5, 3)
     assert trace.logits_BTN.isfinite().all()
 
@@ -260,17 +262,21 @@ def test_more_glimpses_than_trained_with(name):
 @every_variant
 def test_one_photo_trains(name):
     model = make(name)
-    trace = look(model, pixels(1))
+    trace = forward(model, pixels(1))
     trace.logits_BTN.sum().backward()
-    assert all(one.grad.isfinite().all() for one in model.parameters() if one.grad is not None)
+    assert all(
+        parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+        if parameter.grad is not None
+    )
 
 
 @every_variant
 def test_bf16_keeps_places_and_scores_in_float32(name):
     model = make(name)
     with torch.autocast("cpu", torch.bfloat16):
-        trace = look(model, pixels(), rollouts=2)
-        boxes = look(model.eval(), pixels()).boxes_BTSK4
+        trace = forward(model, pixels(), rollouts=2)
+        boxes = forward(model.eval(), pixels()).boxes_BTSK4
     for field in ("logits_BTN", "locations_BTS2", "means_BTS2", "log_probs_BTS"):
         assert getattr(trace, field).dtype == torch.float32, field
         assert getattr(trace, field).isfinite().all(), field
@@ -285,9 +291,9 @@ def test_bf16_keeps_places_and_scores_in_float32(name):
 def test_rows_are_photo_major(name):
     """Row b * M + m is photo b: the same places on each photo alone give the same rows."""
     model = make(name).eval()
-    drawn = look(model, pixels(), rollouts=4, sample=True)
+    drawn = forward(model, pixels(), rollouts=4, sample=True)
     for rollout in range(4):
-        single = look(model, pixels(), locations_BTS2=drawn.samples_BTS2[rollout::4])
+        single = forward(model, pixels(), locations_BTS2=drawn.samples_BTS2[rollout::4])
         same(drawn.logits_BTN[rollout::4], single.logits_BTN)
         same(drawn.boxes_BTSK4[rollout::4], single.boxes_BTSK4)
 
@@ -295,22 +301,22 @@ def test_rows_are_photo_major(name):
 @every_variant
 def test_rollouts_share_the_work_that_is_done_once_a_photo(name):
     model = make(name)
-    seen: list[int] = []
+    batch_sizes: list[int] = []
 
     def count(_, inputs, __):
-        seen.append(len(inputs[0].pixels_BCHW))
+        batch_sizes.append(len(inputs[0].pixels_BCHW))
 
     per_photo = [level.retina.maps for level in model.levels if level.retina.maps is not None]
     per_photo += [model.glance] if model.glance is not None else []
     for module in per_photo:
         module.register_forward_hook(count)
-    look(model, pixels(), rollouts=4)
-    assert seen == [3] * len(per_photo), "each photo passes once, however many rollouts"
+    forward(model, pixels(), rollouts=4)
+    assert batch_sizes == [3] * len(per_photo), "each photo passes once, however many rollouts"
 
 
 def flops(model, rollouts: int) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        look(model, pixels(), rollouts=rollouts)
+        forward(model, pixels(), rollouts=rollouts)
     return counter.get_total_flops()
 
 
@@ -326,7 +332,7 @@ def test_some_rows_go_on_as_they_would_have_in_company(name):
     model = make(name).eval()
     spread_the_policy(model)
     images, sizes = batch_of(SIZES)
-    whole = look(model, images, sizes)
+    whole = forward(model, images, sizes)
     keep = torch.tensor([2, 0])
     with torch.no_grad():
         for state in model.steps(photos_of(model, images, sizes)):
@@ -368,7 +374,7 @@ def test_a_forgotten_glance_leaves_the_core_empty_and_is_judged_all_the_same(cor
 
 def test_photos_too_small_for_the_levels_are_named():
     with pytest.raises(UserError, match="num_levels"):
-        look(make("stack_conv", num_levels=6), pixels(1, 20, 20))
+        forward(make("stack_conv", num_levels=6), pixels(1, 20, 20))
 
 
 @pytest.mark.parametrize("name", ["dense", "stack_rnn_own", "stack_conv", "categorical"])
@@ -376,18 +382,20 @@ def test_photos_too_small_for_the_levels_are_named():
 def test_places_known_beforehand_are_seen_as_one_by_one(name, where):
     """All steps' patches in one batch, or (to save memory, and in training) step by step."""
     model = make(name)
-    for one in model.modules():
-        if isinstance(one, nn.modules.batchnorm._BatchNorm):
-            one.eval()  # the statistics of a batch are those of all that is in it
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()  # the statistics of a batch are those of all that is in it
     images, sizes = batch_of(SIZES)
     found = []
     for model.activation_checkpointing in (False, True):
         model.generator = torch.Generator().manual_seed(5)
-        trace = look(model, images, sizes, location_source=where, rollouts=2, keep_patches=True)
+        trace = forward(model, images, sizes, location_source=where, rollouts=2, keep_patches=True)
         model.zero_grad()
         trace.logits_BTN.square().sum().backward()
-        gradients = [one.grad.clone() for one in model.parameters() if one.grad is not None]
-        seen = [trace.logits_BTN, trace.locations_BTS2, trace.patches_BTSKCPP, *gradients]
-        found.append([*seen, *trace.map_patches_BTKCPP])
-    for one, other in zip(*found, strict=True):
-        same(one, other, 1e-3)
+        gradients = [
+            parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None
+        ]
+        results = [trace.logits_BTN, trace.locations_BTS2, trace.patches_BTSKCPP, *gradients]
+        found.append([*results, *trace.map_patches_BTKCPP])
+    for first, other in zip(*found, strict=True):
+        same(first, other, 1e-3)

@@ -34,9 +34,9 @@ def photos() -> Photos:
 
 def test_the_glimpse_network_of_the_paper():
     """ReLU(W_what what + W_where ReLU(W_l l)), Mnih et al. (2014), section 4."""
-    one, locations = retina(), torch.rand(4, 2) * 2 - 1
-    feature, patches = one(one.view(photos()), locations)
-    weights = {key: value.double() for key, value in one.state_dict().items()}
+    module, locations = retina(), torch.rand(4, 2) * 2 - 1
+    feature, patches = module(module.view(photos()), locations)
+    weights = {key: value.double() for key, value in module.state_dict().items()}
     for row in range(4):
         what = weights["whats.0.layer.weight"] @ patches[0][row].double().flatten()
         what = (what + weights["whats.0.layer.bias"]).clamp(min=0)
@@ -48,14 +48,14 @@ def test_the_glimpse_network_of_the_paper():
 
 
 def test_every_surface_is_looked_at_in_one_place():
-    one, locations = retina(levels=(0, 1, 2)), torch.rand(2, 2) - 0.5
-    view = one.view(photos())
-    feature, patches = one(view, locations)
+    module, locations = retina(levels=(0, 1, 2)), torch.rand(2, 2) - 0.5
+    view = module.view(photos())
+    feature, patches = module(view, locations)
     assert [tuple(each.shape) for each in patches] == [
         (2, 2, 3, 4, 4), (2, 2, 4, 4, 4), (2, 2, 4, 4, 4)
     ]  # fmt: skip
     for surface, each in zip(view.surfaces, patches, strict=True):
-        assert torch.equal(each, surface.patches(locations, one.geometry))
+        assert torch.equal(each, surface.patches(locations, module.geometry))
     assert feature.shape == (2, 6)
 
 
@@ -65,8 +65,8 @@ def test_boxes_are_in_pixels_of_the_photo_whatever_is_looked_at():
     boxes = direct.boxes(direct.view(photos()), locations)
     assert boxes[0, 0].tolist() == [13, 10, 17, 14]
     for levels, widening in (((0, 1), 1), ((1,), 2), ((2,), 4)):
-        one = retina(levels=levels)
-        boxes = one.boxes(one.view(photos()), locations)
+        module = retina(levels=levels)
+        boxes = module.boxes(module.view(photos()), locations)
         sides = boxes[0, :, 2:] - boxes[0, :, :2]
         wanted = torch.tensor([[4.0, 4.0], [8.0, 8.0]]) * widening
         assert ((sides / wanted - 1).abs() < 0.1).all()
@@ -75,19 +75,19 @@ def test_boxes_are_in_pixels_of_the_photo_whatever_is_looked_at():
 
 
 def test_smooth_reading_lets_gradients_reach_the_location():
-    one = retina(levels=(0, 1))
+    module = retina(levels=(0, 1))
     locations = torch.rand(2, 2).requires_grad_()
-    feature, _ = one(one.view(photos()), locations, smooth=True)
+    feature, _ = module(module.view(photos()), locations, smooth=True)
     feature.sum().backward()
     assert (locations.grad != 0).all()
 
 
 def test_a_view_is_made_once_and_selected():
-    one = retina(levels=(0, 2))
-    view = one.view(photos())
+    module = retina(levels=(0, 2))
+    view = module.view(photos())
     part = view.select(torch.tensor([1]))
     locations = torch.rand(2, 2) - 0.5
-    whole, _ = one(view, locations)
-    alone, _ = one(part, locations[1:])
+    whole, _ = module(view, locations)
+    alone, _ = module(part, locations[1:])
     torch.testing.assert_close(alone, whole[1:], atol=1e-5, rtol=1e-4)
     assert part.sizes_B2.tolist() == [[18, 21]]

@@ -17,26 +17,26 @@ def attention(seed=0) -> SoftAttention:
 
 
 def test_the_first_step_scores_the_regions_alone():
-    soft, seen = attention(), context()
-    one = soft(torch.randn(3, 6), seen)
-    other = soft(torch.randn(3, 6), seen)
-    assert torch.equal(one.weights_BR, other.weights_BR), "the state says nothing yet"
+    soft, inputs = attention(), context()
+    first = soft(torch.randn(3, 6), inputs)
+    other = soft(torch.randn(3, 6), inputs)
+    assert torch.equal(first.weights_BR, other.weights_BR), "the state says nothing yet"
     kernel = soft.first.weight.double().flatten()
     for b in range(3):
-        scores = torch.stack([kernel @ region for region in seen.regions_BRD[b].double()])
-        torch.testing.assert_close(one.weights_BR[b].double(), scores.softmax(0), atol=1e-5,
+        scores = torch.stack([kernel @ region for region in inputs.regions_BRD[b].double()])
+        torch.testing.assert_close(first.weights_BR[b].double(), scores.softmax(0), atol=1e-5,
                                    rtol=1e-4)  # fmt: skip
 
 
 def test_later_steps_weigh_by_the_state():
-    soft, seen, state = attention(), context(), torch.randn(3, 6)
-    choice = soft(state, seen, earlier=EARLIER)
-    scores = scores_by_loop(soft.scorer, seen.regions_BRD, state)
+    soft, inputs, state = attention(), context(), torch.randn(3, 6)
+    choice = soft(state, inputs, earlier=EARLIER)
+    scores = scores_by_loop(soft.scorer, inputs.regions_BRD, state)
     centres = region_centres((2, 2)).double()
     for b in range(3):
         weights = scores[b].exp() / scores[b].exp().sum()
         location = sum(w * c for w, c in zip(weights, centres, strict=True))
-        attended = sum(w * f for w, f in zip(weights, seen.regions_BRD[b].double(), strict=True))
+        attended = sum(w * f for w, f in zip(weights, inputs.regions_BRD[b].double(), strict=True))
         for found, wanted in (
             (choice.weights_BR, weights),
             (choice.location_B2, location),

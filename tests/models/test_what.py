@@ -35,7 +35,7 @@ def test_conv_takes_any_patch_size(patch_size, patches, channels):
     assert found.shape == (2, 7)
     found.sum().backward()
     assert (given.grad.abs().sum((3, 4)) > 0).all(), "every patch and channel counts"
-    assert sum(isinstance(one, torch.nn.BatchNorm2d) for one in what.modules()) >= 1
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in what.modules()) >= 1
 
 
 @pytest.mark.parametrize("combine", ["concat", "mean"])
@@ -81,13 +81,13 @@ def test_conv_layers_are_convolution_norm_and_relu_with_all_gradients(statistics
     patches = torch.randn(5, 1, 2, 10, 10, dtype=torch.float64, requires_grad=True)
     inputs = [patches, *layers.parameters()]
     found, maps = net(patches), layers(patches.flatten(0, 1))
-    there = torch.nn.functional.adaptive_avg_pool2d(maps, 4).permute(0, 2, 3, 1).flatten(1)
-    wanted = net.layer(torch.cat([there, maps.amax((2, 3))], 1))
+    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, 4).permute(0, 2, 3, 1).flatten(1)
+    wanted = net.layer(torch.cat([pooled, maps.amax((2, 3))], 1))
     torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-9)
     slopes = torch.randn_like(found)
-    for one, other in zip(
+    for first, other in zip(
         torch.autograd.grad((found * slopes).sum(), inputs),
         torch.autograd.grad((wanted * slopes).sum(), inputs),
         strict=True,
     ):
-        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-8)
+        torch.testing.assert_close(first, other, atol=1e-9, rtol=1e-8)

@@ -33,10 +33,10 @@ def reference_patch(photo_CHW, box, shape, mean=None, std=None):
             x0, x1 = left + (right - left) * j / columns, left + (right - left) * (j + 1) / columns
             for y in range(max(0, math.floor(y0)), min(height, math.ceil(y1))):
                 for x in range(max(0, math.floor(x0)), min(width, math.ceil(x1))):
-                    share = overlap(y0, y1, y) * overlap(x0, x1, x) / ((y1 - y0) * (x1 - x0))
+                    weight = overlap(y0, y1, y) * overlap(x0, x1, x) / ((y1 - y0) * (x1 - x0))
                     for c in range(channels):
                         value = (float(photo_CHW[c, y, x]) - mean[c]) / std[c]
-                        patch[c, i, j] += share * value
+                        patch[c, i, j] += weight * value
     return patch
 
 

@@ -51,7 +51,7 @@ def class_folders(root: Path, counts: dict[str, int], first: int = 0) -> Path:
 def run(source: Path, dest: Path, **options) -> dict:
     """Prepare in this process; returns what dataset.yaml holds."""
     summarise(source, dest, **options)
-    return facts(dest)
+    return dataset_info(dest)
 
 
 def summarise(source: Path, dest: Path, **options) -> PrepareSummary:
@@ -65,7 +65,7 @@ def by_source(dest: Path) -> dict[str, dict[str, str]]:
     return {row["source"]: row for row in rows(dest)}
 
 
-def facts(dest: Path) -> dict:
+def dataset_info(dest: Path) -> dict:
     """dataset.yaml of a data set."""
     return yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
 
@@ -104,7 +104,7 @@ def tree_digest(folder: Path) -> dict[str, str]:
 
 def check_sound(dest: Path) -> None:
     """What must be true of every data set, whatever it was made of."""
-    told = facts(dest)
+    info = dataset_info(dest)
     listed = rows(dest)
     present = {
         path.relative_to(dest).as_posix()
@@ -116,7 +116,7 @@ def check_sound(dest: Path) -> None:
     assert not odd, f"either listed or present, not both: {odd!r}"
     assert len(listed) == len(present)
     assert not [*dest.parent.glob(f".{dest.name}.*")], "a working folder was left"
-    counts = {split: dict.fromkeys(told["classes"], 0) for split in ("train", "valid", "test")}
+    counts = {split: dict.fromkeys(info["classes"], 0) for split in ("train", "valid", "test")}
     for row in listed:
         counts[row["split"]][row["class"]] += 1
         content = (dest / row["path"]).read_bytes()
@@ -128,9 +128,9 @@ def check_sound(dest: Path) -> None:
             assert image.format == {".jpg": "JPEG", ".png": "PNG"}[Path(row["path"]).suffix]
         split, folder, _ = row["path"].split("/")
         assert split == row["split"]
-        assert told["folders"][told["classes"].index(row["class"])] == folder
-    assert counts == told["counts"]
-    assert told["folders"] == sorted(told["folders"])
+        assert info["folders"][info["classes"].index(row["class"])] == folder
+    assert counts == info["counts"]
+    assert info["folders"] == sorted(info["folders"])
 
 
 def encoded_again(path: Path, target: Path) -> None:

@@ -6,7 +6,16 @@ import csv
 from pathlib import Path
 
 import pytest
-from making import check_sound, class_folders, facts, picture, run, save, summarise, tree_digest
+from making import (
+    check_sound,
+    class_folders,
+    dataset_info,
+    picture,
+    run,
+    save,
+    summarise,
+    tree_digest,
+)
 
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import CheckedRecord
@@ -43,7 +52,7 @@ def test_a_changed_background_folder_is_refused_or_made_again(
         run(source, tmp_path / "out", **how)
     assert tree_digest(tmp_path / "out") == before
     run(source, tmp_path / "out", overwrite=True, **how)
-    used = facts(tmp_path / "out")["background_photos"]
+    used = dataset_info(tmp_path / "out")["background_photos"]
     assert sum(used.values()) == {"more": 13, "less": 11}.get(change, 12)
 
 
@@ -63,7 +72,7 @@ def test_scenes_of_one_photo_share_its_piece(tmp_path: Path, background: Path) -
     out = tmp_path / "out"
     with open(out / "pieces" / "photos.csv", encoding="utf-8", newline="") as file:
         pieces = [row["piece"] for row in csv.DictReader(file)]
-    assert len(pieces) == 3 * len(set(pieces)) == sum(facts(out)["counts"]["train"].values())
+    assert len(pieces) == 3 * len(set(pieces)) == sum(dataset_info(out)["counts"]["train"].values())
     assert {path.relative_to(out).as_posix() for path in (out / "pieces" / "photos").iterdir()} == {
         *pieces
     }
@@ -96,5 +105,5 @@ def test_records_are_gone_through_and_not_held(tmp_path: Path, background: Path)
         workers=1,
     )  # fmt: skip
     prepare_scenes(options, Records())
-    assert sum(sum(c.values()) for c in facts(tmp_path / "out")["counts"].values()) == 60
+    assert sum(sum(c.values()) for c in dataset_info(tmp_path / "out")["counts"].values()) == 60
     assert most < 10

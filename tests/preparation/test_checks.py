@@ -154,8 +154,8 @@ def test_exif_rotation_turns_photo_and_box(
             " ".join(map(str, (*box, *size))), checked.raw_width, checked.raw_height,
             checked.orientation, *reduced,
         )  # fmt: skip
-        seen = (*found.min(axis=0)[::-1], *(found.max(axis=0)[::-1] + 1))
-        assert np.abs(np.array(seen) - (left, top, right, bottom)).max() <= 1.01, suffix
+        measured = (*found.min(axis=0)[::-1], *(found.max(axis=0)[::-1] + 1))
+        assert np.abs(np.array(measured) - (left, top, right, bottom)).max() <= 1.01, suffix
 
 
 def test_large_photo_is_reduced_never_enlarged(tmp_path: Path, plan: CheckPlan) -> None:

@@ -48,11 +48,11 @@ def test_no_scan_is_in_two_splits(prepared):
 
 def test_every_digit_is_in_every_split_in_its_share(prepared):
     labels = load_digits().target
-    shares = np.bincount(labels) / len(labels)
+    fractions = np.bincount(labels) / len(labels)
     for split in SPLITS:
         counts = Counter(row["class"] for row in rows_of(prepared) if row["split"] == split)
         for digit in range(10):
-            expected = demo.SCANS[split] * shares[digit]
+            expected = demo.SCANS[split] * fractions[digit]
             assert abs(counts[str(digit)] - expected) <= 1.5
 
 

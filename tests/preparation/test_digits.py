@@ -59,10 +59,10 @@ def load(dest: Path, split: str, name: str = "images") -> np.ndarray:
 
 
 def test_plain_digits_are_split_and_otherwise_untouched(source, tmp_path):
-    facts = prepare(source, tmp_path / "digits")
-    assert facts["kind"] == "digits" and facts["canvas"] == [28, 28] and facts["channels"] == 1
-    assert facts["mean"] == [0.0] and facts["std"] == [1.0]
-    assert facts["counts"] == {
+    info = prepare(source, tmp_path / "digits")
+    assert info["kind"] == "digits" and info["canvas"] == [28, 28] and info["channels"] == 1
+    assert info["mean"] == [0.0] and info["std"] == [1.0]
+    assert info["counts"] == {
         split: {str(n): count for n in range(10)}
         for split, count in {"train": 54, "valid": 6, "test": 10}.items()
     }
@@ -90,18 +90,18 @@ def test_labels_stay_with_their_digits(source, tmp_path):
 
 def test_cluttered_test_is_composed_once_and_hashed(source, tmp_path):
     given = {"canvas": "60x50", "translate": True, "clutter": 4}
-    facts = prepare(source, tmp_path / "one", **given)
+    info = prepare(source, tmp_path / "one", **given)
     again = prepare(source, tmp_path / "two", **given)
     other = prepare(source, tmp_path / "three", seed=1, **given)
-    assert facts["sha256"] == again["sha256"]
-    assert facts["sha256"]["test"] != other["sha256"]["test"]
+    assert info["sha256"] == again["sha256"]
+    assert info["sha256"]["test"] != other["sha256"]["test"]
     canvases = load(tmp_path / "one", "test")
     assert canvases.shape == (100, 50, 60)
-    assert hashlib.sha256(canvases.tobytes()).hexdigest() == facts["sha256"]["test"]
+    assert hashlib.sha256(canvases.tobytes()).hexdigest() == info["sha256"]["test"]
     # what was published must stay: every chance drawn for the test set is in this number
-    assert facts["sha256"]["test"].startswith("07cc4d0a686b0efb")
+    assert info["sha256"]["test"].startswith("07cc4d0a686b0efb")
     assert load(tmp_path / "one", "train").shape == (540, 28, 28), "composed anew every epoch"
-    assert facts["canvas"] == [50, 60] and facts["translate"] and facts["clutter"] == 4
+    assert info["canvas"] == [50, 60] and info["translate"] and info["clutter"] == 4
 
 
 @pytest.mark.parametrize(("split", "ink"), [("valid", TRAIN_INK), ("test", TEST_INK)])
@@ -137,25 +137,25 @@ def test_a_canvas_alone_centres_the_digit(source, tmp_path):
 
 
 def test_without_validation_all_digits_train(source, tmp_path):
-    facts = prepare(source, tmp_path / "digits", valid_ratio=0.0, translate=True, clutter=2)
-    assert sum(facts["counts"]["train"].values()) == 600
+    info = prepare(source, tmp_path / "digits", valid_ratio=0.0, translate=True, clutter=2)
+    assert sum(info["counts"]["train"].values()) == 600
     assert load(tmp_path / "digits", "valid", "labels").shape == (0,)
 
 
 def test_a_subset_of_the_classes_is_numbered_anew(source, tmp_path):
-    facts = prepare(source, tmp_path / "digits", classes="7,3")
-    assert facts["classes"] == ["3", "7"]
-    assert facts["counts"]["test"] == {"3": 10, "7": 10}
+    info = prepare(source, tmp_path / "digits", classes="7,3")
+    assert info["classes"] == ["3", "7"]
+    assert info["counts"]["test"] == {"3": 10, "7": 10}
     test_images, test_labels = digits(100, TEST_INK, 1)
     assert np.array_equal(load(tmp_path / "digits", "test"), test_images[test_labels % 4 == 3])
     assert set(load(tmp_path / "digits", "test", "labels")) == {0, 1}
 
 
 def test_the_report_shows_every_class_and_lists_every_digit(source, tmp_path):
-    facts = prepare(source, tmp_path / "digits", classes="3,7", translate=True, clutter=2)
+    info = prepare(source, tmp_path / "digits", classes="3,7", translate=True, clutter=2)
     page = (tmp_path / "digits" / "report.html").read_text()
     assert "<h3>3 " in page and "54 train, 6 valid, 10 test" in page
-    assert escape(facts["rule"]) in page and "<svg" in page
+    assert escape(info["rule"]) in page and "<svg" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page), "needs nothing else"
     sheets = re.findall(r'class="sheet".*?base64,([^"]+)', page)
     assert len(sheets) == 2

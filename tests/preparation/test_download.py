@@ -22,11 +22,11 @@ class Server(BaseHTTPRequestHandler):
 
     most = len(CONTENT)
     ranges = True
-    asked: list[str] = []  # noqa: RUF012
+    requested: list[str] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range", "")
-        type(self).asked.append(wanted)
+        type(self).requested.append(wanted)
         start = int(wanted[6:-1]) if wanted and self.ranges else 0
         if start >= len(CONTENT):
             self.send_error(416)
@@ -42,7 +42,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    Server.most, Server.ranges, Server.asked = len(CONTENT), True, []
+    Server.most, Server.ranges, Server.requested = len(CONTENT), True, []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -61,7 +61,7 @@ def test_broken_transfer_goes_on(tmp_path: Path, url: str) -> None:
     Server.most = len(CONTENT)
     fetch(url, part)
     assert part.read_bytes() == CONTENT
-    assert Server.asked == ["", f"bytes={kept}-"]
+    assert Server.requested == ["", f"bytes={kept}-"]
     fetch(url, part)  # all there: nothing more to come
     assert part.read_bytes() == CONTENT
 
@@ -80,9 +80,9 @@ def test_hash_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPat
     folder = download("flowers17", tmp_path / "datasets/f17")
     assert folder == tmp_path / "datasets/downloads/flowers17"
     assert (folder / "set.tgz").read_bytes() == CONTENT
-    asked = len(Server.asked)
+    count = len(Server.requested)
     download("flowers17", tmp_path / "datasets/f17")
-    assert len(Server.asked) == asked, "what is there is not fetched again"
+    assert len(Server.requested) == count, "what is there is not fetched again"
     monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (RemoteFile(url, "0" * 32),))
     with pytest.raises(UserError, match=r"set\.tgz.*not the published"):
         download("flowers17", tmp_path / "datasets/f17")
@@ -91,8 +91,8 @@ def test_hash_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPat
 def test_no_network_tells_how_to_do_it_by_hand(tmp_path: Path, monkeypatch) -> None:
     dead = RemoteFile("http://127.0.0.1:9/17flowers.tgz")
     monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (dead,))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         download("flowers17", tmp_path / "f17")
-    text = str(told.value)
+    text = str(raised.value)
     assert "by hand" in text and dead.url in text and str(tmp_path / "downloads/flowers17") in text
     assert "\n" not in text

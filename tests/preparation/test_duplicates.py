@@ -8,8 +8,8 @@ import pytest
 from making import (
     check_sound,
     class_folders,
+    dataset_info,
     encoded_again,
-    facts,
     picture,
     problems,
     rows,
@@ -21,7 +21,7 @@ from making import (
 from stacked_ram.preparation.duplicates import Duplicates, leave_out_conflicts
 
 
-class Listed:
+class FakeCatalogue:
     """As much of a catalogue as conflicts need; counts what it is asked."""
 
     def __init__(self, classes: dict[int, str]) -> None:
@@ -58,11 +58,11 @@ def conflicts(classes: dict[int, str], pairs: list[tuple[int, int]]) -> list[tup
 def test_copies_go_out_together(exact, near, left_out) -> None:
     classes = {1: "cat", 2: "cat", 3: "dog", 4: "dog"}
     pairs = exact + [(a, b) for a, b, _ in near]
-    listed = Listed(classes)
+    catalogue = FakeCatalogue(classes)
     found = Duplicates(exact, near, conflicts(classes, pairs))
-    assert leave_out_conflicts(listed, found) == len(left_out)
-    assert listed.out.keys() == left_out
-    for number, detail in listed.out.items():
+    assert leave_out_conflicts(catalogue, found) == len(left_out)
+    assert catalogue.out.keys() == left_out
+    for number, detail in catalogue.out.items():
         other = "dog" if classes[number] == "cat" else "cat"
         assert detail.startswith(f"also under {other!r}: {other}/")
 
@@ -70,10 +70,10 @@ def test_copies_go_out_together(exact, near, left_out) -> None:
 def test_many_photos_of_one_hash_are_few_steps() -> None:
     classes = {number: ("cat", "dog", "emu")[number % 3] for number in range(3000)}
     pairs = [(0, other) for other in range(1, 3000)]
-    listed = Listed(classes)
+    catalogue = FakeCatalogue(classes)
     found = Duplicates([], [(a, b, 0) for a, b in pairs], conflicts(classes, pairs))
-    assert leave_out_conflicts(listed, found) == 3000
-    assert listed.asked < 5 * 3000
+    assert leave_out_conflicts(catalogue, found) == 3000
+    assert catalogue.asked < 5 * 3000
 
 
 def test_duplicates_are_kept_on_one_side(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_duplicates_are_kept_on_one_side(tmp_path: Path) -> None:
         original = source / "a" / f"photo {number:03d}.jpg"
         (source / "a" / f"copy {number}.jpg").write_bytes(original.read_bytes())
         encoded_again(original, source / "a" / f"small {number}.jpg")
-    told = run(source, tmp_path / "out")
+    info = run(source, tmp_path / "out")
     check_sound(tmp_path / "out")
     found = {row["source"]: row for row in rows(tmp_path / "out")}
     for number in range(8):
@@ -93,10 +93,10 @@ def test_duplicates_are_kept_on_one_side(tmp_path: Path) -> None:
         assert len({row["split"] for row in three}) == 1
         assert len({row["group"] for row in three}) == 1
         assert three[0]["group"]
-    assert any("8 exact and 8 near" in note for note in told["notes"])
+    assert any("8 exact and 8 near" in note for note in info["notes"])
     assert set(split_sizes(tmp_path / "out")["b"].values()) == {12, 4}
     run(source, tmp_path / "exact", near_duplicates=-1)
-    assert "8 exact and 0 near" in facts(tmp_path / "exact")["notes"][0]
+    assert "8 exact and 0 near" in dataset_info(tmp_path / "exact")["notes"][0]
 
 
 def test_one_photo_under_two_labels(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_one_photo_under_two_labels(tmp_path: Path) -> None:
     )
     details = {row["source"]: row["detail"] for row in rows(tmp_path / "out", "report.csv")}
     assert details["b/same.jpg"] == "also under 'a': a/again.jpg"
-    told = run(source, tmp_path / "kept", keep_conflicts=True)
-    assert told["left_out"] == {}
+    info = run(source, tmp_path / "kept", keep_conflicts=True)
+    assert info["left_out"] == {}
     splits = {r["source"]: r["split"] for r in rows(tmp_path / "kept")}
     assert splits["b/same.jpg"] == splits["a/photo 000.jpg"] == splits["a/again.jpg"]
 
@@ -136,8 +136,8 @@ def test_leaks_across_an_official_split_are_told_and_not_moved(tmp_path: Path) -
         class_folders(source / split, {"a": 6, "b": 6}, first)
     (source / "test/a/copy.jpg").write_bytes((source / "train/a/photo 000.jpg").read_bytes())
     encoded_again(source / "train/b/photo 001.jpg", source / "valid/b/alike.jpg")
-    told = run(source, tmp_path / "out")
-    assert any("2 pairs of copies of a photo are in two splits" in note for note in told["notes"])
+    info = run(source, tmp_path / "out")
+    assert any("2 pairs of copies of a photo are in two splits" in note for note in info["notes"])
     for row in rows(tmp_path / "out"):
         assert row["source"].split("/")[0] == row["split"]
     assert "in two splits" in (tmp_path / "out/report.html").read_text()

@@ -44,10 +44,10 @@ def test_kmnist_from_its_official_files_to_a_test(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(download.OFFICIAL, "kmnist", tuple(files))
     dataset, run = tmp_path / "kmnist", tmp_path / "run"
     assert prepare(["--download", "kmnist", str(dataset)]) == 0
-    facts = yaml.safe_load((dataset / "dataset.yaml").read_text())
-    assert facts["classes"] == ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
-    assert sum(facts["counts"]["train"].values()) == 110
-    assert set(facts["counts"]["test"].values()) == {3}
+    info = yaml.safe_load((dataset / "dataset.yaml").read_text())
+    assert info["classes"] == ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
+    assert sum(info["counts"]["train"].values()) == 110
+    assert set(info["counts"]["test"].values()) == {3}
     few = ["--dataset", str(dataset), "--epochs", "1", "--batch-size", "32", "--device", "cpu"]
     assert main(["train", str(PRESET), "--out", str(run), *few]) == 0
     assert main(["test", str(run), "--controls"]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import class_folders, facts, picture, problems, rows, run, save, tree_digest
+from making import class_folders, dataset_info, picture, problems, rows, run, save, tree_digest
 from PIL import Image
 from pyramids import (
     add_odd_tag,
@@ -46,8 +46,8 @@ def test_training_and_preparation_mean_the_same_by_large() -> None:
 
 def test_large_tiffs_are_kept_byte_for_byte(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = prepared(source, out)
-    assert not told["left_out"] and not told["repaired"]
+    info = prepared(source, out)
+    assert not info["left_out"] and not info["repaired"]
     by_source = {row["source"]: row for row in rows(out)}
     assert len(by_source) == 8
     for seed, name in enumerate("ab"):
@@ -57,9 +57,9 @@ def test_large_tiffs_are_kept_byte_for_byte(source: Path, tmp_path: Path) -> Non
         assert row["sha256"] == hashlib.sha256(content).hexdigest()
         assert (row["width"], row["height"]) == ("300", "200")
         pixels_HWC = smooth_pixels(200, 300, seed)
-        look = fingerprint(Image.fromarray(pixels_HWC))
-        assert (int(row["phash"], 16) ^ look.phash).bit_count() <= 4
-    assert prepared(source, out) == told, "twice changes nothing"
+        expected = fingerprint(Image.fromarray(pixels_HWC))
+        assert (int(row["phash"], 16) ^ expected.phash).bit_count() <= 4
+    assert prepared(source, out) == info, "twice changes nothing"
     page = (out / "report.html").read_text()
     assert page.count("data:image/jpeg") == 2
 
@@ -69,7 +69,7 @@ def test_mean_and_std_count_the_pixels_of_large_photos(tmp_path: Path, monkeypat
     (source / "a").mkdir()
     for seed in range(3):
         write_pyramid(source / "a" / f"{seed}.tif", smooth_pixels(400, 520, seed))
-    told = prepared(source, tmp_path / "out")
+    info = prepared(source, tmp_path / "out")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     train = [row for row in rows(tmp_path / "out") if row["split"] == "train"]
     pixels = []
@@ -77,8 +77,8 @@ def test_mean_and_std_count_the_pixels_of_large_photos(tmp_path: Path, monkeypat
         with Image.open(tmp_path / "out" / row["path"]) as image:
             pixels.append(np.asarray(image).reshape(-1, 3) / 255)
     pixels_N3 = np.concatenate(pixels)
-    assert np.allclose(told["mean"], pixels_N3.mean(0), atol=2e-3)
-    assert np.allclose(told["std"], pixels_N3.std(0), atol=2e-3)
+    assert np.allclose(info["mean"], pixels_N3.mean(0), atol=2e-3)
+    assert np.allclose(info["std"], pixels_N3.std(0), atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_a_harmless_warning_loses_no_photo(source: Path, tmp_path: Path, caplog)
             vips().Image.new_from_file(str(path))
     assert "65000" in caplog.text
     save(picture(900), source / "a" / "small.tif", tiffinfo={65000: "anything"})
-    told = prepared(source, tmp_path / "out")
-    assert not told["left_out"] and not told["repaired"].keys() - {"reencoded"}
+    info = prepared(source, tmp_path / "out")
+    assert not info["left_out"] and not info["repaired"].keys() - {"reencoded"}
     kept = [row["path"] for row in rows(tmp_path / "out") if row["path"].endswith(".tif")]
     assert len(kept) == 2
 
@@ -174,8 +174,8 @@ def test_only_kept_sizes_are_kept(source: Path, tmp_path: Path, how: dict) -> No
 
 def test_without_pyvips_the_refusal_says_what_to_install(source, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(large, "has_vips", lambda: False)
-    told = prepared(source, tmp_path / "out")
-    assert told["left_out"] == {"too_many_pixels": 2}
+    info = prepared(source, tmp_path / "out")
+    assert info["left_out"] == {"too_many_pixels": 2}
     details = [row["detail"] for row in rows(tmp_path / "out", "report.csv") if row["problem"]]
     assert all("requirements-large.txt" in detail for detail in details)
 
@@ -191,18 +191,18 @@ def test_memory_is_that_of_a_few_tiles(tmp_path: Path) -> None:
     small = write_pyramid(tmp_path / "small.tif", smooth_pixels(64, 64))
     large.fingerprint_tiles(small)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    look, preview, size = large.fingerprint_tiles(path)
+    found, preview, size = large.fingerprint_tiles(path)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert size == (9000, 9000) and preview
-    assert np.allclose(np.array(look.channel_sums) / 81e6, [10, 90, 200], atol=1.5)
+    assert np.allclose(np.array(found.channel_sums) / 81e6, [10, 90, 200], atol=1.5)
     assert grown < 60_000, f"{grown} KiB"
 
 
 def test_duplicates_and_conflicts_among_large_photos(source: Path, tmp_path: Path) -> None:
     (source / "b" / "slide.tif").write_bytes((source / "a" / "slide.tif").read_bytes())
-    told = prepared(source, tmp_path / "out")
-    assert told["left_out"] == {"conflict": 2}
+    info = prepared(source, tmp_path / "out")
+    assert info["left_out"] == {"conflict": 2}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "two labels" in page and page.count("no picture") == 0
-    assert facts(tmp_path / "out")["counts"]["train"]["a"] > 0
+    assert dataset_info(tmp_path / "out")["counts"]["train"]["a"] > 0
     assert tree_digest(tmp_path / "out")

@@ -80,14 +80,14 @@ def test_batches_are_the_canvases_drawn_piece_by_piece(prepared):
     ]  # fmt: skip
     dataset = open_dataset(config_for(prepared, limit_photos=20).data, "test")
     loader = make_loader(dataset, config_for(prepared), train=False)
-    seen = 0
+    count = 0
     for batch in loader:
         for photo, row, label in zip(batch.pixels_BCHW, batch.index_B, batch.labels_B, strict=True):
             stored = int(dataset.names[row].rpartition(":")[2])
             assert np.array_equal(photo[0].numpy(), by_hand(prepared / "test", stored))
             assert label == np.load(prepared / "test" / "labels.npy")[stored]
-            seen += 1
-    assert seen == 20
+            count += 1
+    assert count == 20
 
 
 def test_training_on_all_canvases_keeps_each_ones_pieces(prepared):

@@ -74,9 +74,9 @@ def test_altered_copies_are_near(change: str) -> None:
 
 
 def test_different_photos_are_not_the_same() -> None:
-    looks = [fingerprint(picture(seed, (90, 60))) for seed in range(60)]
-    for i, first in enumerate(looks):
-        for second in looks[:i]:
+    fingerprints = [fingerprint(picture(seed, (90, 60))) for seed in range(60)]
+    for i, first in enumerate(fingerprints):
+        for second in fingerprints[:i]:
             near = (first.phash ^ second.phash).bit_count() <= 8
             assert not (near and same_picture(first.tiny, second.tiny))
 
@@ -92,9 +92,9 @@ def test_flat_pictures_are_never_the_same_by_look() -> None:
 def test_sums_of_channels_are_exact() -> None:
     image = picture(2, (31, 17))
     values = np.asarray(image, dtype=np.int64)
-    look = fingerprint(image)
-    assert look.channel_sums == tuple(values.sum(axis=(0, 1)))
-    assert look.channel_squares == tuple((values**2).sum(axis=(0, 1)))
+    found = fingerprint(image)
+    assert found.channel_sums == tuple(values.sum(axis=(0, 1)))
+    assert found.channel_squares == tuple((values**2).sum(axis=(0, 1)))
 
 
 def test_sums_of_large_photos_are_near() -> None:

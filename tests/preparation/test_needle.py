@@ -61,8 +61,8 @@ def test_the_light_that_leads_there_is_seen_in_a_small_picture():
 def test_a_prepared_data_set_with_boxes_the_same_every_time(tmp_path):
     vips()
     folder = prepare_needle(NeedleOptions(dest=tmp_path / "a", photos=(4, 4, 4)))
-    facts = yaml.safe_load((folder / "dataset.yaml").read_text())
-    assert facts["kind"] == "photos" and facts["classes"] == list(CLASSES)
+    info = yaml.safe_load((folder / "dataset.yaml").read_text())
+    assert info["kind"] == "photos" and info["classes"] == list(CLASSES)
     table = pandas.read_csv(folder / "manifest.csv")
     assert len(table) == 12 and (table["width"] == 2048).all() and (table["height"] == 1536).all()
     assert (table["box_right"] - table["box_left"] == OBJECT).all()

@@ -48,12 +48,12 @@ def flowers17(root: Path, splits: bool = True) -> Path:
 
 def test_flowers17(tmp_path: Path) -> None:
     source = flowers17(tmp_path / "in")
-    told = run(source, tmp_path / "out")
-    assert told["classes"] == ["daffodil", "pansy", "tulip"]
-    assert "official split 1" in told["rule"]
-    assert set(told["counts"]["train"].values()) == {5}
+    info = run(source, tmp_path / "out")
+    assert info["classes"] == ["daffodil", "pansy", "tulip"]
+    assert "official split 1" in info["rule"]
+    assert set(info["counts"]["train"].values()) == {5}
     places = np.random.default_rng(3).permutation(10)
-    told = run(source, tmp_path / "out3", official_split=3)
+    info = run(source, tmp_path / "out3", official_split=3)
     for source_name, row in by_source(tmp_path / "out3").items():
         place = (int(source_name[-8:-4]) - 1) % 80
         expected = "train" if place in places[:5] else "valid" if place in places[5:8] else "test"
@@ -65,11 +65,11 @@ def test_flowers17(tmp_path: Path) -> None:
 
 
 def test_flowers17_without_splits_and_by_ratio(tmp_path: Path) -> None:
-    told = run(flowers17(tmp_path / "in", splits=False), tmp_path / "out")
-    assert "drawn by seed" in told["rule"]
-    assert set(told["counts"]["test"].values()) == {2}
-    told = run(flowers17(tmp_path / "in2"), tmp_path / "o2", split="ratio", test_ratio=0.4)
-    assert set(told["counts"]["test"].values()) == {4}
+    info = run(flowers17(tmp_path / "in", splits=False), tmp_path / "out")
+    assert "drawn by seed" in info["rule"]
+    assert set(info["counts"]["test"].values()) == {2}
+    info = run(flowers17(tmp_path / "in2"), tmp_path / "o2", split="ratio", test_ratio=0.4)
+    assert set(info["counts"]["test"].values()) == {4}
 
 
 def test_flowers17_in_the_official_archive(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_flowers17_in_the_official_archive(tmp_path: Path) -> None:
     kept.mkdir()
     shutil.move(tmp_path / "17flowers.tgz", kept)
     shutil.move(folder / "datasplits.mat", kept)
-    told = run(kept, tmp_path / "out")
-    assert told["layout"] == "flowers17"
-    assert "official split 1" in told["rule"]
+    info = run(kept, tmp_path / "out")
+    assert info["layout"] == "flowers17"
+    assert "official split 1" in info["rule"]
     check_sound(tmp_path / "out")
 
 
@@ -104,9 +104,9 @@ def test_flowers102(tmp_path: Path) -> None:
     savemat(source / "imagelabels.mat", {"labels": [[labels[n % 3] for n in range(30)]]})
     ids = np.arange(1, 31)
     savemat(source / "setid.mat", {"trnid": ids[:15], "valid": ids[15:21], "tstid": ids[21:]})
-    told = run(source, tmp_path / "out")
-    assert told["classes"] == ["blackberry lily", "passion flower", "pink primrose"]
-    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+    info = run(source, tmp_path / "out")
+    assert info["classes"] == ["blackberry lily", "passion flower", "pink primrose"]
+    assert {s: sum(c.values()) for s, c in info["counts"].items()} == {
         "train": 15, "valid": 6, "test": 9,
     }  # fmt: skip
     assert by_source(tmp_path / "out")["jpg/image_00002.jpg"]["class"] == "passion flower"
@@ -153,16 +153,16 @@ def test_stanford_dogs(tmp_path: Path) -> None:
     annotate(source, "n02088632-bluetick/n02088632_1", (500, 400), [(6, 8, 30, 28)])
     evil = '<!DOCTYPE a [<!ENTITY x "y">]>'
     annotate(source, "n02088632-bluetick/n02088632_2", (60, 40), [(6, 8, 30, 28)], head=evil)
-    told = run(source, tmp_path / "out", short_side=20)
-    assert told["classes"] == ["Chihuahua", "bluetick"]
-    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+    info = run(source, tmp_path / "out", short_side=20)
+    assert info["classes"] == ["Chihuahua", "bluetick"]
+    assert {s: sum(c.values()) for s, c in info["counts"].items()} == {
         "train": 12, "valid": 2, "test": 6,
     }  # fmt: skip
     found = by_source(tmp_path / "out")
     assert box_of(found["Images/n02088632-bluetick/n02088632_0.jpg"]) == (3, 4, 15, 14)
     assert found["Images/n02088632-bluetick/n02088632_1.jpg"]["box_left"] == ""
-    assert any("1 boxes were drawn on photos of another size" in note for note in told["notes"])
-    assert any("1 annotations could not be read" in note for note in told["notes"])
+    assert any("1 boxes were drawn on photos of another size" in note for note in info["notes"])
+    assert any("1 annotations could not be read" in note for note in info["notes"])
 
 
 def test_cub200(tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_cub200(tmp_path: Path) -> None:
     }
     for name, lines in write.items():
         (root / name).write_text("\n".join(lines) + "\n")
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert told["classes"] == ["Auk", "Wren"]
-    assert sum(told["counts"]["test"].values()) == 6
+    info = run(tmp_path / "in", tmp_path / "out")
+    assert info["classes"] == ["Auk", "Wren"]
+    assert sum(info["counts"]["test"].values()) == 6
     assert {box_of(row) for row in rows(tmp_path / "out")} == {(6, 8, 30, 28)}
 
 
@@ -192,9 +192,9 @@ def test_bach(tmp_path: Path) -> None:
             save(picture(10 * first + number, (96, 72)), photos / name / f"b{number:03d}.tif")
     (photos / "microscopy_ground_truth.csv").write_text("b001.tif,Benign\n")
     (photos.parent / "WSI").mkdir()
-    told = run(tmp_path / "in", tmp_path / "out", short_side=36)
-    assert told["layout"] == "bach"
-    assert told["classes"] == ["Benign", "InSitu", "Invasive", "Normal"]
+    info = run(tmp_path / "in", tmp_path / "out", short_side=36)
+    assert info["layout"] == "bach"
+    assert info["classes"] == ["Benign", "InSitu", "Invasive", "Normal"]
     assert {(row["width"], row["height"]) for row in rows(tmp_path / "out")} == {("48", "36")}
 
 
@@ -211,8 +211,8 @@ def test_a_ratio_that_an_official_split_would_ignore_is_refused(
     source = flowers17(tmp_path / "in")
     for more in ([], ["--dry-run"]):
         assert main([str(source), str(tmp_path / "out"), *arguments, *more]) == 2
-        told = capsys.readouterr().err.strip()
-        assert f"has its own {part} part" in told and "--split ratio" in told
-        assert told.count("\n") == 0
+        error = capsys.readouterr().err.strip()
+        assert f"has its own {part} part" in error and "--split ratio" in error
+        assert error.count("\n") == 0
     assert os.listdir(tmp_path) == ["in"]
     assert main([str(source), str(tmp_path / "out"), *arguments, "--split", "ratio"]) == 0

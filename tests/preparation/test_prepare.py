@@ -59,7 +59,7 @@ def test_odd_files_are_repaired_or_quarantined_and_counted(tmp_path: Path) -> No
     source = class_folders(tmp_path / "in", {"a": 6, "b": 6})
     fates = with_odd_files(source)
     before = tree_digest(source)
-    told = run(source, tmp_path / "out")
+    info = run(source, tmp_path / "out")
     check_sound(tmp_path / "out")
     assert tree_digest(source) == before
     report = {row["source"]: row for row in rows(tmp_path / "out", "report.csv")}
@@ -69,10 +69,10 @@ def test_odd_files_are_repaired_or_quarantined_and_counted(tmp_path: Path) -> No
         assert word in (row["problem"] or row["repairs"]).split(), name
         assert (row["fate"] == "stored") == (row["problem"] == "")
         assert bool(row["path"]) == (row["fate"] == "stored")
-    assert told["left_out"] == {"empty": 1, "not_an_image": 1, "too_small": 1, "truncated": 1}
-    assert told["repaired"]["cmyk"] == 1
+    assert info["left_out"] == {"empty": 1, "not_an_image": 1, "too_small": 1, "truncated": 1}
+    assert info["repaired"]["cmyk"] == 1
     assert (
-        told["counts"]["train"]["a"] + told["counts"]["valid"]["a"] + told["counts"]["test"]["a"]
+        info["counts"]["train"]["a"] + info["counts"]["valid"]["a"] + info["counts"]["test"]["a"]
         == 12
     )
 
@@ -85,8 +85,8 @@ def test_what_max_megapixels_allows_is_opened_everywhere(
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     save(picture(0), source / "b" / "again.jpg", quality=95)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    told = run(source, tmp_path / "out", keep_size=True, workers=workers)
-    assert told["left_out"] == {"conflict": 2}
+    info = run(source, tmp_path / "out", keep_size=True, workers=workers)
+    assert info["left_out"] == {"conflict": 2}
     assert Image.MAX_IMAGE_PIXELS == 500, "left as it was"
     with Workers(workers) as all_of_them, pixel_limit(None):
         limits = all_of_them.in_order(resolve_name, ["PIL.Image:MAX_IMAGE_PIXELS"], name=str)
@@ -117,8 +117,8 @@ def test_another_seed_draws_others(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 30, "b": 20})
     drawn = []
     for seed in (0, 1):
-        told = run(source, tmp_path / f"out{seed}", seed=seed)
-        assert told["counts"]["test"] == {"a": 6, "b": 4}
+        info = run(source, tmp_path / f"out{seed}", seed=seed)
+        assert info["counts"]["test"] == {"a": 6, "b": 4}
         drawn.append({r["source"] for r in rows(tmp_path / f"out{seed}") if r["split"] == "test"})
     assert drawn[0] != drawn[1]
 
@@ -216,7 +216,7 @@ def test_any_tree_gives_a_sound_data_set(tmp_path_factory, data: st.DataObject) 
             copy.write_bytes(source_of_copy.read_bytes())
     dest = place / "out"
     try:
-        told = run(place / "in", dest, short_side=32, seed=data.draw(st.integers(0, 9)))
+        info = run(place / "in", dest, short_side=32, seed=data.draw(st.integers(0, 9)))
     except UserError as error:
         assert "too few" in str(error) or "can be used" in str(error)
         assert not dest.exists()
@@ -228,7 +228,7 @@ def test_any_tree_gives_a_sound_data_set(tmp_path_factory, data: st.DataObject) 
         if row["group"]:
             splits_of.setdefault(row["group"], set()).add(row["split"])
     assert all(len(splits) == 1 for splits in splits_of.values())
-    assert any(len(told["counts"][split]) for split in told["counts"])
+    assert any(len(info["counts"][split]) for split in info["counts"])
 
 
 def test_class_with_too_few_photos_is_named(tmp_path: Path) -> None:
@@ -246,9 +246,9 @@ def test_class_with_too_few_photos_is_named(tmp_path: Path) -> None:
 
 def test_subset_of_classes_and_photos(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"Rose": 9, "elm": 9, "oak": 9})
-    told = run(source, tmp_path / "out", classes="oak, rose", max_per_class=5)
-    assert told["classes"] == ["Rose", "oak"]
-    assert sum(sum(c.values()) for c in told["counts"].values()) == 10
+    info = run(source, tmp_path / "out", classes="oak, rose", max_per_class=5)
+    assert info["classes"] == ["Rose", "oak"]
+    assert sum(sum(c.values()) for c in info["counts"].values()) == 10
     with pytest.raises(UserError, match=r"no class 'ash'.*Rose, elm, oak"):
         run(source, tmp_path / "o2", classes="ash")
 
@@ -256,14 +256,14 @@ def test_subset_of_classes_and_photos(tmp_path: Path) -> None:
 def test_max_per_class_keeps_the_proportions_of_an_official_split(tmp_path: Path) -> None:
     for first, split, count in [(0, "train", 20), (100, "valid", 10), (200, "test", 10)]:
         class_folders(tmp_path / "in" / split, {"a": count, "b": count}, first)
-    told = run(tmp_path / "in", tmp_path / "out", max_per_class=8)
-    assert {s: c["a"] for s, c in told["counts"].items()} == {"train": 4, "valid": 2, "test": 2}
+    info = run(tmp_path / "in", tmp_path / "out", max_per_class=8)
+    assert {s: c["a"] for s, c in info["counts"].items()} == {"train": 4, "valid": 2, "test": 2}
 
 
 def test_folds(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 25, "b": 25})
-    told = run(source, tmp_path / "out", folds=5)
-    assert "0.2 test;" in told["rule"] and "valid," not in told["rule"], "folds decide the rest"
+    info = run(source, tmp_path / "out", folds=5)
+    assert "0.2 test;" in info["rule"] and "valid," not in info["rule"], "folds decide the rest"
     with pytest.raises(UserError, match=r"too few for 30 folds.*fewer folds"):
         run(source, tmp_path / "more", folds=30)
     folds: dict[str, list[str]] = {}
@@ -278,11 +278,11 @@ def test_folds(tmp_path: Path) -> None:
 
 def test_mean_and_std_are_those_of_the_training_pixels(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
-    told = run(source, tmp_path / "out")
+    info = run(source, tmp_path / "out")
     train = [tmp_path / "out" / r["path"] for r in rows(tmp_path / "out") if r["split"] == "train"]
     pixels = np.concatenate([np.asarray(Image.open(p)).reshape(-1, 3) for p in train]) / 255
-    assert np.allclose(told["mean"], pixels.mean(axis=0), atol=1e-5)
-    assert np.allclose(told["std"], pixels.std(axis=0), atol=1e-5)
+    assert np.allclose(info["mean"], pixels.mean(axis=0), atol=1e-5)
+    assert np.allclose(info["std"], pixels.std(axis=0), atol=1e-5)
 
 
 def test_the_std_of_a_channel_that_does_not_vary_is_1(tmp_path: Path) -> None:
@@ -292,22 +292,22 @@ def test_the_std_of_a_channel_that_does_not_vary_is_1(tmp_path: Path) -> None:
         green, blue = (Image.new("L", red.size, level) for level in (0, 77))
         photo = Image.merge("RGB", (red, green, blue))
         save(photo, tmp_path / "in" / "ab"[seed % 2] / f"{seed}.png")
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert 0.1 < told["std"][0] < 0.4 and told["std"][1:] == [1.0, 1.0]
-    assert told["mean"][1:] == [0.0, round(77 / 255, 6)]
+    info = run(tmp_path / "in", tmp_path / "out")
+    assert 0.1 < info["std"][0] < 0.4 and info["std"][1:] == [1.0, 1.0]
+    assert info["mean"][1:] == [0.0, round(77 / 255, 6)]
 
 
 def test_torchvision_numbers_the_classes_alike(tmp_path: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
     source = class_folders(tmp_path / "in", {"a?": 5, "B": 5, "a": 5, "é": 5})
-    told = run(source, tmp_path / "out")
+    info = run(source, tmp_path / "out")
     folder = datasets.ImageFolder(tmp_path / "out" / "train")
-    assert folder.classes == told["folders"]
-    assert len(folder) == sum(told["counts"]["train"].values())
+    assert folder.classes == info["folders"]
+    assert len(folder) == sum(info["counts"]["train"].values())
     by_path = {row["path"]: row["class"] for row in rows(tmp_path / "out")}
     for path, label in folder.samples:
         relative = Path(path).relative_to(tmp_path / "out").as_posix()
-        assert told["classes"][label] == by_path[relative]
+        assert info["classes"][label] == by_path[relative]
 
 
 def test_report_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from making import (
     check_sound,
     class_folders,
-    facts,
+    dataset_info,
     tree_digest,
 )
 
@@ -29,14 +29,14 @@ def test_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys) -> None:
     code = main([str(source), str(tmp_path / "new" / "out"), "--dry-run"])
     out = capsys.readouterr().out
     assert code == 0
-    for told in (
+    for words in (
         "class_folders",
         "13 photos in 2 classes",
         "a: 8",
         "0.6 train",
         "nothing was written",
     ):
-        assert told in out
+        assert words in out
     assert tree_digest(tmp_path) == before
     assert not (tmp_path / "new").exists()
     assert main(["--download", "flowers17", str(tmp_path / "f17"), "--dry-run"]) == 0
@@ -48,7 +48,7 @@ def test_a_class_that_is_named_twice_is_kept_once(tmp_path: Path) -> None:
     class_folders(tmp_path / "in", {"cat": 5, "dog": 5, "emu": 5})
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--classes", "cat,dog,Cat,dog"]
     assert main([*arguments, "--workers", "1"]) == 0
-    assert facts(tmp_path / "out")["classes"] == ["cat", "dog"]
+    assert dataset_info(tmp_path / "out")["classes"] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
@@ -72,10 +72,10 @@ def test_too_few_photos_are_foreseen(
         monkeypatch.setattr(pool, "check_photo", None)  # no photo is decoded
     arguments = [str(source), str(tmp_path / "out"), "--workers", "1", *how]
     code = main([*arguments, "--dry-run"] if dry_run else arguments)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert code == (2 if message else 0)
-    assert message in told.err
-    assert not dry_run or "rare: 2" in told.out
+    assert message in printed.err
+    assert not dry_run or "rare: 2" in printed.out
     assert os.listdir(tmp_path) == ["in"] or not (message or dry_run)
 
 
@@ -113,7 +113,7 @@ def test_digits_are_passed_on(tmp_path: Path) -> None:
     source = digits(tmp_path / "mnist")
     arguments = [str(source), str(tmp_path / "out"), "--valid-ratio", "0.5"]
     assert main(arguments) == 0
-    assert facts(tmp_path / "out")["kind"] == "digits"
+    assert dataset_info(tmp_path / "out")["kind"] == "digits"
     before = tree_digest(tmp_path / "out")
     assert main(arguments) == 0
     assert tree_digest(tmp_path / "out") == before
@@ -150,9 +150,9 @@ def test_mistakes_are_one_line_and_code_2(
     class_folders(tmp_path / "in", {"a": 1})
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    told = capsys.readouterr().err.strip()
-    assert message in told
-    assert told.count("\n") == 0
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.count("\n") == 0
     assert sorted(os.listdir(tmp_path)) == ["in"]
 
 
@@ -171,10 +171,10 @@ DIGITS_TAKE_NONE = (
 @pytest.mark.parametrize(
     ("what", "ignored"),
     [
-        *(("photos", one) for one in PHOTOS_TAKE_NONE),
-        ("photos", [word for one in PHOTOS_TAKE_NONE for word in one]),
+        *(("photos", option) for option in PHOTOS_TAKE_NONE),
+        ("photos", [word for option in PHOTOS_TAKE_NONE for word in option]),
         ("scenes", ["--clutter", "3", "--clutter-size", "9"]),
-        *(("digits", one) for one in DIGITS_TAKE_NONE),
+        *(("digits", option) for option in DIGITS_TAKE_NONE),
         ("digits", ["--scene", "96x72", "--background", "x", "--scenes-per-photo", "5"]),
     ],
     ids=str,
@@ -187,13 +187,13 @@ def test_options_that_a_source_would_ignore_are_refused(
     scene = ["--scene", "96x72", "--background", str(source)] if what == "scenes" else []
     arguments = [str(source), str(tmp_path / "out"), *scene, *ignored]
     assert main([*arguments, "--dry-run"] if dry_run else arguments) == 2
-    told = capsys.readouterr().err.strip()
+    error = capsys.readouterr().err.strip()
     flags = [word for word in ignored if word.startswith("--")]
     if what == "scenes":
         flags.remove("--clutter")  # which scenes have
-        assert "--clutter (" not in told
-    assert f"{source}: {what} do not take" in told and told.count("\n") == 0
-    assert all(f"{one} (for " in told for one in flags)
+        assert "--clutter (" not in error
+    assert f"{source}: {what} do not take" in error and error.count("\n") == 0
+    assert all(f"{flag} (for " in error for flag in flags)
     assert os.listdir(tmp_path) == ["in"]
 
 

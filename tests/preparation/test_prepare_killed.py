@@ -96,8 +96,8 @@ def test_other_decoding_options_take_up_nothing(source, tmp_path, monkeypatch) -
         interrupt_after(patched, 70)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "set")
-    told = run(source, tmp_path / "set", short_side=16)
-    assert told["repaired"] == {"reduced": 120}
+    info = run(source, tmp_path / "set", short_side=16)
+    assert info["repaired"] == {"reduced": 120}
     check_sound(tmp_path / "set")
 
 
@@ -162,11 +162,11 @@ def test_dead_worker_is_told_and_workers_do_not_outlive(source: Path, tmp_path: 
     while not (workers := children(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(workers[0], signal.SIGKILL)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 1, told
-    last = told.strip().splitlines()[-1]
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    last = error.strip().splitlines()[-1]
     assert last.startswith("error: a worker process died")
-    assert "Traceback" not in told
+    assert "Traceback" not in error
     assert not (tmp_path / "set").exists()
 
     process = start(source, tmp_path / "set", "--workers", "2")
@@ -192,19 +192,19 @@ def full_disk(*arguments, **named):
         (writing, "write_report"), (writing, "publish"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("there", [False, True])
-def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, there: bool) -> None:
+@pytest.mark.parametrize("exists", [False, True])
+def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, exists: bool) -> None:
     dest = tmp_path / "set"
-    if there:
+    if exists:
         run(source, dest, seed=9)
     before = tree_digest(dest)
     with monkeypatch.context() as patched:
         patched.setattr(room, name, full_disk)
         with pytest.raises(RunFailed, match=r"no space left.*set is unchanged"):
-            run(source, dest, overwrite=there)
+            run(source, dest, overwrite=exists)
     assert tree_digest(dest) == before
-    assert dest.exists() == there
-    run(source, dest, overwrite=there)
+    assert dest.exists() == exists
+    run(source, dest, overwrite=exists)
     assert tree_digest(dest) == whole
 
 

@@ -80,11 +80,11 @@ def test_the_box_is_where_the_object_is(size):
         found = is_magenta(np.asarray(pixels))
         rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
         soft = 0.12 * min(right - left, bottom - top) + 1
-        for seen, edge in zip(
+        for measured, edge in zip(
             (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1),
             (left, top, right, bottom), strict=True,
         ):  # fmt: skip
-            assert abs(seen - edge) <= soft
+            assert abs(measured - edge) <= soft
         assert columns[0] >= left and columns[-1] < right
         assert rows[0] >= top and rows[-1] < bottom
         assert 0 <= left < right <= 96 and 0 <= top < bottom <= 72
@@ -157,9 +157,9 @@ def test_no_cue_but_the_object_tells_the_class():
         blanked.append([*features(pixels_HWC), x // 2, y // 2, side])
         labels.append(label)
 
-    def accuracy(seen) -> float:
+    def accuracy(inputs) -> float:
         forest = RandomForestClassifier(100, min_samples_leaf=3, random_state=0, n_jobs=1)
-        return forest.fit(seen[:450], labels[:450]).score(seen[450:], labels[450:])
+        return forest.fit(inputs[:450], labels[:450]).score(inputs[450:], labels[450:])
 
     chance = 1 / 3
     assert accuracy(blanked) < chance + 3 * (chance * (1 - chance) / 450) ** 0.5
@@ -194,10 +194,10 @@ def test_scenes_become_an_ordinary_data_set(background, records, tmp_path):
     dest = prepare_scenes(
         options_for(tmp_path / "scenes", background, scenes_per_photo=2), records, rule="a rule"
     )
-    facts = yaml.safe_load((dest / "dataset.yaml").read_text())
-    assert facts["kind"] == "photos" and facts["classes"] == ["square", "tall", "wide"]
-    assert facts["counts"]["train"] == {"square": 12, "tall": 12, "wide": 12}
-    assert facts["counts"]["test"] == {"square": 1, "tall": 1, "wide": 1}
+    info = yaml.safe_load((dest / "dataset.yaml").read_text())
+    assert info["kind"] == "photos" and info["classes"] == ["square", "tall", "wide"]
+    assert info["counts"]["train"] == {"square": 12, "tall": 12, "wide": 12}
+    assert info["counts"]["test"] == {"square": 1, "tall": 1, "wide": 1}
     split_of = {record.source: record.split for record in records}
     rows = rows_of(dest)
     assert len({row["sha256"] for row in rows}) == len(rows) == 42, "no scene twice"
@@ -216,13 +216,13 @@ def test_scenes_become_an_ordinary_data_set(background, records, tmp_path):
 
 
 def test_the_same_for_any_number_of_workers(background, records, tmp_path):
-    one, two, other = (
+    first, second, other = (
         rows_of(prepare_scenes(options_for(tmp_path / name, background, **given), records))
         for name, given in
         (("one", {"workers": 1}), ("two", {"workers": 2}), ("three", {"seed": 1}))
     )  # fmt: skip
-    assert one == two
-    assert {row["sha256"] for row in one}.isdisjoint(row["sha256"] for row in other)
+    assert first == second
+    assert {row["sha256"] for row in first}.isdisjoint(row["sha256"] for row in other)
 
 
 @pytest.mark.parametrize(("folder", "words"), [("missing", "no such"), ("few", "need 15")])

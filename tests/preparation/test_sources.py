@@ -10,7 +10,7 @@ from making import (
     by_source,
     check_sound,
     class_folders,
-    facts,
+    dataset_info,
     picture,
     problems,
     rows,
@@ -35,11 +35,11 @@ def test_class_folders_of_any_name(tmp_path: Path) -> None:
         "q?*",
     ]
     source = class_folders(tmp_path / "in", dict.fromkeys(names, 5))
-    told = run(source, tmp_path / "out")
-    assert sorted(told["classes"]) == sorted(names)
-    assert told["layout"] == "class_folders"
+    info = run(source, tmp_path / "out")
+    assert sorted(info["classes"]) == sorted(names)
+    assert info["layout"] == "class_folders"
     check_sound(tmp_path / "out")
-    assert len({folder.casefold() for folder in told["folders"]}) == len(names)
+    assert len({folder.casefold() for folder in info["folders"]}) == len(names)
 
 
 def test_an_empty_class_is_named(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
         run(source, dest)
     assert not dest.exists()
     run(source, dest, classes="cat,dog")
-    assert facts(dest)["classes"] == ["cat", "dog"]
+    assert dataset_info(dest)["classes"] == ["cat", "dog"]
 
 
 def test_folder_name_that_is_no_text(tmp_path: Path) -> None:
@@ -59,16 +59,16 @@ def test_folder_name_that_is_no_text(tmp_path: Path) -> None:
     class_folders(source, {"later": 5}, first=50)
     os.rename(source / "later", bad)
     os.rename(f"{bad}/photo 000.jpg", os.fsdecode(os.fsencode(bad) + b'/\xff\n,".jpg'))
-    told = run(source, tmp_path / "out")
-    assert len(told["classes"]) == 2
+    info = run(source, tmp_path / "out")
+    assert len(info["classes"]) == 2
     check_sound(tmp_path / "out")
 
 
 def test_class_folders_wrapped_and_nested(tmp_path: Path) -> None:
     class_folders(tmp_path / "wrapped" / "archive-1.0" / "data", {"a": 5, "b": 5})
     assert run(tmp_path / "wrapped", tmp_path / "o1")["classes"] == ["a", "b"]
-    told = run(tmp_path / "wrapped", tmp_path / "o2", layout="class_folders")
-    assert told["classes"] == ["a", "b"]
+    info = run(tmp_path / "wrapped", tmp_path / "o2", layout="class_folders")
+    assert info["classes"] == ["a", "b"]
     (tmp_path / "wrapped" / "archive-1.0" / "README").write_text("beside what wraps them")
     assert run(tmp_path / "wrapped", tmp_path / "o3")["classes"] == ["a", "b"]
     class_folders(tmp_path / "deep", {"cat": 4, "dog": 5})
@@ -91,9 +91,9 @@ def test_all_splits_have_the_same_classes(tmp_path: Path, wrap: str) -> None:
     source = tmp_path / "in"
     class_folders(source / "train" / wrap, {"cat": 5, "dog": 5})
     class_folders(source / "test" / wrap / "cat", {"home": 2, "street": 2}, first=50)
-    told = run(source, tmp_path / "out")
-    assert told["classes"] == ["cat", "dog"]
-    assert told["counts"]["test"] == {"cat": 4, "dog": 0}
+    info = run(source, tmp_path / "out")
+    assert info["classes"] == ["cat", "dog"]
+    assert info["counts"]["test"] == {"cat": 4, "dog": 0}
 
 
 @pytest.mark.parametrize("wrapped", ["train", "test"])
@@ -102,13 +102,13 @@ def test_one_of_the_splits_may_be_wrapped(tmp_path: Path, wrapped: str) -> None:
     for split in ("train", "test"):
         folder = source / split / ("images" if split == wrapped else "")
         class_folders(folder, {"cat": 5, "dog": 5}, first=50 * (split == "test"))
-    told = run(source, tmp_path / "out")
-    assert told["classes"] == ["cat", "dog"]
-    assert told["counts"]["test"] == {"cat": 5, "dog": 5}
+    info = run(source, tmp_path / "out")
+    assert info["classes"] == ["cat", "dog"]
+    assert info["counts"]["test"] == {"cat": 5, "dog": 5}
 
 
-def split_sizes_total(told: dict) -> dict[str, int]:
-    return {name: sum(told["counts"][s][name] for s in told["counts"]) for name in told["classes"]}
+def split_sizes_total(info: dict) -> dict[str, int]:
+    return {name: sum(info["counts"][s][name] for s in info["counts"]) for name in info["classes"]}
 
 
 def test_litter_links_and_loops(tmp_path: Path) -> None:
@@ -120,18 +120,18 @@ def test_litter_links_and_loops(tmp_path: Path) -> None:
     (source / "up").symlink_to(tmp_path, target_is_directory=True)
     elsewhere = save(picture(99), tmp_path / "elsewhere.jpg")
     (source / "b" / "linked.jpg").symlink_to(elsewhere)
-    told = run(source, tmp_path / "out")
-    assert split_sizes_total(told) == {"a": 5, "b": 6}
-    assert told["left_out"] == {}
+    info = run(source, tmp_path / "out")
+    assert split_sizes_total(info) == {"a": 5, "b": 6}
+    assert info["left_out"] == {}
 
 
 @pytest.mark.parametrize("valid", ["valid", "val", "Validation"])
 def test_split_folders(tmp_path: Path, valid: str) -> None:
     for first, split, count in [(0, "train", 6), (100, valid, 3), (200, "test", 2)]:
         class_folders(tmp_path / "in" / split, {"a": count, "b": count}, first)
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert told["layout"] == "split_folders"
-    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+    info = run(tmp_path / "in", tmp_path / "out")
+    assert info["layout"] == "split_folders"
+    assert {s: sum(c.values()) for s, c in info["counts"].items()} == {
         "train": 12, "valid": 6, "test": 4,
     }  # fmt: skip
     for row in rows(tmp_path / "out"):
@@ -143,8 +143,8 @@ def test_split_folders(tmp_path: Path, valid: str) -> None:
 def test_missing_validation_is_drawn_from_train_never_from_test(tmp_path: Path) -> None:
     class_folders(tmp_path / "in" / "train", {"a": 20, "b": 10})
     class_folders(tmp_path / "in" / "test", {"a": 7, "b": 7}, first=100)
-    told = run(tmp_path / "in", tmp_path / "out", valid_ratio=0.3)
-    assert told["counts"] == {
+    info = run(tmp_path / "in", tmp_path / "out", valid_ratio=0.3)
+    assert info["counts"] == {
         "train": {"a": 14, "b": 7}, "valid": {"a": 6, "b": 3}, "test": {"a": 7, "b": 7},
     }  # fmt: skip
     for row in rows(tmp_path / "out"):
@@ -154,9 +154,9 @@ def test_missing_validation_is_drawn_from_train_never_from_test(tmp_path: Path) 
 def test_unlabelled_test_folder_is_told_of(tmp_path: Path) -> None:
     class_folders(tmp_path / "in" / "train", {"a": 10, "b": 10})
     save(picture(500), tmp_path / "in" / "test" / "1.jpg")
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert any("test/ has no class folders" in note for note in told["notes"])
-    assert told["counts"]["test"] == {"a": 2, "b": 2}
+    info = run(tmp_path / "in", tmp_path / "out")
+    assert any("test/ has no class folders" in note for note in info["notes"])
+    assert info["counts"]["test"] == {"a": 2, "b": 2}
 
 
 def write_csv(folder: Path, header: str, lines: list[str], name: str = "labels.csv") -> Path:
@@ -175,14 +175,14 @@ def test_labels_csv_with_split_and_group(tmp_path: Path) -> None:
     splits = ["train"] * 6 + ["val"] * 3 + ["test"] * 2 + [""]
     lines = [f"{n} ü.jpg;{'ab'[n % 2]};{splits[n]};g{n // 2}" for n in range(12)]
     write_csv(source, "File;Label;Split;Group", lines)
-    told = run(source, tmp_path / "out")
-    assert told["layout"] == "labels_csv"
-    assert {s: sum(c.values()) for s, c in told["counts"].items()} == {
+    info = run(source, tmp_path / "out")
+    assert info["layout"] == "labels_csv"
+    assert {s: sum(c.values()) for s, c in info["counts"].items()} == {
         "train": 6, "valid": 3, "test": 2,
     }  # fmt: skip
     assert problems(tmp_path / "out") == {"11 ü.jpg": "no_split"}
     assert by_source(tmp_path / "out")["3 ü.jpg"]["group"] == "group g1"
-    assert any("1 groups are in two splits" in note for note in told["notes"])
+    assert any("1 groups are in two splits" in note for note in info["notes"])
 
 
 def test_labels_csv_groups_stay_together(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_layout_by_name_says_what_is_missing(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=missing):
             run(source, tmp_path / "out", layout=layout)
     assert run(source, tmp_path / "out", layout="class_folders")["layout"] == "class_folders"
-    assert facts(tmp_path / "out")["options"]["layout"] == "class_folders"
+    assert dataset_info(tmp_path / "out")["options"]["layout"] == "class_folders"
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:
@@ -291,20 +291,20 @@ def test_a_class_named_train_is_not_taken_for_a_split(tmp_path: Path) -> None:
     class_folders(source / "train", {"steam": 5, "diesel": 5}, first=50)
     with pytest.raises(UserError, match="is train/ the training split, or a class beside bus/"):
         run(source, tmp_path / "out")
-    told = run(source, tmp_path / "out", layout="class_folders")
-    assert told["classes"] == ["bus", "car", "train"]
-    told = run(source, tmp_path / "split", layout="split_folders")
-    assert told["classes"] == ["diesel", "steam"]
-    assert "not used: bus/, car/" in " ".join(told["notes"])
+    info = run(source, tmp_path / "out", layout="class_folders")
+    assert info["classes"] == ["bus", "car", "train"]
+    info = run(source, tmp_path / "split", layout="split_folders")
+    assert info["classes"] == ["diesel", "steam"]
+    assert "not used: bus/, car/" in " ".join(info["notes"])
 
 
 def test_what_stands_beside_the_split_is_told(tmp_path: Path) -> None:
     for split, first in (("train", 0), ("test", 50), ("train_2", 90)):
         class_folders(tmp_path / "in" / split, {"cat": 5, "dog": 5}, first=first)
     picture(200).save(tmp_path / "in" / "train" / "stray.jpg")
-    told = run(tmp_path / "in", tmp_path / "out")
-    notes = " ".join(told["notes"])
-    assert told["layout"] == "split_folders"
+    info = run(tmp_path / "in", tmp_path / "out")
+    notes = " ".join(info["notes"])
+    assert info["layout"] == "split_folders"
     assert "not used: train_2/" in notes and "stray.jpg" in notes
 
 

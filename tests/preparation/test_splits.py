@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stacked_ram.preparation.duplicates import units_of
 from stacked_ram.preparation.splits import TooFew, assign_units
 
-SHARES = st.sampled_from([[0.6, 0.2, 0.2], [0.8, 0.2, 0.0], [0.7, 0.0, 0.3], [1.0] * 5, [1.0]])
+FRACTIONS = st.sampled_from([[0.6, 0.2, 0.2], [0.8, 0.2, 0.0], [0.7, 0.0, 0.3], [1.0] * 5, [1.0]])
 
 
 def lots(seed: int, count: int) -> np.ndarray:
@@ -20,19 +20,21 @@ def lots(seed: int, count: int) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 @given(
     counts=st.lists(st.integers(5, 60), min_size=1, max_size=6),
-    shares=SHARES,
+    fractions=FRACTIONS,
     seed=st.integers(0, 99),
 )
-def test_single_photos_meet_the_shares(counts: list[int], shares: list[float], seed: int) -> None:
+def test_single_photos_meet_the_shares(
+    counts: list[int], fractions: list[float], seed: int
+) -> None:
     classes = np.repeat(np.arange(len(counts)), counts)
-    parts = assign_units(classes, np.arange(len(classes)), lots(seed, len(classes)), shares)
+    parts = assign_units(classes, np.arange(len(classes)), lots(seed, len(classes)), fractions)
     for klass, count in enumerate(counts):
-        there = np.bincount(parts[classes == klass], minlength=len(shares))
-        assert there.sum() == count
-        for part, share in enumerate(shares):
-            exact = share / sum(shares) * count
-            assert (there[part] > 0) == (share > 0)
-            assert abs(there[part] - exact) <= 1 or (there[part] == 1 and exact < 1)
+        in_part = np.bincount(parts[classes == klass], minlength=len(fractions))
+        assert in_part.sum() == count
+        for part, fraction in enumerate(fractions):
+            exact = fraction / sum(fractions) * count
+            assert (in_part[part] > 0) == (fraction > 0)
+            assert abs(in_part[part] - exact) <= 1 or (in_part[part] == 1 and exact < 1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -50,9 +52,9 @@ def test_units_stay_whole(sizes: list[int], class_count: int, mixed: bool, seed:
     for unit in range(len(sizes)):
         assert len(set(parts[units == unit])) == 1
     for klass in range(class_count):
-        there = np.bincount(parts[classes == klass], minlength=3)
-        assert (there > 0).all()
-        assert abs(there[0] / there.sum() - 0.6) < 0.45
+        in_part = np.bincount(parts[classes == klass], minlength=3)
+        assert (in_part > 0).all()
+        assert abs(in_part[0] / in_part.sum() - 0.6) < 0.45
 
 
 def test_the_seed_decides_which_and_not_how_many() -> None:

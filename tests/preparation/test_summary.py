@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from making import check_sound, class_folders, facts, picture, save, summarise
+from making import check_sound, class_folders, dataset_info, picture, save, summarise
 
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pipeline import prepare
@@ -28,7 +28,7 @@ def test_a_summary_tells_what_was_prepared_and_nothing_is_printed(tmp_path: Path
         False,
         False,
     )
-    assert made.left_out == {"empty": 1} == facts(dest)["left_out"]
+    assert made.left_out == {"empty": 1} == dataset_info(dest)["left_out"]
     assert sum(made.photos.values()) == 17
     assert (made.exact_duplicates, made.near_duplicates) == (0, 1)
     assert made.report.exists()

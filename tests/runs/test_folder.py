@@ -48,7 +48,9 @@ def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
     for split in ("valid", "test"):
         run_test(Options(runs=(tmp_path / "run",), split=split, exit_glimpses=2))
     written = {
-        one.name for split in ("valid", "test") for one in (tmp_path / "run").glob(f"{split}[._]*")
+        file.name
+        for split in ("valid", "test")
+        for file in (tmp_path / "run").glob(f"{split}[._]*")
     }
     written -= {"test_photos"}
     assert len(written) == 12

@@ -77,7 +77,9 @@ class WandbRun:
 
 def test_weights_and_biases_gets_config_metrics_and_pictures(photos, tmp_path, monkeypatch):
     run, given = WandbRun(), {}
-    stand_in = SimpleNamespace(init=lambda **how: given.update(how) or run, Image=lambda one: one)
+    stand_in = SimpleNamespace(
+        init=lambda **how: given.update(how) or run, Image=lambda image: image
+    )
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     config = tiny_config(photos, epochs=2, pictures_every=1)
     train_run(config, tmp_path / "run", callbacks=tracking_callbacks("wandb"))

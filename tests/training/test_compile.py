@@ -27,6 +27,8 @@ def test_a_compiled_model_learns_the_same_from_batches_of_any_size():
     compiled.compile(backend="eager")
     for count in (5, 3):  # from the second size on, the batch's is a free one
         torch.testing.assert_close(losses_of(plain, count), losses_of(compiled, count))
-        for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, other.grad, msg=name)
+        for (name, parameter), other in zip(
+            plain.named_parameters(), compiled.parameters(), strict=True
+        ):
+            torch.testing.assert_close(parameter.grad, other.grad, msg=name)
     torch._dynamo.reset()

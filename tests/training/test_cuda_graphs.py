@@ -49,7 +49,8 @@ class Numbers(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
         listed = name in ("__getitem__", "__setitem__") and any(
-            isinstance(one, list) for one in (args[1] if isinstance(args[1], tuple) else args[1:2])
+            isinstance(part, list)
+            for part in (args[1] if isinstance(args[1], tuple) else args[1:2])
         )
         if name in self.MAKERS or listed:
             self.noted.append(name)
@@ -66,9 +67,11 @@ class Everything(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         tensors = [
-            one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)
+            tensor
+            for tensor in tree_leaves((args, kwargs, result))
+            if isinstance(tensor, torch.Tensor)
         ]
-        if any(one.device.type != "meta" for one in tensors):
+        if any(tensor.device.type != "meta" for tensor in tensors):
             self.noted.append(str(function))
         return result
 

@@ -29,9 +29,9 @@ FIXED = {"first_location": "centre", "num_glimpses": 1, "epochs": 2, "ema_decay"
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def as_one_of_two(rank: int, port: int, work, *arguments) -> None:
@@ -57,11 +57,11 @@ def in_two_processes(work, *arguments) -> None:
         context.Process(target=as_one_of_two, args=(rank, port, work, *arguments))
         for rank in range(2)
     ]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join(300)
-    assert [one.exitcode for one in both] == [0, 0]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, 0]
 
 
 def train_in_world(world, config: Config, folder: Path) -> None:
@@ -73,9 +73,9 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, coun
     data = tiny_digits(tmp_path / "data", counts=(count, 17, 3))
     train_run(tiny_config(data, batch_size=16, **FIXED), tmp_path / "one")
     in_two_processes(train_in_world, tiny_config(data, batch_size=8, **FIXED), tmp_path / "two")
-    one, _ = read_weights(tmp_path / "one" / "last.safetensors")
+    single, _ = read_weights(tmp_path / "one" / "last.safetensors")
     two, _ = read_weights(tmp_path / "two" / "last.safetensors")
-    for name, value in one.items():
+    for name, value in single.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
     tables = [pandas.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two")]
     # 17 validation photos do not share out: none is counted twice.
@@ -105,7 +105,7 @@ def test_processes_draw_different_scan_paths(tmp_path):
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_predictions_shared_out_are_those_of_one_process(photos, tmp_path, suffi
             predict(options)
         else:
             in_two_processes(predict_in_world, options)
-    one, two = ((tmp_path / f"{name}.{suffix}").read_text() for name in ("one", "two"))
-    assert one == two
-    assert len(one.splitlines()) == 7 + (suffix == "csv")
+    first, second = ((tmp_path / f"{name}.{suffix}").read_text() for name in ("one", "two"))
+    assert first == second
+    assert len(first.splitlines()) == 7 + (suffix == "csv")
     assert not list(tmp_path.glob(".*part*"))

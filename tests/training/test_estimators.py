@@ -53,20 +53,20 @@ def problem():
     centres = model.levels[0].attention.centres_R2
     paths = torch.stack([centres[list(two)] for two in itertools.permutations(range(4), 2)])
 
-    def look():
+    def forward():
         return model(photos_of(model, images), rollouts=12, locations_BTS2=paths.unsqueeze(2))
 
     with torch.no_grad():  # and what they earn differs
         model.classifier.weight.mul_(30)
-        model.classifier.bias.sub_(look().logits_BTN[:, -1].mean(0))
-    trace = look()
+        model.classifier.bias.sub_(forward().logits_BTN[:, -1].mean(0))
+    trace = forward()
     label = trace.logits_BTN[:, -1].argmax(1)[:1]
     return model, images, label, paths, trace
 
 
 def attention_gradient(model) -> torch.Tensor:
     parameters = model.levels[0].attention.parameters()
-    return torch.cat([one.grad.flatten() for one in parameters])
+    return torch.cat([parameter.grad.flatten() for parameter in parameters])
 
 
 def exact_gradient(model, images, label, paths, reward) -> torch.Tensor:
@@ -153,7 +153,7 @@ def test_ppo_learns_several_times_from_the_same_scan_paths():
         log_probs.append(step.trace.log_probs_BTS.detach())
         divergence.append(step.parts["approximate_kl"].item())
     assert len(paths) == 4
-    assert all(torch.equal(one, paths[0]) for one in paths)
+    assert all(torch.equal(path, paths[0]) for path in paths)
     assert (paths[0].abs() > 1).any()
     assert divergence[0] == pytest.approx(0, abs=1e-7), "the first ratio is 1"
     assert divergence[-1] > divergence[0]
@@ -176,17 +176,19 @@ def test_ppo_with_one_pass_is_reinforce():
 
 def test_self_critical_leaves_the_statistics_and_the_mode_alone():
     model = make("conv")
-    seen = []
+    modes = []
     for module in model.modules():
         if isinstance(module, ConvWhat):
             module.register_forward_hook(
-                lambda one, *_: seen.extend(norm.training for norm in batch_norms(one.convolutions))
+                lambda network, *_: modes.extend(
+                    norm.training for norm in batch_norms(network.convolutions)
+                )
             )
     next(iter(passes_of(model, TrainingConfig(estimator="self_critical"))))
-    norms = [one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    norms = [norm for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d)]
     glimpses = model.config.num_glimpses
-    assert {int(one.num_batches_tracked) for one in norms} == {glimpses}
-    assert seen.count(False) == seen.count(True) == glimpses * len(norms)
+    assert {int(norm.num_batches_tracked) for norm in norms} == {glimpses}
+    assert modes.count(False) == modes.count(True) == glimpses * len(norms)
     assert model.training
 
 
@@ -199,7 +201,7 @@ def test_no_policy_learns_from_random_glimpses(estimator):
     assert len(steps) == 1
     assert set(steps[0].parts) == {"classification"}
     steps[0].total.backward()
-    assert all(one.grad is None for one in model.levels[0].attention.parameters())
+    assert all(parameter.grad is None for parameter in model.levels[0].attention.parameters())
 
 
 def test_parts_and_weights_make_the_total():

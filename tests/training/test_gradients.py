@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from variants import HARD, VARIANTS, look, make, pixels, spread_the_policy
+from variants import HARD, VARIANTS, forward, make, pixels, spread_the_policy
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.training import losses
@@ -44,7 +44,7 @@ def test_each_loss_trains_what_it_should_and_nothing_else(name):
     awake(model)
     spread_the_policy(model)
     torch.manual_seed(0)
-    trace = look(model, pixels(6), rollouts=2)
+    trace = forward(model, pixels(6), rollouts=2)
     targets = torch.arange(12) % 3
     settings = TrainingConfig()
 
@@ -62,17 +62,17 @@ def test_each_loss_trains_what_it_should_and_nothing_else(name):
         return
     assert by_class == everything - of_policy - of_baseline - of_stop
 
-    trace = look(model, pixels(6), rollouts=2)
+    trace = forward(model, pixels(6), rollouts=2)
     advantages = torch.randn(trace.baselines_BT.shape)
     policy = losses.policy_loss(trace, advantages + trace.baselines_BT)
     assert reached(model, policy) == of_policy
 
-    trace = look(model, pixels(6), rollouts=2)
+    trace = forward(model, pixels(6), rollouts=2)
     baseline = losses.baseline_loss(trace, losses.returns(trace, targets, "drop"))
     assert reached(model, baseline) == of_baseline
 
     if of_stop:
-        trace = look(model, pixels(6))
+        trace = forward(model, pixels(6))
         assert reached(model, losses.stop_loss(trace, targets[:6])) == of_stop
 
 
@@ -80,14 +80,14 @@ def test_the_first_location_is_random_in_training_with_every_estimator():
     model = make("dense", first_location="random")
     assert model.config.first_location == "random"
     for how in (dict(sample=True), dict(sample=False, smooth=True)):
-        assert look(model, pixels(6), **how).locations_BTS2[:, 0].std() > 0.1
-    assert not look(model, pixels(6), sample=False).locations_BTS2[:, 0].any()
+        assert forward(model, pixels(6), **how).locations_BTS2[:, 0].std() > 0.1
+    assert not forward(model, pixels(6), sample=False).locations_BTS2[:, 0].any()
 
 
 @every_hard_variant
 def test_the_sampled_location_is_detached_and_the_pathwise_one_is_not(name):
     model = make(name)
-    trace = look(model, pixels(), rollouts=2)
+    trace = forward(model, pixels(), rollouts=2)
     assert not trace.samples_BTS2.requires_grad
     assert not trace.locations_BTS2.requires_grad
     assert trace.means_BTS2.requires_grad or model.config.policy == "categorical"
@@ -99,7 +99,7 @@ def test_the_sampled_location_is_detached_and_the_pathwise_one_is_not(name):
 def test_the_pathwise_gradient_reaches_the_policy_through_the_crops(name):
     model = make(name, seed=2)
     awake(model)
-    trace = look(model, pixels(6), sample=False, smooth=True)
+    trace = forward(model, pixels(6), sample=False, smooth=True)
     loss = losses.classification_loss(trace, torch.arange(6) % 3, TrainingConfig())
     everything = {key for key, _ in model.named_parameters()}
     assert reached(model, loss) == everything - parts_of(model, "baseline.")
@@ -110,22 +110,22 @@ def test_no_policy_term_for_places_that_the_policy_did_not_choose(name):
     """Random or forced first places, the warm-up, the controls: log-probability 0, no gradient;
     and the policy is never asked for a place after the last glimpse."""
     model = make(name) if name == "glance_location" else make(name, first_location="random")
-    asked = []
+    queries = []
     for level in model.levels:
         if level.attention is not None:
-            level.attention.register_forward_hook(lambda *_: asked.append(1))
-    trace = look(model, pixels(), rollouts=2)
+            level.attention.register_forward_hook(lambda *_: queries.append(1))
+    trace = forward(model, pixels(), rollouts=2)
     policies = sum(level.attention is not None for level in model.levels)
     model_steps = trace.chosen_T
-    assert len(asked) == policies * sum(model_steps)
+    assert len(queries) == policies * sum(model_steps)
     assert len(trace.chosen_T) == model.config.num_glimpses == trace.log_probs_BTS.shape[1]
     for step, chosen in enumerate(trace.chosen_T):
         assert (trace.log_probs_BTS[:, step].abs().sum() > 0) == chosen
     for control in ("random", "centre"):
-        trace = look(model, pixels(), location_source=control)
+        trace = forward(model, pixels(), location_source=control)
         assert not any(trace.chosen_T)
         assert (trace.log_probs_BTS == 0).all() and not trace.log_probs_BTS.requires_grad
-    assert len(asked) == policies * sum(model_steps), "a control does not ask the policy"
+    assert len(queries) == policies * sum(model_steps), "a control does not ask the policy"
 
 
 def test_a_frozen_backbone_stays_as_it_was():
@@ -134,13 +134,13 @@ def test_a_frozen_backbone_stays_as_it_was():
         parts = [model.backbone] if name != "stack_backbone" else [model.levels[0].retina.maps]
         before = {key: value.clone() for part in parts for key, value in part.state_dict().items()}
         model.train()
-        trace = look(model, pixels())
+        trace = forward(model, pixels())
         trace.logits_BTN.sum().backward()
         after = {key: value for part in parts for key, value in part.state_dict().items()}
         assert any("running_mean" in key for key in before)
         assert all(torch.equal(before[key], after[key]) for key in before), name
         network = model.backbone or model.levels[0].retina.maps.network
-        assert all(one.grad is None for one in network.parameters())
+        assert all(parameter.grad is None for parameter in network.parameters())
         assert model.classifier.weight.grad.abs().max() > 0
 
 
@@ -152,9 +152,11 @@ def test_recomputed_steps_change_nothing(name):
         model = make(name, seed=4)
         model.activation_checkpointing = recompute
         torch.manual_seed(9)
-        trace = look(model, pixels(4), rollouts=2)
+        trace = forward(model, pixels(4), rollouts=2)
         losses.classification_loss(trace, torch.arange(8) % 3, TrainingConfig()).backward()
-        gradients = [one.grad for one in model.parameters() if one.grad is not None]
+        gradients = [
+            parameter.grad for parameter in model.parameters() if parameter.grad is not None
+        ]
         after.append([*gradients, *model.buffers()])
-    for one, other in zip(*after, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    for first, other in zip(*after, strict=True):
+        torch.testing.assert_close(first, other, atol=1e-5, rtol=1e-5)

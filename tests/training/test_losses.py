@@ -229,8 +229,8 @@ def test_normalised_advantages_and_explained_variance():
     assert chosen.mean().item() == pytest.approx(0, abs=1e-6)
     assert chosen.std().item() == pytest.approx(1, abs=1e-5)
 
-    told = trace.baselines_BT.detach()
-    assert losses.explained_variance(trace, told).item() == pytest.approx(1)
+    returns = trace.baselines_BT.detach()
+    assert losses.explained_variance(trace, returns).item() == pytest.approx(1)
     flat = trace_of(baselines_BT=torch.full((B, T), 2.0, dtype=torch.float64))
     assert losses.explained_variance(flat, advantages).item() == pytest.approx(0)
 
@@ -291,8 +291,8 @@ def test_gaussian_policy_gradient_equals_the_closed_form():
     wanted = [parameter.grad.clone() for parameter in policy.parameters()]
     samples, probability = grid(mean.detach()[0], std)
     found = gradient_of(policy, state, samples, probability, lambda at: -(at - aim).square().sum(1))
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for actual, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_gradient_is_exact_where_samples_are_clamped():
@@ -315,8 +315,8 @@ def test_the_gradient_is_exact_where_samples_are_clamped():
     wanted = [parameter.grad.clone() for parameter in policy.parameters()]
     samples, probability = grid(mean.detach(), std, cells=601)
     found = gradient_of(policy, state, samples, probability, reward)
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, atol=2e-3, rtol=5e-3)
+    for actual, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(actual, exact, atol=2e-3, rtol=5e-3)
     clamped = gradient_of(policy, state, samples.clamp(-1, 1), probability, reward)
     assert not torch.allclose(clamped[-1], wanted[-1], rtol=0.05), "what the test is against"
 

@@ -24,9 +24,9 @@ def test_groups_have_their_own_rates_and_decay_spares_biases_and_norms():
     model = Small()
     optimizer = make_optimizer(model, TrainingConfig(learning_rate=0.1, weight_decay=0.3))
     of = {
-        id(one): (group["lr"], group["weight_decay"])
+        id(parameter): (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
-        for one in group["params"]
+        for parameter in group["params"]
     }
     assert of[id(model.head.weight)] == (0.1, 0.3)
     assert of[id(model.head.bias)] == (0.1, 0.0)
@@ -51,13 +51,13 @@ def rates(schedule: str, epochs: int = 6, metric: float | None = None) -> list[f
     """The learning rate of each batch, four batches an epoch, two epochs of warm-up."""
     config = TrainingConfig(learning_rate=1.0, epochs=epochs, schedule=schedule, warmup_epochs=2)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    plan, seen = Schedule(optimizer, config, 4), []
+    plan, used = Schedule(optimizer, config, 4), []
     for _ in range(epochs):
         for _ in range(4):
-            seen.append(optimizer.param_groups[0]["lr"])
+            used.append(optimizer.param_groups[0]["lr"])
             plan.after_batch()
         plan.after_epoch(metric)
-    return seen
+    return used
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step", "constant", "plateau"])

@@ -85,9 +85,9 @@ def test_an_estimator_of_ones_own_as_an_object_or_by_its_import_path(examples, d
     ],
 )
 def test_an_estimator_that_is_not_there_is_told_in_one_line(examples, digits, tmp_path, path, says):
-    with pytest.raises(UserError, match=says) as told:
+    with pytest.raises(UserError, match=says) as raised:
         train_run(tiny_config(digits, estimator=path), tmp_path / "run")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 

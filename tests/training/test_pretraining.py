@@ -59,7 +59,7 @@ def test_it_trains_the_visual_network_and_no_attention():
         model, photos_of(model, pixels()), targets, settings, location_source="combinations"
     )
     step.total.backward()
-    trained = {name for name, one in model.named_parameters() if one.grad is not None}
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     visual = {name for name in trained if "backbone" in name}
     assert visual == {name for name, _ in model.named_parameters() if "backbone" in name}
     assert trained - visual == {

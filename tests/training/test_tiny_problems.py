@@ -78,9 +78,9 @@ def photos(
         for side, left in enumerate((8, 32)):
             values = (90 + 165 * bright[:, side]).to(torch.uint8).view(-1, 1, 1, 1)
             images[:, :, middle, left : left + OBJECT] = values
-        for told in (0, 1):
-            rows = (counts == told).nonzero().squeeze(1)
-            images[rows, 2 * told, middle, middle] = 255
+        for value in (0, 1):
+            rows = (counts == value).nonzero().squeeze(1)
+            images[rows, 2 * value, middle, middle] = 255
         return images, labels
     size = side // 6
     across = (torch.arange(size) % 2 * 255).to(torch.uint8).view(-1, 1).expand(size, size)

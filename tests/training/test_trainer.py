@@ -84,7 +84,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
     folder = tmp_path / "killed"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm", "stacked_ram.training.trainer"])
-    chances = random.Random(0)
+    rng = random.Random(0)
     kills = 0
     for _ in range(40):
         process = context.Process(target=slow_run, args=(config, folder))
@@ -96,7 +96,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
             time.sleep(0.005)
             assert time.monotonic() - began < 120
         if kills < 4:
-            process.join(chances.uniform(0.0, 0.25))
+            process.join(rng.uniform(0.0, 0.25))
         else:
             process.join()
         if process.exitcode is None:
@@ -250,13 +250,13 @@ def poison(monkeypatch, step: int) -> None:
 
     def poisoned(*arguments, **options):
         for losses in estimate(*arguments, **options):
-            if len(seen) == step:
+            if len(steps) == step:
                 losses.total = losses.total * math.inf
                 losses.parts["baseline"] = losses.parts["baseline"] * math.nan
-            seen.append(step)
+            steps.append(step)
             yield losses
 
-    seen: list[int] = []
+    steps: list[int] = []
     monkeypatch.setattr(estimators, "losses", poisoned)
 
 
@@ -294,13 +294,13 @@ def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatc
     trainer = Trainer(config, RunFolder(tmp_path))
     poison(monkeypatch, step=2)
     before = {name: value.clone() for name, value in trainer.train_step.model.state_dict().items()}
-    seen = []
+    unchanged = []
     for number, batch in enumerate(trainer.loader):
         last = number in (3, 5)
         trainer.train_step(batch, accumulation_steps=4 if number < 4 else 2, is_last=last)
         after = trainer.train_step.model.state_dict()
-        seen.append(all(torch.equal(after[name], value) for name, value in before.items()))
-    assert seen == [True] * 5 + [False]
+        unchanged.append(all(torch.equal(after[name], value) for name, value in before.items()))
+    assert unchanged == [True] * 5 + [False]
     assert trainer.train_step.skipped == 4
 
 
@@ -381,13 +381,13 @@ def test_a_run_keeps_the_statistics_that_came_with_its_weights(photos: Path, tmp
     network = timm.create_model("test_efficientnet")
     weights = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), weights)
-    looks = dict(retina="backbone", backbone="test_efficientnet", patch_size=16, epochs=2)
-    train_run(tiny_config(photos, **looks, weights=str(weights)), tmp_path / "run")
+    fields = dict(retina="backbone", backbone="test_efficientnet", patch_size=16, epochs=2)
+    train_run(tiny_config(photos, **fields, weights=str(weights)), tmp_path / "run")
     learned, _ = read_weights(tmp_path / "run" / "last.safetensors")
     [stem] = [name for name in learned if name.endswith(".conv_stem.weight")]
     prefix = stem.removesuffix("conv_stem.weight")
     assert not torch.equal(learned[stem], network.conv_stem.weight)
-    kept = {name: one for name, one in network.state_dict().items() if "running" in name}
+    kept = {name: value for name, value in network.state_dict().items() if "running" in name}
     assert kept
     for name, value in kept.items():
         torch.testing.assert_close(learned[prefix + name], value, rtol=0, atol=0, msg=name)

@@ -63,7 +63,7 @@ def chromium(width: int = 1280, height: int = 1000, dark: bool = False) -> Itera
 
 def complaints(driver: Any) -> list[str]:
     """Errors on the page's console."""
-    return [one["message"] for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def requests(driver: Any) -> list[str]:

@@ -101,12 +101,12 @@ def test_the_true_size_is_upright(tmp_path, ending):
 def test_sides_of_a_box_are_solid_inside_the_photo_and_dashed_outside(box, size):
     left, top, width, height = box
     inside, outside = split_at_edges((left, top, left + width, top + height), size)
-    length = sum(np.abs(np.diff(one, axis=0)).sum() for one in [*inside, *outside])
+    length = sum(np.abs(np.diff(line, axis=0)).sum() for line in [*inside, *outside])
     assert length == pytest.approx(2 * (width + height), rel=1e-6)
-    for one in inside:
-        assert (one >= -1e-9).all() and (one <= np.array(size[::-1]) + 1e-9).all()
-    for one in outside:
-        middle = one.mean(0)
+    for line in inside:
+        assert (line >= -1e-9).all() and (line <= np.array(size[::-1]) + 1e-9).all()
+    for line in outside:
+        middle = line.mean(0)
         assert not ((middle > 0) & (middle < size[::-1])).all()
 
 
@@ -132,7 +132,7 @@ VISION = {
 def test_steps_are_told_apart_by_the_colour_blind_and_in_grey(kind):
     from matplotlib.colors import to_rgb
 
-    colours = np.array([to_rgb(one) for one in step_colours(6)])
+    colours = np.array([to_rgb(colour) for colour in step_colours(6)])
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     if kind != "grey":
         linear = (linear @ np.array(VISION[kind]).T).clip(0, 1)

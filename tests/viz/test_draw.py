@@ -64,10 +64,10 @@ def test_attention_is_drawn_at_more_or_fewer_steps_than_the_models_own(steps):
 
 
 def test_the_same_photo_gives_the_same_bytes():
-    one, other = (
+    first, second = (
         figure_bytes(figures.story(recorded(tiny_model(), noise_photo())), "svg") for _ in range(2)
     )
-    assert one == other
+    assert first == second
 
 
 def test_pictures_for_tensorboard():
@@ -134,7 +134,7 @@ def test_runs_are_not_compared_on_different_photos(tmp_path, capsys):
     manifest["fold"] = (np.arange(len(manifest)) % 2).astype(float)
     manifest.loc[manifest["split"] == "test", "fold"] = np.nan
     manifest.to_csv(data / "manifest.csv", index=False)
-    one, fold, more = (
+    base, fold, more = (
         str(save_run(tmp_path / name, data, 3, **fields))
         for name, fields in {
             "one": {"fold": 0},
@@ -143,10 +143,10 @@ def test_runs_are_not_compared_on_different_photos(tmp_path, capsys):
         }.items()
     )
     for other, split in ((fold, "valid"), (more, "train")):
-        assert main([one, "--compare", other, "--split", split]) == 2
+        assert main([base, "--compare", other, "--split", split]) == 2
         error = capsys.readouterr().err
         assert "holds other photos" in error and error.count("\n") == 1
-    assert main([one, "--compare", fold]) == 0
+    assert main([base, "--compare", fold]) == 0
 
 
 def test_animation_has_a_frame_a_step_and_plays_in_browsers(tmp_path):
@@ -154,12 +154,12 @@ def test_animation_has_a_frame_a_step_and_plays_in_browsers(tmp_path):
     for several in (records[:1], records):
         frames = animation.draw_frames(several)
         assert len(frames) == 4  # before the first step, and after each of three
-        assert len({one.shape for one in frames}) == 1
+        assert len({frame.shape for frame in frames}) == 1
         with Image.open(animation.save(several, tmp_path / "one.gif")) as gif:
             assert gif.n_frames == 4 and gif.info["loop"] == 0
         content = animation.save(several, tmp_path / "one.mp4").read_bytes()
         assert b"avc1" in content  # H.264
-    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_report_holds_everything_and_names_no_address(run_folder, tmp_path):
@@ -170,8 +170,8 @@ def test_report_holds_everything_and_names_no_address(run_folder, tmp_path):
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     data = json.loads(found[1])
     assert len(data["photos"]) == 5
-    one = data["photos"][0]
-    assert len(one["belief"]) == 3 and len(one["surfaces"][0]["boxes"]) == 3
+    photo = data["photos"][0]
+    assert len(photo["belief"]) == 3 and len(photo["surfaces"][0]["boxes"]) == 3
     assert data["whole"]["inside"] is not None
     assert [curve["title"] for curve in data["training"]] == ["Loss", "Accuracy"]
 
@@ -181,8 +181,8 @@ def test_curves_of_the_report_are_those_that_training_writes(photos, tmp_path):
     curves = training_curves(tmp_path / "run" / "metrics.csv")
     assert [curve["title"] for curve in curves] == ["Loss", "Accuracy"]
     for curve in curves:
-        assert [one["name"] for one in curve["series"]] == ["train", "valid"]
-        assert all(value is not None for one in curve["series"] for value in one["values"])
+        assert [series["name"] for series in curve["series"]] == ["train", "valid"]
+        assert all(value is not None for series in curve["series"] for value in series["values"])
 
 
 def test_a_class_name_cannot_break_out_of_the_report():
@@ -212,7 +212,7 @@ def test_mistakes_are_said_in_one_line(run_folder, tmp_path, capsys, words, says
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"this is no photo")
     names = {"RUN": str(run_folder), "BROKEN": str(broken)}
-    assert main([names.get(one, one) for one in words]) == 2
+    assert main([names.get(word, word) for word in words]) == 2
     error = capsys.readouterr().err
     assert names.get(says, says) in error and error.count("\n") == 1
 

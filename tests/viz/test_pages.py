@@ -63,7 +63,7 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
 
         def shown() -> list:
             found = driver.find_elements(By.CSS_SELECTOR, "#photos .thumb")
-            return [one for one in found if one.is_displayed()]
+            return [element for element in found if element.is_displayed()]
 
         wait_for(lambda: boxes() == 3)
         says = driver.find_element(By.ID, "verdict").get_attribute("data-predicted")
@@ -126,7 +126,7 @@ def test_report_fits_a_phone_and_follows_the_system_to_dark(report):
         )
         assert wide <= room == 390
         paper = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
-        assert max(int(one) for one in re.findall(r"\d+", paper)[:3]) < 60
+        assert max(int(value) for value in re.findall(r"\d+", paper)[:3]) < 60
         assert complaints(driver) == []
 
 
@@ -240,7 +240,7 @@ def test_app_says_what_is_wrong_with_an_upload(app, tmp_path):
 
         def complaint() -> str:
             found = driver.find_elements(By.CSS_SELECTOR, ".toast-body")
-            return " ".join(one.text for one in found)
+            return " ".join(element.text for element in found)
 
         words = wait_for(complaint)
         assert "not an image" in words and "/" not in words  # and no path of this machine

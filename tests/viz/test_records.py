@@ -102,7 +102,7 @@ def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
     record = recorded(model, noise_photo())
     photo, feature_map = record.surfaces
     assert feature_map.size == photo.size == (24, 32)
-    assert [one is photo for one in record.photo_surfaces] == [True]
+    assert [surface is photo for surface in record.photo_surfaces] == [True]
     of_photo, of_map = (surface_entry(record, surface) for surface in record.surfaces)
     assert of_photo["onPhoto"] and of_photo["image"] is None
     assert not of_map["onPhoto"] and of_map["image"] == picture(feature_map.image_HWC)
@@ -131,10 +131,10 @@ def test_settled_is_the_step_from_which_the_answer_stayed():
 
 def test_sampled_paths_are_many_and_the_same_every_time():
     model = tiny_model()
-    one, other = (sampled_locations(model, noise_photo(), 8) for _ in range(2))
-    assert one.shape == (8, 3, 1, 2)
-    np.testing.assert_array_equal(one, other)
-    assert one.std(0).max() > 0.01
+    first, again = (sampled_locations(model, noise_photo(), 8) for _ in range(2))
+    assert first.shape == (8, 3, 1, 2)
+    np.testing.assert_array_equal(first, again)
+    assert first.std(0).max() > 0.01
 
 
 def test_feature_colours_agree_between_a_map_and_its_patches():

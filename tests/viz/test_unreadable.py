@@ -26,12 +26,12 @@ def damaged(monkeypatch):
     """To be filled with (name of a photo, glimpses of the run that cannot read it). Each photo
     stands alone, as large ones do."""
     gone = set()
-    look = records.record_batch
+    record_batch = records.record_batch
 
     def look_or_fail(model, photos, classes, **how):
         if (photos[0].name, model.config.num_glimpses) in gone:
             raise UnreadablePhoto(f"{photos[0].name}: cannot read", None)
-        return look(model, photos, classes, **how)
+        return record_batch(model, photos, classes, **how)
 
     monkeypatch.setattr(records, "record_batch", look_or_fail)
     monkeypatch.setattr(records, "may_share_batch", lambda photo, other: False)
@@ -59,8 +59,8 @@ def report_of(run_folder, out):
 def test_galleries_of_the_report_hold_the_photos_that_they_are_of(run_folder, tmp_path, damaged):
     def galleries(data):
         return {
-            one["title"]: [data["photos"][place]["name"] for place in one["photos"]]
-            for one in data["galleries"]
+            gallery["title"]: [data["photos"][place]["name"] for place in gallery["photos"]]
+            for gallery in data["galleries"]
         }
 
     before = report_of(run_folder, tmp_path)
@@ -87,8 +87,8 @@ def test_named_photos_are_compared_with_themselves(
     words = [str(run_folder), *map(str, files), str(twin), "--compare", str(other_run_folder),
              "--out", str(tmp_path)]  # fmt: skip
     assert main(words) == 0
-    assert [one.photo.path for one, _ in pairs] == [*files[1:3], *files[4:], twin]
-    assert all(one.photo.path == other.photo.path for one, other in pairs)
+    assert [left.photo.path for left, _ in pairs] == [*files[1:3], *files[4:], twin]
+    assert all(left.photo.path == right.photo.path for left, right in pairs)
     damaged |= {(file.name, SECOND) for file in files}
     assert main(words) == 2
 
@@ -97,12 +97,12 @@ def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
     run_folder, other_run_folder, tmp_path, monkeypatch, pairs
 ):
     gone = {FIRST: "test/bar/0.png", SECOND: "test/ring/2.png"}
-    look, overview, wholes = compare.record_split, compare.compare_overview, []
+    record_split, overview, wholes = compare.record_split, compare.compare_overview, []
 
     def look_at_the_rest(run, split):
         wanted = [name != gone[run.config.model.num_glimpses] for name in split.dataset.names]
         split.keep(np.flatnonzero(wanted))
-        return look(run, split)
+        return record_split(run, split)
 
     monkeypatch.setattr(compare, "record_split", look_at_the_rest)
     monkeypatch.setattr(
@@ -115,7 +115,7 @@ def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
     assert wholes[0].names == wholes[1].names
     assert len(wholes[0].names) == 4 and not set(gone.values()) & set(wholes[0].names)
     assert len(pairs) == 4
-    assert all(one.photo.name == other.photo.name for one, other in pairs)
+    assert all(left.photo.name == right.photo.name for left, right in pairs)
 
 
 def test_the_app_says_what_is_wrong_with_a_damaged_photo(run_folder, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_runs import save_run
 
-from stacked_ram.evaluation import predictions as looks
+from stacked_ram.evaluation import predictions
 from stacked_ram.models.attention.base import region_centres
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.viz import gallery
@@ -25,7 +25,7 @@ def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
         "dataset": "letters",
         "split": "test",
         "classes": ("a", "b", "c", "d"),
-        "names": [str(one) for one in range(count)],
+        "names": [str(number) for number in range(count)],
         "labels_N": labels,
         "predicted_NT": rng.integers(0, 4, (count, steps)),
         "true_NT": rng.random((count, steps)),
@@ -74,9 +74,9 @@ def test_the_density_of_cells_has_no_stripes(cells):
 
 
 def test_only_places_that_the_policy_chose_are_binned_by_its_cells():
-    one = whole(cells=(8, 10))  # its first glimpse is not chosen
-    assert [one.cells_at(step) for step in range(3)] == [None, (8, 10), (8, 10)]
-    places, cells = chosen_locations(one, one.labels_N == 2)
+    results = whole(cells=(8, 10))  # its first glimpse is not chosen
+    assert [results.cells_at(step) for step in range(3)] == [None, (8, 10), (8, 10)]
+    places, cells = chosen_locations(results, results.labels_N == 2)
     assert places.shape == (20, 2) and cells == (8, 10)
     fixed = whole(cells=(8, 10), chosen_T=(False, False, False))
     places, cells = chosen_locations(fixed, fixed.labels_N == 2)
@@ -96,40 +96,40 @@ def test_the_cells_come_from_the_run(fields, cells, photos, tmp_path):
                       first_location="learned", **fields)  # fmt: skip
     run = load_run(folder, "cpu")
     with Split(run, "test", None) as split:
-        one = record_split(run, split)
-    assert one.cells == cells
+        results = record_split(run, split)
+    assert results.cells == cells
     if cells:
-        middles = (one.locations_NTS2[..., 0] + 1) / 2 * cells[1]
+        middles = (results.locations_NTS2[..., 0] + 1) / 2 * cells[1]
         np.testing.assert_allclose(middles % 1, 0.5, atol=1e-5)
 
 
 def test_galleries_choose_by_the_models_own_numbers():
-    one = whole()
-    assert one.true_NT[gallery.best(one)[0], -1] == one.true_NT[:, -1].max()
-    wrong = gallery.worst(one)
-    assert not one.right_N[wrong].any()
-    assert one.confidence_NT[wrong[0], -1] == one.confidence_NT[~one.right_N, -1].max()
-    assert one.changes_N[gallery.changed(one)[0]] == one.changes_N.max()
-    rows = gallery.one_per_class(one)
-    np.testing.assert_array_equal(np.sort(one.labels_N[rows]), np.arange(4))
-    for true, answer, members in gallery.confused(one):
-        assert (one.labels_N[members] == true).all() and true != answer
-        assert (one.predicted_NT[members, -1] == answer).all()
+    results = whole()
+    assert results.true_NT[gallery.best(results)[0], -1] == results.true_NT[:, -1].max()
+    wrong = gallery.worst(results)
+    assert not results.right_N[wrong].any()
+    assert results.confidence_NT[wrong[0], -1] == results.confidence_NT[~results.right_N, -1].max()
+    assert results.changes_N[gallery.changed(results)[0]] == results.changes_N.max()
+    rows = gallery.one_per_class(results)
+    np.testing.assert_array_equal(np.sort(results.labels_N[rows]), np.arange(4))
+    for true, answer, members in gallery.confused(results):
+        assert (results.labels_N[members] == true).all() and true != answer
+        assert (results.predicted_NT[members, -1] == answer).all()
 
 
 def test_photos_that_tell_models_apart_are_those_that_only_one_gets_right():
-    one, other = whole(), whole(predicted_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
-    rows = distinguishing(one, other, 4)
-    assert (one.right_N[rows] != other.right_N[rows]).all()
-    np.testing.assert_array_equal(one.right_N[rows], [True, False, True, False])
+    results, other = whole(), whole(predicted_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
+    rows = distinguishing(results, other, 4)
+    assert (results.right_N[rows] != other.right_N[rows]).all()
+    np.testing.assert_array_equal(results.right_N[rows], [True, False, True, False])
 
 
 def test_pictures_say_what_the_test_says(photos, tmp_path):
     run = load_run(save_run(tmp_path, photos, 3, precision="bf16"), "cpu")
     with Split(run, "test", None) as split:
-        one = record_split(run, split)
-        drawn = list(record_photos(run, split.photos(np.arange(len(one.labels_N)))))
-        tested = looks.predict_split(run.model, split.loader, precision="bf16")
+        results = record_split(run, split)
+        drawn = list(record_photos(run, split.photos(np.arange(len(results.labels_N)))))
+        tested = predictions.predict_split(run.model, split.loader, precision="bf16")
     beliefs = [record.beliefs_TN[-1, record.photo.label] for record in drawn]
-    np.testing.assert_allclose(one.true_NT[:, -1], beliefs, atol=1e-6)
-    np.testing.assert_allclose(one.true_NT[:, -1], np.exp(-tested.loss_N), atol=1e-6)
+    np.testing.assert_allclose(results.true_NT[:, -1], beliefs, atol=1e-6)
+    np.testing.assert_allclose(results.true_NT[:, -1], np.exp(-tested.loss_N), atol=1e-6)
