@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -21,26 +21,28 @@ LIMIT, REPORT_LIMIT = 12, 100
 class Viz:
     """Draw where a trained model looked, in which order, and what it believed after each glimpse.
 
-    The run says everything else. With photos: one picture of each. Without: an overview and
-    galleries of the whole test split, and one picture each of a sample of it.
+    With photos: one picture of each. Without: an overview and galleries of the whole test split,
+    and a picture of each photo of a sample of it.
     """
 
-    run: Positional[Path]
+    run: Annotated[
+        Positional[Path | None], tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
+    ] = None
     """Run folder or weights file."""
     files: Positional[tuple[Path, ...]] = ()
     """Photos, or folders of photos."""
     photos: tuple[Path, ...] = ()
-    """The same as a flag: photos, or folders of photos."""
+    """More photos, or folders of photos."""
     out: Path | None = None
     """Output folder. Default: RUN/pictures; the report: RUN."""
     format: Literal["png", "svg", "pdf"] = "png"
     """Format of the pictures."""
     limit: int | None = None
-    """Photos drawn one by one. Default: 12; in the report: 100."""
+    """The most photos to draw one by one. Default: 12; in the report: 100."""
     glimpses: int | None = None
     """Glimpses at each photo. Default: the run's."""
     separate: bool = False
-    """Scan path, patch strip and belief as a picture each."""
+    """Draw scan path, patch strip and belief as a picture each."""
     attention: bool = False
     """Also draw maps of the attention at each step over the photos."""
     animate: bool = False
@@ -60,7 +62,7 @@ class Viz:
     split: Literal["test", "valid", "train"] = "test"
     """Split to draw when no photos are given."""
     dataset: Path | None = None
-    """Folder of the run's data set now. Default: where it was in training."""
+    """Where the run's data set lies now. Default: where it was in training."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
 
@@ -71,15 +73,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(options: Viz) -> int:
+    if options.run is None:
+        raise UserError(
+            f"RUN is missing: give the folder of a run, as in `{program('viz')} results/demo`;"
+            f" `{program()} demo` makes that one"
+        )
     check(options)
     sleep_at_barriers_if_busy()
-    for path in draw(options):
+    for path in draw(options.run, options):
         print(path)
     return 0
 
 
 def check(options: Viz) -> None:
-    """Refuse options that cannot go together, before anything is loaded."""
+    """Raise UserError for options that cannot go together, before anything is loaded."""
     for name in ("limit", "glimpses"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -94,53 +101,52 @@ def check(options: Viz) -> None:
         raise UserError("--one-per-class: takes its photos from the data set; name none")
 
 
-def draw(options: Viz) -> list[Path]:
-    """Do what the options ask; returns the files that were written."""
+def draw(run: Path, options: Viz) -> list[Path]:
+    """Draw what the options ask for; returns the files that were written."""
     where: dict[str, Any] = {
         "split": options.split, "dataset": options.dataset, "device": options.device,
     }  # fmt: skip
     if options.app:
         from stacked_ram.viz.app import serve
 
-        serve(options.run, options.compare, host=options.host, port=options.port, **where)
+        serve(run, options.compare, host=options.host, port=options.port, **where)
         return []
     where |= {"out": options.out, "format": options.format}
     if options.one_per_class:
         from stacked_ram.viz.draw import draw_one_per_class
 
-        return draw_one_per_class(options.run, **where)
-    where |= {"photos": named_photos(options), "limit": limit(options)}
+        return draw_one_per_class(run, **where)
+    limit = options.limit or (REPORT_LIMIT if options.report else LIMIT)
+    where |= {"photos": named_photos(options, limit), "limit": limit}
     where |= {"num_glimpses": options.glimpses}
     if options.report:
         from stacked_ram.viz.report import write_report
 
         del where["format"]
-        return [write_report(options.run, **where)]
+        return [write_report(run, **where)]
     if options.compare is not None:
         from stacked_ram.viz.compare import compare_runs
 
-        return compare_runs(options.run, options.compare, **where)
+        return compare_runs(run, options.compare, **where)
     from stacked_ram.viz.draw import draw_run
 
     return draw_run(
-        options.run, separate=options.separate, attention=options.attention,
-        animate=options.animate, **where,
-    )  # fmt: skip
+        run,
+        separate=options.separate,
+        attention=options.attention,
+        animate=options.animate,
+        **where,
+    )
 
 
-def limit(options: Viz) -> int:
-    return options.limit or (REPORT_LIMIT if options.report else LIMIT)
-
-
-def named_photos(options: Viz) -> list[Path] | None:
-    """The files of the photos that were named, None without any; says so when --limit leaves some
+def named_photos(options: Viz, limit: int) -> list[Path] | None:
+    """The files of the photos that were named, or None; prints a note where the limit leaves some
     out."""
     from stacked_ram.viz.photos import photo_files
 
     if not (options.files or options.photos):
         return None
     files = photo_files([*options.files, *options.photos])
-    most = limit(options)
-    if len(files) > most:
-        print(f"drawing {most} of {len(files)} photos; --limit {len(files)} draws all")
+    if len(files) > limit:
+        print(f"drawing {limit} of {len(files)} photos; --limit {len(files)} draws all")
     return files

@@ -196,6 +196,7 @@ def test_a_class_name_cannot_break_out_of_the_report():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ([], "RUN is missing"),
         (["nowhere"], "no such run"),
         (["RUN", "no_such_photo.jpg"], "no such photo"),
         (["RUN", "--limit", "0"], "below 1"),
