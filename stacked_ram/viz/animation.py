@@ -64,11 +64,11 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     lines = 1.55
     sheet = Sheet(PAGE, TITLE + max(tall, known_tall + 0.3 + bars) + lines + 2 * EDGE)
     if steps == record.steps:
-        words, colour = verdict(record)
+        text, colour = verdict(record)
     else:
-        words = f"after {steps} of {record.steps} glimpses" if steps else "before the first glimpse"
+        text = f"after {steps} of {record.steps} glimpses" if steps else "before the first glimpse"
         colour = QUIET
-    sheet.text(EDGE, 0.2, fitted(words, PAGE - 2 * EDGE, 10, "bold"), fontsize=10, color=colour,
+    sheet.text(EDGE, 0.2, fitted(text, PAGE - 2 * EDGE, 10, "bold"), fontsize=10, color=colour,
                fontweight="bold")  # fmt: skip
     axes = sheet.axes(EDGE, TITLE, wide, tall)
     draw_surface(axes, surface, view, last=steps)
@@ -105,8 +105,8 @@ def grid_frame(records: Sequence[PhotoRecord], steps: int) -> Figure:
         draw_surface(
             sheet.axes(x, y, wide, high), surface, view, last=done, weight=0.8, nested=False
         )
-        words, colour = prediction_after(record, done)
-        sheet.text(x + wide / 2, y + high + 0.14, fitted(words, side, 7.5, "bold"), fontsize=7.5,
+        text, colour = prediction_after(record, done)
+        sheet.text(x + wide / 2, y + high + 0.14, fitted(text, side, 7.5, "bold"), fontsize=7.5,
                    color=colour, ha="center", fontweight="bold")  # fmt: skip
     return sheet.figure
 
@@ -115,8 +115,8 @@ def prediction_after(record: PhotoRecord, steps: int) -> tuple[str, str]:
     """The prediction after this many steps, and its colour."""
     if steps == 0:
         return "…", QUIET
-    words, colour = verdict(record.until(steps))
-    return words.split(", is ")[0], colour
+    text, colour = verdict(record.until(steps))
+    return text.split(", is ")[0], colour
 
 
 def save(records: PhotoRecord | Sequence[PhotoRecord], path: str | Path) -> Path:

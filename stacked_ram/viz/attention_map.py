@@ -41,15 +41,15 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     rows = -(-record.steps // columns)
     if weights_TYX is None:
         sampled_MTS2 = sampled_locations(model, record.photo, SAMPLES, record.steps)
-        words = (
+        text = (
             f"Light: density of {SAMPLES} sampled scan paths. Cross and ring: mean and standard"
             " deviation of the policy in the deterministic pass."
         )
     else:
-        words = "Light: weight of each region before the glimpse. Cross: where the model looked."
+        text = "Light: weight of each region before the glimpse. Cross: where the model looked."
     sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
     draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
-    sheet.text(EDGE, TITLE + 0.06, words, fontsize=7, color=QUIET)
+    sheet.text(EDGE, TITLE + 0.06, text, fontsize=7, color=QUIET)
     colours = step_colours(record.steps)
     for row, level in enumerate(levels):
         for step in range(record.steps):
@@ -59,17 +59,17 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
             draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
             if weights_TYX is None:
-                words = draw_policy(axes, record, sampled_MTS2[:, step, level], step, level)
+                text = draw_policy(axes, record, sampled_MTS2[:, step, level], step, level)
             else:
-                words = draw_weights(axes, record, weights_TYX[step], step)
+                text = draw_weights(axes, record, weights_TYX[step], step)
             if len(all_levels) > 1:
-                words = f"level {level + 1}: {words}"
-            head.text(0.22, 0.14, words, fontsize=7, color=QUIET, va="center_baseline")
+                text = f"level {level + 1}: {text}"
+            head.text(0.22, 0.14, text, fontsize=7, color=QUIET, va="center_baseline")
     return sheet.figure
 
 
 def draw_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray, step: int) -> str:
-    """Draw the regions' weights (rows x columns) as light; returns a few words about them."""
+    """Draw the regions' weights (rows x columns) as light; returns a caption."""
     chosen = bool(weights.sum() > 0)
     draw_light(axes, record, weights, least=2 / weights.size)
     if chosen and weights.size <= 16:
@@ -95,7 +95,7 @@ def write_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray) -> None:
 def draw_policy(
     axes: Axes, record: PhotoRecord, sampled_M2: np.ndarray, step: int, level: int
 ) -> str:
-    """Draw the density of sampled locations and the policy's mean and std; returns a few words."""
+    """Draw the density of sampled locations and the policy's mean and std; returns a caption."""
     height, width = record.photo.size
     shape = record.photo.true_aspect
     columns = FINE if shape <= 1 else odd(FINE / shape)

@@ -256,7 +256,7 @@ def from_line(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
 
 
 def draw_tag(
-    axes: Axes, place: tuple[float, float], words: str, colour: str, size: float = TAG
+    axes: Axes, place: tuple[float, float], text: str, colour: str, size: float = TAG
 ) -> None:
     """A number in a disk of its step's colour."""
     axes.plot(
@@ -264,6 +264,6 @@ def draw_tag(
         markeredgecolor="#ffffff", markeredgewidth=0.9,
     )  # fmt: skip
     axes.text(
-        *place, words, ha="center", va="center_baseline", fontsize=1.36 * size, zorder=51,
+        *place, text, ha="center", va="center_baseline", fontsize=1.36 * size, zorder=51,
         fontweight="bold", color="#ffffff" if is_dark(colour) else "#14161a", clip_on=False,
     )  # fmt: skip

@@ -152,8 +152,8 @@ def compare_figure(
         sheet.text(x + side / 2, 0.22, fitted(name, side, 9, "bold"), fontsize=9, ha="center",
                    fontweight="bold", color=RUNS[number])  # fmt: skip
     known = all(pair[0].photo.label is not None for pair in pairs)
-    words = "belief in the true class" if known else "belief in its prediction"
-    sheet.text(PAGE - EDGE - chart / 2, 0.22, words, fontsize=8, ha="center")
+    text = "belief in the true class" if known else "belief in its prediction"
+    sheet.text(PAGE - EDGE - chart / 2, 0.22, text, fontsize=8, ha="center")
     y = 0.34
     for pair, tall in zip(pairs, talls, strict=True):
         for number, record in enumerate(pair):
@@ -218,7 +218,7 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     endings = [f"{name}: {100 * whole.right_N.mean():.1f} %"
                for name, whole in zip(names, wholes, strict=True)]  # fmt: skip
     axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
-    legend(axes, lines, [fitted(words, 2.2, 6.5) for words in endings])
+    legend(axes, lines, [fitted(text, 2.2, 6.5) for text in endings])
     draw_agreement(sheet, first.right_N, second.right_N, names)
     y = 2.75
     for number, whole in enumerate(wholes):

@@ -47,10 +47,10 @@ LINES_BOTTOM = 0.36
 
 def draw_title(sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float) -> None:
     """The prediction, and the photo's name at the right."""
-    words, colour = verdict(record)
-    sheet.text(x, y, fitted(words, width, 10, "bold"), color=colour, fontsize=10,
+    text, colour = verdict(record)
+    sheet.text(x, y, fitted(text, width, 10, "bold"), color=colour, fontsize=10,
                fontweight="bold")  # fmt: skip
-    left = width - text_width(words, 10, "bold") - 0.3
+    left = width - text_width(text, 10, "bold") - 0.3
     name = fitted(record.photo.name, left, 7) if left > 0.5 else ""
     sheet.text(x + width, y, name, color=QUIET, fontsize=7, ha="right")
 

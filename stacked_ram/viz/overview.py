@@ -91,9 +91,9 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     return sheet.figure
 
 
-def heading(sheet: Sheet, y: float, words: str, more: str) -> None:
-    sheet.text(EDGE, y + 0.14, words, fontsize=8.5, fontweight="bold")
-    sheet.text(EDGE + text_width(words, 8.5, "bold") + 0.12, y + 0.14, more, fontsize=7.5,
+def heading(sheet: Sheet, y: float, text: str, more: str) -> None:
+    sheet.text(EDGE, y + 0.14, text, fontsize=8.5, fontweight="bold")
+    sheet.text(EDGE + text_width(text, 8.5, "bold") + 0.12, y + 0.14, more, fontsize=7.5,
                color=QUIET)  # fmt: skip
 
 
@@ -184,10 +184,10 @@ def draw_charts(sheet: Sheet, whole: WholeSet, y: float, inner: float) -> None:
         draw_inside(sheet.axes(rooms[2] + 0.42, y + 0.24, *size), whole)
 
 
-def step_axis(axes: Axes, steps: np.ndarray, words: str = "after glimpse") -> None:
+def step_axis(axes: Axes, steps: np.ndarray, text: str = "after glimpse") -> None:
     axes.set_xticks(steps, ["glance" if step == 0 else str(step) for step in steps])
     axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
-    axes.set_xlabel(words, labelpad=2)
+    axes.set_xlabel(text, labelpad=2)
 
 
 def percent_axis(axes: Axes, low: float, high: float) -> None:

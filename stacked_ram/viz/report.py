@@ -147,7 +147,7 @@ def page_data(
     """What the page's script reads, without the photos."""
     model = run.config.model
     counts = {record.steps for record in records}
-    words = [
+    parts = [
         f"{counted(max(counts), 'glimpse')} of {counted(model.num_patches, 'patch', 'patches')},"
         f" {model.patch_size} px",
         f"{model.attention} attention",
@@ -157,23 +157,23 @@ def page_data(
     if whole is not None:
         photos = counted(len(whole.labels_N), "photo")
         accuracy = 100 * whole.right_N.mean()
-        words.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({whole.dataset}, {whole.split})")
+        parts.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({whole.dataset}, {whole.split})")
         counts.add(whole.steps)
     return {
         "title": run.folder.resolve().name,
-        "facts": " · ".join(words),
+        "summary": " · ".join(parts),
         "footer": f"{run.path} · made {now()}",
         "classes": list(run.classes),
         "colours": {count: step_colours(count) for count in sorted(counts)},
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
-        "galleries": placed(galleries, records),
+        "galleries": numbered(galleries, records),
         "whole": None if whole is None else whole_entry(whole),
         "training": training_curves(run.folder / "metrics.csv"),
     }
 
 
-def placed(
+def numbered(
     galleries: Sequence[dict[str, Any]], records: Sequence[PhotoRecord]
 ) -> list[dict[str, Any]]:
     """The galleries with the numbers of photos on the page instead of their names, without empty

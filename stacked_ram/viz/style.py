@@ -113,11 +113,11 @@ class Sheet:
         axes.axis("off")
         return axes
 
-    def text(self, x: float, y: float, words: str, **options: Any) -> None:
+    def text(self, x: float, y: float, text: str, **options: Any) -> None:
         options = {"va": "baseline", "fontfamily": STYLE["font.family"], **options}
         options.setdefault("color", INK)
         options.setdefault("fontsize", 8)
-        self.figure.text(x / self.width, 1 - y / self.height, words, **options)
+        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
 
 
 def show_image(
@@ -140,33 +140,33 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 @lru_cache(maxsize=8192)
-def text_width(words: str, size: float, weight: str = "normal") -> float:
+def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width in inches."""
-    if not words.strip():
+    if not text.strip():
         return 0.0
     font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
-    return TextPath((0, 0), words, prop=font).get_extents().x1 / 72
+    return TextPath((0, 0), text, prop=font).get_extents().x1 / 72
 
 
-def fitted(words: str, width: float, size: float, weight: str = "normal") -> str:
-    """The words, cut with an ellipsis to a width in inches."""
-    if text_width(words, size, weight) <= width:
-        return words
-    for count in range(len(words) - 1, 0, -1):
-        cut = words[:count].rstrip() + "…"
+def fitted(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """The text, cut with an ellipsis to a width in inches."""
+    if text_width(text, size, weight) <= width:
+        return text
+    for count in range(len(text) - 1, 0, -1):
+        cut = text[:count].rstrip() + "…"
         if text_width(cut, size, weight) <= width:
             return cut
     return ""
 
 
 def shrunk(
-    words: str, width: float, size: float, least: float, weight: str = "normal"
+    text: str, width: float, size: float, least: float, weight: str = "normal"
 ) -> tuple[str, float]:
-    """The words and a type size that fit a width in inches: the type shrinks down to `least`, then
-    the words are cut."""
-    while size > least and text_width(words, size, weight) > width:
+    """The text and a type size that fit a width in inches: the type shrinks down to `least`, then
+    the text is cut."""
+    while size > least and text_width(text, size, weight) > width:
         size = max(size - 0.25, least)
-    return fitted(words, width, size, weight), size
+    return fitted(text, width, size, weight), size
 
 
 def spread_apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:

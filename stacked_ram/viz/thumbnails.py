@@ -31,17 +31,17 @@ def draw_small(
     roomy = width >= ROOMY
     draw_surface(axes, surface, view, weight=0.8 if roomy else 0.6, nested=False, numbers=roomy)
     lines, colour = caption(record, roomy)
-    for number, words in enumerate(lines):
-        words, size = shrunk(words, width, 6.8, 5.5)
-        sheet.text(x + width / 2, y + height + 0.13 + 0.115 * number, words, fontsize=size,
+    for number, text in enumerate(lines):
+        text, size = shrunk(text, width, 6.8, 5.5)
+        sheet.text(x + width / 2, y + height + 0.13 + 0.115 * number, text, fontsize=size,
                    color=INK if number else colour, ha="center")  # fmt: skip
 
 
 def caption(record: PhotoRecord, roomy: bool) -> tuple[list[str], str]:
     """One or two lines about the prediction, and the colour of the first."""
-    words, colour = verdict(record)
+    text, colour = verdict(record)
     if roomy:
-        said, _, true = words.partition(", is ")
+        said, _, true = text.partition(", is ")
         return ([said, f"is {true}"] if true else [said]), colour
     predicted = record.classes[record.predicted]
     label = record.photo.label

@@ -43,14 +43,14 @@ async function choose(index, step) {
   const photo = current();
   const pictures = await Promise.all([
     photo.glance ? load(photo.glance) : null,
-    ...photo.surfaces.map((one) => one.sprite ? load(one.sprite) : null),
+    ...photo.surfaces.map((surface) => surface.sprite ? load(surface.sprite) : null),
   ]);
   if (photo !== current()) return; // another one was chosen while the pictures were decoded
   state.pictures = pictures;
   $("step").max = steps(photo);
   state.step = step === undefined ? steps(photo) : step;
-  for (const one of document.querySelectorAll(".thumb")) {
-    one.setAttribute("aria-current", String(Number(one.dataset.photo) === index));
+  for (const thumb of document.querySelectorAll(".thumb")) {
+    thumb.setAttribute("aria-current", String(Number(thumb.dataset.photo) === index));
   }
   showSurfaces();
   show();
@@ -60,8 +60,8 @@ async function choose(index, step) {
 
 function showSurfaces() {
   const photo = current();
-  $("surfaces").replaceChildren(...(photo.surfaces.length < 2 ? [] : photo.surfaces.map((one, index) => {
-    const button = make("button", { type: "button", textContent: one.title });
+  $("surfaces").replaceChildren(...(photo.surfaces.length < 2 ? [] : photo.surfaces.map((surface, index) => {
+    const button = make("button", { type: "button", textContent: surface.title });
     button.onclick = () => { state.surface = index; show(); };
     return button;
   })));
@@ -188,15 +188,15 @@ function showLines(photo) {
   const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": "belief over the steps" });
   svg.append(draw("line", { x1: 8, x2: wide - 8, y1: low, y2: low, stroke: "var(--line)" }), draw("line", { x1: 8, x2: wide - 8, y1: high, y2: high, stroke: "var(--line)" }));
   const drawn = state.step + photo.first;
-  const line = (values, colour) => draw("polyline", { points: values.slice(0, drawn).map((one, index) => `${x(index)},${y(one)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.5 });
-  const own = photo.belief.map((one) => one.followed);
-  const confidences = photo.belief.map((one) => one.top[0][1]);
-  if (photo.label !== null && photo.belief.some((one) => one.top[0][0] !== photo.label)) svg.append(line(confidences, "var(--wrong)"));
+  const line = (values, colour) => draw("polyline", { points: values.slice(0, drawn).map((value, index) => `${x(index)},${y(value)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.5 });
+  const own = photo.belief.map((belief) => belief.followed);
+  const confidences = photo.belief.map((belief) => belief.top[0][1]);
+  if (photo.label !== null && photo.belief.some((belief) => belief.top[0][0] !== photo.label)) svg.append(line(confidences, "var(--wrong)"));
   svg.append(line(own || confidences, photo.label === null ? "var(--focus)" : "var(--right)"));
-  photo.belief.forEach((one, index) => {
+  photo.belief.forEach((belief, index) => {
     const step = index + 1 - photo.first;
     const tint = step > 0 ? colours(photo)[step - 1] : "#8d99a8";
-    if (index < drawn) svg.append(draw("circle", { cx: x(index), cy: y(one.followed), r: step === state.step ? 6 : 4, fill: tint, stroke: "#fff" }));
+    if (index < drawn) svg.append(draw("circle", { cx: x(index), cy: y(belief.followed), r: step === state.step ? 6 : 4, fill: tint, stroke: "#fff" }));
     svg.append(draw("text", { x: x(index), y: tall - 4, "text-anchor": "middle" }, String(step > 0 ? step : "glance")));
   });
   const words = photo.label === null ? "its prediction" : "the true class" + (own.length && svg.querySelectorAll("polyline").length > 1 ? ", and (orange) its prediction" : "");
@@ -236,7 +236,7 @@ function showStrips(photo) {
 
 // All patches so far where they were read, the finest on top.
 function showKnown(photo) {
-  const surfaces = photo.surfaces.filter((one) => one.onPhoto && one.sprite);
+  const surfaces = photo.surfaces.filter((surface) => surface.onPhoto && surface.sprite);
   $("knownbox").hidden = surfaces.length === 0;
   if (!surfaces.length) return;
   const [height, width] = surfaces[0].size;
@@ -259,7 +259,7 @@ function showKnown(photo) {
     if (!surfaces.includes(surface)) return;
     for (let step = 0; step < state.step; step++) surface.boxes[step].forEach((box, k) => pieces.push({ box, k, step, sprite: state.pictures[index + 1] }));
   });
-  pieces.sort((one, other) => (other.box[2] - other.box[0]) - (one.box[2] - one.box[0]) || one.step - other.step);
+  pieces.sort((a, b) => (b.box[2] - b.box[0]) - (a.box[2] - a.box[0]) || a.step - b.step);
   for (const { box, k, step, sprite } of pieces) {
     const side = sprite.width / steps(photo);
     pen.drawImage(sprite, step * side, k * side, side, side, box[0], box[1], box[2] - box[0], box[3] - box[1]);
@@ -294,7 +294,7 @@ function go(step) {
 }
 
 function neighbour(way) {
-  const shown = [...document.querySelectorAll("#photos .thumb:not([hidden])")].map((one) => Number(one.dataset.photo));
+  const shown = [...document.querySelectorAll("#photos .thumb:not([hidden])")].map((thumb) => Number(thumb.dataset.photo));
   if (!shown.length) return;
   const at = shown.indexOf(state.photo);
   choose(shown[((at < 0 ? 0 : at + way) + shown.length) % shown.length]);
@@ -333,17 +333,17 @@ function thumb(index) {
 function filter() {
   const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value;
   let count = 0;
-  for (const one of $("photos").children) {
-    const photo = data.photos[Number(one.dataset.photo)];
+  for (const thumb of $("photos").children) {
+    const photo = data.photos[Number(thumb.dataset.photo)];
     const fits = (!label || photo.label === Number(label)) && (!prediction || photo.correct === (prediction === "right")) && (!finalFrom || photo.finalFrom === Number(finalFrom));
-    one.hidden = !fits;
+    thumb.hidden = !fits;
     count += fits;
   }
   $("count").textContent = `${count} of ${data.photos.length}`;
 }
 
 function fillFilters() {
-  const labels = [...new Set(data.photos.map((one) => one.label).filter((one) => one !== null))].sort((a, b) => a - b);
+  const labels = [...new Set(data.photos.map((photo) => photo.label).filter((label) => label !== null))].sort((a, b) => a - b);
   $("byclass").append(...labels.map((label) => make("option", { value: label, textContent: data.classes[label] })));
   const most = Math.max(...data.photos.map(steps));
   for (let step = 1; step <= most; step++) $("byfinal").append(make("option", { value: step, textContent: counted(step, "glimpse") }));
@@ -356,7 +356,7 @@ function fillFilters() {
 
 function chart(title, series, options) {
   const wide = 340, tall = 200, left = 44, right = 10, top = 10, low = 168;
-  const all = series.flatMap((one) => one.values.filter((value) => value !== null));
+  const all = series.flatMap((curve) => curve.values.filter((value) => value !== null));
   let least = options.from ?? Math.min(...all), most = options.to ?? Math.max(...all);
   if (most - least < 1e-9) { least -= 0.05; most += 0.05; }
   const xs = options.xs;
@@ -365,7 +365,7 @@ function chart(title, series, options) {
   const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": title });
   const write = (value) => options.percent ? `${Math.round(100 * value)} %` : value >= 100 ? value.toFixed(0) : value.toFixed(2);
   const scale = 10 ** Math.floor(Math.log10((most - least) / 4));
-  const gap = [1, 2, 2.5, 5, 10].map((one) => one * scale).find((one) => (most - least) / one <= 5.01);
+  const gap = [1, 2, 2.5, 5, 10].map((step) => step * scale).find((step) => (most - least) / step <= 5.01);
   for (let value = Math.ceil(least / gap - 1e-9) * gap; value <= most + 1e-9; value += gap) {
     svg.append(draw("line", { x1: left, x2: wide - right, y1: y(value), y2: y(value), stroke: "var(--line)", "stroke-width": 0.7 }),
       draw("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, write(value)));
@@ -373,16 +373,16 @@ function chart(title, series, options) {
   const every = Math.max(1, Math.ceil(xs.length / 8));
   xs.forEach((value, index) => { if (index % every === 0) svg.append(draw("text", { x: x(value), y: low + 15, "text-anchor": "middle" }, String(options.names ? options.names[index] : value))); });
   svg.append(draw("text", { x: (left + wide) / 2, y: tall - 3, "text-anchor": "middle" }, options.below));
-  for (const one of series) {
-    const points = one.values.map((value, index) => value === null ? null : `${x(xs[index])},${y(value)}`).filter((place) => place);
-    svg.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: one.colour, "stroke-width": 2.2, "stroke-dasharray": one.dash || "" }));
-    if (xs.length <= 30 && !one.dash) one.values.forEach((value, index) => { if (value !== null) svg.append(draw("circle", { cx: x(xs[index]), cy: y(value), r: 3.2, fill: one.tints ? one.tints[index] : one.colour, stroke: "var(--card)" })); });
+  for (const curve of series) {
+    const points = curve.values.map((value, index) => value === null ? null : `${x(xs[index])},${y(value)}`).filter((place) => place);
+    svg.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: curve.colour, "stroke-width": 2.2, "stroke-dasharray": curve.dash || "" }));
+    if (xs.length <= 30 && !curve.dash) curve.values.forEach((value, index) => { if (value !== null) svg.append(draw("circle", { cx: x(xs[index]), cy: y(value), r: 3.2, fill: curve.tints ? curve.tints[index] : curve.colour, stroke: "var(--card)" })); });
   }
-  const legend = make("div", { className: "legend" }, ...(series.length < 2 ? [] : series.map((one) => {
+  const legend = make("div", { className: "legend" }, ...(series.length < 2 ? [] : series.map((curve) => {
     const key = make("i");
-    key.style.borderTopColor = one.colour;
-    if (one.dash) key.style.borderTopStyle = "dashed";
-    return make("span", {}, key, one.name);
+    key.style.borderTopColor = curve.colour;
+    if (curve.dash) key.style.borderTopStyle = "dashed";
+    return make("span", {}, key, curve.name);
   })));
   return make("div", { className: "chart" }, make("h3", { textContent: title }), svg, legend);
 }
@@ -426,12 +426,12 @@ function showWhole() {
 function showTraining() {
   if (!data.training.length) return;
   const colour = { train: "var(--focus)", valid: "var(--wrong)" };
-  $("training").append(make("h2", { textContent: "Training" }), make("div", { className: "charts" }, ...data.training.map((one) =>
-    chart(one.title, one.series.map((series) => ({ ...series, colour: colour[series.name] || "var(--right)" })), { xs: one.epochs, percent: one.percent, below: "epoch" }))));
+  $("training").append(make("h2", { textContent: "Training" }), make("div", { className: "charts" }, ...data.training.map((curve) =>
+    chart(curve.title, curve.series.map((series) => ({ ...series, colour: colour[series.name] || "var(--right)" })), { xs: curve.epochs, percent: curve.percent, below: "epoch" }))));
 }
 
 $("title").textContent = data.title;
-$("facts").textContent = data.facts;
+$("summary").textContent = data.summary;
 $("footer").textContent = data.footer;
 $("warnings").append(...data.warnings.map((textContent) => make("li", { textContent })));
 $("photos").append(...data.photos.map((_, index) => thumb(index)));
