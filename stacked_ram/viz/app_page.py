@@ -80,12 +80,9 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                 reason = str(error).removeprefix(f"{path}: ")
                 raise gradio.Error(reason, print_exception=False) from None
 
-        def forget() -> None:
-            return None
-
         def clicked(path: str | None, event: gradio.SelectData) -> Any:
             try:
-                return None if not path else location_of(path, event.index)
+                return location_of(path, event.index) if path else None
             except UserError:  # `look` reports what is wrong with the photo
                 return None
 
@@ -93,9 +90,9 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
         asked = [photo, model, count, confidence, place]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         how = quiet | {"trigger_mode": "always_last"}
-        photo.change(forget, None, place, **quiet).then(look, asked, shown, **how)
+        photo.change(lambda: None, None, place, **quiet).then(look, asked, shown, **how)
         photo.select(clicked, photo, place, **quiet).then(look, asked, shown, **how)
-        free.click(forget, None, place, **quiet).then(look, asked, shown, **how)
+        free.click(lambda: None, None, place, **quiet).then(look, asked, shown, **how)
         for touched in (again.click, model.change, count.release, confidence.release):
             touched(look, asked, shown, **how)
     return page

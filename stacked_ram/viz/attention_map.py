@@ -134,8 +134,7 @@ def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float
     axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",
                 zorder=2)  # fmt: skip
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def draw_cross(axes: Axes, record: PhotoRecord, location: np.ndarray) -> None:

@@ -62,13 +62,12 @@ def draw_surface(
     surface: Surface,
     view: View,
     *,
-    first: int = 0,
     last: int | None = None,
     weight: float = 1.0,
     nested: bool = True,
     numbers: bool = True,
 ) -> None:
-    """The photo with the boxes of steps first to last (from 0, last not included).
+    """The photo with the boxes of the first `last` steps (default: all).
 
     The axes must have the shape of the view. weight: of lines and numbers. nested: draw all boxes
     of a glimpse, or (in small pictures) the narrowest alone.
@@ -76,17 +75,16 @@ def draw_surface(
     height, width = surface.size
     left, top, right, bottom = view
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor=OUTSIDE)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     show_image(axes, surface.image_HWC, (0, width, height, 0))
     edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
     axes.add_patch(edge)
     steps = len(surface.boxes_TK4)
     colours = step_colours(steps)
-    shown = range(first, steps if last is None else last)
+    shown = range(steps if last is None else last)
     for step in shown:
         boxes_K4 = surface.boxes_TK4[step, : None if nested else 1]
-        below = coinciding(surface.boxes_TK4, step, first, surface.size)
+        below = coinciding(surface.boxes_TK4, step, surface.size)
         draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step, below)
     draw_path(axes, surface, view, shown, weight)
     if not numbers:
@@ -130,9 +128,9 @@ def draw_boxes(
                 )  # fmt: skip
 
 
-def coinciding(boxes_TK4: np.ndarray, step: int, first: int, size: tuple[float, float]) -> int:
-    """How many of the steps from `first` up to this one read boxes that look the same."""
-    moved_T = np.abs(boxes_TK4[first:step] - boxes_TK4[step]).max(axis=(1, 2))
+def coinciding(boxes_TK4: np.ndarray, step: int, size: tuple[float, float]) -> int:
+    """How many earlier steps read boxes that look the same."""
+    moved_T = np.abs(boxes_TK4[:step] - boxes_TK4[step]).max(axis=(1, 2))
     return int((moved_T < SAME * max(size)).sum())
 
 
@@ -182,12 +180,8 @@ def draw_path(
             connectionstyle="arc3,rad=0.12", shrinkA=2.2, shrinkB=2.2, linewidth=1.1 * weight,
             color="#ffffff", zorder=40,
         )  # fmt: skip
-        arrow.set_path_effects(
-            [
-                patheffects.Stroke(linewidth=2.6 * weight, foreground="#14161a"),
-                patheffects.Normal(),
-            ]
-        )
+        outline = patheffects.Stroke(linewidth=2.6 * weight, foreground="#14161a")
+        arrow.set_path_effects([outline, patheffects.Normal()])
         axes.add_patch(arrow)
     colours = step_colours(len(points_T2))
     for step in steps:
@@ -217,10 +211,7 @@ def place_tags(
     boxes_T4 = ((boxes_T4 - origin) * scale).reshape(-1, 4)  # in points of the axes
     limits = (np.array(view[2:]) - origin) * scale
     middles = np.stack([boxes_T4[:, [0, 2]].mean(1), boxes_T4[:, [1, 3]].mean(1)], 1)
-    ways = [
-        np.array(way)
-        for way in ((-1, -1), (1, -1), (1, 1), (-1, 1), (0, -1), (1, 0), (0, 1), (-1, 0))
-    ]
+    ways = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (0, -1), (1, 0), (0, 1), (-1, 0)])
     placed: list[np.ndarray] = []
     for step in steps:
         box = boxes_T4[step]

@@ -95,7 +95,6 @@ def draw_run(
         return drawer.files
     with Split(run, split, dataset) as opened:
         draw_split(drawer, run, opened, record_split(run, opened))
-        # as many of each class as its share of the split; the same every time
         draw(opened.photos(stratified(opened.dataset.labels, limit)))
     return drawer.files
 

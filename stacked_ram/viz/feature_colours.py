@@ -6,9 +6,9 @@ import numpy as np
 
 
 class FeatureColours:
-    """Fitted on one map, used on it and on the patches cut from it, so that colours agree.
+    """Colours of a map and of the patches cut from it, fitted on the map.
 
-    map_CHW: any number of channels; with one or two the missing colours stay in the middle.
+    map_CHW: any number of channels; with 1 or 2 the other colours stay in the middle.
     """
 
     def __init__(self, map_CHW: np.ndarray) -> None:

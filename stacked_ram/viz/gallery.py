@@ -83,16 +83,15 @@ CHOICES: dict[str, tuple[str, Callable[[WholeSet, int], np.ndarray]]] = {
 }
 
 
-def gallery_figure(photos: Sequence[PhotoRecord], title: str, more: str = "") -> Figure:
+def gallery_figure(photos: list[PhotoRecord], title: str) -> Figure:
     """Small scan paths under a heading."""
-    return rows_figure([("", list(photos))], title, more, COLUMNS)
+    return rows_figure([("", photos)], title, "", COLUMNS)
 
 
-def one_per_class_figure(photos: Sequence[PhotoRecord]) -> Figure:
+def one_per_class_figure(photos: list[PhotoRecord]) -> Figure:
     """One photo a class, up to ten in a row."""
-    columns = min(10, len(photos))
-    return rows_figure([("", list(photos))], "One photo of each class",
-                       "the one of median confidence", columns)  # fmt: skip
+    more, columns = "that of median confidence", min(10, len(photos))
+    return rows_figure([("", photos)], "One photo of each class", more, columns)
 
 
 def confused_figure(pairs: Sequence[tuple[str, list[PhotoRecord]]]) -> Figure:

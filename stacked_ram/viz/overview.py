@@ -48,7 +48,7 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     shape = whole.aspect
     levels = whole.locations_NTS2.shape[2]
     cell, tall = map_size(inner, max(whole.steps, 4), shape, 1.5)
-    classes = class_order(whole)[:MOST_CLASSES]
+    classes = whole.labels[:MOST_CLASSES]
     columns = min(6, max(len(classes), 1))
     class_cell, class_tall = map_size(inner, columns, shape, 1.1)
     class_rows = -(-len(classes) // columns)
@@ -68,13 +68,9 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     y += 0.26
     draw_charts(sheet, whole, y, inner)
     y += CHARTS + 0.2
-    some = "" if len(classes) == len(class_order(whole)) else f", {len(classes)} of them"
-    heading(
-        sheet,
-        y,
-        f"Where it looks in each class{some}",
-        "all locations that the model chose; below, the class's accuracy",
-    )
+    some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
+    explanation = "all locations that the model chose; below, the class's accuracy"
+    heading(sheet, y, f"Where it looks in each class{some}", explanation)
     y += 0.24
     for number, label in enumerate(classes):
         x = EDGE + number % columns * (class_cell + 0.1)
@@ -101,11 +97,6 @@ def map_size(width: float, columns: int, shape: float, most: float) -> tuple[flo
     """(width, height) of a map where this many stand in a row, at most `most` wide."""
     cell = min(width / columns - 0.1, most)
     return (cell, cell * shape) if shape <= 1.2 else (cell * 1.2 / shape, cell * 1.2)
-
-
-def class_order(whole: WholeSet) -> list[int]:
-    """Classes that have photos, in their own order."""
-    return [int(label) for label in np.unique(whole.labels_N)]
 
 
 def chosen_locations(
@@ -191,7 +182,7 @@ def step_axis(axes: Axes, steps: np.ndarray, text: str = "after glimpse") -> Non
 
 
 def percent_axis(axes: Axes, low: float, high: float) -> None:
-    """An axis in per cent, from a round number below the values to one above."""
+    """An axis in per cent, between round numbers around the values."""
     low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
     axes.set_ylim(low, high + 0.02 * (high - low))
     axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, 0, " %"))

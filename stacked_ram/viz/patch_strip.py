@@ -15,7 +15,7 @@ ROW = 0.145  # inches for one class of the top five
 
 
 def columns_of(record: PhotoRecord) -> int:
-    """One for each step, and one for a glance that starts the core."""
+    """Number of steps, and 1 more where a glance starts the core."""
     return len(beliefs(record)[0])
 
 

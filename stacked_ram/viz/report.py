@@ -32,7 +32,7 @@ from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs
 from stacked_ram.viz.boxes import view_of
 from stacked_ram.viz.draw import SplitName, loaded
-from stacked_ram.viz.overview import chosen_locations, class_order, density_of
+from stacked_ram.viz.overview import chosen_locations, density_of
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, Surface, record_photos
 from stacked_ram.viz.style import counted, step_colours
@@ -116,11 +116,10 @@ def page(
     if not records:
         raise UserError("--report: no photos to show")
     data = page_data(run, records, whole, galleries)
-    room = LARGEST * max(1.0, len(records) / 100)
     for side in SIDES:
         data["photos"] = [photo_entry(record, side) for record in records]
         content = filled(data)
-        if len(content) <= room:
+        if len(content) <= LARGEST * max(1.0, len(records) / 100):
             break
     return content
 
@@ -283,7 +282,7 @@ def whole_entry(whole: WholeSet) -> dict[str, Any]:
                 grid(*chosen_locations(whole, whole.labels_N == label), shape),
                 rounded(whole.right_N[whole.labels_N == label].mean()),
             ]
-            for label in class_order(whole)[:MOST_CLASSES]
+            for label in whole.labels[:MOST_CLASSES]
         ],
         "inside": None,
     }
@@ -313,20 +312,15 @@ def training_curves(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     table = pandas.read_csv(path)
+    epochs = table["epoch"].astype(int).tolist()
     curves = []
     for title, percent, columns in CURVES:
-        series = [
-            {
-                "name": part,
-                "values": [
-                    rounded(value) if np.isfinite(value) else None for value in table[column]
-                ],
-            }
-            for part, column in columns.items()
-            if column in table
-        ]
+        series = []
+        for part, column in columns.items():
+            if column in table:
+                values = [rounded(value) if np.isfinite(value) else None for value in table[column]]
+                series.append({"name": part, "values": values})
         if series:
-            epochs = table["epoch"].astype(int).tolist()
             curves.append({"title": title, "percent": percent, "epochs": epochs, "series": series})
     return curves
 

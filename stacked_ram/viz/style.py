@@ -83,7 +83,7 @@ def is_dark(colour: str) -> bool:
 
 
 def halo_of(colour: str) -> str:
-    """A colour that sets this one off from any photo."""
+    """A light or dark outline, with which the colour is seen on any photo."""
     return "#ffffff" if is_dark(colour) else "#14161a"
 
 
@@ -97,14 +97,9 @@ class Sheet:
         self.width, self.height = width, height
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        place = (
-            x / self.width,
-            1 - (y + height) / self.height,
-            width / self.width,
-            height / self.height,
-        )
+        left, bottom = x / self.width, 1 - (y + height) / self.height
         with mpl.rc_context(STYLE):
-            return self.figure.add_axes(place)
+            return self.figure.add_axes((left, bottom, width / self.width, height / self.height))
 
     def bare(self, x: float, y: float, width: float, height: float) -> Axes:
         """Axes without frame or ticks, in inches of this sheet, with (0, 0) at the top left."""
@@ -114,10 +109,8 @@ class Sheet:
         return axes
 
     def text(self, x: float, y: float, text: str, **options: Any) -> None:
-        options = {"va": "baseline", "fontfamily": STYLE["font.family"], **options}
-        options.setdefault("color", INK)
-        options.setdefault("fontsize", 8)
-        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
+        style = {"va": "baseline", "fontfamily": STYLE["font.family"], "color": INK, "fontsize": 8}
+        self.figure.text(x / self.width, 1 - y / self.height, text, **{**style, **options})
 
 
 def show_image(
@@ -130,8 +123,7 @@ def show_image(
 def frame(axes: Axes, colour: str, width: float = 1.6) -> None:
     """Axes without ticks, in a frame of this colour."""
     axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=colour, linewidth=width)
+    axes.spines[:].set(visible=True, color=colour, linewidth=width)
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

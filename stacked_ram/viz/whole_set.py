@@ -64,6 +64,11 @@ class WholeSet:
         return self.predicted_NT.shape[1]
 
     @property
+    def labels(self) -> list[int]:
+        """The classes that have photos."""
+        return np.unique(self.labels_N).tolist()
+
+    @property
     def changes_N(self) -> np.ndarray:
         """How often each photo's prediction changed from step to step."""
         return (self.predicted_NT[:, 1:] != self.predicted_NT[:, :-1]).sum(1)
