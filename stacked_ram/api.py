@@ -1,6 +1,6 @@
 """The functions of the public API; the command line calls the same ones.
 
-Each function imports its room when it is called: naming presets does not wait for torch, nor
+Each function imports its room when it is called: listing presets does not wait for torch, nor
 preparing photos for the training code.
 """
 
@@ -36,21 +36,21 @@ def prepare(
     training, validation and test photos. A call that was stopped continues where it was.
 
     Args:
-        source: a folder with a folder for each class, or another of the layouts that are known, or
-            an archive of one (.zip, .tar, .tar.gz). None with `download`.
-        dest: the folder to make. It must not exist, or hold the same data set.
+        source: a folder with a folder for each class or another known layout, or an archive of it
+            (.zip, .tar, .tar.gz). None with `download`.
+        dest: the folder to make: a new folder, or that of the same data set.
         progress: show progress bars.
         options: any option of the command line: `valid_ratio=0.2` and `test_ratio=0.2` (0 to 1),
             `short_side=256` (pixels), `download="flowers17"`, `overwrite=True`, and so on;
             `stacked_ram.preparation.options.PrepareOptions` describes them all.
 
     Returns:
-        What the data set holds; printing it shows the same as the command line.
+        What the data set holds; printed, the summary of the command line.
 
     Raises:
-        UserError: an option is unknown (the message names the nearest) or makes no sense, there
-            are no photos, or `dest` holds something else.
-        RunFailed: it could not be finished: the disk is full, or `strict` found a bad photo.
+        UserError: an option is unknown (the message names the nearest) or out of range, there are
+            no photos, or `dest` holds something else.
+        RunFailed: the disk is full, or `strict` found a bad photo.
     """
     from stacked_ram.preparation.options import PrepareOptions
     from stacked_ram.preparation.pipeline import prepare as prepare_photos
@@ -58,11 +58,11 @@ def prepare(
     known = {field.name for field in dataclasses.fields(PrepareOptions)} - {"source", "dest"}
     for name in options:
         check(name in known, f"prepare: unknown option `{name}`{nearest(name, known)}")
-    said = ", ".join([repr(source), repr(dest), *(f"{k}={v!r}" for k, v in options.items())])
+    given = ", ".join([repr(source), repr(dest), *(f"{k}={v!r}" for k, v in options.items())])
     options["source"] = None if source is None else Path(source)
     options["dest"] = Path(dest)
     return prepare_photos(
-        PrepareOptions(**options), command=f"ram.prepare({said})", progress=progress
+        PrepareOptions(**options), command=f"ram.prepare({given})", progress=progress
     )
 
 
@@ -88,8 +88,8 @@ def train(
             data set than it names, or with a Config, the name of the data set.
         resume: continue the run in `out` from its last checkpoint, where it holds one.
         overwrite: replace the run in `out`.
-        callbacks: what is done beside the training; None: curves and pictures for TensorBoard, in
-            the run folder.
+        callbacks: called during training (`ram.Callback`). Default: curves and pictures for
+            TensorBoard, in the run folder.
         estimator: how the policy learns: a name (`ppo`), or a function of your own
             (`ram.Estimator`).
         fields: any field of the config (`epochs=5, learning_rate=1e-3`).
@@ -119,7 +119,7 @@ def train(
 
 
 def resolve(config: PathLike | Config, dataset: PathLike | None = None, **fields: Any) -> Config:
-    """The configuration that a preset, a YAML file or a Config means, with some fields changed.
+    """The configuration of a preset, a YAML file or a Config, with some fields changed.
 
     Raises UserError for an unknown preset or field, and for values that cannot go together.
     """
@@ -137,8 +137,7 @@ def load(path: PathLike, device: str = "auto") -> Model:
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
 
     Raises:
-        UserError: there is no such run, its file is damaged or of another program, or there is no
-            such device.
+        UserError: there is no such run or device, or the file is damaged or no weights file.
     """
     from stacked_ram.runs.checkpoint import load_run
     from stacked_ram.trained import Model

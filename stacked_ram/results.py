@@ -14,36 +14,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import UserError, check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from stacked_ram.viz.records import PhotoRecord, Surface
 
-PICTURES = (".png", ".svg", ".pdf")
-ANIMATIONS = (".gif", ".mp4")
-
 
 class Result:
-    """What a model saw on one photo and predicted for it.
+    """Where a model looked on one photo, and what it predicted.
 
-    `model.look` and `model.predict` make these. Those of `predict` keep no pixels, so that a list
-    of many stays small: `beliefs`, `boxes`, `patches` and the pictures look at the photo once more
-    when they are first asked for.
+    `model.look` and `model.predict` make these. Results of `predict` hold no pixels, so that many
+    of them stay small: `beliefs`, `boxes`, `patches` and the pictures look at the photo once more
+    when they are first used.
     """
 
     photo: str
-    """Path of the photo; empty for one that was given as pixels."""
+    """Path of the photo; empty where pixels were given."""
     classes: tuple[str, ...]
     """The names of the N classes, in the order of the beliefs."""
     belief: NDArray[np.float32]
     """Class probabilities after the last glimpse, N values from 0 to 1."""
     locations: NDArray[np.float32]
-    """Where each glimpse looked, T x 2: (x, y) from -1 to 1, (-1, -1) the top left corner. Of a
-    stack of levels, the top level's."""
+    """Location of each glimpse, T x 2: (x, y) from -1 to 1, (-1, -1) the top left corner. In a
+    stack of levels, that of the top level."""
     error: str | None
-    """Why the photo could not be read, or None. All figures are empty then."""
+    """Why the photo could not be read; None where it was read. With an error, all figures are
+    empty."""
 
     def __init__(
         self,
@@ -62,8 +60,8 @@ class Result:
     def from_record(
         cls, record: PhotoRecord, photo: str = "", stop_at: float | None = None
     ) -> Result:
-        """The result of a whole pass; with `stop_at`, as if the model had looked no longer than
-        until one class had this probability."""
+        """The result of a whole pass; with `stop_at`, as if the model had stopped looking once a
+        class had this probability."""
         glance, beliefs = record.glance_belief_N, record.beliefs_TN
         belief, glimpses = beliefs[-1], len(beliefs)
         if stop_at is not None:
@@ -105,8 +103,8 @@ class Result:
     @property
     def boxes(self) -> NDArray[np.float32]:
         """Where the patches were read, T x K x 4: (left, top, right, bottom) in pixels of the
-        photo as it was given, upright. Parts may lie outside it. Of a stack of levels, the top
-        level's; of a stack of feature maps, those on the photo."""
+        upright photo; they may reach outside it. In a stack of levels, the boxes of the top level;
+        in a stack of feature maps, those on the photo."""
         photo, surface = self._record.photo, self._photo_surface
         height, width = (
             true / side for true, side in zip(photo.true_size, photo.size, strict=True)
@@ -116,14 +114,13 @@ class Result:
     @property
     def patches(self) -> NDArray[np.uint8]:
         """The patches as the model got them, T x K x P x P x 3, uint8 RGB: pixels outside the photo
-        have the mean colour. Of a stack of levels, the top level's.
+        have the mean colour. In a stack of levels, the patches of the top level.
 
         Raises UserError where the model reads feature maps alone.
         """
-        patches = self._photo_surface.patches_TKPPC
-        if patches is None:
-            raise UserError("patches: this model reads feature maps, not the photo")
-        return patches
+        surface = self._photo_surface
+        check(surface.patch_rows > 0, "patches: this model reads feature maps, not the photo")
+        return surface.patches_TKPPC
 
     # ------------------------------------------------------------------ pictures
 
@@ -148,9 +145,10 @@ class Result:
         """Write the picture: scan path, patches and beliefs. `.png`, `.svg` or `.pdf`."""
         from stacked_ram.viz.style import save_figure
 
-        file = ending_among(path, PICTURES)
-        save_figure(self._figure(), file)
-        return file
+        file = Path(path)
+        is_picture = file.suffix.lower() in (".png", ".svg", ".pdf")
+        check(is_picture, f"{file}: end the name in .png, .svg or .pdf")
+        return save_figure(self._figure(), file)
 
     def animate(self, path: str | Path) -> Path:
         """Write the scan path as an animation, `.gif` or `.mp4`."""
@@ -165,7 +163,7 @@ class Result:
         return figure_bytes(self._figure())
 
     def _figure(self) -> Figure:
-        # matplotlib takes a second to import; who wants the label alone does not wait for it
+        # late: matplotlib takes a second to import, and a label needs no picture
         from stacked_ram.viz.figures import story
 
         return story(self._record)
@@ -178,8 +176,7 @@ class Result:
 
     @property
     def _photo_surface(self) -> Surface:
-        surfaces = [surface for surface in self._record.surfaces if not surface.is_map]
-        return surfaces[-1]
+        return [surface for surface in self._record.surfaces if not surface.is_map][-1]
 
     def __repr__(self) -> str:
         name = self.photo or "photo"
@@ -187,11 +184,3 @@ class Result:
             return f"<Result {name}: {self.error}>"
         glimpses = f"{self.glimpses} glimpse{'' if self.glimpses == 1 else 's'}"
         return f"<Result {name}: {self.label} {self.probability:.1%}, {glimpses}>"
-
-
-def ending_among(path: str | Path, endings: tuple[str, ...]) -> Path:
-    """The path. Raises UserError where its ending is none of these."""
-    file = Path(path)
-    if file.suffix.lower() not in endings:
-        raise UserError(f"{file}: end the name in {', '.join(endings[:-1])} or {endings[-1]}")
-    return file

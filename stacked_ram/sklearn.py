@@ -50,8 +50,8 @@ class GlimpseClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         preset: name of a preset (`ram.list_presets()`), path of a YAML file, or a `ram.Config`.
-        random_state: a whole number or a RandomState: the same one gives the same model. None: the
-            preset's seed.
+        random_state: a whole number or a RandomState; an equal one gives an equal model. None:
+            the preset's seed.
         verbose: print a line for each epoch.
         fields: any field of the config (`epochs=5, device="cpu"`).
 
@@ -83,7 +83,7 @@ class GlimpseClassifier(ClassifierMixin, BaseEstimator):
         }
 
     def set_params(self, **params: Any) -> Self:
-        """Change arguments by name. Raises ValueError for a name that is no argument or field."""
+        """Change arguments by name. Raises ValueError for an unknown name."""
         own = {"preset", "random_state", "verbose"}
         known = own | field_sections().keys()
         for name, value in params.items():
@@ -108,7 +108,7 @@ class GlimpseClassifier(ClassifierMixin, BaseEstimator):
     # ------------------------------------------------------------------ fitting
 
     def fit(self, X: ArrayLike | Sequence[Any], y: ArrayLike) -> Self:
-        """Train on all of X, anew.
+        """Train a new model on all of X.
 
         Args:
             X: N photos: paths; or arrays, N x H x W or N x H x W x 3 (or a list of arrays of
@@ -181,8 +181,8 @@ def list_photos(X: Any) -> list[Any]:
 def write_dataset(
     folder: Path, photos: Sequence[Any], labels: NDArray[np.int64], classes: Sequence[str]
 ) -> None:
-    """A prepared data set for one training: grayscale arrays of one size as digits, anything else
-    as photos. Files are not copied; the manifest names them where they are."""
+    """Write a data set for one training: grayscale arrays of equal size as digits, anything else as
+    photos. Files are not copied: the manifest holds their paths."""
     arrays = [photo for photo in photos if not isinstance(photo, str)]
     images = [array_image(array) for array in arrays]
     (folder / "train").mkdir(parents=True)
@@ -218,7 +218,8 @@ def write_dataset(
 
 
 def statistics(photos: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel over photos C x H x W, in 0 to 1."""
+    """Mean and standard deviation of each channel over photos C x H x W, in 0 to 1. The std of a
+    channel that does not vary is 1: photos are divided by it."""
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for photo in photos:
         values = photo.reshape(len(photo), -1)
@@ -227,4 +228,4 @@ def statistics(photos: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
         squares = squares + np.square(values, dtype=np.float64).sum(1)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return {"mean": (mean / 255).tolist(), "std": (std / 255).tolist()}
+    return {"mean": (mean / 255).tolist(), "std": np.where(std > 0, std / 255, 1.0).tolist()}

@@ -12,14 +12,14 @@ import torch
 
 from stacked_ram.config.schema import Config
 from stacked_ram.evaluation.evaluate import Evaluation, evaluate
-from stacked_ram.evaluation.predict import photo_names, predict_stream
+from stacked_ram.evaluation.predict import Row, photo_names, predict_stream
 from stacked_ram.models.ram import RAM
 from stacked_ram.results import Result
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runs.folder import RunFolder
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import UserError, check
 from stacked_ram.viz.photos import AnyPhoto
-from stacked_ram.viz.records import record_photos
+from stacked_ram.viz.records import PhotoRecord, record_photos
 
 if TYPE_CHECKING:
     import pandas
@@ -37,8 +37,7 @@ class Run:
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """A row for each finished epoch, by its number: losses, accuracies (0 to 1), learning
-        rate."""
+        """Losses, accuracies (0 to 1) and learning rate: a row for each finished epoch."""
         import pandas
 
         path = self.folder / "metrics.csv"
@@ -66,8 +65,10 @@ class Run:
         except UserError:
             return f"<Run {self.folder}: no epoch is finished yet>"
         figures = {"valid": "valid_accuracy", "train": "train_accuracy"}
-        said = [f"{key} accuracy {best[name]:.1%}" for key, name in figures.items() if name in best]
-        return f"<Run {self.folder}: epoch {best.name}, {', '.join(said)}>"
+        shown = [
+            f"{key} accuracy {best[name]:.1%}" for key, name in figures.items() if name in best
+        ]
+        return f"<Run {self.folder}: epoch {best.name}, {', '.join(shown)}>"
 
 
 class Model:
@@ -95,31 +96,38 @@ class Model:
     @overload
     def look(self, photo: AnyPhoto, *, stop_at: float | None = None) -> Result: ...
 
-    def look(self, photo: Any, *, stop_at: float | None = None) -> Result | list[Result]:
-        """Look at a photo, or at a list of photos, and keep everything that was seen.
+    def look(
+        self,
+        photo: AnyPhoto | list[AnyPhoto] | tuple[AnyPhoto, ...],
+        *,
+        stop_at: float | None = None,
+    ) -> Result | list[Result]:
+        """Look at a photo, or at each of a list of photos, and record what the model did.
 
-        Photos may have any height and width. They are turned upright and reduced as those that the
-        model was trained on. The same photo gives the same result each time.
+        Photos may have any height and width. They are turned upright and reduced as the photos in
+        training. The same photo always gives the same result.
 
         Args:
             photo: a path, a PIL image, an array H x W x 3 or H x W, or a tensor C x H x W with 3 or
                 1 channels; arrays and tensors hold uint8, or floats from 0 to 1. A list of them
                 gives a list of results; so does a batch (an array or a tensor of 4 dimensions).
-            stop_at: give the result at which the model arrives when it stops looking once one class
-                has this probability, 0 to 1. Default: it takes all its glimpses.
+            stop_at: stop looking once a class has this probability, 0 to 1. Default: the model
+                takes all its glimpses.
 
         Raises:
-            UserError: a photo cannot be read, or is no photo.
+            UserError: `stop_at` is out of range, a photo cannot be read, or is no photo.
         """
-        check_probability(stop_at)
-        is_batch = isinstance(photo, np.ndarray | torch.Tensor) and photo.ndim == 4
-        many = is_batch or isinstance(photo, list | tuple)
-        photos = list(photo) if many else [photo]
-        results = [
-            Result.from_record(record, path_of(given), stop_at)
-            for given, record in zip(photos, record_photos(self._loaded, photos), strict=True)
+        check(0 <= (stop_at or 0) <= 1, f"stop_at: {stop_at} is not in 0 to 1")
+        if isinstance(photo, np.ndarray | torch.Tensor) and photo.ndim == 4:
+            photo = list(photo)
+        if not isinstance(photo, list | tuple):
+            return self.look([photo], stop_at=stop_at)[0]
+        paths = [str(each) if isinstance(each, str | Path) else "" for each in photo]
+        records = record_photos(self._loaded, photo)
+        return [
+            Result.from_record(record, path, stop_at)
+            for path, record in zip(paths, records, strict=True)
         ]
-        return results if many else results[0]
 
     def predict(
         self,
@@ -129,17 +137,17 @@ class Model:
         stop_at: float | None = None,
         stop_by: Literal["belief", "stop"] = "belief",
     ) -> Iterator[Result]:
-        """Predict any number of photos, one result after the other, in order.
+        """Predict any number of photos, in order.
 
-        Photos are read while they are needed: memory does not grow with their number. A photo that
+        Photos are read when they are needed: memory does not grow with their number. A photo that
         cannot be read gives a result with its `error`.
 
         Args:
-            photos: a file, a folder (with the folders in it), a glob (`photos/**/*.jpg`), a CSV
-                with a column `path`, or an iterable of these.
+            photos: a file, a folder (with its subfolders), a glob (`photos/**/*.jpg`), a CSV with
+                a column `path`, or an iterable of these.
             batch_size: photos in a batch; large photos come in smaller batches.
-            stop_at: look at a photo no longer once one class has this probability, 0 to 1; it
-                saves the time of the other glimpses.
+            stop_at: stop looking at a photo once a class has this probability, 0 to 1; this saves
+                the time of the other glimpses.
             stop_by: what `stop_at` is compared with: the belief, or the probability that the
                 stopping head gives (a model trained with `learned_stop`).
 
@@ -158,15 +166,15 @@ class Model:
         )
         return (self._result(row) for row in rows)
 
-    def _result(self, row: Any) -> Result:
-        of_class = dict(row.top)  # of all classes; of none where the photo could not be read
+    def _result(self, row: Row) -> Result:
+        of_class = dict(row.top)  # empty where the photo could not be read
         belief = np.array([of_class[name] for name in self.classes if name in of_class], np.float32)
         locations = np.array(row.locations, np.float32).reshape(-1, 2)
         again = partial(self._record_again, row.path, len(locations))
         return Result(row.path, self.classes, belief, locations, again, row.error or None)
 
-    def _record_again(self, path: str, glimpses: int) -> Any:
-        """A whole pass over a photo that was predicted before, and of it what was looked at."""
+    def _record_again(self, path: str, glimpses: int) -> PhotoRecord:
+        """Look at a predicted photo once more, with as many glimpses as before."""
         (record,) = record_photos(self._loaded, [path])
         return record.until(glimpses)
 
@@ -183,9 +191,9 @@ class Model:
         Args:
             dataset: folder of a prepared data set with the same classes. Default: that of training.
             split: test, valid or train.
-            controls: measure also what the policy must beat: the same model made to look at the
-                centre, at random places, or once; and the linear probe of its backbone.
-            options: more of `stacked_ram.evaluation.evaluate.evaluate`: `mc_samples`, `crops`,
+            controls: also measure what the policy must beat: the same model looking at the centre,
+                at random locations, or once; and the linear probe of its backbone.
+            options: of `stacked_ram.evaluation.evaluate.evaluate`: `mc_samples`, `crops`,
                 `exit_accuracy`, `exit_glimpses`, `stop_at`, `batch_size`, `limit_photos`,
                 `workers`.
 
@@ -194,19 +202,9 @@ class Model:
             `report.save(folder)`.
 
         Raises:
-            UserError: there is no such data set or split, or its classes are others.
+            UserError: there is no such data set or split, or its classes are not the model's.
         """
         return evaluate(self._loaded, split, dataset=dataset, controls=controls, **options)
 
     def __repr__(self) -> str:
         return f"<Model {self.path}: {len(self.classes)} classes, {self.device}>"
-
-
-def path_of(photo: Any) -> str:
-    """The path of a photo that was given as one; nothing for pixels."""
-    return str(photo) if isinstance(photo, str | Path) else ""
-
-
-def check_probability(stop_at: float | None) -> None:
-    if stop_at is not None and not 0 <= stop_at <= 1:
-        raise UserError(f"stop_at: {stop_at} is not in 0 to 1")

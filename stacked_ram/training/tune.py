@@ -7,14 +7,13 @@
     STUDY/importance.png         which fields matter
     STUDY/trial-0007/            each trial's run (its states are removed when it ends)
 
-All trials have the same seed, so that they differ by their fields alone. The sampler is seeded with
-that seed and the number of trials so far, so that a resumed study draws new values.
+All trials have the same seed, so that only their fields differ. The sampler is seeded with that
+seed and the number of trials so far, so that a resumed study draws new values.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args, get_type_hints
 
 import optuna
+from matplotlib.axes import Axes
 from optuna.visualization import matplotlib as plotting
 
 from stacked_ram.config.schema import Config
@@ -41,15 +41,14 @@ SHORT = {"lr": "learning_rate"}
 STUDY = "stacked_ram"
 FIRST_TRIALS = 5  # drawn at random, and never pruned
 MOST_FAILURES = 3  # in a row, after which the search ends
-HEARTBEAT = 60  # seconds; a trial without one is taken for dead
-
+HEARTBEAT = 60  # seconds; a trial without heartbeat counts as dead
 
 _HELD: list[IO[str]] = []  # locks, until the process ends
 
 
 @dataclass(frozen=True)
 class Range:
-    """A field and the values that are searched."""
+    """A field and the values to search."""
 
     name: str
     low: float = 0.0
@@ -67,6 +66,7 @@ class Range:
 
 
 Sampler = Literal["tpe", "gp", "random"]
+Plot = Callable[[optuna.Study], Axes]
 
 
 def tune_fields(
@@ -80,15 +80,17 @@ def tune_fields(
     storage: str | None = None,
 ) -> Config:
     """Search fields for the best validation metric; returns the configuration with the best values.
-    A study that is in the folder is resumed.
 
-    search: fields and their values, as `parse_range` reads them. trials: in all, earlier ones
-    included. sampler: tree-structured Parzen estimator, Gaussian process, or random. prune: end
-    trials early that are worse than the median of the others. storage: database URL of the study;
-    None: SQLite in the folder.
+    Args:
+        search: fields and their values, as `parse_range` reads them.
+        folder: of the study; a study that exists is resumed.
+        trials: number of trials, earlier trials of the study included.
+        sampler: tree-structured Parzen estimator, Gaussian process, or random.
+        prune: end trials early that are worse than the median of the others.
+        storage: database URL of the study. None: SQLite in the folder.
 
-    Raises UserError for a range that is none, NotWritten when the disk is full, and RunFailed when
-    trial after trial fails.
+    Raises UserError for an invalid range, NotWritten when the disk is full, and RunFailed when
+    several trials in a row fail.
     """
     if config.data.train_on != "train":
         raise UserError("train_on: a search chooses by the validation split; leave train_on: train")
@@ -120,7 +122,7 @@ def tune_fields(
                 failures += 1
                 if failures == MOST_FAILURES:
                     raise RunFailed(
-                        f"tune: {failures} trials in a row failed, the last: {error}; mend that or"
+                        f"tune: {failures} trials in a row failed, the last: {error}; fix that or"
                         " change --search, then the same command resumes the study"
                     ) from None
     except Stopped:
@@ -135,7 +137,7 @@ def tune_fields(
 def parse_range(text: str, config: Config) -> Range:
     """`std=0.05:0.5`, `learning_rate=1e-5:1e-2:log`, `num_glimpses=2:8`, `core=lstm,gru`.
 
-    Raises UserError for an unknown field and for a range that is none.
+    Raises UserError for an unknown field and for an invalid range.
     """
     name, _, values = text.partition("=")
     name = (SHORT | RENAMED).get(name, name).replace("-", "_")
@@ -145,7 +147,7 @@ def parse_range(text: str, config: Config) -> Range:
     kind = get_type_hints(SECTIONS[sections[name]])[name]
     whole = int in (kind, *get_args(kind))
     if ":" not in values:
-        choices = tuple(plain(text) for text in values.split(",") if text)
+        choices = tuple(parse_yaml(choice) for choice in values.split(",") if choice)
         if len(choices) < 2:
             raise UserError(f"--search: {text} is neither LOW:HIGH[:log] nor A,B,...")
         for choice in choices:
@@ -163,11 +165,6 @@ def parse_range(text: str, config: Config) -> Range:
     for end in (found.low, found.high):  # both ends must be good values of the field
         replace_fields(config, {name: int(end) if whole else end}, f"--search {text}")
     return found
-
-
-def plain(text: str) -> Any:
-    """A choice as YAML would read it: 3, 0.5, true, lstm."""
-    return parse_yaml(text)
 
 
 def open_study(
@@ -190,11 +187,11 @@ def open_study(
             direction="maximize" if config.training.metric == "accuracy" else "minimize",
             load_if_exists=True,
         )
-    except Exception as error:  # drivers raise their own kinds
+    except Exception as error:  # database drivers raise their own classes
         first = str(error).strip().splitlines()[0]
         raise UserError(f"--storage: {url}: cannot be opened ({first})") from None
     started = len(study.get_trials(deepcopy=False))
-    study.sampler = make_sampler(sampler, seed + 1000 * started + take_place(folder))
+    study.sampler = make_sampler(sampler, seed + 1000 * started + process_number(folder))
     study.pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS, n_warmup_steps=1)
         if prune
@@ -203,16 +200,16 @@ def open_study(
     return study
 
 
-def take_place(out: Path) -> int:
-    """This process's number among those that work on the study now, from 0, held until it ends:
-    processes that start together draw different values."""
-    for number in itertools.count():
+def process_number(out: Path) -> int:
+    """The number of this process among the processes that work on the study now, from 0, held
+    until it ends. With it, processes that start together draw different values."""
+    number = 0
+    while True:
         try:
             _HELD.append(lock_file(out / f".process-{number}.lock"))
             return number
         except BlockingIOError:
-            continue
-    raise AssertionError
+            number += 1
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
@@ -220,14 +217,15 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=FIRST_TRIALS)
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    # constant_liar: processes at work on one study do not try the same place
+    # constant_liar: processes that work on one study do not try the same values
     return optuna.samplers.TPESampler(
         seed=seed, n_startup_trials=FIRST_TRIALS, multivariate=True, constant_liar=True
     )
 
 
 def check_same_ranges(study: optuna.Study, ranges: list[Range]) -> None:
-    """A resumed study keeps its fields, their choices and their `:log`; bounds may change."""
+    """Raise UserError where a resumed study has other fields, choices or `:log`; its bounds may
+    change."""
     wanted = sorted(field.name for field in ranges)
     if study.user_attrs.setdefault("fields", wanted) != wanted:
         raise UserError(
@@ -256,13 +254,13 @@ def finished(study: optuna.Study) -> int:
 
 
 class Pruning(Callback):
-    """Reports the metric of each epoch to the study, and ends the trial when the study says so."""
+    """Report the metric of each epoch to the study, and end the trial where it is pruned."""
 
     def __init__(self, trial: optuna.Trial, metric: str) -> None:
         self.trial, self.metric = trial, metric
 
     def on_epoch_end(self, trainer: Training, row: Row) -> None:
-        """Raises TrialPruned. A value that is not finite counts as the worst possible."""
+        """Report the metric; a value that is not finite counts as the worst. Raises TrialPruned."""
         value = row[self.metric]
         worst = -math.inf if self.metric == "valid_accuracy" else math.inf
         self.trial.report(value if math.isfinite(value) else worst, int(row["epoch"]))
@@ -271,8 +269,10 @@ class Pruning(Callback):
 
 
 def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Path) -> float:
-    """Train with the values that the study suggests; returns the best validation metric. Raises
-    RunFailed."""
+    """Train with the values that the study suggests; returns the best validation metric.
+
+    Raises RunFailed.
+    """
     values = {field.name: field.draw(trial) for field in ranges}
     tried = replace_fields(config, values, "--search")
     metric = f"valid_{config.training.metric}"
@@ -287,17 +287,18 @@ def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Pat
         if not math.isfinite(best):
             raise RunFailed(f"{metric} is not finite")
     except RunFailed as failure:
-        error = failure.__cause__ or failure  # a full disk, without how to resume: a trial is not
+        # of a full disk the cause alone: the message says how to resume, and a trial cannot be
+        error = failure.__cause__ or failure
         print(f"trial {trial.number} failed: {error}")
         raise error from None
     finally:
-        for state in state_files(folder):  # a trial is not resumed; its weights and table stay
+        for state in state_files(folder):  # a trial cannot be resumed; its weights and table stay
             state.unlink()
     return best
 
 
 def report(study: optuna.Study, config: Config, out: Path) -> None:
-    """Write the best configuration, the table and the plots; print what was found."""
+    """Write the best configuration, the table and the plots; print table and best values."""
     best = study.best_trial
     save_config(replace_fields(config, best.params, "best trial"), out / "best.yaml")
     table = study.trials_dataframe(attrs=("number", "value", "params", "state", "duration"))
@@ -310,11 +311,11 @@ def report(study: optuna.Study, config: Config, out: Path) -> None:
     )
     print(f"train it with: {program()} train {out / 'best.yaml'}")
     done = [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
-    plots: dict[str, Callable] = {"history": plotting.plot_optimization_history}
+    plots: dict[str, Plot] = {"history": plotting.plot_optimization_history}
     if min(len({trial.value for trial in done}), len({str(trial.params) for trial in done})) > 1:
         plots["importance"] = plotting.plot_param_importances
     for name, plot in plots.items():
-        write_atomically(out / f"{name}.png", drawn(plot, study))
+        write_atomically(out / f"{name}.png", plot_png(plot, study))
 
 
 def as_text(values: dict[str, Any]) -> str:
@@ -324,17 +325,18 @@ def as_text(values: dict[str, Any]) -> str:
     )
 
 
-def drawn(plot: Callable, study: optuna.Study) -> bytes:
-    """One of Optuna's plots as a PNG."""
+def plot_png(plot: Plot, study: optuna.Study) -> bytes:
+    """A plot of Optuna as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # these plots are experimental, they say
-        axes = plot(study)
+        warnings.simplefilter("ignore")  # that these plots are experimental
+        figure = plot(study).get_figure(root=True)
+    assert figure is not None  # Optuna draws on axes of a figure
     content = io.BytesIO()
-    axes.figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close(axes.figure)
+    figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
     return content.getvalue()

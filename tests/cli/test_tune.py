@@ -113,7 +113,7 @@ def test_the_same_seed_suggests_the_same_values(options, tmp_path):
 
 def test_processes_on_one_study_draw_different_values(tmp_path):
     search._HELD.clear()
-    assert [search.take_place(tmp_path) for _ in range(3)] == [0, 1, 2]
+    assert [search.process_number(tmp_path) for _ in range(3)] == [0, 1, 2]
 
 
 def test_bad_trials_end_early(options, tmp_path, monkeypatch):
