@@ -37,7 +37,7 @@ def verdict(record: PhotoRecord) -> tuple[str, str]:
 
 
 def percent(probability: float) -> str:
-    """A probability for people: never 100 % unless it is."""
+    """A probability as text; `100 %` only where it is exactly 1."""
     if probability >= 0.995:
         return "> 99 %" if probability < 1 else "100 %"
     return "< 1 %" if probability < 0.005 else f"{100 * probability:.0f} %"

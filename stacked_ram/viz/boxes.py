@@ -32,7 +32,7 @@ View = tuple[float, float, float, float]
 
 
 def view_of(size: tuple[float, float], boxes_TK4: np.ndarray) -> View:
-    """The view of a photo and of what its boxes reach outside it, within bounds."""
+    """The photo and its boxes, as far as BEYOND outside the photo."""
     height, width = size
     least, most = boxes_TK4.reshape(-1, 4).min(0), boxes_TK4.reshape(-1, 4).max(0)
     rim = 0.02 * min(height, width)
@@ -53,7 +53,7 @@ def view_shape(record: PhotoRecord, surface: Surface, view: View) -> float:
 
 
 def fit(shape: float, width: float, height: float) -> tuple[float, float]:
-    """Largest (width, height) of this shape in a room."""
+    """Largest (width, height) of this shape (height over width) that fits."""
     return (width, width * shape) if width * shape <= height else (height / shape, height)
 
 

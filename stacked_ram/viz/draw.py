@@ -18,7 +18,7 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import animation, figures, gallery
 from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.overview import overview_figure
-from stacked_ram.viz.photos import AnyPhoto, Photo, Split, photo_files, read_files
+from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import FORMATS, counted, save_figure
 from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
@@ -134,7 +134,7 @@ def stem(photo: Photo) -> str:
 def draw_photos(
     drawer: Drawer,
     run: LoadedRun,
-    photos: Iterable[AnyPhoto],
+    photos: Iterable[Photo],
     *,
     num_glimpses: int | None = None,
     separate: bool = False,

@@ -134,7 +134,7 @@ def stacked_story(record: PhotoRecord) -> Figure:
 def draw_belief(
     sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float, height: float
 ) -> None:
-    """The lines of the belief in this room, with the ribbon and the numbers of the axes."""
+    """The lines of the belief in this area, with the ribbon and the numbers of the axes."""
     inner_width = width - LINES_LEFT
     inner_height = height - LINES_TOP - LINES_BOTTOM
     axes = sheet.axes(x + LINES_LEFT, y + LINES_TOP, inner_width, inner_height)
@@ -207,4 +207,4 @@ PARTS: dict[str, Callable[[PhotoRecord], Figure]] = {
     "strip": strip,
     "belief": belief,
 }
-"""What `story` shows on one sheet, as figures of their own."""
+"""The parts of `story` as separate figures."""

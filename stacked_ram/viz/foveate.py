@@ -40,8 +40,8 @@ def foveated(record: PhotoRecord, steps: int) -> np.ndarray:
 
 
 def cells(start: float, end: float, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels along a side of `size` whose centres lie between start and end; and for each the
-    index of its cell, if start to end is cut into `count` equal cells."""
+    """The pixels along a side of `size` whose centres lie between start and end, and for each the
+    index of its cell among the `count` equal cells from start to end."""
     centres = np.arange(size) + 0.5
     inside = np.flatnonzero((centres >= start) & (centres < end))
     index = (centres[inside] - start) / max(end - start, 1e-9) * count

@@ -45,7 +45,7 @@ def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float
 
 
 def draw_glance(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> None:
-    """What a glance that starts the core saw, beside the first row of patches."""
+    """The picture of a glance that starts the core, beside the first row of patches."""
     if record.glance_HWC is None or record.glance_belief_N is None:
         return
     wide, tall = fit(record.photo.true_aspect, cell, cell)

@@ -53,12 +53,12 @@ class Photo:
 
     @property
     def key(self) -> Path | str:
-        """Tells the photo from others, and is the same in every run."""
+        """Identifies the photo, in any run."""
         return self.path or self.name
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what the model looks at: the units of locations and boxes."""
+        """(height, width) of what the model looks at, in the units of the boxes."""
         height, width = self.pixels_CHW.shape[1:] if self.large is None else self.large.size
         return height, width
 
@@ -89,17 +89,14 @@ def as_photo(run: LoadedRun, photo: AnyPhoto) -> Photo:
 
 
 def photo_files(names: Iterable[str | Path]) -> list[Path]:
-    """Files as they are, and the images inside folders, sorted. Raises UserError for a name that
-    is neither, and for a folder without images."""
+    """The files, and the images inside the folders, sorted. Raises UserError for a name that does
+    not exist, and for a folder without images."""
     endings = photo_endings()
     files: list[Path] = []
     for path in map(Path, names):
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in endings and file.is_file()
-            )
+            found = (file for file in path.rglob("*") if file.suffix.lower() in endings)
+            inside = sorted(file for file in found if file.is_file())
             if not inside:
                 raise UserError(f"{path}: no images in this folder")
             files += inside

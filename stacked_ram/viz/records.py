@@ -160,40 +160,28 @@ def record_photos(
         photos: paths, PIL images, arrays H x W x C, tensors C x H x W, or `Photo` objects.
         num_glimpses: at each photo. Default: the run's.
         first_location: (x, y) of the first glimpse, each in [-1, 1]. Default: the model's own.
-        skip_unreadable: leave out photos that cannot be read, with a warning.
+        skip_unreadable: leave out large photos that cannot be read where the model looks, with a
+            warning.
 
     Raises UserError, naming the photo, when a photo cannot be read.
     """
-    precision = run.config.training.precision
-    for batch in batches(run, photos, skip_unreadable):
+    for batch in batches(run, photos):
         try:
             yield from record_batch(
-                run.model,
-                batch,
-                run.classes,
-                num_glimpses=num_glimpses,
-                first_location=first_location,
-                precision=precision,
-            )
+                run.model, batch, run.classes, num_glimpses=num_glimpses,
+                first_location=first_location, precision=run.config.training.precision,
+            )  # fmt: skip
         except UnreadablePhoto as error:
             if not skip_unreadable:
                 raise UserError(str(error)) from None
             log.warning("left out: %s", error)
 
 
-def batches(
-    run: LoadedRun, photos: Iterable[AnyPhoto], skip_unreadable: bool
-) -> Iterator[list[Photo]]:
+def batches(run: LoadedRun, photos: Iterable[AnyPhoto]) -> Iterator[list[Photo]]:
     """Up to BATCH neighbouring photos of one size; a large photo is a batch of its own."""
     batch: list[Photo] = []
     for given in photos:
-        try:
-            photo = as_photo(run, given)
-        except UserError as error:
-            if not skip_unreadable:
-                raise
-            log.warning("left out: %s", error)
-            continue
+        photo = as_photo(run, given)
         if batch and (len(batch) == BATCH or not may_share_batch(batch[0], photo)):
             yield batch
             batch = []

@@ -17,14 +17,14 @@ def small_view(record: PhotoRecord) -> View:
 
 
 def small_size(record: PhotoRecord, width: float, height: float) -> tuple[float, float]:
-    """Largest (width, height) of a small picture in a room."""
+    """Largest (width, height) of a small picture that fits."""
     return fit(view_shape(record, record.surfaces[-1], small_view(record)), width, height)
 
 
 def draw_small(
     sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float, height: float
 ) -> None:
-    """A small scan path in this room, and one or two lines about the prediction below."""
+    """A small scan path in this area, and one or two lines about the prediction below."""
     surface, view = record.surfaces[-1], small_view(record)
     wide, tall = small_size(record, width, height)
     axes = sheet.axes(x + (width - wide) / 2, y + (height - tall), wide, tall)

@@ -37,7 +37,7 @@ def tracking_callbacks(
 
 
 class ScanPathPictures(Callback):
-    """Sends pictures to a tracker, every `pictures_every` epochs."""
+    """Send pictures to a tracker, every `pictures_every` epochs."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -58,7 +58,7 @@ class ScanPathPictures(Callback):
 
         def draw(batch: Batch) -> Figure:
             with torch.no_grad():
-                trace = model(model.photos(batch.pixels_BCHW, batch.sizes_B2))
+                trace = model(batch.photos(model))
             return draw_scan_paths(
                 batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
             )

@@ -54,17 +54,17 @@ def test_drawn_box_surrounds_the_marker_that_the_retina_read(squeezed):
     model = tiny_model(patch_size=6, num_patches=1)
     blank = noise_photo()
     blank.pixels_CHW[:] = 40
-    looked = recorded(model, blank)
-    for step in range(looked.steps):
-        left, top, right, bottom = looked.surfaces[0].boxes_TK4[step, 0].astype(int)
+    unmarked = recorded(model, blank)
+    for step in range(unmarked.steps):
+        left, top, right, bottom = unmarked.surfaces[0].boxes_TK4[step, 0].astype(int)
         assert left >= 0 and top >= 0 and right <= 32 and bottom <= 24, "choose another seed"
         pixels = blank.pixels_CHW.copy()
         pixels[:, top:bottom, left:right] = MARK[:, None, None]
-        place = torch.tensor(looked.locations_TS2)[None]
-        # the same places on the marked photo: what the retina reads there is the marker
+        locations = torch.tensor(unmarked.locations_TS2)[None]
+        # the same locations on the marked photo: what the retina reads there is the marker
         ready = model.photos(torch.from_numpy(pixels[None]))
         with torch.inference_mode():
-            trace = model(ready, locations_BTS2=place, keep_patches=True)
+            trace = model(ready, locations_BTS2=locations, keep_patches=True)
         patch = trace.patches_BTSKCPP[0, step, 0, 0] * 0.25 + 0.2
         assert torch.allclose(patch, torch.tensor(MARK / 255).float()[:, None, None], atol=1e-5)
 

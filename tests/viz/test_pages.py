@@ -86,17 +86,17 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
         ofone = len(shown())
         assert 0 < ofone < count
         Select(driver.find_element(By.ID, "byclass")).select_by_value("")
-        answer = Select(driver.find_element(By.ID, "byprediction"))
+        prediction = Select(driver.find_element(By.ID, "byprediction"))
         parts = []
         for kind in ("right", "wrong"):
-            answer.select_by_value(kind)
+            prediction.select_by_value(kind)
             parts.append(len(shown()))
         assert sum(parts) == count
-        answer.select_by_value("")
-        settled = Select(driver.find_element(By.ID, "byfinal"))
+        prediction.select_by_value("")
+        final = Select(driver.find_element(By.ID, "byfinal"))
         parts = []
         for step in ("1", "2", "3"):
-            settled.select_by_value(step)
+            final.select_by_value(step)
             parts.append(len(shown()))
         assert sum(parts) == count
         # what is known is dark where nothing was read, and not elsewhere

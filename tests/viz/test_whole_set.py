@@ -45,25 +45,25 @@ def test_no_warning_for_a_model_that_looks_about():
 
 
 @pytest.mark.parametrize(
-    ("place", "says"),
+    ("location", "says"),
     [((0.3, 0.2), "same place"), ((1.0, -1.0), "edge")],
 )
-def test_collapsed_policies_are_named(place, says):
-    places = np.broadcast_to(np.array(place), (40, 3, 1, 2)).copy()
-    assert any(says in note for note in warnings(whole(locations_NTS2=places)))
-    assert any("hardly move" in note for note in warnings(whole(locations_NTS2=places)))
+def test_collapsed_policies_are_named(location, says):
+    locations = np.broadcast_to(np.array(location), (40, 3, 1, 2)).copy()
+    assert any(says in note for note in warnings(whole(locations_NTS2=locations)))
+    assert any("hardly move" in note for note in warnings(whole(locations_NTS2=locations)))
 
 
 def test_a_fixed_first_place_is_not_held_against_the_policy():
     rng = np.random.default_rng(1)
-    places = rng.uniform(-0.9, 0.9, (40, 3, 1, 2))
-    places[:, 0] = 0
-    assert warnings(whole(locations_NTS2=places)) == []
+    locations = rng.uniform(-0.9, 0.9, (40, 3, 1, 2))
+    locations[:, 0] = 0
+    assert warnings(whole(locations_NTS2=locations)) == []
 
 
-def test_changes_count_every_new_answer():
-    answers = np.array([[1, 2, 2], [0, 0, 0], [3, 3, 1], [0, 1, 0]])
-    np.testing.assert_array_equal(whole(4, predicted_NT=answers).changes_N, [1, 0, 1, 2])
+def test_changes_count_every_new_prediction():
+    predicted = np.array([[1, 2, 2], [0, 0, 0], [3, 3, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(whole(4, predicted_NT=predicted).changes_N, [1, 0, 1, 2])
 
 
 @pytest.mark.parametrize("cells", [(8, 10), (3, 3), (24, 32)])
@@ -76,11 +76,11 @@ def test_the_density_of_cells_has_no_stripes(cells):
 def test_only_places_that_the_policy_chose_are_binned_by_its_cells():
     results = whole(cells=(8, 10))  # its first glimpse is not chosen
     assert [results.cells_at(step) for step in range(3)] == [None, (8, 10), (8, 10)]
-    places, cells = chosen_locations(results, results.labels_N == 2)
-    assert places.shape == (20, 2) and cells == (8, 10)
+    locations, cells = chosen_locations(results, results.labels_N == 2)
+    assert locations.shape == (20, 2) and cells == (8, 10)
     fixed = whole(cells=(8, 10), chosen_T=(False, False, False))
-    places, cells = chosen_locations(fixed, fixed.labels_N == 2)
-    assert places.shape == (30, 2) and cells is None
+    locations, cells = chosen_locations(fixed, fixed.labels_N == 2)
+    assert locations.shape == (30, 2) and cells is None
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_galleries_choose_by_the_models_own_numbers():
     assert results.changes_N[gallery.changed(results)[0]] == results.changes_N.max()
     rows = gallery.one_per_class(results)
     np.testing.assert_array_equal(np.sort(results.labels_N[rows]), np.arange(4))
-    for true, answer, members in gallery.confused(results):
-        assert (results.labels_N[members] == true).all() and true != answer
-        assert (results.predicted_NT[members, -1] == answer).all()
+    for true, predicted, members in gallery.confused(results):
+        assert (results.labels_N[members] == true).all() and true != predicted
+        assert (results.predicted_NT[members, -1] == predicted).all()
 
 
 def test_photos_that_tell_models_apart_are_those_that_only_one_gets_right():
