@@ -45,6 +45,10 @@ class ModelConfig:
     patch_width: PositiveFloat = 1.0
     """Width of the first patch: with `pixels`, 1 is native resolution and 2 half of it; with
     `fraction`, 0.5 covers half of the photo's shorter side."""
+    snap: bool = True
+    """Read patches at whole pixels, where their cells are whole pixels wide: the averages are exact
+    and several times faster. False: at any position, as soft attention always does and estimator
+    pathwise must, whose gradient comes from there."""
     what_size: Positive = 128
     """Width of the dense retina's first layer over the patches."""
     where_size: Positive = 128

@@ -86,6 +86,11 @@ class Config:
             "estimator pathwise follows the gradient of a location; policy categorical has none",
         )
         check(
+            training.estimator != "pathwise" or not model.snap,
+            "estimator pathwise reads patches at any position, in training and after it: set snap"
+            " false (--no-snap)",
+        )
+        check(
             not (training.estimator in ("pathwise", "ppo") and model.num_glimpses == 1
                  and model.first_location != "learned"),
             f"estimator {training.estimator}: the only glimpse is not the policy's; set"

@@ -75,6 +75,8 @@ def from_dict(values: Any, source: str) -> Config:
                     f"{source}: unknown key `{section}.{key}`{moved or nearest(key, known)}"
                 )
             convert(f"{source}: {section}.{key}", value, kinds[key])
+    if contents.get("training", {}).get("estimator") == "pathwise":
+        contents.setdefault("model", {}).setdefault("snap", False)
     try:
         return Config(
             data=DataConfig(**contents.get("data", {})),

@@ -157,7 +157,7 @@ def build_retina(
         glimpse_scale=config.glimpse_scale,
         patch_unit=config.patch_unit,
         patch_width=config.patch_width * distance,
-        snap=config.attention != "soft",
+        snap=config.snap and config.attention != "soft",
     )
     if config.retina not in PARTS["retina"]:
         return import_part(

@@ -241,3 +241,13 @@ def test_golden_run():
         optimizer.step()
         totals.append(step.total.item())
     assert totals == pytest.approx([0.15172, 0.44149, 1.21336, 0.89261, 1.34359], abs=2e-3)
+
+
+def test_pathwise_reads_the_same_patches_in_training_and_after_it():
+    model = make("dense", snap=False)
+    photos = model.photos(pixels(6))
+    locations = torch.rand(6, model.num_glimpses, 1, 2) * 2 - 1
+    how = {"locations_BTS2": locations, "sample": False, "keep_patches": True}
+    trained = model(photos, smooth=True, **how)
+    evaluated = model.eval()(photos, **how)
+    assert torch.equal(trained.patches_BTSKCPP, evaluated.patches_BTSKCPP)

@@ -36,7 +36,7 @@ PROBLEMS = {
     "reinforce": (CUE, dict(estimator="reinforce")),
     "self_critical": (CUE, dict(estimator="self_critical")),
     "ppo": (CUE, dict(estimator="ppo", ppo_epochs=2)),
-    "pathwise": (WIDE, dict(estimator="pathwise", rollouts=1)),
+    "pathwise": (dict(WIDE, snap=False), dict(estimator="pathwise", rollouts=1)),
     "correct_reward": (CUE, dict(reward="correct")),
     "stack_rnn_own": (dict(stack="rnn", num_levels=2), {}),
     "stack_rnn_shared": (dict(stack="rnn", num_levels=2, stack_location="shared"), {}),
