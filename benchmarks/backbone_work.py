@@ -182,7 +182,8 @@ def our_step(
             glance = model.glance.find(model.photos(pixels))
 
     def step() -> None:
-        photos = model.photos(pixels, None, glance)
+        photos = model.photos(pixels)
+        photos.glance = glance
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = next(estimators.losses(model, photos, labels, settings)).total
         loss.backward()

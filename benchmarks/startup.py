@@ -58,7 +58,7 @@ def made_run(folder: Path, backbone: str | None) -> tuple[Path, Path]:
 
     from stacked_ram.config.schema import Config, ModelConfig
     from stacked_ram.models.build import build_model
-    from stacked_ram.runs.checkpoint import Card, save_weights
+    from stacked_ram.runs.checkpoint import Metadata, save_weights
 
     config = Config(
         model=ModelConfig(
@@ -69,7 +69,7 @@ def made_run(folder: Path, backbone: str | None) -> tuple[Path, Path]:
     facts = {"channels": 3, "mean": (0.4,) * 3, "std": (0.25,) * 3}
     model = build_model(config.model, num_classes=len(classes), **facts)
     weights, photo = folder / "best.safetensors", folder / "photo.jpg"
-    save_weights(weights, model.state_dict(), Card(config=config, classes=classes, **facts))
+    save_weights(weights, model.state_dict(), Metadata(config=config, classes=classes, **facts))
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(photo)
     return weights, photo

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stacked_ram.config.schema import ModelConfig
 from stacked_ram.models.attention.base import PolicyOutput
-from stacked_ram.models.build import create_model
+from stacked_ram.models.build import build_model
 
 
 class DirectionPolicy(nn.Module):
@@ -64,7 +64,7 @@ def main() -> None:
         attention=f"{__name__}:DirectionPolicy", attention_options={"stride": 0.5},
         num_glimpses=2, first_location="centre", core="rnn", core_size=64, feature_size=64,
     )  # fmt: skip
-    model = create_model(config, num_classes=2)
+    model = build_model(config, num_classes=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
         images, labels = drawn(64)

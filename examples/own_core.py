@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stacked_ram.config.schema import ModelConfig
-from stacked_ram.models.build import create_model
+from stacked_ram.models.build import build_model
 
 
 class MaxCore(nn.Module):
@@ -39,8 +39,10 @@ def drawn(count: int) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     torch.manual_seed(0)
-    config = ModelConfig(core=f"{__name__}:MaxCore", core_options={"dropout": 0.1}, core_size=64)
-    model = create_model(config, num_classes=2, num_glimpses=4)
+    config = ModelConfig(
+        core=f"{__name__}:MaxCore", core_options={"dropout": 0.1}, core_size=64, num_glimpses=4
+    )
+    model = build_model(config, num_classes=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
         images, labels = drawn(32)

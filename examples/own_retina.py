@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from stacked_ram.config.schema import ModelConfig
 from stacked_ram.models.attention.hard import GaussianPolicy
-from stacked_ram.models.build import create_model
+from stacked_ram.models.build import build_model
 from stacked_ram.models.core import LSTMCore
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.retina import View
@@ -77,7 +77,9 @@ def main() -> None:
         answers = model.eval()(images).logits_BTN[:, -1].argmax(1)
     print(f"accuracy {(answers == labels).float().mean():.2f}")
     config = ModelConfig(retina=f"{__name__}:EdgeRetina", retina_options={"width": 32})
-    print("from a configuration:", type(create_model(config, 2).levels[0].retina).__name__)
+    print(
+        "from a configuration:", type(build_model(config, num_classes=2).levels[0].retina).__name__
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stacked_ram.config.model import PARTS
 from stacked_ram.config.presets import list_presets as list_presets
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, replace_fields
@@ -173,21 +174,19 @@ def create_model(
     Raises:
         UserError: an unknown preset or field, or a backbone or its weights cannot be had.
     """
-    from stacked_ram.models.build import create_model as build
+    from stacked_ram.models.build import build_model
 
-    return build(
-        resolve(config, **fields),
-        num_classes,
+    return build_model(
+        resolve(config, **fields).model,
+        num_classes=num_classes,
         channels=channels,
         mean=mean,
         std=std,
-        pretrained=pretrained,
+        load_weights=pretrained,
     )
 
 
 def list_models() -> dict[str, tuple[str, ...]]:
     """The built-in parts of a model by the field that names them (`retina`, `core`, ...). Each
     field takes the import path of a part of your own too; `backbone` takes timm's model names."""
-    from stacked_ram.models.build import list_models as parts
-
-    return parts()
+    return dict(PARTS)

@@ -17,7 +17,7 @@ class Export:
     run: Positional[Path]
     """Run folder or file of weights."""
     out: Path | None = None
-    """Folder for the program and its card. Default: RUN/export."""
+    """Folder for the program and its description. Default: RUN/export."""
     size: tuple[int, int] | None = None
     """Height and width of the photos it takes. Default: those that the model was trained on."""
     batch_size: int = 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stacked_ram.images.lazy import LazyPhotos
 from stacked_ram.models.ram import RAM
-from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 
 
 @dataclass
@@ -35,14 +35,16 @@ class Batch:
     targets_BN: Tensor | None = None
     """float32 soft targets, where MixUp or CutMix blended two photos."""
     glance: tuple[Tensor, Tensor] | None = None
-    """Cached glance features (`GlanceCachingLoader`), on the device already."""
+    """Cached result of `Glance.find` (GlanceCachingLoader)."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
 
-    def photos(self, model: RAM) -> Photos | LazyPhotos:
-        """The photos as this model takes them, with their cached glance features if there are."""
-        return model.photos(self.pixels_BCHW, self.sizes_B2, self.glance)
+    def photos(self, model: RAM) -> PhotoBatch:
+        """Return the photos as this model takes them, with their cached glance."""
+        photos = model.photos(self.pixels_BCHW, self.sizes_B2)
+        photos.glance = self.glance
+        return photos
 
     def without(self, place: int) -> Batch:
         """The same batch without one of its photos."""

@@ -28,11 +28,11 @@ def describe(path: Path, size: tuple[int, int] | None = None) -> str:
     if path.exists() and path.suffix not in (".yaml", ".yml"):
         loaded = load_run(path, "cpu")
         config, model = loaded.config, loaded.model
-        metrics = loaded.card.metrics
+        metrics = loaded.metadata.metrics
         shown = [f"{name} {metrics[name]:g}" for name in sorted(metrics) if "valid" in name]
         lines = [
-            f"{loaded.path}: trained {loaded.card.epoch} epochs"
-            f" ({loaded.card.progress:.0%} of the run)",
+            f"{loaded.path}: trained {loaded.metadata.epoch} epochs"
+            f" ({loaded.metadata.progress:.0%} of the run)",
             *([f"validation: {', '.join(shown)}"] if shown else []),
             f"classes: {', '.join(loaded.classes)}",
         ]

@@ -166,7 +166,7 @@ def evaluate(
         cost = photo_cost(loaded.model, *typical_size(photos, config.data))
         figures: dict[str, Any] = {
             "run": str(loaded.path),
-            "epoch": loaded.card.epoch,
+            "epoch": loaded.metadata.epoch,
             "split": split,
             "dataset": str(photos.folder),
             "pass": "one deterministic pass",

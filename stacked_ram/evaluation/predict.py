@@ -138,7 +138,7 @@ def photos_in_csv(path: Path) -> Iterator[str]:
 
 def opened(loaded: LoadedRun, names: Iterable[str], batch_size: int) -> Iterator[Named]:
     """Each name with its photo, or with what was wrong."""
-    config, channels = loaded.config, loaded.card.channels
+    config, channels = loaded.config, loaded.metadata.channels
 
     def read(name: str) -> Opened:
         try:

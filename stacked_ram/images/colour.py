@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Convert a picture to mode RGB; return it with the words for the repairs.
+    """Convert a picture to mode RGB; return it with the names of the repairs.
 
     An embedded profile is applied unless it is sRGB; an invalid one is ignored. Transparent parts
     are placed on white. 16-bit values are divided by 257, which maps the whole range to 0..255.
@@ -53,9 +53,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
         low, high = float(values.min()), float(values.max())
-        if low >= 0 and high <= 1:  # shares of white
+        if low >= 0 and high <= 1:  # fractions of white
             values = values * 255
-        elif low < 0 or high > 255:  # no known unit: the whole range
+        elif low < 0 or high > 255:  # unknown unit: use the whole range
             values = (values - low) * (255 / (high - low))
     else:
         values = values.astype(np.int64)

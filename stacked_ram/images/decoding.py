@@ -42,7 +42,7 @@ def read_photo(
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large photos, and of torch reading Pillow's bytes
+            warnings.simplefilter("ignore")  # of large photos, and of torch on Pillow's buffers
             with Image.open(path, formats=formats()) as image:
                 return _pixels(image, path, short_side, photo_size, channels, stored_size)
     except UserError:
@@ -53,7 +53,7 @@ def read_photo(
         raise UserError(f"{path}: not an image that can be read; leave it out") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first") from None
-    except Exception as error:  # decoders raise anything at all on broken files
+    except Exception as error:  # decoders raise errors of any kind on broken files
         raise UserError(f"{path}: cannot read this photo ({error}); leave it out") from None
 
 
@@ -78,17 +78,6 @@ def true_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def check_stored_size(
-    path: str | Path, size: tuple[int, int], stored_size: tuple[int, int]
-) -> None:
-    """Raise UserError if a photo's (height, width) differs from the manifest."""
-    if tuple(size) != tuple(stored_size):
-        raise UserError(
-            f"{path}: {size[1]}x{size[0]} pixels, where manifest.csv says {stored_size[1]}x"
-            f"{stored_size[0]}; prepare the data set again"
-        )
-
-
 def reduced_size(
     height: int, width: int, short_side: int | None, photo_size: tuple[int, int] | None
 ) -> tuple[int, int]:
@@ -98,8 +87,8 @@ def reduced_size(
     shorter = min(height, width)
     if short_side is None or shorter <= short_side:
         return height, width
-    share = short_side / shorter
-    return max(1, round(height * share)), max(1, round(width * share))
+    scale = short_side / shorter
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _pixels(
@@ -116,8 +105,11 @@ def _pixels(
     sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     if sideways:
         width, height = height, width
-    if stored_size is not None:
-        check_stored_size(path, (height, width), stored_size)
+    if stored_size is not None and (height, width) != stored_size:
+        raise UserError(
+            f"{path}: {width}x{height} pixels, where manifest.csv says {stored_size[1]}x"
+            f"{stored_size[0]}; prepare the data set again"
+        )
     new_height, new_width = reduced_size(height, width, short_side, photo_size)
     if image.format == "JPEG":
         smallest = (new_height, new_width) if sideways else (new_width, new_height)

@@ -9,9 +9,9 @@ from functools import cache
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-# Only formats that Pillow decodes by itself: none that starts another program (EPS does).
+# Only formats that Pillow decodes without starting another program (as it does for EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-SUFFIXES = {  # that each may have; MPO is a JPEG of several pictures
+SUFFIXES = {  # of the files of each format; an MPO is a JPEG of several pictures
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".mpo"},
     "PNG": {".png", ".apng"},

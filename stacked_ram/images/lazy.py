@@ -64,7 +64,7 @@ class LazyPhoto:
         self, path: str | Path, channels: int = 3, size: tuple[int, int] | None = None
     ) -> None:
         self.path, self.channels, self.known_size = Path(path), channels, size
-        self.size = size or self.pyramid.size
+        self.size: tuple[int, int] = size or self.pyramid.size
 
     def __reduce__(self):
         """Pickle only the arguments; another process opens the file again."""
@@ -139,7 +139,7 @@ class LazyPhotos:
         self.photos = list(photos)
         self.mean, self.std, self.device = mean, std, torch.device(device)
         self.sizes_B2 = torch.tensor([photo.size for photo in self.photos], device=self.device)
-        self.glance: tuple[torch.Tensor, torch.Tensor] | None = None  # as in Photos; not cached
+        self.glance: tuple[torch.Tensor, torch.Tensor] | None = None  # as in Photos
 
     @property
     def batch_size(self) -> int:
@@ -208,7 +208,8 @@ class LazyPhotos:
                 windows.append(photo.window((left, top), (width, height), cells))
             except UserError as error:
                 raise UnreadablePhoto(str(error), photo) from None
-        photos = Photos(*(part.to(self.device) for part in padded(windows)), self.mean, self.std)
+        pixels_RCHW, read_R2 = (part.to(self.device) for part in padded(windows))
+        photos = Photos(pixels_RCHW, read_R2, self.mean, self.std)
         corners_R2, factors_R2 = (
             torch.tensor(values, dtype=torch.float64, device=self.device)
             for values in zip(*((window.corner, window.factors) for window in windows), strict=True)

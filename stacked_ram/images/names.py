@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-# Control characters, what Windows forbids, and what cannot be written as UTF-8.
+# Control characters, those that Windows forbids, and those that UTF-8 cannot represent.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u2028\u2029\ud800-\udfff\ufffd]')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(10))}
@@ -53,11 +53,13 @@ def path_text(path: str | Path) -> str:
 
 
 def as_utf8(text: str) -> str:
-    """The text with those bytes of file names spelled out that are no UTF-8 (`\\xff`)."""
+    """Return the text with the bytes of a file's name that are not UTF-8 spelled out (`\\xff`)."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:
-    """The text with control characters spelled out (`\\x0d`): they would break a line of a table,
-    or command the terminal that shows them."""
+    """Return the text with control characters spelled out (`\\x0d`).
+
+    They would break the lines of a table, or control the terminal that shows them.
+    """
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.images.decoding import MAX_PIXELS, image_pixels, read_photo, reduced_size
 from stacked_ram.images.formats import formats
@@ -103,14 +104,14 @@ def is_large(path: str | Path, limit: int = LARGE, pyramids: bool = True) -> boo
             with Image.open(path, formats=formats()) as image:
                 if image.width * image.height > limit:
                     return True
-                return pyramids and image.format == "TIFF" and has_levels(image)
+                return pyramids and isinstance(image, TiffImageFile) and has_levels(image)
     except Image.DecompressionBombError:
         return True
-    except Exception:  # decoders raise anything at all on broken files; who reads it says so
+    except Exception:  # decoders raise errors of any kind; whoever reads the file reports them
         return False
 
 
-def has_levels(image: Image.Image) -> bool:
+def has_levels(image: TiffImageFile) -> bool:
     """Return whether an opened TIFF holds smaller levels."""
     if SUB_IMAGES in image.tag_v2:
         return True

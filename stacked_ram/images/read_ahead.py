@@ -43,7 +43,7 @@ def read_ahead(
             kept += pixels(photo)
         return photo
 
-    def next_one() -> tuple[str, Photo]:
+    def take() -> tuple[str, Photo]:
         nonlocal kept, turn
         name, future = waiting.popleft()
         photo = future.result()
@@ -58,11 +58,11 @@ def read_ahead(
             for number, name in enumerate(names):
                 waiting.append((name, threads.submit(work, number, name)))
                 if len(waiting) >= most:
-                    yield next_one()
+                    yield take()
             while waiting:
-                yield next_one()
+                yield take()
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             with changed:
-                turn = math.inf  # nobody takes anything any more: none has to wait
+                turn = math.inf  # nobody takes photos any more: no thread has to wait
                 changed.notify_all()

@@ -1,8 +1,7 @@
-"""From a configuration to a model: which parts it names, and how they are put together."""
+"""Build a model from a configuration: make the parts that it names, and put them together."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from stacked_ram.config.model import PARTS, ModelConfig
-from stacked_ram.config.schema import Config
 from stacked_ram.models.attention.hard import CategoricalPolicy, GaussianPolicy
 from stacked_ram.models.attention.soft import SoftAttention
 from stacked_ram.models.core import CORES
@@ -23,68 +21,30 @@ from stacked_ram.models.retina.maps import BackboneMaps, ConvMaps
 from stacked_ram.models.retina.retina import PatchRetina
 from stacked_ram.models.retina.what import BackboneWhat, ConvWhat, DenseWhat, What
 from stacked_ram.ops.geometry import GlimpseGeometry
-from stacked_ram.runtime.errors import UserError, nearest
-
-
-def create_model(
-    config: Config | ModelConfig,
-    num_classes: int,
-    *,
-    channels: int = 3,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    pretrained: bool = True,
-    **fields: Any,
-) -> RAM:
-    """An untrained model: `create_model(ModelConfig(), 5)(images_BCHW)` gives a Trace.
-
-    Args:
-        config: the model, or a whole configuration with it.
-        channels: of the photos, 3 or 1.
-        mean, std: of the photos' values, `channels` of each, in 0..1 units; None: 0.5 each. A
-            backbone with weights brings its own.
-        pretrained: False leaves a backbone without the weights that the configuration names.
-        fields: of ModelConfig, to be changed: `num_glimpses=4`.
-
-    Raises UserError for a field that does not exist or a value that does not fit, and if the
-    backbone or its weights are not available.
-    """
-    model = config.model if isinstance(config, Config) else config
-    known = [field.name for field in dataclasses.fields(ModelConfig)]
-    for name in fields:
-        if name not in known:
-            raise UserError(f"create_model: unknown field `{name}`{nearest(name, known)}")
-    return build_model(
-        dataclasses.replace(model, **fields),
-        num_classes=num_classes,
-        channels=channels,
-        mean=(0.5,) * channels if mean is None else mean,
-        std=(0.5,) * channels if std is None else std,
-        load_weights=pretrained,
-    )
-
-
-def list_models() -> dict[str, tuple[str, ...]]:
-    """The built-in parts by the field of ModelConfig that names them; each also takes an import
-    path."""
-    return dict(PARTS)
+from stacked_ram.runtime.errors import UserError
 
 
 def build_model(
     config: ModelConfig,
     *,
     num_classes: int,
-    channels: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     load_weights: bool = True,
 ) -> RAM:
-    """The model that a configuration describes, for photos with these statistics.
+    """Build an untrained model: `build_model(config, num_classes=5)(images_BCHW)` gives a Trace.
 
-    mean, std: C values in 0..1 units. A backbone with weights brings its own.
-    load_weights: False where a checkpoint's weights are loaded next.
+    Args:
+        channels: of the photos (C), 3 or 1.
+        mean, std: of the photos' values, C of each, in 0..1 units; None: 0.5 each. A backbone with
+            weights brings its own.
+        load_weights: False leaves a backbone without the weights that the configuration names.
+
     Raises UserError if the backbone, its weights or a part of one's own are not available.
     """
+    mean = (0.5,) * channels if mean is None else mean
+    std = (0.5,) * channels if std is None else std
     weights = config.weights if load_weights else "none"
     backbone = None
     if config.retina == "backbone":
@@ -132,7 +92,7 @@ def build_level(
     glance: Glance | None,
     weights: str,
 ) -> Level:
-    """Level number `index` of the stack; without stack rnn there is only number 0."""
+    """Build level number `index` of the stack; without stack rnn there is only number 0."""
     retina = build_retina(config, index, channels, backbone, weights)
     top = index == config.num_levels - 1 or config.stack != "rnn"
     features = config.feature_size + (0 if index == 0 else config.core_size)
@@ -219,7 +179,7 @@ def build_attention(config: ModelConfig, glance: Glance | None) -> Attention:
             state_features=state, region_features=region_features, regions=regions,
         )  # fmt: skip
     if config.attention == "soft":
-        assert region_features is not None  # the config has made sure of a glance
+        assert region_features is not None  # the config requires a glance
         return SoftAttention(state, region_features=region_features, regions=regions)
     if config.policy == "categorical":
         return CategoricalPolicy(state, region_features=region_features, regions=regions)
@@ -229,10 +189,10 @@ def build_attention(config: ModelConfig, glance: Glance | None) -> Attention:
 
 
 def import_part(field: str, path: str, options: Mapping[str, Any], **arguments: Any) -> Any:
-    """A part of one's own: the class at an import path, called with these arguments and options.
+    """Build a part of one's own: call the class at an import path with these arguments and options.
 
-    Only classes of `nn.Module` are called: a configuration, a stranger's too, runs no function.
-    Raises UserError that names the field.
+    Only subclasses of `nn.Module` are called, so that no configuration can run any function.
+    Raises UserError, which names the field.
     """
     module, name = path.split(":")
     try:

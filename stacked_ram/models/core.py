@@ -2,8 +2,8 @@
 
     core.start(rows, like) -> state          core(feature_RD, state) -> (output_RD, state)
 
-A state is a tuple of tensors with the rows first, so that rows can be selected (early exit)
-whichever core it is. `models/protocols.py` has the contract.
+A state is a tuple of tensors with the rows first, so that early exit can select rows. The contract
+is in `models/protocols.py`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GRUCore(nn.Module):
 class RNNCore(nn.Module):
     """The paper's core for classification: h_t = ReLU(W_h h_{t-1} + W_g g_t + b).
 
-    Both products are made in one layer: the glimpse feature and the state side by side.
+    One layer computes both products, from the glimpse feature and the state side by side.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -106,7 +106,7 @@ class TransformerCore(nn.Module):
 
 
 def positions(step: int, width: int, like: Tensor) -> Tensor:
-    """Sinusoidal position encoding of a step (Vaswani et al., 2017, section 3.5), D values."""
+    """Compute the sinusoidal position encoding of a step, D values (Vaswani et al., 2017, 3.5)."""
     even = torch.arange(0, width, 2, device=like.device, dtype=torch.float32)
     angle = step * torch.exp(even * (-math.log(10_000) / width))
     return torch.stack([angle.sin(), angle.cos()], 1).flatten()[:width].to(like.dtype)

@@ -1,7 +1,7 @@
 """The glance: a low-resolution look at the whole photo before the first glimpse.
 
-The context network of DRAM (Ba et al., 2015): it starts the core (or the first location), and
-its feature map, pooled into regions, is what a policy over the photo reads.
+The context network of DRAM (Ba et al., 2015): it starts the core (or the first location), and a
+policy reads its feature map, pooled into regions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Glance(nn.Module):
             network of its own.
         stride: with a backbone, stop at its last map with cells of this many pixels; None: go
             through all of it.
-        starts_core: False where the vector starts the first location alone: then it comes from
-            detached features of a shared backbone, so that no policy gradient trains that.
+        starts_core: False if the vector starts only the first location. Then the features of a
+            shared backbone are detached, so that no policy gradient trains it.
         feature_size: width of the vector, that of the glimpse feature.
 
     Raises UserError if the map has fewer cells than there are regions, or the backbone no map of
@@ -65,14 +65,14 @@ class Glance(nn.Module):
         self.check_regions(channels)
 
     def forward(self, photos: PhotoBatch) -> tuple[Tensor, Context]:
-        """One pass over each photo: its vector (B x feature_size) and its regions."""
+        """Compute each photo's vector (B x feature_size) and regions."""
         regions_BRD, pooled = photos.glance or self.find(photos)
         pooled = pooled.detach() if self.detaches else pooled
         return self.project(pooled).relu(), Context(regions_BRD)
 
     def find(self, photos: PhotoBatch) -> tuple[Tensor, Tensor]:
-        """Each photo's regions (B x R x region_features) and pooled features. With a frozen
-        backbone they stay the same, whatever the rest of the model learns."""
+        """Compute each photo's regions (B x R x region_features) and pooled features. With a
+        frozen backbone they never change, and can be cached (data/glance_cache.py)."""
         maps, pooled = self.map_and_pooled(photos.resized(self.size))
         return pooled_to(maps, self.regions).flatten(2).transpose(1, 2), pooled
 
@@ -88,8 +88,8 @@ class Glance(nn.Module):
 
     @torch.no_grad()
     def check_regions(self, channels: int) -> None:
-        """Raise UserError if the map has too few cells. Found with a copy on the meta device, which
-        computes nothing."""
+        """Raise UserError if the map has too few cells. A copy on the meta device gives its size
+        without computing anything."""
         shapes = copy.deepcopy(self).to("meta").eval()
         maps, _ = shapes.map_and_pooled(torch.zeros(1, channels, *self.size, device="meta"))
         cells = tuple(maps.shape[2:])
@@ -101,8 +101,8 @@ class Glance(nn.Module):
 
 
 def small_network(channels: int, size: tuple[int, int], regions: tuple[int, int]) -> nn.Sequential:
-    """Four 3x3 convolutions with batch norm. The first three halve the image, but never to fewer
-    cells than there are regions."""
+    """Build four 3x3 convolutions with batch norm. The first three halve the image, but never to
+    fewer cells than there are regions."""
     layers: list[nn.Module] = []
     widths = (channels, 32, 32, 64, 64)
     height, width = size

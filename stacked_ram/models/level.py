@@ -1,4 +1,4 @@
-"""A level: one retina with its own core, and the attention that moves it; glimpses of all levels.
+"""A level: one retina with its own core and attention; and what all levels do in turn.
 
 R rows (photo-major)   T steps   S levels   K patches   D features
 """
@@ -22,7 +22,7 @@ Glimpse = tuple[Tensor, list[Tensor]]  # the glimpse feature, and the patches of
 
 
 class Level(nn.Module):
-    """One level of the model. attention: None where a stack's top level chooses for all."""
+    """One level of the model. attention: None if the top level of a stack chooses for all."""
 
     def __init__(self, retina: Retina, core: Core, attention: Attention | None):
         super().__init__()
@@ -38,13 +38,13 @@ class Level(nn.Module):
         smooth: bool,
         generator: torch.Generator | None,
     ) -> PolicyOutput:
-        """The next location of this level, which is number `index`. source: `policy` (the
-        attention, of whichever kind), `centre` or `random`; given_R2 stands for what is drawn.
+        """Choose the next location of this level, which is number `index`.
 
-        Soft attention takes no draw: another location than its own moves the glimpse and leaves
-        its weights, and what it attends to, as they are.
+        source: `policy` (the attention, hard or soft), `centre` or `random`. given_R2 replaces the
+        draw. Soft attention draws nothing: a location that is not its own moves the glimpse, but
+        leaves its weights and the attended regions as they are.
         """
-        assert self.attention is not None  # only a level that has an attention is asked
+        assert self.attention is not None  # RAM asks only levels that have an attention
         soft = self.attention.differentiable
         fixed = source != "policy" or (soft and given_R2 is not None)
         if fixed:
@@ -52,8 +52,8 @@ class Level(nn.Module):
             location = fixed_location(state.outputs[0], draw, given_R2, generator)
             if not soft:
                 return location
-        # a policy reads a detached state, except what it reads of the glance before the first
-        # glimpse: nothing but the policy gradient trains that
+        # a policy reads a detached state, except the glance's features before the first glimpse,
+        # which only the policy gradient trains
         input_RD = state.policy_inputs[index]
         if not soft and not smooth and state.glance_RD is None:
             input_RD = input_RD.detach()
@@ -75,10 +75,10 @@ def glimpse(
     smooth: bool,
     recompute: bool = False,
 ) -> list[Glimpse]:
-    """A glimpse of each level, one a row. recompute: again in the backward pass, to save memory."""
+    """Take a glimpse at each level. recompute: again in the backward pass, to save memory."""
     glimpses = []
     for level, view, output in zip(levels, views, chosen, strict=True):
-        look = partial(look_at, level.retina, view, smooth)
+        look = partial(level.retina, view, smooth=smooth)
         location_R2 = output.location_B2 if smooth else output.location_B2.detach()
         if recompute:
             glimpses.append(checkpointed(look, location_R2, level))
@@ -87,14 +87,10 @@ def glimpse(
     return glimpses
 
 
-def look_at(retina: Retina, view: View, smooth: bool, location_R2: Tensor) -> Glimpse:
-    return retina(view, location_R2, smooth)
-
-
 def glimpse_ahead(
     levels: Iterable[Level], views: list[View], chosen_T: list[list[PolicyOutput]], smooth: bool
 ) -> list[list[Glimpse]]:
-    """The glimpses of all steps, made in one batch: for each step those of the levels."""
+    """Take the glimpses of all steps in one batch. Returns, for each step, those of the levels."""
     levels_T = []
     for index, (level, view) in enumerate(zip(levels, views, strict=True)):
         locations_RT2 = torch.stack([chosen[index].location_B2 for chosen in chosen_T], 1)
@@ -109,8 +105,8 @@ def glimpse_ahead(
 def boxes_read(
     levels: Iterable[Level], views: list[View], locations: list[list[Tensor]], smooth: bool
 ) -> Tensor:
-    """The boxes that were read at these locations (of each step those of the levels, R x 2):
-    R x T x S x K x 4, in pixels of the photo."""
+    """Return the boxes that were read, R x T x S x K x 4, in pixels of the photo. locations: for
+    each step those of the levels, R x 2."""
     boxes = []
     for level, view, steps in zip(levels, views, zip(*locations, strict=True), strict=True):
         locations_RT2 = torch.stack(steps, 1).detach()
@@ -122,7 +118,7 @@ def boxes_read(
 def run_cores(
     levels: Iterable[Level], features: list[Tensor], states: list[State]
 ) -> tuple[list[Tensor], list[State]]:
-    """One step of every level's core, from the lowest up: each takes its own feature with the
+    """Run every level's core for one step, from the lowest up: each takes its own feature and the
     output of the level below. Returns outputs and states."""
     outputs: list[Tensor] = []
     later = []

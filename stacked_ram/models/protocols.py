@@ -1,5 +1,5 @@
-"""What a part of the model must do. A part of your own needs no more, and inherits from nothing
-but `torch.nn.Module`; `examples/` has one of each.
+"""The protocols of the model's parts. A part of your own needs no more, and inherits only from
+`torch.nn.Module`; `examples/` has one of each.
 
 B photos   R rows: B * M rollouts, photo-major   D features   K patches of P x P pixels, C channels
 """
@@ -22,60 +22,61 @@ class Retina(Protocol):
 
     Locations are (x, y) in [-1, 1], (-1, -1) the top left corner of the photo; a sampled one may
     lie at the very edge. Rows that look at one photo follow each other: R is a multiple of B.
-    A retina may also have `anneal(progress)`, called before every training step with the share of
-    the training that is done, 0 to 1. A config's import path is called with `channels`, `geometry`
-    (a GlimpseGeometry) and `feature_size`, and the `retina_options`.
+    A retina may also have `anneal(progress)`, called before every training step with the fraction
+    of the training that is done, 0 to 1. A class named in a config by its import path is called
+    with `channels`, `geometry` (a GlimpseGeometry), `feature_size` and the `retina_options`.
     """
 
     out_features: int
     """D, the width of the glimpse feature."""
 
     def view(self, photos: PhotoBatch) -> View:
-        """The work that is done once a photo, however often it is looked at."""
+        """Do the work that is done once per photo, before the first glimpse."""
         ...
 
     def boxes(self, view: View, locations_R2: Tensor, smooth: bool = False) -> Tensor:
-        """The boxes that are read there: (left, top, right, bottom) in pixels, R x K x 4."""
+        """Return the boxes that are read: (left, top, right, bottom) in pixels, R x K x 4."""
         ...
 
     def __call__(
         self, view: View, locations_R2: Tensor, smooth: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """The glimpse feature, R x D, and the patches as they were read, R x K x C x P x P, in a
-        list (one tensor for each surface of the view). `smooth`: gradients reach the locations."""
+        """Return the glimpse feature, R x D, and the patches that were read, R x K x C x P x P, in
+        a list (a tensor for each surface of the view). `smooth`: gradients reach the locations."""
         ...
 
 
 class Core(Protocol):
     """The recurrent network that integrates glimpse features over the steps.
 
-    A state is a tuple of tensors whose first dimension is the rows, so that rows can be selected
-    (early exit). In a stack a level above the first gets its own feature and the output of the
-    level below, side by side. A config's import path is called with `in_features` and
-    `out_features`, and the `core_options`.
+    A state is a tuple of tensors whose first dimension is the rows, so that early exit can select
+    rows. In a stack, a level above the first gets its own feature and the output of the level
+    below, side by side. A class named in a config by its import path is called with `in_features`,
+    `out_features` and the `core_options`.
     """
 
     out_features: int
     """D, the width of the output."""
 
     def start(self, rows: int, like: Tensor) -> State:
-        """The state before the first glimpse, with the dtype and device of `like`."""
+        """Return the state before the first glimpse, with the dtype and device of `like`."""
         ...
 
     def __call__(self, feature_RD: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step: the output, R x D, and the next state."""
+        """Do one step; return the output, R x D, and the next state."""
         ...
 
 
 class Attention(Protocol):
     """Core output -> next location.
 
-    Two kinds. A policy (`differentiable = False`) draws a location: the draw is detached, and
-    `log_prob_B` (of the draw, before it is clamped to the photo) is trained by REINFORCE. It reads
-    a detached state. A differentiable attention draws nothing: the gradient of the classification
-    loss reaches it through the location. It may also have `anneal(progress)`, as a retina. A
-    config's import path is called with `state_features`, `region_features` (None without a glance)
-    and `regions` (rows, columns), and the `attention_options`.
+    There are two kinds. A policy (`differentiable = False`) draws a location: the draw is detached,
+    and REINFORCE trains the policy by `log_prob_B` (of the draw, before it is clamped to the
+    photo). A policy reads a detached state. A differentiable attention draws nothing: the gradient
+    of the classification loss reaches it through the location. Both may have `anneal(progress)`,
+    as a retina. A class named in a config by its import path is called with `state_features`,
+    `region_features` (None without a glance), `regions` (rows, columns) and the
+    `attention_options`.
     """
 
     differentiable: bool
@@ -90,11 +91,11 @@ class Attention(Protocol):
         earlier: list[Tensor],
         generator: torch.Generator | None,
     ) -> PolicyOutput:
-        """Where to look next.
+        """Choose the next location.
 
         state_RD: the core's last output. context: regions of the glance's map, None without a
-        glance. sample: draw with `generator`, or take the mean (or the likeliest). given_R2: take
-        this draw instead, and give its log-probability. earlier: the locations looked at so far,
-        R x 2 a step, none before the first glimpse.
+        glance. sample: draw with `generator`; otherwise take the mean (or the likeliest). given_R2:
+        take this draw instead, and return its log-probability. earlier: the locations so far, R x 2
+        for each step; empty before the first glimpse.
         """
         ...

@@ -12,7 +12,7 @@ Notable features
 - class scores, baseline and stopping score are computed for all steps at once, after the last
 - the policy and the baseline read a detached state: the policy gradient trains the policy, the
   baseline's regression trains the baseline, the classification loss trains everything else
-  (soft attention and the pathwise estimator send their gradient through the crops instead)
+  (with soft attention and the pathwise estimator, gradients go through the crops instead)
 
     B photos   R rows = B * M rollouts, photo-major   T steps   S levels   N classes   D features
 """
@@ -33,7 +33,7 @@ from stacked_ram.models.level import Glimpse, Level, boxes_read, glimpse, glimps
 from stacked_ram.models.protocols import Attention, Core, Retina
 from stacked_ram.models.retina.backbone import Pretrained, find_backbone
 from stacked_ram.models.state import LoopState
-from stacked_ram.models.trace import Heads, Step, Trace, assemble
+from stacked_ram.models.trace import Heads, Trace, assemble
 from stacked_ram.ops.patches import Photos
 from stacked_ram.ops.photo_batch import PhotoBatch
 
@@ -41,25 +41,24 @@ LOCATION_SOURCES = ("policy", "centre", "random")
 
 
 class RAM(nn.Module):
-    """The model, built from its parts (`models/protocols.py` says what a part must do).
+    """The model, built from its parts (`models/protocols.py` describes what each must do).
 
     Args:
         retina, core, attention: the parts of a model of one level; or
         levels: several levels, from the lowest to the top one.
-        glance: None without one.
-        glance_starts: `core`, or `location`: the first location alone.
+        glance: the glance; None for none.
+        glance_starts: `core`, or `location`: only the first location.
         glance_dropout: fraction of the photos of a training batch whose glance the core forgets.
         num_glimpses: steps of a pass (T).
         first_location: where the first glimpse looks: `random` (in evaluation the centre),
             `centre`, or `learned`: chosen by the attention. Soft attention chooses it always.
         dropout: before the classifier, 0 to 1.
         learned_stop: have a head that predicts after each glimpse whether the answer is right.
-        mean, std: of the photos' values, C of each, in 0..1 units; their number says how many
-            channels the photos have.
+        mean, std: of the photos' values in 0..1 units, a number for each channel.
     """
 
     config: ModelConfig | None = None
-    """What `build_model` was given; the model itself does not read it."""
+    """The config given to `build_model`; the model itself does not read it."""
     mean: Tensor
     std: Tensor
     levels: Sequence[Level]
@@ -92,7 +91,7 @@ class RAM(nn.Module):
         if glance is not None and glance.out_features != top.retina.out_features:
             raise ValueError(
                 f"RAM: the glance has {glance.out_features} features, the retina"
-                f" {top.retina.out_features}; the core takes both, so they must be as many"
+                f" {top.retina.out_features}; the core takes both, so they must be equal"
             )
         self.num_classes, self.num_glimpses = num_classes, num_glimpses
         self.first_location, self.glance_dropout = first_location, glance_dropout
@@ -137,15 +136,15 @@ class RAM(nn.Module):
 
         Args:
             images: B x C x H x W, uint8 (0 to 255) or floating point (0 to 1), of any height and
-                width; or what `photos` made of them.
-            sizes_B2: (height, width) of each photo in a batch of several sizes: photos stand at
-                the top left, zeros fill the rest. None: each fills its image.
-            rollouts: scan paths a photo (M); the trace has R = B * M rows, photo-major.
+                width; or the result of `photos`.
+            sizes_B2: (height, width) of each photo in a batch of several sizes: photos are at the
+                top left, zeros fill the rest. None: each fills its image.
+            rollouts: scan paths per photo (M); the trace has R = B * M rows, photo-major.
             location_source: `policy`; or `centre` or `random` (controls, warm-up), which never
                 have a policy term.
             sample: draw from the policy, or take its mean (or likeliest cell). Default: draw in
                 training.
-            locations_BTS2: take these draws instead for the first steps, R x t x S x 2, and give
+            locations_BTS2: take these draws instead for the first steps, R x t x S x 2, and compute
                 their log-probability.
             keep_patches: put the patches in the trace.
             num_glimpses: number of steps. Default: the model's.
@@ -153,34 +152,27 @@ class RAM(nn.Module):
                 does).
         """
         photos = self.photos(images, sizes_B2) if isinstance(images, Tensor) else images
-        policy_inputs, taken = [], []
+        policy_inputs, outputs, patches = [], [], []
         for state in self.steps(
             photos, rollouts=rollouts, location_source=location_source, sample=sample,
             locations_BTS2=locations_BTS2, num_glimpses=num_glimpses, smooth=smooth,
         ):  # fmt: skip
             policy_inputs.append(state.policy_inputs[-1])
-            if state.step == 0:
-                glance_logits_RN = state.glance_logits_RN
-            else:
-                taken.append(Step(state.policy_outputs, state.patches if keep_patches else None))
-        heads = self.heads(policy_inputs)
-        boxes = None  # in training nothing asks for them
+            if state.step > 0:
+                outputs.append(state.policy_outputs)
+                if keep_patches:
+                    patches.append(state.patches)
+        boxes = None  # training does not need them
         if not self.training:
-            locations = [[output.location_B2 for output in step.policy_outputs] for step in taken]
-            boxes = boxes_read(self.levels, state.views, locations, smooth or not self.has_policy)
-        chosen = self.first_chosen(location_source, len(taken))
-        return assemble(taken, heads, boxes, photos.sizes_B2, rollouts, glance_logits_RN, chosen)
+            smooth = smooth or not self.has_policy
+            boxes = boxes_read(self.levels, state.views, state.earlier, smooth)
+        return assemble(
+            outputs, patches, self.heads(policy_inputs), boxes, photos.sizes_B2, rollouts,
+            state.glance_logits_RN, self.first_chosen(location_source, len(outputs)),
+        )  # fmt: skip
 
-    def photos(
-        self,
-        images: Tensor | PhotoBatch,
-        sizes_B2: Tensor | None = None,
-        glance: tuple[Tensor, Tensor] | None = None,
-    ) -> PhotoBatch:
-        """Photos with this model's normalisation; images and sizes_B2 as for `forward`.
-
-        glance: what `Glance.find` found in them before.
-        """
+    def photos(self, images: Tensor | PhotoBatch, sizes_B2: Tensor | None = None) -> PhotoBatch:
+        """Wrap photos with this model's normalisation; arguments as for `forward`."""
         channels = images.shape[1] if isinstance(images, Tensor) else images.channels
         if channels != len(self.mean):
             raise ValueError(
@@ -188,13 +180,10 @@ class RAM(nn.Module):
                 f" {len(self.mean)}"
             )
         mean, std = (self.mean, self.std) if self.normalises else (None, None)
-        if isinstance(images, Tensor):
-            images = images.float() if images.is_floating_point() else images
-            photos: PhotoBatch = Photos(images, sizes_B2, mean, std)
-        else:
-            photos = images.normalised(mean, std)
-        photos.glance = glance
-        return photos
+        if not isinstance(images, Tensor):
+            return images.normalised(mean, std)
+        images = images.float() if images.is_floating_point() else images
+        return Photos(images, sizes_B2, mean, std)
 
     # ------------------------------------------------------------------ one step after the other
 
@@ -209,9 +198,9 @@ class RAM(nn.Module):
         num_glimpses: int | None = None,
         smooth: bool = False,
     ) -> Iterator[LoopState]:
-        """The state before the first glimpse, then after each; arguments as for `forward`.
+        """Yield the state before the first glimpse, then after each; arguments as for `forward`.
 
-        Between two steps `state.keep(rows)` leaves photos out (location_source `policy` only).
+        Between two steps `state.keep(rows)` drops photos (location_source `policy` only).
         """
         if location_source not in LOCATION_SOURCES:
             raise ValueError(
@@ -228,8 +217,7 @@ class RAM(nn.Module):
         state = self.start(photos, rollouts, smooth)
         yield state
         if location_source != "policy" and self.has_policy and not recompute:
-            # no location depends on an earlier glimpse: the patches of all steps go through the
-            # retina in one batch
+            # no location depends on an earlier glimpse: the retina takes all steps in one batch
             chosen_T = [self.choose(state, location_source, sample, each, smooth) for each in given]
             glimpses_T = glimpse_ahead(self.levels, state.views, chosen_T, smooth)
             for chosen, glimpses in zip(chosen_T, glimpses_T, strict=True):
@@ -243,7 +231,7 @@ class RAM(nn.Module):
             yield state
 
     def start(self, photos: PhotoBatch, rollouts: int = 1, smooth: bool = False) -> LoopState:
-        """The state before the first glimpse: all per-photo work, the glance included."""
+        """Do all per-photo work, the glance included; return the state before the first glimpse."""
         rows = photos.batch_size * rollouts
         views = [level.retina.view(photos) for level in self.levels]
         like = self.classifier.weight
@@ -278,7 +266,7 @@ class RAM(nn.Module):
         given_RS2: Tensor | None = None,
         smooth: bool = False,
     ) -> list[PolicyOutput]:
-        """Where each level looks next; if they share a location, the top level chooses it."""
+        """Choose where each level looks next; the top level chooses for all that share."""
         source = location_source
         if source == "policy" and state.step < self.first_chosen(source, 0):
             source = self.first_location if sample or smooth else "centre"
@@ -294,11 +282,11 @@ class RAM(nn.Module):
     def integrate(
         self, state: LoopState, policy_outputs: list[PolicyOutput], glimpses: list[Glimpse]
     ) -> LoopState:
-        """The state after a glimpse."""
+        """Update the cores with a glimpse; return the state after it."""
         features = []
         for (feature, _), output in zip(glimpses, policy_outputs, strict=True):
             if output.attended_BD is not None:
-                assert self.attend is not None  # regions come with a glance
+                assert self.attend is not None  # only a glance gives regions to attend to
                 feature = feature + self.attend(output.attended_BD).relu()
             features.append(feature)
         outputs, core_states = run_cores(self.levels, features, state.core_states)
@@ -313,23 +301,22 @@ class RAM(nn.Module):
         )
 
     def first_chosen(self, location_source: str, steps: int) -> int:
-        """The first step whose location a policy chooses, as it does from there on; `steps`: it
-        chooses none."""
+        """Return the step from which on the policy chooses locations; `steps` if never."""
         if location_source != "policy" or not self.has_policy:
             return steps
         return 0 if self.first_location == "learned" else 1
 
-    # ------------------------------------------------------------------ what is read off the core
+    # ------------------------------------------------------------------ heads
 
     def scores(self, output: Tensor) -> Tensor:
-        """Class scores from the top core's output, of one step or of several."""
+        """Compute class scores from the top core's output, of one step or several."""
         return self.classifier(self.dropout(output)).float()
 
     def heads(self, policy_inputs: list[Tensor]) -> Heads:
-        """Class scores, baseline and stopping score of all steps at once. policy_inputs: of the
-        top level, before the first step and after each, R x D."""
+        """Compute class scores, baseline and stopping score of all steps at once. policy_inputs:
+        of the top level, before the first step and after each, R x D."""
         after_RTD = torch.stack(policy_inputs[1:], 1)
-        # the regressions of baseline and stopping train these two alone
+        # the regressions of baseline and stopping train only these two
         before_RTD = torch.stack([each.detach() for each in policy_inputs[:-1]], 1)
         if self.baseline is None:
             baselines_RT = before_RTD.new_zeros(before_RTD.shape[:2])
@@ -338,22 +325,22 @@ class RAM(nn.Module):
         stops_RT = None if self.stop is None else self.stop(after_RTD.detach())[..., 0].float()
         return Heads(self.scores(after_RTD), baselines_RT.float(), stops_RT)
 
-    # ------------------------------------------------------------------ for those who train it
+    # ------------------------------------------------------------------ for training and loading
 
     @property
     def needs_whole_photo(self) -> bool:
-        """Whether a retina makes maps of all of a photo's pixels, which have to be in memory."""
+        """Whether a retina makes maps of whole photos, whose pixels must be in memory."""
         return any(getattr(level.retina, "maps", None) is not None for level in self.levels)
 
     def anneal(self, progress: float) -> None:
-        """Set what changes over training, for this fraction of it (0 start, 1 end), in every part
-        that has something to change (the std of a Gaussian policy, batch norm of a retina)."""
+        """Tell the parts that change over training (the std of a Gaussian policy, batch norm of a
+        retina) which fraction of it is done, 0 to 1."""
         for level in self.levels:
             for part in (level.retina, level.attention):
-                if hasattr(part, "anneal"):
+                if part is not None and hasattr(part, "anneal"):
                     part.anneal(progress)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters of pretrained networks, which learn at their own rate."""
+        """Return the parameters of pretrained networks, which have their own learning rate."""
         owners = [part for part in self.modules() if isinstance(part, Pretrained)]
         return [parameter for owner in owners for parameter in owner.parameters()]

@@ -16,27 +16,27 @@ from stacked_ram.models.retina.retina import View
 
 @dataclass
 class LoopState:
-    """What `RAM.steps` yields: before the first glimpse (step 0) and after each. Lists have an
-    entry a level."""
+    """The state that `RAM.steps` yields before the first glimpse (step 0) and after each. Lists
+    have an entry for each level, unless they say otherwise."""
 
     views: list[View]
-    """What was made of each photo once."""
+    """The work that is done once per photo."""
     core_states: list[State]
     outputs: list[Tensor]
-    """The cores' last outputs, R x D; zeros before the first."""
+    """The cores' last outputs, R x D; zeros before the first glimpse."""
     contexts: list[Context] | None = None
-    """What each level's attention reads of the glance; None without one."""
+    """The regions of the glance that each attention reads; None without a glance."""
     glance_logits_RN: Tensor | None = None
-    """Class scores after the glance alone, where it starts the core."""
+    """Class scores after the glance alone, if it starts the core."""
     glance_RD: Tensor | None = None
-    """What the policies read before the first glimpse, where the glance starts the first location
-    alone; None after it."""
+    """The input of the policies before the first glimpse, if the glance starts only the first
+    location; None after the first glimpse."""
     policy_outputs: list[PolicyOutput] = field(default_factory=list)
     """How the location of the last glimpse was chosen."""
     patches: list[list[Tensor]] = field(default_factory=list)
-    """What the last glimpse read: of each surface, R x K x C x P x P."""
+    """The patches of the last glimpse, for each level those of each surface, R x K x C x P x P."""
     earlier: list[list[Tensor]] = field(default_factory=list)
-    """Of each step so far, the locations of the levels, R x 2."""
+    """For each step so far, the locations of the levels, R x 2."""
 
     @property
     def step(self) -> int:
@@ -49,11 +49,11 @@ class LoopState:
 
     @property
     def policy_inputs(self) -> list[Tensor]:
-        """What each level's policy (and of the top level's the baseline) reads, R x D."""
+        """The input of each level's policy, R x D; the baseline reads that of the top level."""
         return self.outputs if self.glance_RD is None else [self.glance_RD] * len(self.outputs)
 
     def empty_cores(self, rows_R: Tensor) -> None:
-        """Set outputs and states of some rows (a mask) to zero, as before anything was seen. (The
+        """Set outputs and states of some rows (a mask) to zero, as before the glance. (The
         transformer's state keeps a token of zeros.)"""
 
         def emptied(values: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class LoopState:
         self.core_states = [tuple(emptied(part) for part in parts) for parts in self.core_states]
 
     def keep(self, rows_r: Tensor) -> None:
-        """Go on with these rows only (indices; one row a photo), as an early exit does."""
+        """Keep only these rows (indices; one row per photo), for early exit."""
 
         def some(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[rows_r]

@@ -1,6 +1,6 @@
-"""The trace: everything that one forward pass did, with named fields.
+"""The trace: everything that one forward pass did, as named fields.
 
-B rows: photos times rollouts, photo-major (rows b*M to b*M+M-1 looked at photo b)
+B rows: photos times rollouts, photo-major (rows b*M to b*M+M-1 are those of photo b)
 T steps   S levels (1 without `stack: rnn`)   N classes   K patches of P x P   R regions
 """
 
@@ -23,38 +23,37 @@ class Trace:
     locations_BTS2: Tensor
     """Where each glimpse looked, (x, y) in [-1, 1]."""
     samples_BTS2: Tensor
-    """What the policy drew, before it was clamped to the photo (the location, where it drew
-    nothing)."""
+    """The draw of the policy, before it was clamped to the photo; the location if nothing was
+    drawn."""
     means_BTS2: Tensor
-    """Centre of the policy each location was drawn from (the location, where it drew nothing)."""
+    """Mean of the policy that each location was drawn from; the location if nothing was drawn."""
     log_probs_BTS: Tensor
-    """Log-probability of the sample under the policy; 0 where it drew nothing (of levels that
-    share a location, the top one draws it)."""
+    """Log-probability of the sample under the policy; 0 if nothing was drawn (only the top one of
+    levels that share a location draws)."""
     entropies_BTS: Tensor
-    """Entropy of the policy; 0 where it drew nothing."""
+    """Entropy of the policy; 0 if nothing was drawn."""
     baselines_BT: Tensor
-    """Return expected from each step on, told from what was known before its glimpse."""
+    """Return that is expected from each step on, predicted before its glimpse."""
     first_chosen: int
-    """The first step whose location the policy chose, as it did from there on (no random or forced
-    one); T where it chose none."""
+    """The step from which on the policy chose the locations (neither random nor given ones); T if
+    it chose none."""
     boxes_BTSK4: Tensor | None
-    """Boxes that were read, (left, top, right, bottom) in pixels of the photo; None in training,
-    where nothing asks for them."""
+    """Boxes that were read, (left, top, right, bottom) in pixels of the photo; None in training."""
     read_B: Tensor | None
-    """Share of the photo's pixels inside any of those boxes, 0 to 1 (an upper bound: boxes of
-    different steps may overlap); None with them."""
+    """Fraction of the photo's pixels inside those boxes, 0 to 1 (an upper bound: boxes of
+    different steps may overlap); None in training."""
     rollouts: int = 1
     glance_logits_BN: Tensor | None = None
-    """Class scores after the glance alone, where there is one that starts the core."""
+    """Class scores after the glance alone, if it starts the core."""
     region_weights_BTR: Tensor | None = None
-    """Soft attention, and policies over cells: weights over the regions before each glimpse."""
+    """Weights over the regions before each glimpse (soft attention, policies that read a map)."""
     stop_logits_BT: Tensor | None = None
     """Learned stop: score for stopping after each step."""
     patches_BTSKCPP: Tensor | None = None
     """On request: the patches as the network got them, normalised."""
     map_patches_BTKCPP: list[Tensor] | None = None
-    """On request: the patches cut from each surface, the photo or (stack conv, backbone) the
-    feature maps that are looked at; one tensor a surface."""
+    """On request: the patches cut from each surface of the lowest level: the photo, or (stack conv,
+    backbone) the feature maps; a tensor for each surface."""
 
     @property
     def chosen(self) -> slice:
@@ -63,11 +62,11 @@ class Trace:
 
     @property
     def chosen_T(self) -> tuple[bool, ...]:
-        """Of each step, whether the policy chose its location."""
+        """For each step, whether the policy chose its location."""
         return tuple(step >= self.first_chosen for step in range(self.logits_BTN.shape[1]))
 
     def detach(self) -> Trace:
-        """The same trace without its graph."""
+        """Return the same trace without its graph."""
 
         def detached(value: Any) -> Any:
             if isinstance(value, list):
@@ -79,18 +78,8 @@ class Trace:
 
 
 @dataclass
-class Step:
-    """One step, while the trace is being made."""
-
-    policy_outputs: list[PolicyOutput]
-    """Of each level."""
-    patches: list[list[Tensor]] | None
-    """Of each level, its surfaces' patches, B x K x C x P x P."""
-
-
-@dataclass
 class Heads:
-    """What is computed from the core's outputs, for all steps at once."""
+    """The outputs that are computed from those of the core, for all steps at once."""
 
     logits_BTN: Tensor
     baselines_BT: Tensor
@@ -98,7 +87,8 @@ class Heads:
 
 
 def assemble(
-    steps: list[Step],
+    outputs_TS: list[list[PolicyOutput]],
+    patches_TS: list[list[list[Tensor]]],
     heads: Heads,
     boxes_BTSK4: Tensor | None,
     sizes_B2: Tensor,
@@ -106,17 +96,18 @@ def assemble(
     glance_logits_BN: Tensor | None,
     first_chosen: int,
 ) -> Trace:
-    """The trace of these steps. sizes_B2: (height, width) of the photos, one row a photo."""
+    """Make a trace of what each step and level did. patches_TS: those of each surface, or empty.
+    sizes_B2: (height, width) of the photos, one row per photo."""
 
     def stacked(name: str) -> Tensor:
-        """A field of the policy outputs, B x T x S."""
-        values = [getattr(output, name) for step in steps for output in step.policy_outputs]
-        return torch.stack(values, 1).unflatten(1, (len(steps), -1))
+        """Stack a field of the policy outputs, B x T x S."""
+        values = [getattr(output, name) for outputs_S in outputs_TS for output in outputs_S]
+        return torch.stack(values, 1).unflatten(1, (len(outputs_TS), -1))
 
     log_probs, entropies = stacked("log_prob_B"), stacked("entropy_B")
-    first, *others = steps[0].policy_outputs
+    first, *others = outputs_TS[0]
     if others and all(output is first for output in others):
-        # the top level decides for all levels: the probability of its decision counts once
+        # the top level chooses for all levels: the probability of its choice counts once
         below = torch.arange(log_probs.shape[2], device=log_probs.device) < log_probs.shape[2] - 1
         log_probs = log_probs.masked_fill(below, 0.0)
         entropies = entropies.masked_fill(below, 0.0)
@@ -132,35 +123,35 @@ def assemble(
         boxes_BTSK4=boxes_BTSK4,
         read_B=None
         if boxes_BTSK4 is None
-        else share_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
+        else fraction_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
         rollouts=rollouts,
         glance_logits_BN=glance_logits_BN,
-        region_weights_BTR=region_weights(steps),
+        region_weights_BTR=region_weights(outputs_TS),
         stop_logits_BT=heads.stop_logits_BT,
-        patches_BTSKCPP=None
-        if steps[0].patches is None
-        else torch.stack(
-            [torch.stack([level[0] for level in step.patches], 1) for step in steps], 1
-        ),
-        map_patches_BTKCPP=None
-        if steps[0].patches is None
-        else [
-            torch.stack(seen, 1) for seen in zip(*(step.patches[0] for step in steps), strict=True)
-        ],
+        patches_BTSKCPP=torch.stack(
+            [torch.stack([surfaces[0] for surfaces in step], 1) for step in patches_TS], 1
+        )
+        if patches_TS
+        else None,
+        map_patches_BTKCPP=[
+            torch.stack(read, 1) for read in zip(*(step[0] for step in patches_TS), strict=True)
+        ]
+        if patches_TS
+        else None,
     )
 
 
-def region_weights(steps: list[Step]) -> Tensor | None:
-    """B x T x R; zeros at a step whose location was not chosen by weights over the regions."""
-    weights = [step.policy_outputs[-1].weights_BR for step in steps]
+def region_weights(outputs_TS: list[list[PolicyOutput]]) -> Tensor | None:
+    """Stack the top level's weights over the regions, B x T x R; zeros at steps without any."""
+    weights = [outputs[-1].weights_BR for outputs in outputs_TS]
     like = next((each for each in weights if each is not None), None)
     if like is None:
         return None
     return torch.stack([torch.zeros_like(like) if each is None else each for each in weights], 1)
 
 
-def share_read(boxes_BTSK4: Tensor, sizes_B2: Tensor) -> Tensor:
-    """Share of each photo's pixels that its boxes cover, at most 1.
+def fraction_read(boxes_BTSK4: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Compute the fraction of each photo's pixels that its boxes cover, at most 1.
 
     The widest box of each step and level counts (the others lie inside it), cut at the photo's
     edges; boxes of different steps may overlap, so this is an upper bound.

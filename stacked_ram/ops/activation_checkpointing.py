@@ -1,7 +1,7 @@
-"""Activation checkpointing that leaves batch norm's running statistics as they would be without.
+"""Activation checkpointing that counts a batch only once in batch norm's running statistics.
 
-Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost": what a backward pass needs is
-computed again instead of kept.
+Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost": activations are computed again
+in the backward pass instead of kept.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ Result = TypeVar("Result")
 def checkpointed(
     function: Callable[[Tensor], Result], argument: Tensor, module: nn.Module
 ) -> Result:
-    """Call function(argument), whose parameters are those of `module`, with activation
-    checkpointing."""
+    """Call function(argument), which uses `module`, with activation checkpointing."""
     contexts = contextlib.nullcontext(), same_statistics(module)
     return checkpoint(function, argument, use_reentrant=False, context_fn=lambda: contexts)
 
 
 @contextlib.contextmanager
 def same_statistics(module: nn.Module) -> Iterator[None]:
-    """Restore batch norm's running statistics on leaving: they have already counted the batch
-    that is computed again."""
+    """Restore batch norm's running statistics at the end: they have counted this batch before."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     saved = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:

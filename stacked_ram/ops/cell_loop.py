@@ -18,10 +18,10 @@ FOURS = 64  # up to this side the sum of four columns fits too
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """The function as machine code, from numba's own cache after the first time."""
+    """Compile a function when it is first called; numba caches the result on disk."""
     try:
         return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder for the cache can be written
+    except RuntimeError:  # the cache's folder cannot be written
         return njit(nogil=True)(function)
 
 
@@ -29,9 +29,9 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 def read_cells(
     pixels, shape, locations_R2, half_R2, shift_RK2, cells, scales_KC, averages, patch_size
 ):
-    """Writes averages, R x K x P x P x C. It and pixels (of shape B, C, H, W) are passed flat.
+    """Write averages, R x K x P x P x C. It and pixels (of shape B, C, H, W) are passed flat.
 
-    Patches lie where geometry.Placing puts them, to the last bit. For a row of cells, each column
+    Patches lie exactly where geometry.Placing puts them. For a row of cells, each column
     is summed in 16 bits first, then the columns of each cell.
     """
     batch, channels, height, width = shape
@@ -93,8 +93,7 @@ def read_cells(
 
 @compiled
 def add_lines(pixels, at, below, lines, columns, to, count):
-    """Adds lines of pixels to the columns, up to eight at a time. below: from a line to the
-    next."""
+    """Add lines of pixels to the columns, up to eight at a time. below: step to the next line."""
     while lines >= 8:
         at1, at2, at3 = at + below, at + u64(2) * below, at + u64(3) * below
         at4, at5 = at + u64(4) * below, at + u64(5) * below

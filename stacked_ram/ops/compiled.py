@@ -19,7 +19,7 @@ from stacked_ram.ops.geometry import Placing
 
 
 def can_read(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> bool:
-    """Whether a CellReader can read these photos and cells (pixels of a cell's side)."""
+    """Return whether a CellReader can read these photos; cells: side of each, in pixels."""
     return (
         pixels_BCHW.dtype == torch.uint8
         and pixels_BCHW.device.type == "cpu"
@@ -31,8 +31,8 @@ def can_read(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> bool:
 class CellReader:
     """Reads each cell's sum times the scale of its patch and channel; zero outside the photos.
 
-    pixels_BCHW: uint8, contiguous. cells: pixels of a cell's side, for each patch. scales_KC:
-    float32. placing: places the patches, on whole pixels.
+    pixels_BCHW: uint8, contiguous. cells: side of a cell of each patch, in pixels. scales_KC:
+    float32. placing: snaps patches to whole pixels.
     """
 
     def __init__(
@@ -52,10 +52,12 @@ class CellReader:
         self.shift_RK2 = placing.shift_RK2.contiguous().numpy()
         self.dtype = placing.half_R12.dtype
         self.shape = len(cells), patch_size, patch_size, pixels_BCHW.shape[1]
-        self.loop, _ = load_cell_loop()
+        loop, _ = load_cell_loop()
+        assert loop is not None  # photos that `can_read` accepts
+        self.loop = loop
 
     def __call__(self, locations_R2: torch.Tensor) -> torch.Tensor:
-        """The scaled sums at these locations, float32, R x K x P x P x C."""
+        """Return the scaled sums at these locations, float32, R x K x P x P x C."""
         averages = torch.empty(len(self.half_R2), *self.shape)
         self.loop(
             self.pixels,
@@ -73,7 +75,7 @@ class CellReader:
 
 @cache
 def load_cell_loop() -> tuple[Callable | None, int]:
-    """The compiled loop and the widest cell it takes; (None, 0) without numba."""
+    """Return the compiled loop and the widest cell it takes; (None, 0) without numba."""
     try:
         from stacked_ram.ops import cell_loop
     except ImportError:

@@ -9,6 +9,8 @@ of 3 x 3 kernels; both are fast. benchmarks/README.md has the figures.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,7 +59,7 @@ def gradients(
     grad_BChw: Tensor, x_BCHW: Tensor, weight_C1kk: Tensor, stride: Pair, padding: Pair,
     mask: tuple[bool, bool],
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients by torch's own kernels. mask: whether of x, whether of the weight."""
+    """Compute gradients by torch's own kernels. mask: whether that of x, that of the weight."""
     return torch.ops.aten.convolution_backward(
         grad_BChw, x_BCHW, weight_C1kk, None, stride, padding, (1, 1), False, (0, 0),
         len(weight_C1kk), (*mask, False),
@@ -67,7 +69,7 @@ def gradients(
 def input_gradient(
     grad_BChw: Tensor, x_BCHW: Tensor, weight_C1kk: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
-    """Gradient of the input, B C H W: in float32 where the stride is above 1."""
+    """Compute the gradient of the input, B C H W: in float32 if the stride is above 1."""
     if max(stride) > 1:
         grad_BChw, weight_C1kk = grad_BChw.float(), weight_C1kk.float()
         x_BCHW = torch.empty_like(x_BCHW, dtype=torch.float32)  # only its shape is read
@@ -75,8 +77,8 @@ def input_gradient(
 
 
 def kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Gradient of the kernel, C 1 k k: each 3 x 3 part of it is the kernel of a convolution over
-    the input shifted by the part's offset."""
+    """Compute the gradient of the kernel, C 1 k k: each 3 x 3 part of it is the kernel of a
+    convolution over the input shifted by the part's offset."""
     height, width = weight.shape[2:]
     if max(height, width) <= 3 or grad.dtype == torch.float32:
         return gradients(grad, x, weight, stride, padding, (False, True))[1]
@@ -94,8 +96,7 @@ def kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, paddi
 
 
 def offsets(side: int) -> list[int]:
-    """First positions of the parts of length 3 that together cover a side: 5 -> 0, 2;
-    7 -> 0, 3, 4."""
+    """Return the starts of the parts of length 3 that cover a side: 5 -> 0, 2; 7 -> 0, 3, 4."""
     last = max(side - 3, 0)
     return [*range(0, last, 3), last]
 
@@ -114,7 +115,7 @@ class DepthwiseConv2d(nn.Module):
         if self.same:
             from timm.layers import pad_same
 
-            x_BCHW = pad_same(x_BCHW, self.kernel_size, self.stride)
+            x_BCHW = pad_same(x_BCHW, list(self.kernel_size), list(self.stride))
         if torch.is_grad_enabled() and x_BCHW.device.type == "cpu":
             y = Depthwise.apply(x_BCHW, self.weight, self.stride, self.padding)
             return y if self.bias is None else y + self.bias[:, None, None]
@@ -134,8 +135,8 @@ def use_fast_depthwise(network: nn.Module) -> None:
                 setattr(module, name, DepthwiseConv2d(child))
 
 
-def is_depthwise(module: nn.Module) -> bool:
-    """Whether DepthwiseConv2d can replace this module."""
+def is_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether DepthwiseConv2d can replace this module."""
     return (
         type(module).__name__ in ("Conv2d", "Conv2dSame")
         and isinstance(module, nn.Conv2d)

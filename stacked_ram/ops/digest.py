@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes."""
+    """Return the SHA-256 of names, types, shapes and bytes."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         total.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -55,13 +55,13 @@ class GlimpseGeometry:
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """Width of each patch: pixels of the photo, or shares of its shorter side."""
+        """Width of each patch: pixels of the photo, or fractions of its shorter side."""
         first = self.patch_width * (self.patch_size if self.patch_unit == "pixels" else 1)
         return tuple(first * self.glimpse_scale**k for k in range(self.num_patches))
 
     @cached_property
     def whole_cells(self) -> tuple[int, ...] | None:
-        """Side of a cell in pixels for each patch if boxes are snapped to pixels, else None."""
+        """Side of a cell of each patch in pixels if boxes are snapped to pixels, else None."""
         if not self.snap or self.patch_unit != "pixels":
             return None
         cells = [self.patch_width * self.glimpse_scale**k for k in range(self.num_patches)]
@@ -71,7 +71,7 @@ class GlimpseGeometry:
 def glimpse_boxes(
     locations_R2: torch.Tensor, sizes_R2: torch.Tensor, geometry: GlimpseGeometry
 ) -> torch.Tensor:
-    """The boxes that a glimpse at each location reads: (R, K, 4), left, top, right, bottom.
+    """Return the boxes that a glimpse reads at each location: (R, K, 4), left, top, right, bottom.
 
     locations_R2: (x, y), -1 and 1 at the photo's edges; beyond is allowed, the photo is zero there.
     sizes_R2: (height, width) in pixels. Boxes are in pixels of the photo, already snapped if the
@@ -95,7 +95,7 @@ class Placing(NamedTuple):
 
     @staticmethod
     def of(sizes_R2: torch.Tensor, geometry: GlimpseGeometry, dtype: torch.dtype) -> Placing:
-        """For photos of sizes (height, width); float32 unless dtype is float64."""
+        """Prepare for photos of sizes (height, width); float32 unless dtype is float64."""
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
         half_R12 = (sizes_R2.flip(1).to(dtype) * 0.5).unsqueeze(1)
         widths_RK1 = vector(geometry.widths, half_R12, dtype).view(1, -1, 1)
@@ -109,7 +109,7 @@ class Placing(NamedTuple):
         return Placing(half_R12, shift_RK2, widths_RK1, snaps)
 
     def left_top(self, locations_R2: torch.Tensor) -> torch.Tensor:
-        """Left top corners (x, y) of the patches: (R, K, 2)."""
+        """Return the left top corners (x, y) of the patches: (R, K, 2)."""
         locations_R12 = locations_R2.to(self.half_R12.dtype).unsqueeze(1)
         # product and sum are each rounded, as in the compiled loop (cell_loop.py)
         corners_RK2 = locations_R12 * self.half_R12 + self.shift_RK2
@@ -117,8 +117,8 @@ class Placing(NamedTuple):
 
 
 def vector(values: Sequence[float], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A small vector on the device of another tensor; filled there, since a copy from the host
-    would wait."""
+    """Make a small vector on the device of another tensor, without a copy from the host, which
+    would have to wait."""
     if like.device.type == "cpu":
         return torch.tensor(values, dtype=dtype)
     return torch.stack([torch.full((), v, dtype=dtype, device=like.device) for v in values])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -63,7 +63,7 @@ class Photos:
             None if values is None else _per_channel(values, pixels_BCHW) for values in (mean, std)
         )
         self.glance: tuple[torch.Tensor, torch.Tensor] | None = None
-        """What the model's glance finds in them (`Glance.find`), where that is known already."""
+        """The cached result of `Glance.find`, if there is one."""
         self._prepared: dict = {}
 
     @property
@@ -79,15 +79,15 @@ class Photos:
         return self.pixels_BCHW.device
 
     def select(self, index_b: torch.Tensor) -> Photos:
-        """The photos at these places of the batch."""
+        """Return the photos at these places of the batch."""
         return Photos(self.pixels_BCHW[index_b], self.sizes_B2[index_b], self.mean, self.std)
 
     def normalised(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> Photos:
-        """The same photos with another normalisation."""
+        """Return the same photos with another normalisation."""
         return Photos(self.pixels_BCHW, self.sizes_B2, mean, std)
 
     def to(self, device: torch.device | str) -> Photos:
-        """The same photos on another device."""
+        """Return the same photos on another device."""
         mean, std = (v if v is None else v.to(device) for v in (self.mean, self.std))
         return Photos(self.pixels_BCHW.to(device), self.sizes_B2.to(device), mean, std)
 
@@ -97,7 +97,7 @@ class Photos:
         geometry: GlimpseGeometry,
         dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """The glimpses at these locations: (R, K, C, P, P).
+        """Return the glimpses at these locations: (R, K, C, P, P).
 
         locations_R2: (x, y) in [-1, 1], further out is allowed; R = B * M, rows b*M to b*M+M-1
         look at photo b. Averages are computed in float32 or float64 and then rounded to dtype, by
@@ -108,20 +108,28 @@ class Photos:
             raise ValueError(
                 f"{locations_R2.shape[0]} locations are no multiple of {self.batch_size} photos"
             )
-        whole = self._cached(
-            ("whole", geometry, torch.compiler.is_compiling()),
-            lambda: self._reads_whole_cells(geometry),
-        )
-        read = self._whole_cells if whole else self._any_cells
-        return read(locations_R2, geometry).to(dtype or self._default_dtype())
-
-    def _reads_whole_cells(self, geometry: GlimpseGeometry) -> bool:
+        rows, given = locations_R2.shape[0], locations_R2.dtype
         cells = geometry.whole_cells
         small = math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
-        return cells is not None and (small or can_read(self.pixels_BCHW, cells))
+        if cells is not None and (small or can_read(self.pixels_BCHW, cells)):
+            read = self._cached(
+                ("cells", geometry, rows, given, torch.compiler.is_compiling()),
+                lambda: _WholeCellReader(self, geometry, cells, rows, given),
+            )
+            patches = read(locations_R2)
+        else:
+            placing = self._placing(geometry, rows, given)
+            shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "fraction" else 1
+            patches = self.averages(
+                placing.left_top(locations_R2),
+                placing.widths_RK1.expand(-1, -1, 2),
+                [(width * shorter, width * shorter) for width in geometry.widths],
+                (geometry.patch_size, geometry.patch_size),
+            )
+        return patches.to(dtype or self._default_dtype())
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
-        """Each whole photo reduced to size (h, w) by exact area averages: (B, C, h, w).
+        """Reduce each whole photo to size (h, w) by exact area averages: (B, C, h, w).
 
         The aspect ratio is not kept.
         """
@@ -135,7 +143,7 @@ class Photos:
         return pixels.dtype if pixels.is_floating_point() else torch.float32
 
     def _cached(self, key: tuple, prepare: Callable[[], Value]) -> Value:
-        """prepare(), called once for each key and batch of photos."""
+        """Return prepare(), which is called only once for each key."""
         if key not in self._prepared:
             self._prepared[key] = prepare()
         return self._prepared[key]
@@ -146,103 +154,24 @@ class Photos:
         return self.sizes_B2.index_select(0, self._photos_R(rows))
 
     def _photos_R(self, rows: int) -> torch.Tensor:
-        """The index of each row's photo."""
+        """Return the index of each row's photo."""
         return torch.arange(rows, device=self.device) // (rows // self.batch_size)
 
-    def _placing(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> Placing:
-        rows, dtype = locations_R2.shape[0], locations_R2.dtype
+    def _placing(self, geometry: GlimpseGeometry, rows: int, dtype: torch.dtype) -> Placing:
         return self._cached(
             ("placing", geometry, rows, dtype),
             lambda: Placing.of(self._sizes_R2(rows), geometry, dtype),
-        )
-
-    # Cells of whole pixels ------------------------------------------------------------------
-
-    def _whole_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
-        cells, size, rows = geometry.whole_cells, geometry.patch_size, locations_R2.shape[0]
-        readers = self._cached(
-            ("cells", geometry, rows, locations_R2.dtype, torch.compiler.is_compiling()),
-            lambda: self._prepare_whole_cells(locations_R2, geometry),
-        )
-        means = readers.means
-        if readers.compiled is None or means is not None:
-            corners_2RK1 = self._integer_corners(
-                readers.placing.left_top(locations_R2.detach()), geometry
-            )
-        if readers.compiled is not None:
-            patches = readers.compiled(locations_R2).view(rows, len(cells), size, -1)
-        else:
-            scales_K1Q = readers.scales_KC.repeat(1, size).unsqueeze(1)
-            patches = readers.sliding(corners_2RK1) * scales_K1Q
-        if means is not None:
-            edges_2RKE = (corners_2RK1 + means.edges_1KE).clamp_(min=0)
-            edges_2RKE = edges_2RKE.clamp_max_(means.limits_2R11).to(patches.dtype)
-            inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
-            inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
-            inside_x_RK1Q = inside_x_RK1P.repeat_interleave(self.channels, 3)
-            taken_RK1Q = inside_x_RK1Q * means.means_K1Q
-            patches = torch.addcmul(patches, inside_y_RKP1, taken_RK1Q, value=-1)
-        patches_RKPPC = patches.view(rows, len(cells), size, size, self.channels)
-        return patches_RKPPC.permute(0, 1, 4, 2, 3)
-
-    def _integer_corners(
-        self, corners_RK2: torch.Tensor, geometry: GlimpseGeometry
-    ) -> torch.Tensor:
-        """Corners as int32, 2 x R x K x 1. Those far outside the photo are moved to where a patch
-        is still fully outside, which keeps the numbers small."""
-        rim = max(geometry.whole_cells)
-        bound = float(max(self.pixels_BCHW.shape[2:]) + (geometry.patch_size + 1) * rim)
-        corners_2RK = corners_RK2.clamp(-bound, bound).to(torch.int32).permute(2, 0, 1)
-        return corners_2RK.contiguous().unsqueeze(3)
-
-    def _prepare_whole_cells(
-        self, locations_R2: torch.Tensor, geometry: GlimpseGeometry
-    ) -> _WholeCells:
-        cells, size, pixels = geometry.whole_cells, geometry.patch_size, self.pixels_BCHW
-        placing = self._placing(locations_R2, geometry)
-        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
-        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
-        fractions_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, self.channels)
-        scales_C, means_C = self._normalisation()
-        scales_KC = fractions_KC if scales_C is None else fractions_KC * scales_C
-        compiled = sliding = means = None
-        if can_read(pixels, cells):
-            pixels = self._cached(("pixels",), pixels.contiguous)
-            compiled = CellReader(pixels, cells, scales_KC, size, placing)
-        else:
-            maps = self._cached(("maps", cells), lambda: SlidingMaps(pixels, cells))
-            sliding = SlidingReader(maps, self._photos_R(len(locations_R2)), size)
-        if means_C is not None:
-            counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
-            limits_R2 = self._sizes_R2(len(locations_R2)).flip(1).to(torch.int32)
-            means = _Means(
-                means_K1Q=(fractions_KC * means_C).repeat(1, size).unsqueeze(1),
-                edges_1KE=(cells_K1 * counts_E).unsqueeze(0),
-                limits_2R11=limits_R2.T[:, :, None, None],
-            )
-        return _WholeCells(placing, scales_KC, means, compiled, sliding)
-
-    # Any cells ------------------------------------------------------------------------------
-
-    def _any_cells(self, locations_R2: torch.Tensor, geometry: GlimpseGeometry) -> torch.Tensor:
-        placing = self._placing(locations_R2, geometry)
-        shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "fraction" else 1
-        return self.averages(
-            placing.left_top(locations_R2),
-            placing.widths_RK1.expand(-1, -1, 2),
-            [(width * shorter, width * shorter) for width in geometry.widths],
-            (geometry.patch_size, geometry.patch_size),
         )
 
     def averages(
         self,
         starts_RK2: torch.Tensor,
         sides_RK2: torch.Tensor,
-        most_K2: list[tuple[float, float]],
+        most_K2: Sequence[tuple[float, float]],
         cells: tuple[int, int],
     ) -> torch.Tensor:
-        """Normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), float32 or
-        float64. The arguments are those of `window_averages`."""
+        """Return normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), float32
+        or float64. The arguments are those of `window_averages`."""
         averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
         scales_C, means_C = self._normalisation()
         if scales_C is not None:
@@ -263,8 +192,8 @@ class Photos:
         return averages
 
     def _normalisation(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Per channel: the factor of averages, and what is then subtracted inside the photo.
-        None where there is nothing to do."""
+        """Return, for each channel, the factor of averages and the value that is then subtracted
+        inside the photo. None: no factor, nothing to subtract."""
         scales_C = None if self.std is None else 1 / self.std
         means_C = self.mean if scales_C is None or self.mean is None else self.mean * scales_C
         if not self.pixels_BCHW.is_floating_point():
@@ -274,23 +203,60 @@ class Photos:
         return scales_C, means_C
 
 
-class _WholeCells(NamedTuple):
-    """Prepared reading of whole-pixel cells, for one geometry and number of rows: by one of the
-    two readers."""
+class _WholeCellReader:
+    """Reads patches whose cells are whole pixels; for one geometry and a number of rows."""
 
-    placing: Placing
-    scales_KC: torch.Tensor  # factors of the sums of cells
-    means: _Means | None
-    compiled: CellReader | None
-    sliding: SlidingReader | None
+    def __init__(
+        self, photos: Photos, geometry: GlimpseGeometry, cells: tuple[int, ...], rows: int,
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        pixels, size, channels = photos.pixels_BCHW, geometry.patch_size, photos.channels
+        self.shape_RKPPC = rows, len(cells), size, size, channels
+        self.placing = photos._placing(geometry, rows, dtype)
+        self.bound = float(max(pixels.shape[2:]) + (size + 1) * max(cells))
+        cells_K1 = vector(cells, pixels, torch.int32).unsqueeze(1)
+        work = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+        fractions_KC = (cells_K1 * cells_K1).to(work).reciprocal().repeat(1, channels)
+        scales_C, means_C = photos._normalisation()
+        scales_KC = fractions_KC if scales_C is None else fractions_KC * scales_C
+        self.compiled: CellReader | None = None
+        if can_read(pixels, cells):
+            pixels = photos._cached(("pixels",), pixels.contiguous)
+            self.compiled = CellReader(pixels, cells, scales_KC, size, self.placing)
+        else:
+            maps = photos._cached(("maps", cells), lambda: SlidingMaps(pixels, cells))
+            self.sliding = SlidingReader(maps, photos._photos_R(rows), size)
+            self.scales_K1Q = scales_KC.repeat(1, size).unsqueeze(1)
+        # the mean is subtracted inside the photo only
+        self.means_K1Q: torch.Tensor | None = None
+        if means_C is not None:
+            self.means_K1Q = (fractions_KC * means_C).repeat(1, size).unsqueeze(1)
+            counts_E = torch.arange(size + 1, dtype=torch.int32, device=pixels.device)
+            self.edges_1KE = (cells_K1 * counts_E).unsqueeze(0)
+            limits_R2 = photos._sizes_R2(rows).flip(1).to(torch.int32)
+            self.limits_2R11 = limits_R2.T[:, :, None, None]
 
+    def __call__(self, locations_R2: torch.Tensor) -> torch.Tensor:
+        if self.compiled is not None:
+            patches_RKPQ = self.compiled(locations_R2).view(*self.shape_RKPPC[:3], -1)
+        else:
+            patches_RKPQ = self.sliding(self._corners(locations_R2)) * self.scales_K1Q
+        if self.means_K1Q is not None:
+            edges_2RKE = (self._corners(locations_R2) + self.edges_1KE).clamp_(min=0)
+            edges_2RKE = edges_2RKE.clamp_max_(self.limits_2R11).to(patches_RKPQ.dtype)
+            inside_2RKP = edges_2RKE[..., 1:] - edges_2RKE[..., :-1]
+            inside_x_RK1P, inside_y_RKP1 = inside_2RKP[0].unsqueeze(2), inside_2RKP[1].unsqueeze(3)
+            inside_x_RK1Q = inside_x_RK1P.repeat_interleave(self.shape_RKPPC[4], 3)
+            means_RK1Q = inside_x_RK1Q * self.means_K1Q
+            patches_RKPQ = torch.addcmul(patches_RKPQ, inside_y_RKP1, means_RK1Q, value=-1)
+        return patches_RKPQ.view(self.shape_RKPPC).permute(0, 1, 4, 2, 3)
 
-class _Means(NamedTuple):
-    """The mean to subtract from the averages of whole cells, inside the photo only."""
-
-    means_K1Q: torch.Tensor  # Q: P * C
-    edges_1KE: torch.Tensor  # E: P + 1, the edges of the cells from the corner
-    limits_2R11: torch.Tensor
+    def _corners(self, locations_R2: torch.Tensor) -> torch.Tensor:
+        """Corners as int32, 2 x R x K x 1. Those far outside the photo are moved to where a patch
+        is still fully outside, which keeps the numbers small."""
+        corners_RK2 = self.placing.left_top(locations_R2.detach())
+        corners_2RK = corners_RK2.clamp(-self.bound, self.bound).to(torch.int32).permute(2, 0, 1)
+        return corners_2RK.contiguous().unsqueeze(3)
 
 
 def _per_channel(values: Sequence[float] | torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a model asks of a batch of photos, wherever their pixels are."""
+"""The interface by which a model reads a batch of photos, wherever their pixels are."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stacked_ram.ops.geometry import GlimpseGeometry
 class PhotoBatch(Protocol):
     """A batch of B photos, each of any height and width, with C channels.
 
-    `ops.patches.Photos` holds its pixels in memory; `images.lazy.LazyPhotos` reads from files what
-    is looked at. Both average pixels exactly and normalise them: (value - mean) / std, with values
-    in 0..1, and zero outside the photo.
+    `ops.patches.Photos` holds its pixels in memory; `images.lazy.LazyPhotos` reads from files only
+    the boxes of a glimpse. Both average pixels exactly and normalise them: (value - mean) / std,
+    with values in 0..1, and zero outside the photo.
     """
 
     sizes_B2: Tensor
     """(height, width) of each photo in pixels, int64."""
     glance: tuple[Tensor, Tensor] | None
-    """What the model's glance finds in them (`Glance.find`), where that is known already."""
+    """The cached result of `Glance.find`, if there is one."""
 
     @property
     def batch_size(self) -> int: ...
@@ -32,17 +32,18 @@ class PhotoBatch(Protocol):
     def device(self) -> device: ...
 
     def normalised(self, mean: Tensor | None, std: Tensor | None) -> PhotoBatch:
-        """The same photos, read with this mean and std (C values, in 0..1 units)."""
+        """Return the same photos with this mean and std (C values, in 0..1 units)."""
         ...
 
     def select(self, index_b: Tensor) -> PhotoBatch:
-        """The photos at these places of the batch."""
+        """Return the photos at these places of the batch."""
         ...
 
     def patches(self, locations_R2: Tensor, geometry: GlimpseGeometry) -> Tensor:
-        """The glimpses at these locations, R x K x C x P x P. R is a multiple of B, photo-major."""
+        """Read the glimpses at these locations, R x K x C x P x P. R is a multiple of B, with the
+        rows of a photo next to each other."""
         ...
 
     def resized(self, size: tuple[int, int]) -> Tensor:
-        """The whole of each photo at this (height, width), B x C x height x width."""
+        """Reduce each whole photo to this (height, width), B x C x height x width."""
         ...

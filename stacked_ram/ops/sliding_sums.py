@@ -34,7 +34,7 @@ class SlidingMaps:
         self.sums_NC = sliding_sums(pixels_BCHW, cells).flatten(0, 1)
 
     def read(self, places: torch.Tensor) -> torch.Tensor:
-        """The sums at these places of all maps, one after the other: (len(places), C)."""
+        """Return the sums at these places in the concatenated maps: (len(places), C)."""
         sums, self.sums_NC = read(self.sums_NC, places)
         return sums
 
@@ -72,8 +72,8 @@ class SlidingReader:
         self.ends_2111 = vector((width, height), patches_K, torch.int32).view(2, 1, 1, 1)
 
     def __call__(self, corners_2RK1: torch.Tensor) -> torch.Tensor:
-        """Sums of cells, R x K x P x (P * C). corners_2RK1: int32 (x, y) of each patch's first
-        pixel."""
+        """Return the sums of cells, R x K x P x (P * C). corners_2RK1: int32 (x, y) of each
+        patch's first pixel."""
         starts_2RKA = corners_2RK1 + self.cells_21KA
         x_RKA, y_RKA = starts_2RKA.clamp_(min=self.first).clamp_max_(self.ends_2111)
         places_RKA = torch.add(x_RKA, y_RKA, alpha=self.stride) + self.bases_RK1
@@ -82,7 +82,7 @@ class SlidingReader:
 
 
 def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
-    """The maps (K, N, C); differentiable for floating-point pixels.
+    """Compute the maps (K, N, C); differentiable for floating-point pixels.
 
     With rim = max(cells), the sum over the s x s box of photo b whose top left pixel is (y, x),
     -rim <= y <= H, -rim <= x <= W, stands at place
@@ -97,7 +97,7 @@ def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Ten
 
 
 def read(values_NC: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of values, and the values again, from which the next reading should be made.
+    """Return rows of values, and the values again, from which the next rows should be read.
 
     Reading each time from the values last returned chains the readings, so that in the backward
     pass all of them add to one gradient instead of each making one as large as the values.
@@ -145,7 +145,7 @@ class _SlidingSums(torch.autograd.Function):
 
 @torch.library.custom_op("stacked_ram::sliding_sums", mutates_args=())
 def _sums_op(pixels_BCHW: torch.Tensor, cells: list[int]) -> torch.Tensor:
-    """_sums as one operation for torch.compile, which would fuse the additions into slower code."""
+    """_sums as a single operation: torch.compile would fuse the additions into slower code."""
     return _sums(pixels_BCHW, tuple(cells))
 
 
@@ -188,7 +188,7 @@ class Recipe(NamedTuple):
 
 
 def _recipes(cells: tuple[int, ...], pixel: int, line: int) -> list[Recipe]:
-    """pixel, line: distance of horizontal and of vertical neighbours in the row of numbers."""
+    """pixel, line: distances of horizontal and vertical neighbours in the row of numbers."""
     recipes = []
     for k, cell in enumerate(cells):
         source = k - 1 if k and cell % cells[k - 1] == 0 else PHOTOS
@@ -209,7 +209,7 @@ def _sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
     photos_L = sums_KL[0] if cells[0] == 1 else torch.empty_like(sums_KL[0])
     photos_L.zero_()
     _inner(photos_L, shape, rim).copy_(pixels_BCHW)
-    scratch_L = torch.empty_like(photos_L) if rim > 1 else None
+    scratch_L = torch.empty_like(photos_L) if rim > 1 else photos_L  # rim 1: no passes
     for k, recipe in enumerate(_recipes(cells, shape[1], shape[1] * (shape[3] + rim))):
         values_L = photos_L if recipe.source == PHOTOS else sums_KL[recipe.source]
         if not recipe.passes and k > 0:
@@ -263,7 +263,7 @@ def _length(shape: tuple[int, ...], rim: int) -> int:
 
 
 def _inner(values_L: torch.Tensor, shape: tuple[int, ...], rim: int) -> torch.Tensor:
-    """The photos' own pixels in a row of L numbers: a view (B, C, H, W)."""
+    """Return the photos' own pixels in a row of L numbers: a view (B, C, H, W)."""
     batch, channels, height, width = shape
     ringed = values_L[: -channels * (width + rim + 1)]
     ringed = ringed.view(batch, height + rim, width + rim, channels)

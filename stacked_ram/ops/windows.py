@@ -11,6 +11,7 @@ B photos, R rows (photo-major), K boxes, C channels, h x w cells, G bands of Q r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -23,15 +24,15 @@ def window_averages(
     pixels_BCHW: torch.Tensor,
     starts_RK2: torch.Tensor,
     sides_RK2: torch.Tensor,
-    most_K2: list[tuple[float, float]],
+    most_K2: Sequence[tuple[float, float]],
     cells: tuple[int, int],
 ) -> torch.Tensor:
-    """Averages over h x w equal cells of boxes, zero outside the pixels: (R, K, C, h, w).
+    """Return averages over h x w equal cells of boxes, zero outside the pixels: (R, K, C, h, w).
 
     starts_RK2, sides_RK2: (x, y) of the left top corner and (width, height) of each box in pixels,
-    any real numbers. most_K2: upper bounds of the sides, known without asking the device.
-    Differentiable with respect to floating-point pixels, starts and sides. Computed in float64 if
-    pixels or starts are, else in full float32, also under autocast and with TF32 allowed.
+    any real numbers. most_K2: upper bounds of the sides, so that the host need not wait for the
+    device. Differentiable with respect to floating-point pixels, starts and sides. Computed in
+    float64 if pixels or starts are, else in full float32, also under autocast and with TF32.
     """
     rows = starts_RK2.shape[0]
     rollouts = rows // pixels_BCHW.shape[0]
@@ -107,8 +108,8 @@ def _averages(
 
 
 def exact_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right in full float32 even if training allows TF32: TF32 would round the fractions to
-    10 bits, and pixels have 8. (Its gradients may be rounded.)"""
+    """Return left @ right in full float32 even if training allows TF32, which would round the
+    fractions to 10 bits, and pixels have 8. (Gradients may be rounded.)"""
     if torch.compiler.is_dynamo_compiling():
         return _exact_product_op(left, right)
     allowed = torch.get_float32_matmul_precision()
@@ -148,15 +149,15 @@ _exact_product_op.register_autograd(
 def fraction_inside(
     starts_RK: torch.Tensor, sides_RK: torch.Tensor, limits_R: torch.Tensor, count: int
 ) -> torch.Tensor:
-    """Fraction of each of `count` equal cells of a side that lies between 0 and the limit:
-    (R, K, count), float64."""
+    """Return the fraction of each of `count` equal cells of a side that lies between 0 and the
+    limit: (R, K, count), float64."""
     edges = _cell_edges(starts_RK, sides_RK, count, count)
     kept = torch.minimum(edges.clamp(min=0), limits_R[:, None, None].double())
     return kept.diff(dim=2) * (count / sides_RK.unsqueeze(2))
 
 
 def _cell_edges(starts: torch.Tensor, sides: torch.Tensor, count: int, last: int) -> torch.Tensor:
-    """The first last + 1 edges of cells that are 1/count of a side: (..., last + 1), float64."""
+    """Return the first last + 1 edges of cells of 1/count of a side: (..., last + 1), float64."""
     steps = torch.arange(last + 1, dtype=torch.float64, device=starts.device) / count
     return torch.addcmul(starts.double().unsqueeze(-1), sides.double().unsqueeze(-1), steps)
 
@@ -164,7 +165,8 @@ def _cell_edges(starts: torch.Tensor, sides: torch.Tensor, count: int, last: int
 def _fractions(
     edges: torch.Tensor, first: torch.Tensor, count: int, work: torch.dtype
 ) -> torch.Tensor:
-    """Fractions of `count` pixels, from pixel `first` on, in each cell: (..., cells, count).
+    """Return the fractions of `count` pixels, from pixel `first` on, that lie in each cell:
+    (..., cells, count).
 
     first has the shape of edges without its last dimension. The part of a pixel before an edge
     rises from 0 to 1 as the edge crosses it. Whole and fractional parts of an edge are kept apart,

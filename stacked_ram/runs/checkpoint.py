@@ -1,9 +1,9 @@
-"""Checkpoints: weights that carry everything needed to use them, and states to go on from.
+"""Checkpoints: weights with everything needed to use them, and training states to resume from.
 
 `best.safetensors` and `last.safetensors` hold weights, and in their metadata the configuration,
-class names, normalisation, epoch and metric. `state-*.pt` holds what training needs besides;
-it is read with `weights_only=True`. Nothing is ever unpickled freely. Every file is written
-whole or not at all, with a digest (a state's in its name) that reading verifies.
+class names, normalisation, epoch and metrics. `state-*.pt` holds what resuming needs as well; it
+is read with `weights_only=True`, so opening a file executes nothing. Every file is written whole
+or not at all, with a digest (for a state: in its name) that is checked when it is read.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ KEPT_STATES = 2
 
 
 @dataclass
-class Card:
-    """What a file of weights says about itself."""
+class Metadata:
+    """The description of a model that is stored in its weights file."""
 
     config: Config
     classes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Card:
     std: tuple[float, ...]
     epoch: int = 0
     progress: float = 1.0
-    """How far the training was, 0 to 1 (the policy's std follows it)."""
+    """Fraction of the training that was done, 0 to 1 (the policy's std depends on it)."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -57,16 +57,16 @@ class LoadedRun:
     """A trained model, ready to use."""
 
     model: Any
-    card: Card
+    metadata: Metadata
     path: Path
-    """The file of weights."""
+    """The weights file."""
     device: torch.device
     config: Config
-    """The card's, with precision and channels_last as they are used on this device."""
+    """The metadata's config, with precision and channels_last as used on this device."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.card.classes
+        return self.metadata.classes
 
     @property
     def folder(self) -> Path:
@@ -74,21 +74,22 @@ class LoadedRun:
         return self.path.parent
 
     def check_fits(self, dataset: Dataset) -> None:
-        """Raises UserError where a data set has other classes or channels than the run's."""
+        """Raise UserError if a data set's classes or channels differ from the run's."""
         if dataset.classes != self.classes:
             raise UserError(
                 f"{dataset.folder}: its {len(dataset.classes)} classes are not the"
                 f" {len(self.classes)} that {self.folder} was trained on"
             )
-        if dataset.channels != self.card.channels:
+        channels = self.metadata.channels
+        if dataset.channels != channels:
             raise UserError(
                 f"{dataset.folder}: its photos have {dataset.channels} channel(s), not the"
-                f" {self.card.channels} that {self.folder} was trained on; give one with as many"
+                f" {channels} that {self.folder} was trained on; give one with as many"
             )
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], card: Card) -> None:
-    """Write weights and their card. Raises RunFailed when the disk refuses."""
+def save_weights(path: Path, weights: dict[str, Tensor], metadata: Metadata) -> None:
+    """Write weights with their metadata. Raises NotWritten if the file cannot be written."""
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in without_aliases(weights).items()
     }
@@ -96,27 +97,21 @@ def save_weights(path: Path, weights: dict[str, Tensor], card: Card) -> None:
         "format": FORMAT,
         "version": __version__,
         "digest": digest(tensors),
-        "config": to_dict(card.config),
-        "classes": list(card.classes),
-        "channels": card.channels,
-        "mean": list(card.mean),
-        "std": list(card.std),
-        "epoch": card.epoch,
-        "progress": card.progress,
-        "metrics": card.metrics,
+        **vars(metadata),
+        "config": to_dict(metadata.config),
     }
     content = safetensors.torch.save(tensors, {"stacked_ram": json.dumps(about)})
     write_atomically(path, content)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
-    """Weights and their card.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Metadata]:
+    """Read weights and their metadata.
 
-    Raises UserError naming the file when it is missing, damaged, of another program or of another
-    format.
+    Raises UserError, which names the file, if it is missing or damaged, or was written by another
+    program or in another format.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file of weights")
+        raise UserError(f"{path}: no such weights file")
     try:
         with safetensors.safe_open(path, "pt") as file:
             notes = (file.metadata() or {}).get("stacked_ram")
@@ -124,7 +119,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
     if notes is None:
-        raise UserError(f"{path}: weights without our card; not written by this program")
+        raise UserError(f"{path}: weights without our metadata; not written by this program")
     about = json.loads(notes)
     if about.get("format") != FORMAT:
         raise UserError(
@@ -133,7 +128,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
         )
     if digest(tensors) != about["digest"]:
         raise UserError(f"{path}: damaged (its content does not match its digest)")
-    card = Card(
+    metadata = Metadata(
         config=from_dict(about["config"], f"{path} (its config)"),
         classes=tuple(about["classes"]),
         channels=about["channels"],
@@ -143,11 +138,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
         progress=about["progress"],
         metrics=about["metrics"],
     )
-    return tensors, card
+    return tensors, metadata
 
 
 def without_aliases(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once, under its first name: rooms that share a backbone name it twice."""
+    """Return each tensor once, under its first name: a shared backbone has several names."""
     first: dict[tuple[int, torch.Size], str] = {}
     for name, value in weights.items():
         first.setdefault((value.data_ptr() if value.numel() else id(value), value.shape), name)
@@ -155,7 +150,7 @@ def without_aliases(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> str:
-    """Fill a model with weights saved without aliases. Returns what does not fit, or nothing."""
+    """Load weights that were saved without aliases; return what does not fit, or ""."""
     wanted = without_aliases(model.state_dict())
     for name in wanted.keys() ^ weights.keys():
         return f"{'misses' if name in wanted else 'has'} {name}"
@@ -167,7 +162,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> str:
 
 
 def weights_file(run: str | Path) -> Path:
-    """The file meant by a run's folder (its best weights) or by a file's own name."""
+    """Return the weights file of a run's folder (its best weights), or the given file itself."""
     path = Path(run)
     if path.is_file():
         return path
@@ -185,23 +180,23 @@ def weights_file(run: str | Path) -> Path:
 
 
 def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
-    """The best model of a run's folder (or of one file of weights), in evaluation mode.
+    """Load the best model of a run's folder, or the model of a weights file, in evaluation mode.
 
-    Raises UserError naming the file when there is none or it cannot be used.
+    Raises UserError, which names the file, if it does not exist or cannot be used.
     """
     from stacked_ram.config.resolve import resolve_auto
     from stacked_ram.models.build import build_model
     from stacked_ram.runtime.devices import pick_device
 
     path = weights_file(run)
-    weights, card = read_weights(path)
+    weights, metadata = read_weights(path)
     chosen = pick_device(str(device))
     model = build_model(
-        card.config.model,
-        num_classes=len(card.classes),
-        channels=card.channels,
-        mean=card.mean,
-        std=card.std,
+        metadata.config.model,
+        num_classes=len(metadata.classes),
+        channels=metadata.channels,
+        mean=metadata.mean,
+        std=metadata.std,
         load_weights=False,
     )
     reason = load_weights(model, weights)
@@ -209,13 +204,13 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
         raise UserError(
             f"{path}: its weights do not fit the model that this version builds ({reason})"
         )
-    model.anneal(card.progress)
-    config = resolve_auto(card.config, chosen, trained=True)
-    return LoadedRun(model.to(chosen).eval(), card, path, chosen, config)
+    model.anneal(metadata.progress)
+    config = resolve_auto(metadata.config, chosen, trained=True)
+    return LoadedRun(model.to(chosen).eval(), metadata, path, chosen, config)
 
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:
-    """Write a training state and drop all but the last two. Raises RunFailed (disk full)."""
+    """Write a training state; remove all but the last two. Raises NotWritten (disk full)."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -227,12 +222,12 @@ def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:
 
 
 def checksum(content: bytes) -> str:
-    """Part of a state's name: what is in the file must agree with it."""
+    """Return the part of a state's file name that depends on its content."""
     return hashlib.sha256(content).hexdigest()[:12]
 
 
 def state_files(folder: Path) -> list[Path]:
-    """Training states, newest first; one that its run removes meanwhile is left out."""
+    """Return the training states, newest first, without those that a run removes meanwhile."""
     found = []
     for path in folder.glob("state-*.pt"):
         with contextlib.suppress(FileNotFoundError):
@@ -241,16 +236,16 @@ def state_files(folder: Path) -> list[Path]:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The newest training state that is whole; None where there is none at all.
+    """Read the newest training state that is not damaged; None if there is no state.
 
-    A damaged one is named on stderr and the one before it used. Raises UserError when all are
-    damaged, or when the newest is of another format.
+    Damaged states are reported on stderr. Raises UserError if all are damaged, or the newest has
+    another format.
     """
     files = state_files(folder)
     for path in files:
         content = path.read_bytes()
         if checksum(content) != path.stem.split("-")[-1]:
-            print(f"{path}: damaged; going on from the one before it", file=sys.stderr)
+            print(f"{path}: damaged; resuming from the state before it", file=sys.stderr)
             continue
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if state["format"] != FORMAT:

@@ -1,12 +1,12 @@
-"""The run folder: what a run leaves behind, so that it explains itself.
+"""The run folder: the files of one run.
 
 RUN/config.yaml        the resolved configuration
 RUN/run.json           command, git revision, versions, machine, seed; every start and resume
-RUN/metrics.csv        a row an epoch (no times: the same seed gives the same file)
-RUN/log.txt            what was printed, with the time of day
-RUN/tensorboard/       the same and more, as curves
-RUN/best.safetensors   weights of the best epoch; last.safetensors, of the last
-RUN/state-*.pt         what --resume needs; the last two are kept
+RUN/metrics.csv        one row per epoch (no times: the same seed gives the same file)
+RUN/log.txt            the printed lines, with date and time
+RUN/tensorboard/       the metrics and more, as curves
+RUN/best.safetensors   weights of the best epoch; last.safetensors: of the last one
+RUN/state-*.pt         the training states for --resume; the last two are kept
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TESTED = (
     "_confusion.png",
     "_photos.csv",
     "_early_exit.csv",
-)  # what a test adds, after the name of its split
+)  # files that `test` writes: these follow the name of the split
 
 
 def default_folder(preset: str | Path | None, config: Config) -> Path:
@@ -54,9 +54,9 @@ def default_folder(preset: str | Path | None, config: Config) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or none: temporary name, flush to the disk, rename.
+    """Write a whole file or none: under a temporary name, flushed to disk, then renamed.
 
-    Raises NotWritten naming the file when the disk is full or refuses; what was there stays.
+    Raises NotWritten, which names the file, if that fails; an earlier file then stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -73,16 +73,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raises UserError if no folder can be here, before any work is done for it."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise UserError(f"{there}: is a file; choose another folder with --out")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{there}: cannot be written; choose another folder with --out")
+    """Raise UserError if this folder cannot be made or written to."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest}: is a file; choose another folder with --out")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{nearest}: cannot be written; choose another folder with --out")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as CSV, whole; the columns are all names in the order of their first use."""
+    """Write rows as CSV; the columns are all their keys, in the order of first use."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -92,15 +92,17 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """As YAML that `load_config` reads."""
+    """Write a config as YAML that `load_config` reads."""
     import yaml
 
     write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
 
 
 def lock_file(path: Path) -> IO[str]:
-    """Hold a lock until the file is closed or the process ends, however it ends. Raises
-    BlockingIOError where another process holds it."""
+    """Lock a file until it is closed or the process ends.
+
+    Raises BlockingIOError if another process holds the lock.
+    """
     file = open(path, "w")  # noqa: SIM115 (kept open on purpose)
     try:
         import fcntl
@@ -115,7 +117,7 @@ def lock_file(path: Path) -> IO[str]:
 
 
 class RunFolder:
-    """One run's folder. `start` and `go_on` keep other processes out until `close`."""
+    """The folder of one run. `start` and `go_on` lock it until `close`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -123,7 +125,7 @@ class RunFolder:
         self._echo: Callable[[str], None] = print
 
     def check_free(self, overwrite: bool = False) -> None:
-        """Raises UserError if a run is here already and is not to be overwritten."""
+        """Raise UserError if the folder holds a run already, unless `overwrite`."""
         check_folder(self.path)
         if (self.path / "dataset.yaml").exists():
             raise UserError(f"{self.path}: is a data set; choose another folder with --out")
@@ -135,7 +137,7 @@ class RunFolder:
             )
 
     def start(self, config: Config, overwrite: bool = False) -> None:
-        """Begin a new run here. Raises UserError as `check_free`."""
+        """Start a new run. Raises UserError as `check_free` does."""
         self.check_free(overwrite)
         self._take()
         if self._taken():
@@ -144,7 +146,7 @@ class RunFolder:
         self._note_start(config.training.seed, "started")
 
     def go_on(self) -> None:
-        """Begin to write to the run that is here."""
+        """Continue the run that is in the folder."""
         config = self.config()
         self._take()
         self._note_start(config.training.seed, "resumed")
@@ -158,14 +160,14 @@ class RunFolder:
         save_config(config, self.path / "config.yaml")
 
     def echo_through(self, write: Callable[[str], None]) -> None:
-        """How `log` prints: a progress bar must not be torn."""
+        """Set the function by which `log` prints; a progress bar needs its own."""
         self._echo = write
 
     def log(self, text: str) -> None:
-        """Print a line, and keep it in log.txt with the time of day."""
+        """Print a line, and add it to log.txt with date and time."""
         self._echo(text)
         stamp = f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S}"
-        # A full disk is told by what matters more; a line of the log does not end a run.
+        # A line of the log does not end a run; a full disk is reported when weights are saved.
         with suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{stamp} {text}\n")
 
@@ -175,7 +177,7 @@ class RunFolder:
             self._lock = None
 
     def _take(self) -> None:
-        """Hold the folder until `close` or the end of the process, however it ends."""
+        """Lock the folder until `close` or the end of the process."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(self.path / ".lock")
@@ -188,7 +190,7 @@ class RunFolder:
         return [name for name in OURS if (self.path / name).exists()]
 
     def _clear(self) -> None:
-        """Remove an earlier run's files, and nothing that we did not write."""
+        """Remove the files of an earlier run, and no others."""
         tested = [split + name for split in ("train", "valid", "test") for name in TESTED]
         for name in (*OURS, "last.safetensors", *tested):
             (self.path / name).unlink(missing_ok=True)
@@ -220,7 +222,7 @@ def command_line() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Code revision, versions and machine."""
+    """Describe the code's revision, the versions of packages, and the machine."""
     versions = {"python": platform.python_version(), "stacked_ram": __version__}
     for name in PACKAGES:
         try:
@@ -238,7 +240,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_revision() -> str:
-    """Revision of the code, with `+changes` where files differ from it; `none` outside git."""
+    """Return the code's revision, with `+changes` if files differ from it; `none` outside git."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -254,7 +256,7 @@ def git_revision() -> str:
 
 
 def processor() -> str:
-    """What the processor calls itself, where the system says it."""
+    """Return the processor's name, if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -22,6 +22,7 @@ from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.norms import synchronise
 from stacked_ram.models.retina.what import STATISTICS_FREEZE_AT
 from stacked_ram.ops.depthwise import use_fast_depthwise
+from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runtime.devices import autocast, seed_everything
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import RunFailed, UserError
@@ -175,9 +176,7 @@ class TrainStep:
     def eager_step(self, batch: Batch, accumulation_steps: int, is_last: bool) -> None:
         """Loss, backward, step: once on a batch, or several times with PPO."""
         targets = targets_of(batch)
-        losses_of_batch = self.losses(
-            self.location_source, batch.pixels_BCHW, batch.sizes_B2, targets, batch.glance
-        )
+        losses_of_batch = self.losses(self.location_source, batch.photos(self.model), targets)
         more = True
         while more:
             with self.gradients_kept_apart(is_last):
@@ -202,15 +201,7 @@ class TrainStep:
             self.averages.add(logged, len(batch))
             more = losses.more
 
-    def losses(
-        self,
-        location_source: str,
-        pixels: Tensor | LazyPhotos,
-        sizes: Tensor,
-        targets: Tensor,
-        glance: tuple[Tensor, Tensor] | None,
-    ) -> Iterator[Losses]:
-        photos = self.model.photos(pixels, sizes, glance)
+    def losses(self, location_source: str, photos: PhotoBatch, targets: Tensor) -> Iterator[Losses]:
         return estimators.losses(
             self.model, photos, targets, self.settings, estimator=self.estimator,
             location_source=location_source, class_weights_N=self.class_weights_N,
@@ -298,9 +289,10 @@ class TrainStep:
         self, location_source: str, pixels: Tensor, sizes: Tensor, targets: Tensor, *glance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate and the values to log: what `compile` compiles."""
-        found = (glance[0], glance[1]) if glance else None
+        photos = self.model.photos(pixels, sizes)
+        photos.glance = (glance[0], glance[1]) if glance else None
         with autocast(self.device, self.settings.precision):
-            losses = next(self.losses(location_source, pixels, sizes, targets, found))
+            losses = next(self.losses(location_source, photos, targets))
         return losses.total, values_of(losses, targets)
 
     def make_capturable(self) -> None:

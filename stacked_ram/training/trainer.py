@@ -341,7 +341,7 @@ class Trainer:
             self.valid_loader.close()
 
     def save_weights(self, name: str, row: Row) -> None:
-        card = checkpoint.Card(
+        metadata = checkpoint.Metadata(
             config=self.config,
             classes=self.dataset.classes,
             channels=self.dataset.channels,
@@ -352,7 +352,7 @@ class Trainer:
             metrics={key: float(value) for key, value in row.items()},
         )
         weights = self.model.state_dict()
-        checkpoint.save_weights(self.run.path / name, weights, card)
+        checkpoint.save_weights(self.run.path / name, weights, metadata)
 
     def save(self) -> None:
         left_out = sorted(self.world.union(self.train_step.left_out.names))

@@ -83,7 +83,7 @@ def as_photo(run: LoadedRun, photo: AnyPhoto) -> Photo:
     if isinstance(photo, str | Path):
         return read_file(run, Path(photo))
     image = ImageOps.exif_transpose(photo) if isinstance(photo, Image.Image) else array_image(photo)
-    pixels_CHW = open_as_trained(image, run.config, run.card.channels)
+    pixels_CHW = open_as_trained(image, run.config, run.metadata.channels)
     assert isinstance(pixels_CHW, np.ndarray)  # only files are read by region
     return Photo("photo", pixels_CHW, (image.height, image.width))
 
@@ -126,7 +126,7 @@ def read_file(run: LoadedRun, path: Path) -> Photo:
 
     Raises UserError, naming the file, when it cannot be read.
     """
-    opened = open_as_trained(path, run.config, run.card.channels)
+    opened = open_as_trained(path, run.config, run.metadata.channels)
     folder = path.resolve().parent.name
     label = run.classes.index(folder) if folder in run.classes else None
     name = path_text(path.name)

@@ -151,7 +151,7 @@ def page_data(
         f" {model.patch_size} px",
         f"{model.attention} attention",
         counted(len(run.classes), "class", "classes"),
-        f"epoch {run.card.epoch}",
+        f"epoch {run.metadata.epoch}",
     ]
     if whole is not None:
         photos = counted(len(whole.labels_N), "photo")

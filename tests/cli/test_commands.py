@@ -82,9 +82,9 @@ def test_the_exported_program_is_the_model(digits, tmp_path, model):
     run = tmp_path / "run"
     train_run(tiny_config(digits, epochs=1, **model), run)
     export(Export(run=run, out=tmp_path / "out", batch_size=3))
-    card = json.loads((tmp_path / "out" / "model.json").read_text())
-    assert card["input"]["shape"] == [3, 1, 12, 12]
-    assert card["classes"] == ["bar", "dot", "ring"]
+    description = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert description["input"]["shape"] == [3, 1, 12, 12]
+    assert description["classes"] == ["bar", "dot", "ring"]
     program = torch.export.load(str(tmp_path / "out" / "model.pt2")).module()
     pixels = torch.randint(0, 256, (3, 1, 12, 12), dtype=torch.uint8)
     model = load_run(run, "cpu").model

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from variants import VARIANTS, batch_of, config_of, make, pixels
 
+from stacked_ram.api import create_model, list_models
 from stacked_ram.config.schema import Config, ModelConfig
 from stacked_ram.config.yaml import from_dict, to_dict
 from stacked_ram.models.attention.hard import GaussianPolicy
 from stacked_ram.models.attention.soft import SoftAttention
-from stacked_ram.models.build import create_model, list_models
+from stacked_ram.models.build import build_model
 from stacked_ram.models.core import GRUCore
 from stacked_ram.models.glance import Glance
 from stacked_ram.models.level import Level
@@ -126,13 +127,12 @@ def test_steps_are_the_forward_pass():
 
 
 def test_create_model_takes_a_configuration_and_fields():
-    config = config_of("dense")
-    for given in (config, Config(model=config)):
-        model = create_model(given, 5, num_glimpses=2)
-        assert model(torch.rand(2, 3, 20, 30)).logits_BTN.shape == (2, 2, 5)
-        assert model.config.patch_size == config.patch_size
+    config = Config(model=config_of("dense"))
+    model = create_model(config, 5, num_glimpses=2)
+    assert model(torch.rand(2, 3, 20, 30)).logits_BTN.shape == (2, 2, 5)
+    assert model.config.patch_size == config.model.patch_size
     assert create_model(config, 5, channels=1)(torch.rand(1, 1, 9, 9)).logits_BTN.isfinite().all()
-    with pytest.raises(UserError, match="num_glimpse`; did you mean `num_glimpses`"):
+    with pytest.raises(UserError, match="num_glimpse`; did you mean `num_glimpses"):
         create_model(config, 5, num_glimpse=2)
 
 
@@ -157,7 +157,7 @@ def test_a_part_is_found_by_its_import_path(tmp_path, monkeypatch):
     config = ModelConfig(core="own_parts:Core", core_options={"scale": 2.5})
     again = from_dict(to_dict(Config(model=config)), "a file").model
     assert again == config
-    core = create_model(again, 3).levels[0].core
+    core = build_model(again, num_classes=3).levels[0].core
     assert type(core).__name__ == "Core" and core.scale == 2.5
     for path, options, message in (
         ("own_part:Core", {}, "cannot import own_part"),
@@ -167,7 +167,7 @@ def test_a_part_is_found_by_its_import_path(tmp_path, monkeypatch):
         ("own_parts:NoWidth", {}, "no `out_features`"),
     ):
         with pytest.raises(UserError, match=f"^core: {path}: .*{message}") as caught:
-            create_model(ModelConfig(core=path, core_options=options), 3)
+            build_model(ModelConfig(core=path, core_options=options), num_classes=3)
         assert "\n" not in str(caught.value)
 
 

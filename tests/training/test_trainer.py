@@ -225,8 +225,8 @@ def test_early_stopping_keeps_the_best_and_survives_a_restart(digits, tmp_path, 
     best = resume_run(tmp_path / "run", config)
     assert best["epoch"] == 2
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 1 + 4
-    _, card = read_weights(tmp_path / "run" / "best.safetensors")
-    assert card.epoch == 2
+    _, metadata = read_weights(tmp_path / "run" / "best.safetensors")
+    assert metadata.epoch == 2
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -239,8 +239,8 @@ def test_an_epoch_whose_metric_is_not_a_number_is_never_the_best(
     values, validate = [math.nan, 0.5, math.nan], engine.validate
     monkeypatch.setattr(engine, "validate", lambda *some: validate(*some) | {metric: values.pop(0)})
     row = train_run(tiny_config(digits, metric=metric), tmp_path / "run")
-    _, card = read_weights(tmp_path / "run" / "best.safetensors")
-    assert row["epoch"] == card.epoch == 2 and row[f"valid_{metric}"] == 0.5
+    _, metadata = read_weights(tmp_path / "run" / "best.safetensors")
+    assert row["epoch"] == metadata.epoch == 2 and row[f"valid_{metric}"] == 0.5
 
 
 def poison(monkeypatch, step: int) -> None:
@@ -346,7 +346,7 @@ def test_it_learns_and_what_is_saved_is_what_was_evaluated(digits, tmp_path):
     row = train_run(config, tmp_path / "run")
     assert row["valid_accuracy"] > 0.9
     loaded = load_run(tmp_path / "run", "cpu")
-    assert loaded.card.metrics["valid_accuracy"] == row["valid_accuracy"]
+    assert loaded.metadata.metrics["valid_accuracy"] == row["valid_accuracy"]
     assert loaded.classes == ("bar", "dot", "ring")
 
 
@@ -372,8 +372,8 @@ def test_a_profile_of_the_first_batches(digits, tmp_path):
 
 def test_without_a_validation_split_the_last_epoch_is_kept(digits, tmp_path):
     train_run(tiny_config(digits, train_on="train+valid"), tmp_path / "run")
-    _, card = read_weights(tmp_path / "run" / "best.safetensors")
-    assert card.epoch == 3
+    _, metadata = read_weights(tmp_path / "run" / "best.safetensors")
+    assert metadata.epoch == 3
 
 
 def test_a_run_keeps_the_statistics_that_came_with_its_weights(photos: Path, tmp_path: Path):

@@ -12,7 +12,7 @@ from tiny import CLASSES, tiny_config
 from stacked_ram.config.schema import ModelConfig
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
-from stacked_ram.runs.checkpoint import Card, LoadedRun, save_weights
+from stacked_ram.runs.checkpoint import LoadedRun, Metadata, save_weights
 from stacked_ram.viz.photos import Photo
 from stacked_ram.viz.records import PhotoRecord, record_batch
 
@@ -41,8 +41,8 @@ def tiny_run(**fields: object) -> LoadedRun:
     """A loaded run around `tiny_model`, without files."""
     model = tiny_model(**fields)
     config = dataclasses.replace(tiny_config("nowhere"), model=model.config)
-    card = Card(config, tuple(CLASSES), len(model.mean), (), ())
-    return LoadedRun(model, card, Path("nowhere/best.safetensors"), torch.device("cpu"), config)
+    metadata = Metadata(config, tuple(CLASSES), len(model.mean), (), ())
+    return LoadedRun(model, metadata, Path("nowhere/best.safetensors"), torch.device("cpu"), config)
 
 
 def recorded(model: RAM, photo: Photo, **how: object) -> PhotoRecord:
@@ -65,8 +65,8 @@ def save_run(folder: Path, dataset: Path, channels: int, seed: int = 0, **fields
     model = lively(
         build_model(config.model, num_classes=len(CLASSES), channels=channels, mean=mean, std=std)
     )
-    card = Card(config, tuple(CLASSES), channels, mean, std, epoch=3)
-    save_weights(folder / "best.safetensors", model.state_dict(), card)
+    metadata = Metadata(config, tuple(CLASSES), channels, mean, std, epoch=3)
+    save_weights(folder / "best.safetensors", model.state_dict(), metadata)
     (folder / "metrics.csv").write_text(
         "epoch,train_accuracy,train_classification,train_total,valid_accuracy,valid_loss\n"
         "1,0.3,1.1,1.3,0.3,1.2\n2,0.5,0.9,1.1,0.4,1.0\n3,0.7,0.7,0.9,,\n"

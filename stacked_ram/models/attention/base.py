@@ -1,4 +1,4 @@
-"""What every attention returns, and the grid of regions that some of them choose from.
+"""The output of every attention, and the regions that some of them choose from.
 
 B rows   R regions or cells, row by row
 """
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 @dataclass
 class Context:
-    """What the glance left for the attention to read: its map, pooled into regions."""
+    """The glance's map, pooled into regions, as an attention reads it."""
 
     regions_BRD: Tensor
     keys_BRH: Tensor | None = None
     """The part of an attention's scores that does not depend on the state, computed once."""
 
     def read_by(self, attention: object) -> Context:
-        """With the keys for this attention, if it has a `scorer` (a RegionScorer)."""
+        """Add the keys for this attention, if it has a `scorer` (a RegionScorer)."""
         scorer = getattr(attention, "scorer", None)
         keys = None if scorer is None else scorer.region(self.regions_BRD)
         return Context(self.regions_BRD, keys)
@@ -43,33 +43,33 @@ class Context:
 
 @dataclass
 class PolicyOutput:
-    """Where to look next, and how that was decided."""
+    """Where to look next, and how that was chosen."""
 
     location_B2: Tensor
     """Inside the photo: each in [-1, 1]."""
     sample_B2: Tensor
-    """What was drawn, before it was clamped to the photo."""
+    """The draw, before it was clamped to the photo."""
     mean_B2: Tensor
     """Mean of the policy, or its likeliest cell."""
     log_prob_B: Tensor
-    """Of the sample, before it was clamped; 0 where nothing is drawn (soft attention)."""
+    """Of the sample, before it was clamped; 0 if nothing is drawn (soft attention)."""
     entropy_B: Tensor
-    """Of the policy, in nats; 0 where nothing is drawn."""
+    """Of the policy, in nats; 0 if nothing is drawn."""
     weights_BR: Tensor | None = None
     """Over the regions, if it chooses from regions; they sum to 1."""
     attended_BD: Tensor | None = None
-    """Soft attention: the regions' features under the weights, for the core."""
+    """Soft attention: the weighted mean of the regions' features, for the core."""
 
     def with_weights_of(self, other: PolicyOutput) -> PolicyOutput:
-        """This location, with the weights over the regions of another output."""
+        """Return this location with another output's weights over the regions."""
         return dataclasses.replace(self, weights_BR=other.weights_BR, attended_BD=other.attended_BD)
 
 
 def fixed_location(
     like_RD: Tensor, draw: bool, given_R2: Tensor | None, generator: torch.Generator | None
 ) -> PolicyOutput:
-    """A location that no attention chose: the given one, or a random one (uniform over the photo),
-    or the centre. like_RD: any tensor with the rows first."""
+    """Return a location that no attention chose: the given one, a random one (uniform over the
+    photo), or the centre. like_RD: any tensor with the rows first."""
     location = like_RD.new_zeros(len(like_RD), 2, dtype=torch.float32)
     if given_R2 is not None:
         location = given_R2
@@ -82,7 +82,7 @@ def fixed_location(
 
 
 def region_centres(regions: tuple[int, int]) -> Tensor:
-    """(x, y) of the centres of rows x columns equal regions of the photo, R x 2."""
+    """Return (x, y) of the centres of rows x columns equal regions of the photo, R x 2."""
     rows, columns = regions
     y = (2 * torch.arange(rows) + 1) / rows - 1
     x = (2 * torch.arange(columns) + 1) / columns - 1
@@ -90,13 +90,13 @@ def region_centres(regions: tuple[int, int]) -> Tensor:
 
 
 def expected_centre(weights_BR: Tensor, centres_R2: Tensor) -> Tensor:
-    """Mean of the regions' centres under the weights, B x 2. (No matrix product: autocast would
+    """Return the weighted mean of the regions' centres, B x 2. (No matrix product: autocast would
     round it to 8 bits.)"""
     return (weights_BR.unsqueeze(2) * centres_R2).sum(1)
 
 
 class RegionScorer(nn.Module):
-    """Additive attention: one score a region from its feature and the core's state.
+    """Additive attention: a score for each region from its feature and the core's state.
 
     score_r = w . tanh(V region_r + H state), the same weights for all regions ("Knowing When to
     Look", Lu et al., 2017, equation 6).

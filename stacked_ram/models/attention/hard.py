@@ -1,7 +1,6 @@
-"""Hard attention: a policy over locations, trained by REINFORCE and its relatives.
+"""Hard attention: policies over locations, trained by REINFORCE and its variants.
 
-Called as `models.protocols.Attention` says: core output (and the glance's regions) ->
-PolicyOutput.
+Called as `models.protocols.Attention`: core output (and the glance's regions) -> PolicyOutput.
 
 R rows   N regions or cells, row by row
 """
@@ -24,15 +23,15 @@ from stacked_ram.models.attention.base import (
 
 
 class GaussianPolicy(nn.Module):
-    """The paper's: location network -> mean; a Gaussian with standard deviation `std` around it.
+    """The paper's policy: a Gaussian with standard deviation `std` around the mean of a network.
 
-    From the state alone, the mean is the tanh of a network with one hidden layer (in Mnih et al.,
-    2014, section 4, it is linear in the state). With the glance's map (region_features given), the
-    mean is the expected centre of the regions, whose scores come from one network: a pooled vector
-    hardly tells a policy where things are.
+    Without the glance's map, the mean is the tanh of a network of the state with one hidden layer
+    (in Mnih et al., 2014, section 4, it is linear in the state). With the map (region_features
+    given), the mean is the expected centre of the regions, each scored from its feature and the
+    state: a pooled vector says little about where things are.
 
-    std is in units of location (the photo is 2 wide). It changes on a line to `std_end` over the
-    training; None: it stays.
+    std is in units of location (the photo is 2 wide). Over the training it changes linearly to
+    `std_end`; None: it stays constant.
     """
 
     differentiable = False
@@ -101,8 +100,7 @@ class GaussianPolicy(nn.Module):
 
 
 def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    """One hidden layer, for a policy that reads the state alone; at the start its output is nearly
-    0."""
+    """Build a network with one hidden layer whose output is nearly 0 at the start."""
     first, last = nn.Linear(state_features, hidden), nn.Linear(hidden, out_features)
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
@@ -110,10 +108,10 @@ def location_network(state_features: int, hidden: int, out_features: int) -> nn.
 
 
 class CategoricalPolicy(nn.Module):
-    """One of the cells of a grid. With the glance's map (region_features given) one network scores
-    each cell from its feature and the state; without, another scores all from the state.
+    """A policy over the cells of a grid. With the glance's map (region_features given) a network
+    scores each cell from its feature and the state; without it, another scores all from the state.
 
-    A cell whose centre was looked at is not drawn again, until all have been.
+    A cell whose centre was looked at is not drawn again until all have been.
     """
 
     differentiable = False
@@ -141,13 +139,13 @@ class CategoricalPolicy(nn.Module):
         self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)
 
     def cell_of(self, location_B2: Tensor) -> Tensor:
-        """Index of the cell that a location lies in."""
+        """Return the index of the cell that a location lies in."""
         cell_B2 = ((location_B2 + 1) / 2 * self.grid_2).floor().long()
         column_B, row_B = torch.minimum(cell_B2.clamp(min=0), self.grid_2 - 1).unbind(1)
         return row_B * self.grid_2[0] + column_B
 
     def visited(self, earlier: Sequence[Tensor]) -> Tensor:
-        """The cells whose centres were looked at, B x R."""
+        """Return which cells' centres were looked at, B x R."""
         locations_BT12 = torch.stack([*earlier], 1).unsqueeze(2)
         far_BTR2 = (locations_BT12 - self.centres_R2).abs() * self.grid_2
         return (far_BTR2 < 0.02).all(3).any(1)  # in half cells; the policy's locations are centres
@@ -175,8 +173,8 @@ class CategoricalPolicy(nn.Module):
         if given_R2 is not None:
             cell_B = self.cell_of(given_R2)
         elif sample:
-            # the first of exponential clocks that run at rates p rings in cell r with probability
-            # p_r; torch.multinomial would make the host wait for its check of p
+            # of exponential clocks with rates p, that of cell r rings first with probability p_r;
+            # torch.multinomial would make the host wait for its check of p
             clocks_BR = torch.empty_like(p_BR).exponential_(generator=generator) / p_BR
             cell_B = clocks_BR.argmin(1)
         else:

@@ -1,4 +1,4 @@
-"""Soft attention over the regions of a context image: differentiable end to end."""
+"""Soft attention over the regions of the glance's map: differentiable end to end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SoftAttention(nn.Module):
     """Weights over the regions; their expected centre is the next location.
 
     Before the first glimpse a 1x1 convolution scores the regions without the core's state; after
-    that, additive attention from the state (Lu et al., 2017). The regions' mean feature under the
-    weights goes to the core beside the glimpse feature. It draws nothing: `sample`, `given_R2` and
-    `generator` are for policies.
+    that, additive attention from the state does (Lu et al., 2017). The weighted mean of the
+    regions' features goes to the core with the glimpse feature. Nothing is drawn: `sample`,
+    `given_R2` and `generator` are for policies.
     """
 
     differentiable = True

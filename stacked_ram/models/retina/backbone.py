@@ -15,17 +15,20 @@ from stacked_ram.runtime.errors import UserError, nearest
 
 
 class Pretrained(FreezableStatistics):
-    """Holder of a timm network, with pretrained weights or without.
+    """Base of modules that hold a timm network, with pretrained weights or without.
 
-    Batch-norm statistics that come with weights are frozen, though the weights learn: those of a
-    few dozen small patches, of glances and glimpses in turn, are worse.
+    Batch-norm statistics that come with weights are frozen even if the weights learn: those of a
+    few dozen small patches, or of glances and glimpses in turn, are worse.
     """
 
     network: Any
-    """Of timm, whose networks share no type that has their features and passes."""
+    """Of timm, whose networks have no common type with their features and passes."""
+    mean: tuple[float, ...]
+    """Of the photos that the weights were trained on, a value for each channel, 0 to 1."""
+    std: tuple[float, ...]
 
     def hold(self, network: nn.Module, weights: str, frozen: bool) -> None:
-        """weights: where the network's are from. frozen: they do not learn."""
+        """Take the network. weights: their source. frozen: they do not learn."""
         self.network, self.frozen = network, frozen
         self.has_weights = self.frozen_statistics = weights != "none"
         if frozen:
@@ -51,13 +54,7 @@ class Backbone(Pretrained):
     """
 
     def __init__(self, name: str, weights: str = "none", *, frozen: bool = False):
-        import timm  # late: it takes two seconds, and most models need no backbone
-
         super().__init__()
-        if not timm.is_model(name):
-            raise UserError(
-                f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
-            )
         network = create(name)
         load_weights(network, name, weights)
         self.hold(network, weights, frozen)
@@ -72,15 +69,15 @@ class Backbone(Pretrained):
         return self.network(as_rgb(images_BCHW))
 
     def map_and_pooled(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature map (B x map_features x h x w) and its pooled features from one pass."""
+        """Compute the last feature map (B x map_features x h x w) and its pooled features."""
         maps = self.network.forward_features(as_rgb(images_BCHW))
         if maps.ndim != 4 or maps.shape[1] != self.map_features:
             raise UserError("backbone: a glance needs a convolutional backbone (a B D h w map)")
         return maps, self.network.forward_head(maps, pre_logits=True)
 
     def stage(self, stride: int) -> tuple[int, int]:
-        """(index, channels) of the last feature map in which a cell is `stride` pixels wide.
-        Raises UserError where there is none."""
+        """Return (index, channels) of the last feature map whose cells are `stride` pixels wide.
+        Raises UserError if there is none."""
         info = self.network.feature_info
         found = [index for index, stage in enumerate(info) if stage["reduction"] == stride]
         if not found or not hasattr(self.network, "forward_intermediates"):
@@ -91,22 +88,27 @@ class Backbone(Pretrained):
         return found[-1], info[found[-1]]["num_chs"]
 
     def map_of_stage(self, images_BCHW: Tensor, index: int) -> Tensor:
-        """An earlier feature map, B x channels x h x w; later layers are not computed."""
+        """Compute an earlier feature map, B x channels x h x w, without the later layers."""
         return self.network.forward_intermediates(
             as_rgb(images_BCHW), indices=[index], stop_early=True, intermediates_only=True
         )[0]
 
 
 def find_backbone(parts: Iterable[nn.Module]) -> Backbone | None:
-    """The first backbone in these modules, if there is one."""
+    """Return the first backbone in these modules, or None."""
     modules = (module for part in parts for module in part.modules())
     return next((module for module in modules if isinstance(module, Backbone)), None)
 
 
-def create(name: str) -> nn.Module:
-    """A timm network without classifier, for images of any size where the network allows it."""
-    import timm
+def create(name: str) -> Any:
+    """Create a timm network without classifier, for images of any size if it allows that.
 
+    Raises UserError for an unknown name. (timm's networks have no common type.)
+    """
+    import timm  # late: it takes two seconds, and most models need no backbone
+
+    if not timm.is_model(name):
+        raise UserError(f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}")
     try:
         return timm.create_model(name, num_classes=0, dynamic_img_size=True)
     except TypeError:  # convolutional networks have no such option and need none
@@ -135,7 +137,7 @@ def timm_weights(name: str) -> dict[str, Tensor]:
 
     try:
         return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # hub, network, missing tag: in each case say how to go on
+    except Exception as error:  # hub, network, missing tag: in each case say what to do
         raise UserError(
             f"weights: timm's own weights of {name} could not be fetched ({type(error).__name__}); "
             "use --weights FILE, --weights package:NAME (for tf_efficientnet_lite0: "
@@ -144,7 +146,7 @@ def timm_weights(name: str) -> dict[str, Tensor]:
 
 
 def package_file(package: str) -> Path:
-    """The weights file in an installed package, which must have exactly one."""
+    """Return the weights file of an installed package, which must have exactly one."""
     try:
         origin = importlib.import_module(package).__file__
     except ImportError:
@@ -174,12 +176,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_in_order(network: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
-    """Load a state dict whose entries stand in the network's order; shapes and the last part of
+    """Load a state dict whose entries are in the network's order; shapes and the last part of
     every name must agree.
 
     Other code bases name the same layers differently (`_conv_stem.weight` for
-    `conv_stem.weight`), so whole names are not compared. The classifier's two entries at the end
-    are left out: the network has no classifier.
+    `conv_stem.weight`), so whole names are not compared. The last two entries, those of the
+    classifier, are ignored.
     """
     if not isinstance(state, dict) or not all(
         isinstance(value, Tensor) for value in state.values()

@@ -1,4 +1,4 @@
-"""Feature maps of the whole photo, computed once: the upper levels of a stack look at them.
+"""Feature maps of the whole photo, computed once per photo: the upper levels of a stack.
 
 B photos   C channels   H W height and width of a map   L levels looked at
 """
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from stacked_ram.models.retina.backbone import Pretrained, as_rgb, load_weights
+from stacked_ram.models.retina.backbone import Pretrained, as_rgb, create, load_weights
 from stacked_ram.ops.patches import Photos
-from stacked_ram.runtime.errors import UserError, nearest
+from stacked_ram.runtime.errors import UserError
 
 
 class ConvMaps(nn.Module):
     """Level s+1: convolution, batch norm, ReLU and 2x2 max pooling of level s (stack conv).
 
-    Photos of different sizes share a batch: outside a photo the maps are kept at zero at every
-    level, and count neither in the batch statistics nor in the pooling.
+    In a batch of photos of different sizes, the maps are zero outside each photo at every level,
+    and count neither in the batch statistics nor in the pooling.
 
-    levels: the levels that are looked at (0 is the photo).
+    levels: the levels that glimpses read (0 is the photo).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ConvMaps(nn.Module):
                 f"num_levels: photos of {maps.shape[2]}x{maps.shape[3]} pixels are too small for"
                 f" {len(self.norms) + 1} levels; each halves the one before"
             )
-        # on a GPU the host would have to wait for the sizes
+        # a GPU always takes the general way: the host would have to wait for the sizes
         padded = not exporting() and (
             not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
         )
@@ -70,7 +70,7 @@ class ConvMaps(nn.Module):
 class BackboneMaps(Pretrained):
     """The feature maps of a timm backbone (`features_only`), finest first (stack backbone).
 
-    Photos of each size pass through the backbone by themselves: with padding, the maps near a
+    The photos of each size pass through the backbone separately: with padding, the maps near a
     photo's edges would depend on the other photos in the batch.
     """
 
@@ -82,11 +82,7 @@ class BackboneMaps(Pretrained):
 
         super().__init__()
         self.levels = levels
-        if not timm.is_model(name):
-            raise UserError(
-                f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}"
-            )
-        whole = timm.create_model(name, num_classes=0)
+        whole = create(name)
         load_weights(whole, name, weights)
         self.mean, self.std = whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"]
         available = len(whole.feature_info)
@@ -94,17 +90,17 @@ class BackboneMaps(Pretrained):
             raise UserError(
                 f"num_levels: {name} has {available} feature maps: {available + 1} levels at most"
             )
-        # "getter" cuts off the layers after the last map that is wanted
+        # "getter" cuts off the layers after the last map
         network = timm.create_model(
             name,
             features_only=True,
             feature_cls="getter",
             out_indices=tuple(range(num_levels - 1)),
         )
-        kept = network.model.state_dict()
-        network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
         self.hold(network, weights, frozen)
-        widths = [channels, *network.feature_info.channels()]
+        kept = self.network.model.state_dict()
+        self.network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
+        widths = [channels, *self.network.feature_info.channels()]
         self.channels = [widths[level] for level in levels]
 
     def forward(self, photos: Photos) -> list[Photos]:
@@ -123,7 +119,7 @@ class BackboneMaps(Pretrained):
         return [surfaces[level] for level in self.levels]
 
     def each_size(self, images: Tensor, sizes: list[list[int]], group_B: Tensor) -> list[Photos]:
-        """The maps of photos of several sizes, padded to the largest."""
+        """Compute the maps of photos of several sizes, padded to the largest."""
         members = [(group_B == group).nonzero().squeeze(1) for group in range(len(sizes))]
         done = [
             self.network(images[member][..., :height, :width])
@@ -144,17 +140,14 @@ class BackboneMaps(Pretrained):
 
 
 def exporting() -> bool:
-    """Whether torch.export traces the model. All photos then fill the batch, and the values of
-    their sizes are not available.
-
-    torch.compiler.is_exporting is missing in torch 2.6, and later versions return True under
-    torch.compile too.
+    """Return whether torch.export traces the model: then all photos fill the batch, and the values
+    of their sizes are not available. (torch.compiler.is_exporting is True under torch.compile too.)
     """
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def normalised(photos: Photos) -> Tensor:
-    """All pixels, normalised, B x C x H x W: zero outside each photo."""
+    """Normalise all pixels, B x C x H x W, with zeros outside each photo."""
     pixels = photos.pixels_BCHW
     if not pixels.is_floating_point():
         pixels = pixels / 255
@@ -164,17 +157,17 @@ def normalised(photos: Photos) -> Tensor:
 
 
 def inside_mask(sizes_B2: Tensor, shape: torch.Size) -> Tensor:
-    """1 inside each photo, 0 outside it: B x 1 x H x W."""
+    """Make a mask, 1 inside each photo and 0 outside it: B x 1 x H x W."""
     rows = torch.arange(shape[0], device=sizes_B2.device) < sizes_B2[:, :1]
     columns = torch.arange(shape[1], device=sizes_B2.device) < sizes_B2[:, 1:]
     return (rows[:, None, :, None] & columns[:, None, None, :]).float()
 
 
 class MaskedBatchNorm2d(nn.Module):
-    """Batch norm whose statistics count the pixels inside the photos alone.
+    """Batch norm whose statistics count only the pixels inside the photos, of all processes.
 
-    With several processes the statistics are those of all of them. It does not inherit from
-    nn.BatchNorm2d, so that no conversion replaces it by a synchronised one without a mask.
+    It does not inherit from nn.BatchNorm2d, so that no conversion replaces it by a synchronised
+    one without a mask.
     """
 
     running_mean: Tensor
@@ -189,7 +182,7 @@ class MaskedBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, maps_BCHW: Tensor, inside_B1HW: Tensor | None) -> Tensor:
-        """inside_B1HW: 1 inside each photo, 0 outside; None where the photos fill the batch."""
+        """inside_B1HW: 1 inside each photo, 0 outside; None if all photos fill the batch."""
         if inside_B1HW is None and processes() == 1:
             return functional.batch_norm(
                 maps_BCHW, self.running_mean, self.running_var, self.weight, self.bias,
@@ -224,7 +217,7 @@ def processes() -> int:
 
 
 def over_processes(part: Tensor) -> Tensor:
-    """The sum of a tensor over all training processes, differentiable."""
+    """Sum a tensor over all training processes, differentiably."""
     if processes() == 1:
         return part
     from torch.distributed.nn.functional import all_reduce

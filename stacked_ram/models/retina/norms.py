@@ -1,4 +1,4 @@
-"""Batch norm, wherever in a network it is."""
+"""Batch norm anywhere in a network: frozen or synchronised statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 class FreezableStatistics(nn.Module):
     """A network whose batch norm can use its running statistics in training too.
 
-    frozen_statistics: set it, then call `train()`; what evaluates in between changes nothing.
+    frozen_statistics: set it, then call `train()`; it holds until it is set again.
     """
 
     frozen_statistics = False
@@ -28,8 +28,8 @@ def batch_norms(network: nn.Module) -> list[nn.Module]:
 
 
 def synchronise(network: nn.Module) -> None:
-    """Have batch norm, in place, take its statistics from the batches of all processes. By timm:
-    in its networks the activation is part of the norm, and torch's own conversion would lose it."""
+    """Synchronise batch norm over all processes, in place. By timm: in its networks the activation
+    is part of the norm, and torch's own conversion would lose it."""
     from timm.layers import convert_sync_batchnorm
 
     for module in list(network.modules()):

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.models.retina.maps import BackboneMaps, ConvMaps
-from stacked_ram.models.retina.what import What
+from stacked_ram.models.retina.what import ConvWhat, What
 from stacked_ram.ops.geometry import GlimpseGeometry, glimpse_boxes
 from stacked_ram.ops.photo_batch import PhotoBatch
 
 
 @dataclass
 class View:
-    """What is computed once a photo, however often it is looked at."""
+    """The work that is done once per photo, before the first glimpse."""
 
     surfaces: list[PhotoBatch]
-    """What patches are cut from: the photo alone, or the photo and feature maps made from it."""
+    """Where patches are cut: the photo alone, or the photo and feature maps made from it."""
     sizes_B2: Tensor
     """(height, width) of the photos themselves."""
 
     def select(self, index_b: Tensor) -> View:
-        """The photos at these places of the batch."""
+        """Return the photos at these places of the batch."""
         surfaces = [surface.select(index_b) for surface in self.surfaces]
         return View(surfaces, self.sizes_B2[index_b])
 
@@ -40,7 +40,7 @@ class PatchRetina(nn.Module):
     (Mnih et al., 2014, section 4, the glimpse network), both products in one layer.
 
     Args:
-        geometry: which boxes a glimpse reads.
+        geometry: the sizes of a glimpse's patches.
         whats: a "what" network for each surface: a module that takes patches (R x K x C x P x P)
             and returns R x `out_features`.
         maps: makes the other surfaces from the photo (stack conv, backbone); None: the photo is the
@@ -68,21 +68,20 @@ class PatchRetina(nn.Module):
         self.combine = nn.Linear(what_size + where_size, feature_size)
 
     def anneal(self, progress: float) -> None:
-        """Tell the "what" networks which fraction of the training is done, if they ask for it."""
+        """Tell the convolutional "what" networks which fraction of the training is done."""
         for what in self.whats:
-            if hasattr(what, "anneal"):
+            if isinstance(what, ConvWhat):
                 what.anneal(progress)
 
     def view(self, photos: PhotoBatch) -> View:
-        """The work that is done once a photo: feature maps, where there are some."""
+        """Compute the feature maps, if the retina has any."""
         surfaces = [photos] if self.maps is None else self.maps(photos)
         return View(surfaces, photos.sizes_B2)
 
     def boxes(self, view: View, locations_R2: Tensor, smooth: bool = False) -> Tensor:
-        """The boxes that a glimpse reads on the first surface, in pixels of the photo: R x K x 4.
+        """Return the boxes that a glimpse reads on the first surface, R x K x 4.
 
-        Where the first surface is a feature map, its boxes are enlarged by as much as the photo
-        is larger.
+        They are in pixels of the photo, also if the first surface is a feature map.
         """
         rows = len(locations_R2) // len(view.sizes_B2)
         surface_R2 = view.surfaces[0].sizes_B2.repeat_interleave(rows, 0)
@@ -94,9 +93,9 @@ class PatchRetina(nn.Module):
     def forward(
         self, view: View, locations_R2: Tensor, smooth: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """The glimpse feature (R x D) and each surface's patches (R x K x C x P x P).
+        """Return the glimpse feature (R x D) and each surface's patches (R x K x C x P x P).
 
-        smooth: read boxes at any position, not at whole pixels, so that gradients reach the
+        smooth: read boxes at any position, not only at whole pixels, so that gradients reach the
         location.
         """
         geometry = self.smooth_geometry if smooth else self.geometry

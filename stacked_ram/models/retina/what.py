@@ -1,4 +1,4 @@
-"""The "what" networks: the patches of one glimpse -> one vector. One class for each kind of retina.
+"""The "what" networks: the patches of a glimpse -> one vector. A class for each kind of retina.
 
 R rows (photos times rollouts)   K patches   C channels   P patch size   D width of the vector
 """
@@ -19,7 +19,7 @@ STATISTICS_FREEZE_AT = 0.5  # fraction of the training
 
 
 class DenseWhat(nn.Module):
-    """The paper's: all patches flattened -> linear -> ReLU (Mnih et al., 2014, section 4)."""
+    """All patches flattened -> linear -> ReLU, as in the paper (section 4)."""
 
     def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
         super().__init__()
@@ -33,14 +33,14 @@ class DenseWhat(nn.Module):
 class ConvWhat(FreezableStatistics):
     """Each patch through the same three 3x3 convolutions with batch norm, then one linear layer.
 
-    Weights are shared over the patches of a glimpse: an object is the same object at each of
-    their scales. The last layer gets a patch's last map twice: pooled to 4 x 4 (what is where), and
-    as the maximum of each channel (what is anywhere). With the maximum, objects beside the middle
-    of a random glimpse are recognised much earlier in training.
+    Weights are shared over the patches of a glimpse: an object is the same at each of their scales.
+    The last layer gets a patch's last map twice: pooled to 4 x 4 (what is where), and as the
+    maximum of each channel (what is anywhere). With the maximum, objects beside the middle of a
+    random glimpse are recognised much earlier in training.
 
     In the second half of training batch norm uses its running statistics (`anneal`): a batch's own
-    are those of one step, and where a policy looks at the same part of the photo in that step, they
-    are far from those of all steps, which evaluation uses (measured: results/digits.md).
+    are those of one step. If a policy looks at the same part of every photo in that step, they
+    differ much from those of all steps, which evaluation uses (measured: results/digits.md).
     """
 
     WIDTHS = (16, 32, 64)
@@ -60,7 +60,8 @@ class ConvWhat(FreezableStatistics):
             ]
             before, size = width, -(-size // stride)
         # channels last: pooling small maps is ten times as fast on a CPU
-        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.convolutions = nn.Sequential(*layers)
+        self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
         self.side = min(size, 4)
         # the last batch norm keeps the layer alive through the noise of random glimpses
         self.layer = nn.Sequential(
@@ -70,7 +71,7 @@ class ConvWhat(FreezableStatistics):
         )
 
     def anneal(self, progress: float) -> None:
-        """Freeze the statistics where this fraction of the training asks for it."""
+        """Freeze the statistics from STATISTICS_FREEZE_AT of the training on."""
         frozen = progress >= STATISTICS_FREEZE_AT
         if frozen != self.frozen_statistics:
             self.frozen_statistics = frozen
@@ -88,9 +89,9 @@ class ConvWhat(FreezableStatistics):
 
 
 def normalised(maps_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """A convolution without bias, then its batch norm. With frozen statistics the norm is a factor
-    and a shift a channel, which are folded into the convolution (same gradients, a tenth of a
-    training step saved: benchmarks/README.md)."""
+    """Apply a convolution without bias, then its batch norm. With frozen statistics the norm is a
+    factor and a shift of each channel, which are folded into the convolution (same gradients, a
+    tenth of a training step saved: benchmarks/README.md)."""
     if norm.training:
         return norm(convolution(maps_BCHW))
     assert norm.running_mean is not None and norm.running_var is not None  # they are tracked
@@ -116,16 +117,16 @@ class RowNorm(nn.BatchNorm1d):
 
 
 def pooled_to(maps_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average pooling to this (height, width)."""
+    """Reduce maps to this (height, width) by average pooling."""
     if maps_BCHW.shape[2:] == size:
         return maps_BCHW
     return functional.adaptive_avg_pool2d(maps_BCHW, size)
 
 
 class BackboneWhat(nn.Module):
-    """Each patch through one timm backbone, weights shared over patches and steps, pooled.
+    """Each patch through one timm backbone, pooled; weights are shared over patches and steps.
 
-    The backbone itself belongs to the model (the glance uses it too), so it is passed in.
+    The backbone is passed in, since the glance uses it too.
     """
 
     def __init__(self, backbone: Backbone, *, num_patches: int, combine: str):
