@@ -46,8 +46,8 @@ TESTED = (
 
 
 def default_folder(preset: str | Path | None, config: Config) -> Path:
-    """Where a training writes if nothing is said: results/ and the name of the preset or YAML file;
-    without one, or on another data set than it names, the name of the data set."""
+    """Return the default run folder: results/ and the name of the preset or YAML file, or, without
+    one or on another data set than its own, the name of the data set."""
     if preset is not None and load_config(preset).data.dataset == config.data.dataset:
         return RESULTS / Path(preset).stem
     return RESULTS / Path(config.data.dataset).resolve().name
