@@ -8,24 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from stacked_ram.config.schema import Config
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.batching import Rows
+from stacked_ram.data.batching import Rows, drawn, evaluation_batches, training_batches
 from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.mixup import MixUpCutMix
 
 
 class Loader:
     """Batches of one split, on one rank. Made by `make_loader` (loader.py).
 
+    batches: the plan of the epoch.
     position: the number of batches of this epoch that were returned.
-    padding: mean fraction of a batch's pixels that is padding, in this epoch.
     """
 
-    def __init__(self, dataset: Dataset, config: Config, *, train: bool, device, rank, world):
+    evaluated_at_once = 1
+    """Training batches in a batch of evaluation."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        *,
+        train: bool,
+        device: str | torch.device,
+        rank: int,
+        world: int,
+    ) -> None:
         self.dataset = dataset
-        self.data = config.data
+        self.data = data = config.data
         self.batch_size = config.training.batch_size
         self.seed = config.training.seed
         self.train = train
@@ -33,14 +47,30 @@ class Loader:
         self.rank, self.world = rank, world
         self.epoch = -1
         self.position = 0
-        self.padding = 0.0
         self.batches: list[Rows] = []
+        self.blend: MixUpCutMix | None = None
+        if train and (data.mixup or data.cutmix):
+            self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes))
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; the position is kept if the epoch has already begun."""
-        if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
-            self.batches = self._plan(epoch)
+        if epoch == self.epoch:
+            return
+        self.epoch, self.position = epoch, 0
+        if self.train:
+            rows = drawn(self.dataset.labels, self.seed, epoch, self.data.balanced_sampler)
+            self.batches = training_batches(
+                rows, self._sizes(rows), batch_size=self.batch_size,
+                rank=self.rank, world=self.world, seed=self.seed, epoch=epoch,
+            )  # fmt: skip
+        else:
+            every = np.arange(len(self.dataset))
+            self.batches = evaluation_batches(
+                self._sizes(Rows(every, np.zeros_like(every))),
+                batch_size=self.batch_size * self.evaluated_at_once,
+                rank=self.rank,
+                world=self.world,
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, as plain numbers."""
@@ -60,14 +90,18 @@ class Loader:
         if self.position >= len(self.batches):
             self.position = 0
         for batch in self._load(self.position):
+            batch = batch.to(self.device)
+            if self.blend is not None:
+                batch = self.blend(batch, self.seed, self.epoch, self.position, self.rank)
             self.position += 1
             yield batch
 
     def close(self) -> None:
         """End the worker processes."""
 
-    def _plan(self, epoch: int) -> list[Rows]:
-        raise NotImplementedError
+    def _sizes(self, rows: Rows) -> np.ndarray:
+        """Return the (height, width) of each of these photos in its batch."""
+        return self.dataset.sizes[rows.index_B]
 
     def _load(self, start: int) -> Iterator[Batch]:
         """Iterate over the batches of the plan from `start`."""

@@ -1,4 +1,4 @@
-"""The batch: what the loaders hand to the model.
+"""The batch that a loader gives to the model.
 
 B photos of a batch, N classes, C H W channels, height and width of the widest and tallest.
 """
@@ -22,18 +22,18 @@ from stacked_ram.ops.photo_batch import PhotoBatch
 class Batch:
     pixels_BCHW: Tensor | LazyPhotos
     """uint8, raw 0..255; photos of different sizes are padded below and right with zeros. Photos
-    too large to be held: what reads them by region."""
+    too large for memory are read by region."""
     sizes_B2: Tensor
     """int64 (height, width) of each photo inside pixels_BCHW."""
     labels_B: Tensor
     """int64."""
     boxes_B4: Tensor
     """float32 (left, top, right, bottom) of the object in pixels of the photo as it is here; nan
-    where there is no box."""
+    without a box."""
     index_B: Tensor
     """int64, row of the photo in its split: dataset.names[i] is its file."""
     targets_BN: Tensor | None = None
-    """float32 soft targets, where MixUp or CutMix blended two photos."""
+    """float32 soft targets, if MixUp or CutMix blended two photos."""
     glance: tuple[Tensor, Tensor] | None = None
     """Cached result of `Glance.find` (GlanceCachingLoader)."""
 
@@ -47,26 +47,25 @@ class Batch:
         return photos
 
     def without(self, place: int) -> Batch:
-        """The same batch without one of its photos."""
+        """Return the batch without one of its photos."""
         kept = torch.arange(len(self), device=self.labels_B.device) != place
         index_b = kept.nonzero()[:, 0]
 
-        def take(value: Tensor | LazyPhotos) -> Tensor | LazyPhotos:
-            return value.select(index_b) if isinstance(value, LazyPhotos) else value[index_b]
-
-        return self._each(take)
+        return self._each(
+            lambda value: value.select(index_b) if isinstance(value, LazyPhotos) else value[index_b]
+        )
 
     def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (torch's DataLoader calls this)."""
+        """Return the same batch in page-locked memory (torch's DataLoader calls this)."""
         return self._each(lambda value: value.pin_memory())
 
     def __getstate__(self) -> dict[str, Tensor | np.ndarray | None]:
-        """What is small travels from worker to parent as plain bytes: each tensor that is handed
-        over by shared memory costs a connection."""
+        """Send small tensors from worker to parent as plain bytes: each tensor that goes through
+        shared memory costs a connection."""
         state = dict(vars(self))
         for name, value in state.items():
             if name != "pixels_BCHW" and value is not None:
@@ -77,7 +76,7 @@ class Batch:
         for name, value in state.items():
             setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def _each(self, change: Callable[[Tensor | LazyPhotos], Tensor | LazyPhotos]) -> Batch:
         def changed(value):
             if isinstance(value, tuple):
                 return tuple(change(part) for part in value)

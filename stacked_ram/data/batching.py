@@ -118,15 +118,6 @@ def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.nd
     return np.concatenate([*parts])
 
 
-def padding(sizes: list[np.ndarray]) -> float:
-    """Return the fraction of padding among all pixels of batches, from sizes_B2 of each."""
-    own = whole = 0
-    for sizes_B2 in sizes:
-        own += int(sizes_B2.prod(axis=1).sum())
-        whole += len(sizes_B2) * int(sizes_B2.max(axis=0).prod())
-    return 1 - own / whole if whole else 0.0
-
-
 def _grouped(
     places: np.ndarray, sizes_N2: np.ndarray, together: int, whole: int, rng: np.random.Generator
 ) -> np.ndarray:

@@ -5,10 +5,10 @@ position of every photo in the file follows from the manifest, so all processes,
 runs of a data set fill and read the same file without a lock.
 
 A second, small file marks the photos that are done: a mark is written only after the pixels were
-flushed to the disk (`flush`), so a process or a machine may stop at any moment and leaves nothing
-wrong behind. Until then, a photo is known to the run that decoded it and to its workers only. The
-mark is a hash of the time and length of the photo's file: a photo that has changed is decoded
-again. A new manifest gets a new file, and the old one is removed.
+flushed to disk (`flush`), so that a process or a machine may stop at any moment without leaving
+wrong pixels. Before that, only the run that decoded a photo and its workers use it. The mark is a
+hash of the time and length of the photo's file: a photo that has changed is decoded again. A new
+manifest gets a new file, and the old one is removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.dataset import PhotoDataset
 from stacked_ram.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ class PhotoCache:
             return
         state = _state(path)
         if self.done_M[row] not in (0, state):
-            self.done_M[row] = 0  # the pixels of the photo as it was are about to go
+            self.done_M[row] = 0  # the pixels of the old photo are about to be overwritten
         try:
-            content = memoryview(np.ascontiguousarray(pixels_CHW)).cast("B")
+            content = np.ascontiguousarray(pixels_CHW).data.cast("B")
             _write(self.pixels_file, content, int(self.starts_M[row]))
             self.written_M[row] = state
         except OSError as error:
@@ -122,7 +122,7 @@ class PhotoCache:
 
 
 def open_cache(
-    dataset: Dataset,
+    dataset: PhotoDataset,
     sizes_M2: np.ndarray,
     kind: str,
     limit: float,
@@ -150,11 +150,8 @@ def open_cache(
     if total > limit * 1e9:
         log.warning(
             "%s: %.1f GB would be more than cache_limit: %g; %s",
-            about,
-            total / 1e9,
-            limit,
-            fallback_note,
-        )
+            about, total / 1e9, limit, fallback_note,
+        )  # fmt: skip
         return None
     if not hasattr(os, "pwrite"):
         log.warning("%s: this system cannot share it; %s", about, fallback_note)
@@ -185,7 +182,7 @@ def open_cache(
         return None
 
 
-def make_room(dataset: Dataset, kind: str, kept: str, limit: float) -> None:
+def make_room(dataset: PhotoDataset, kind: str, kept: str, limit: float) -> None:
     """Remove cache files of a kind (the start of their cache_key) until they fit in `limit` GB.
 
     The file that was written longest ago goes first; files of `kept` stay.

@@ -95,7 +95,7 @@ def compose(
 
 
 def paste(patterns_NHW: Tensor, pieces_BP3: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Draw each canvas from its pieces, the later ones over the earlier; return pixels_B1HW.
+    """Draw each canvas from its pieces, later ones over earlier ones; return pixels_B1HW.
 
     patterns_NHW: uint8. pieces_BP3: (pattern, row, column) of each piece, whole numbers, in the
     order of drawing; every piece lies inside the canvas.

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from stacked_ram.runtime.program import program
 
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
+ROWS = ("labels", "boxes", "sizes")  # arrays with a row for each photo
 LIMIT_SEED = 0  # fixed, so that `limit_photos` always keeps the same photos
 
 
@@ -41,20 +42,20 @@ class Digits:
     seed: int = 0
     """Seed of the training canvases if they are composed once (`clutter: fixed`)."""
     pieces_NP3: np.ndarray | None = None
-    """Of canvases that are stored as their pieces: (pattern, row, column) of each piece, in the
-    order of drawing, int32."""
+    """int32, the (pattern, row, column) of each piece in the order of drawing, if canvases are
+    stored as their pieces."""
 
     def digest(self) -> list[Any]:
         """Return values that identify these digits and the settings of their canvases."""
         made = self.canvas, self.translate, self.clutter, self.clutter_size, self.seed
         pixels = np.ascontiguousarray(self.images_NHW)
-        found = [*made, pixels.shape, hashlib.sha256(pixels).hexdigest()]
+        found = [*made, pixels.shape, hashlib.sha256(pixels.data).hexdigest()]
         if self.pieces_NP3 is not None:
-            found.append(hashlib.sha256(np.ascontiguousarray(self.pieces_NP3)).hexdigest())
+            found.append(hashlib.sha256(np.ascontiguousarray(self.pieces_NP3).data).hexdigest())
         return found
 
     def only(self, rows: np.ndarray) -> Digits:
-        """The digits (or canvases) with these numbers."""
+        """Return these digits (or canvases) only."""
         if self.pieces_NP3 is not None:
             return dataclasses.replace(self, pieces_NP3=self.pieces_NP3[rows])
         return dataclasses.replace(self, images_NHW=self.images_NHW[rows])
@@ -76,9 +77,9 @@ class Manifest:
 class Dataset:
     """One split. Entry i of names, labels, boxes and sizes belongs to photo i."""
 
-    name: str
-    kind: str
+    kind: ClassVar[str]
     """photos or digits."""
+    name: str
     folder: Path
     split: str
     classes: tuple[str, ...]
@@ -95,12 +96,6 @@ class Dataset:
     """float32 (N, 4): left, top, right, bottom in pixels of the stored photo; nan: no box."""
     sizes: np.ndarray
     """int64 (N, 2): height and width of the stored photo."""
-    digits: Digits | None = None
-    """Only of kind digits."""
-    manifest: Manifest | None = None
-    """Only of kind photos."""
-    scene: SceneShape | None = None
-    """The settings of the scenes, if the photos are scenes."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,11 +103,38 @@ class Dataset:
     def digest(self) -> str:
         """Return a hash that identifies these photos and labels, wherever their folder is."""
         content = [self.kind, self.classes, self.mean, self.std, self.names, self.labels.tolist()]
-        if self.manifest is not None:
-            content.append(self.manifest.sha256)
-        if self.digits is not None:
-            content.append(self.digits.digest())
-        return hashlib.sha256(repr(content).encode()).hexdigest()
+        return hashlib.sha256(repr([*content, self._content()]).encode()).hexdigest()
+
+    def _content(self) -> object:
+        """Return what identifies the pixels."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PhotoDataset(Dataset):
+    """One split of photos in files."""
+
+    kind: ClassVar[str] = "photos"
+    manifest: Manifest
+    scene: SceneShape | None
+    """The settings of the scenes, if the photos are scenes."""
+
+    def _content(self) -> str:
+        return self.manifest.sha256
+
+
+@dataclass(frozen=True)
+class DigitDataset(Dataset):
+    """One split of digits in arrays."""
+
+    kind: ClassVar[str] = "digits"
+    digits: Digits
+
+    def _content(self) -> list[Any]:
+        return self.digits.digest()
+
+
+OneSplit = TypeVar("OneSplit", bound=Dataset)
 
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:
@@ -128,9 +150,8 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     folder = Path(config.dataset)
     info = read_dataset_info(folder)
     parts = {"train", "valid"} if split == "train" and config.train_on != "train" else {split}
-    opened = (_open_digits if info["kind"] == "digits" else _open_photos)(
-        folder, info, config, split, parts
-    )
+    open_kind = _open_digits if info["kind"] == "digits" else _open_photos
+    opened: Dataset = open_kind(folder, info, config, split, parts)
     _check_classes(opened)
     if config.limit_photos is None:
         return opened
@@ -155,14 +176,15 @@ def _common_fields(folder: Path, info: dict[str, Any], split: str) -> dict[str, 
     return {
         "folder": folder,
         "split": split,
-        **{name: info[name] for name in ("name", "kind", "channels")},
+        "name": info["name"],
+        "channels": info["channels"],
         **{name: tuple(info[name]) for name in ("classes", "mean", "std")},
     }
 
 
 def _open_photos(
     folder: Path, info: dict[str, Any], config: DataConfig, split: str, parts: set[str]
-) -> Dataset:
+) -> PhotoDataset:
     manifest = _read_manifest(folder, info)
     chosen = manifest["split"].isin(parts)
     if config.fold is not None and split != "test":
@@ -179,7 +201,7 @@ def _open_photos(
     rows = np.flatnonzero(chosen.to_numpy())
     part = manifest.iloc[rows]
     index = {name: label for label, name in enumerate(info["classes"])}
-    return Dataset(
+    return PhotoDataset(
         **_common_fields(folder, info, split),
         names=part["path"].tolist(),
         labels=part["class"].map(index).to_numpy(np.int64),
@@ -236,16 +258,15 @@ def _read_manifest(folder: Path, info: dict[str, Any]) -> Any:
 
 def _open_digits(
     folder: Path, info: dict[str, Any], config: DataConfig, split: str, parts: set[str]
-) -> Dataset:
+) -> DigitDataset:
     if config.fold is not None:
         raise UserError(f"fold: {folder} holds digits, which have no folds")
-    canvas = tuple(info.get("canvas") or ())
     clutter = int(info.get("clutter", 0))
     training = split == "train"
     loaded = {part: _read_arrays(folder, part, training) for part in SPLITS if part in parts}
     images_NHW, labels, boxes = map(np.concatenate, zip(*loaded.values(), strict=True))
     pieces_NP3 = _read_pieces(folder, [(part, len(loaded[part][0])) for part in loaded])
-    canvas = canvas or images_NHW.shape[1:]
+    canvas = tuple(info.get("canvas") or images_NHW.shape[1:])
     if not training and pieces_NP3 is None and images_NHW.shape[1:] != canvas:
         raise UserError(
             f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]}, but dataset.yaml "
@@ -255,7 +276,7 @@ def _open_digits(
         raise UserError(
             f"{folder}: labels.npy has a label that is not among the classes of dataset.yaml"
         )
-    return Dataset(
+    return DigitDataset(
         **_common_fields(folder, info, split),
         names=[
             f"{part}/images.npy:{i}" for part, (_, ys, _) in loaded.items() for i in range(len(ys))
@@ -302,8 +323,8 @@ def _read_arrays(
 
 
 def _read_pieces(folder: Path, parts: list[tuple[str, int]]) -> np.ndarray | None:
-    """Read the pieces of canvases that are stored so (N x P x 3); None for others. parts: splits,
-    and the number of patterns of each."""
+    """Read the pieces of canvases, N x P x 3; None if canvases are not stored as pieces. parts:
+    splits, and the number of patterns of each."""
     if not (folder / parts[0][0] / "pieces.npy").is_file():
         return None
     found, before = [], 0
@@ -338,15 +359,12 @@ def _check_classes(dataset: Dataset) -> None:
         )
 
 
-def only(dataset: Dataset, rows: np.ndarray) -> Dataset:
+def only(dataset: OneSplit, rows: np.ndarray) -> OneSplit:
     """Return a split with only these rows."""
-    digits, manifest = dataset.digits, dataset.manifest
-    return dataclasses.replace(
-        dataset,
-        names=[dataset.names[row] for row in rows],
-        labels=dataset.labels[rows],
-        boxes=dataset.boxes[rows],
-        sizes=dataset.sizes[rows],
-        manifest=manifest and dataclasses.replace(manifest, rows=manifest.rows[rows]),
-        digits=digits and digits.only(rows),
-    )
+    kept: dict[str, Any] = {name: getattr(dataset, name)[rows] for name in ROWS}
+    if isinstance(dataset, PhotoDataset):
+        manifest = dataset.manifest
+        kept["manifest"] = dataclasses.replace(manifest, rows=manifest.rows[rows])
+    elif isinstance(dataset, DigitDataset):
+        kept["digits"] = dataset.digits.only(rows)
+    return dataclasses.replace(dataset, names=[dataset.names[row] for row in rows], **kept)

@@ -1,4 +1,4 @@
-"""dataset.yaml: what a prepared data set says of itself. Free of torch."""
+"""Read dataset.yaml, the description of a prepared data set. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FORMAT = 1
 
 
 def read_dataset_info(folder: Path) -> dict[str, Any]:
-    """dataset.yaml, checked; a `std` of 0 (a channel that does not vary) is given as 1.
+    """Read and check dataset.yaml; a `std` of 0 (of a channel that does not vary) becomes 1.
 
-    Raises UserError saying what is wrong with it.
+    Raises UserError if it is missing or invalid.
     """
     import yaml
 
@@ -63,6 +63,6 @@ def _all_of(values: Any, kind: Any) -> bool:
 
 
 def _pixel_values(values: Any, channels: int) -> bool:
-    """Whether these are numbers that pixels can have, finite and not negative, one a channel."""
+    """Return whether these are a finite number that is not negative for each channel."""
     right = _all_of(values, (int, float)) and len(values) == channels
     return right and all(0 <= value < math.inf for value in values)

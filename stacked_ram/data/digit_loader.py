@@ -1,4 +1,4 @@
-"""Digits: everything in memory, on the device where it fits; canvases composed batch by batch.
+"""Load batches of digits: all in memory (the device's if they fit), composed batch by batch.
 
 No workers and no loop over photos: a batch is a gather and `canvas.compose`.
 """
@@ -14,20 +14,21 @@ from torch import Tensor
 from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.batching import Rows, drawn, evaluation_batches, training_batches
 from stacked_ram.data.canvas import compose, paste, rotate, shift
-from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.mixup import MixUpCutMix
+from stacked_ram.data.dataset import DigitDataset
 from stacked_ram.data.rng import derive_seed
 from stacked_ram.runtime.errors import UserError
 
 CHUNK = 4096  # canvases composed at once when all of them are
-EVALUATED = 8  # training batches at once on a GPU, which one leaves idle; gradients are not kept
+EVALUATED = 8  # a single training batch leaves a GPU idle in evaluation, without gradients
 
 
 class DigitLoader(Loader):
-    def __init__(self, dataset: Dataset, config: Config, **where: Any):
+    """Loader of a data set of kind digits."""
+
+    def __init__(self, dataset: DigitDataset, config: Config, **where: Any) -> None:
         super().__init__(dataset, config, **where)
+        self.evaluated_at_once = EVALUATED if self.device.type == "cuda" else 1
         check_options(dataset, self.data)
         digits = dataset.digits
         self.digits = digits
@@ -42,53 +43,34 @@ class DigitLoader(Loader):
         self.images_NHW = images_NHW.to(self.home)
         self.boxes_N4 = boxes_N4.to(self.home)
         self.labels_N = torch.from_numpy(dataset.labels).to(self.home)
-        self.pieces_NP3 = None
+        self.pieces_NP3: Tensor | None = None
         if digits.pieces_NP3 is not None:
             self.pieces_NP3 = torch.from_numpy(digits.pieces_NP3).to(self.home)
         size = digits.canvas if self.fresh or in_pieces else images_NHW.shape[1:]
         self.size_2 = torch.tensor(tuple(size), device=self.home)
         self.generator = torch.Generator(self.home)
-        data = self.data
-        blends = self.train and (data.mixup or data.cutmix)
-        self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
 
     def _home(self, images_NHW: Tensor) -> torch.device:
-        """The device, if its memory takes the digits and leaves three quarters free."""
+        """Return where the digits are kept: the device, if they take at most a quarter of what is
+        free there."""
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             if images_NHW.nbytes > free / 4:
                 return torch.device("cpu")
         return self.device
 
-    def _plan(self, epoch: int) -> list[Rows]:
-        sizes_N2 = self.dataset.sizes
-        if not self.train:
-            batch_size = self.batch_size * (EVALUATED if self.device.type == "cuda" else 1)
-            return evaluation_batches(
-                sizes_N2, batch_size=batch_size, rank=self.rank, world=self.world
-            )
-        return training_batches(
-            drawn(self.dataset.labels, self.seed, epoch, self.data.balanced_sampler),
-            sizes_N2, batch_size=self.batch_size, rank=self.rank, world=self.world,
-            seed=self.seed, epoch=epoch,
-        )  # fmt: skip
-
     def _load(self, start: int) -> Iterator[Batch]:
         left = self.batches[start:]
-        if not left:  # so few photos that other processes have all
+        if not left:  # so few photos that other processes have them all
             return
         # one copy to the device for the epoch, not one for every batch
         index_X = torch.cat([torch.from_numpy(rows.index_B) for rows in left]).to(self.home)
         parts = index_X.split([len(rows.index_B) for rows in left])
         for number, index_B in enumerate(parts, start):
-            batch = self.make(index_B, derive_seed(self.seed, self.epoch, number, self.rank))
-            batch = batch.to(self.device)
-            if self.blend is not None:
-                batch = self.blend(batch, self.seed, self.epoch, number, self.rank)
-            yield batch
+            yield self.make(index_B, derive_seed(self.seed, self.epoch, number, self.rank))
 
     def make(self, index_B: Tensor, seed: int) -> Batch:
-        """The batch of these digits; `seed` decides how they are turned and where they stand."""
+        """Make the batch of these digits; `seed` determines their rotation and place."""
         boxes_B4 = self.boxes_N4[index_B]
         if self.pieces_NP3 is not None:
             pixels_B1HW = paste(self.images_NHW, self.pieces_NP3[index_B], self.digits.canvas)
@@ -119,10 +101,10 @@ class DigitLoader(Loader):
         )
 
 
-def compose_all(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """All canvases of a split, composed once by the data set's own seed: (N, H, W) and boxes.
+def compose_all(dataset: DigitDataset) -> tuple[Tensor, Tensor]:
+    """Compose all canvases of a split by the data set's own seed: (N, H, W) and boxes.
 
-    For `clutter: fixed`. On the CPU, whatever the device: the same canvases everywhere.
+    For `clutter: fixed`. Always on the CPU, so that the canvases are the same everywhere.
     """
     digits = dataset.digits
     images_NHW = torch.from_numpy(digits.images_NHW)
@@ -140,8 +122,8 @@ def compose_all(dataset: Dataset) -> tuple[Tensor, Tensor]:
     )
 
 
-def check_options(dataset: Dataset, data: DataConfig) -> None:
-    """Refuse what digits do not have."""
+def check_options(dataset: DigitDataset, data: DataConfig) -> None:
+    """Raise UserError for options that digits do not take."""
     unused = {
         "short_side": data.short_side is not None,
         "photo_size": data.photo_size not in (None, dataset.digits.canvas),
@@ -162,7 +144,7 @@ def check_options(dataset: Dataset, data: DataConfig) -> None:
             f" are stored{'' if random else ' (--translate prepares them at random places)'}"
         )
     if data.rotate and dataset.digits.pieces_NP3 is not None:
-        raise UserError(f"rotate: the canvases of {dataset.folder} are the benchmark's own, as is")
+        raise UserError(f"rotate: the canvases of {dataset.folder} are stored as they are; leave it out")
     if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
         raise UserError(
             f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"

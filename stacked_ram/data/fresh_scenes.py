@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from stacked_ram.data.cache import open_cache
-from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.dataset import PhotoDataset
 from stacked_ram.data.scenes import GROUND_SHARES, PIECES, choose_others, compose_scene
 from stacked_ram.images.decoding import read_photo, resized, to_CHW
 from stacked_ram.runtime.errors import UserError
@@ -32,8 +32,8 @@ class SceneMaker:
     """
 
     def __init__(
-        self, dataset: Dataset, size: tuple[int, int], cache: str = "none", limit: float = 0
-    ):
+        self, dataset: PhotoDataset, size: tuple[int, int], cache: str = "none", limit: float = 0
+    ) -> None:
         """Read the lists of pieces.
 
         size: (height, width) of the scenes to make.
@@ -42,6 +42,7 @@ class SceneMaker:
         Raises UserError if the data set has no pieces.
         """
         shape = dataset.scene
+        assert shape is not None  # a data set of scenes
         self.size = size
         # Compose at the size at which stored scenes are decoded, then reduce as they are reduced.
         height, width = as_decoded((shape.height, shape.width), size)
@@ -69,8 +70,8 @@ class SceneMaker:
             + [as_decoded(_stored_size(file), [longest, longest]) for file in objects],
             np.int64,
         )
-        words = f"pieces{shape.width}x{shape.height}"
-        self.cache = open_cache(dataset, self.sizes_M2, cache, limit, words)
+        cache_key = f"pieces{shape.width}x{shape.height}"
+        self.cache = open_cache(dataset, self.sizes_M2, cache, limit, cache_key)
 
     def make(self, path: str, entropy: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Compose a new scene with the photo of a stored scene.
@@ -137,7 +138,7 @@ class Piece:
 
 def as_decoded(size: tuple[int, int], least: Sequence[int]) -> tuple[int, int]:
     """Return the smallest (height, width), at least `least`, at which a JPEG of this size can be
-    decoded almost for free."""
+    decoded at almost no cost."""
     for scale in (8, 4, 2):
         height, width = (-(-side // scale) for side in size)
         if height >= least[0] and width >= least[1]:

@@ -1,10 +1,10 @@
-"""A cache of what a frozen backbone finds in the glance: computed once for each photo.
+"""Cache the glance's features of a frozen backbone: they are computed once for each photo.
 
 A frozen backbone gives the same features for the same photo in every epoch and every run. So the
-output of `Glance.find` lies beside the decoded photos, in a file of the same kind (data/cache.py):
-safe to share and to stop, and computed again for a photo that has changed. The file's name holds a
-digest of everything the features depend on: the backbone's weights, size and regions of the
-glance, how photos are kept, their normalisation, the precision.
+output of `Glance.find` is cached like decoded photos (data/cache.py): in a file that processes
+share, and computed again for a photo that has changed. The file's name holds a digest of everything
+that the features depend on: the backbone's weights, size and regions of the glance, the rule by
+which photos are reduced, their normalisation, and the precision.
 
 B photos of a batch   M photos of the manifest   P the two parts: regions, pooled features
 """
@@ -25,124 +25,127 @@ from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.cache import PhotoCache, make_room, open_cache
-from stacked_ram.data.photo_batches import augments, kept_sizes
+from stacked_ram.data.photo_batches import kept_sizes
+from stacked_ram.data.photo_loader import PhotoLoader
+from stacked_ram.models.glance import Glance
 from stacked_ram.models.ram import RAM
 from stacked_ram.ops.digest import digest
-from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runtime.devices import autocast
 
-NAME = "glance"  # how the files' names begin, after their format
+NAME = "glance"  # the start of the files' cache_key
 
 
 def with_glance_cache(
     loader: Loader | GlanceCachingLoader, model: RAM, config: Config
 ) -> Loader | GlanceCachingLoader:
-    """The loader, wrapped in a cache of glance features where they stay the same: with a frozen
-    backbone, photos that no augmentation changes, and a place to keep the features.
+    """Wrap a loader in a cache of glance features, if these do not change: with a frozen backbone,
+    photos that no augmentation changes, and a cache.
 
     model: with its final frozen weights, on the loader's device.
     """
     if isinstance(loader, GlanceCachingLoader):
         loader = loader.loader
-    backbone = None if model.glance is None else model.glance.backbone
-    if backbone is None or not backbone.frozen or changes(loader) or config.data.cache == "none":
+    glance = model.glance
+    if glance is None or glance.backbone is None or not glance.backbone.frozen:
         return loader
-    caching = GlanceCachingLoader(loader, model, config)
+    if config.data.cache == "none" or not isinstance(loader, PhotoLoader) or changes(loader):
+        return loader
+    caching = GlanceCachingLoader(loader, model, glance, config)
     return loader if caching.cache is None else caching
 
 
-def changes(loader: Loader) -> bool:
-    """Whether pixels differ from epoch to epoch, or are not held in memory as photos."""
-    data = loader.data
-    if loader.dataset.kind != "photos" or loader.maker.by_region:
-        return True
-    fresh = loader.dataset.scene is not None and data.clutter == "fresh"
-    cropped = data.flip or data.crop_area[0] < 1
-    return loader.train and bool(cropped or data.mixup or data.cutmix or augments(data) or fresh)
+def changes(loader: PhotoLoader) -> bool:
+    """Return whether pixels differ from epoch to epoch, or are read by region."""
+    maker, data = loader.maker, loader.data
+    cropped = loader.train and (data.flip or data.crop_area[0] < 1)
+    return bool(maker.by_region or maker.scenes or maker.augment or loader.blend or cropped)
 
 
 class GlanceCachingLoader:
-    """A loader whose batches carry their glance features (`Batch.glance`).
+    """A loader whose batches have their glance features (`Batch.glance`).
 
     Everything else is the wrapped loader's own.
     """
 
-    def __init__(self, loader: Loader, model: RAM, config: Config) -> None:
-        self.loader, self.model = loader, model
+    def __init__(self, loader: PhotoLoader, model: RAM, glance: Glance, config: Config) -> None:
+        self.loader, self.model, self.glance = loader, model, glance
         self.precision = config.training.precision
         nothing = torch.zeros(1, loader.dataset.channels, 8, 8, dtype=torch.uint8)
         parts = self.find(model.photos(nothing.to(loader.device)))
         self.shapes_P = [tuple(part.shape[1:]) for part in parts]
         self.dtypes_P = [part.dtype for part in parts]
         self.bytes_P = [math.prod(part.shape[1:]) * part.dtype.itemsize for part in parts]
-        self.cache = self.open(config, loader.train)
+        self.cache = self.open(config)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet: being copied
-            raise AttributeError(name)
         return getattr(self.loader, name)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        cache = self.cache
+        assert cache is not None  # as with_glance_cache has checked
         for batch in self.loader:
             index_B = self.loader.batches[self.loader.position - 1].index_B
-            if len(batch) == len(index_B):
-                batch.glance = self.features(batch, index_B)
+            batch.glance = self.features(cache, batch, index_B)
             yield batch
-        self.cache.flush()
+        cache.flush()
 
-    def open(self, config: Config, train: bool) -> PhotoCache | None:
-        """The cache's file, or None, with a warning that says why."""
-        model, data = self.model, config.data
-        stored_M2 = self.dataset.manifest.sizes_M2
-        _, kept_as = kept_sizes(stored_M2, data, train)
-        weights = {name: value.cpu() for name, value in model.backbone.state_dict().items()}
+    def open(self, config: Config) -> PhotoCache | None:
+        """Open the cache; without room for it, warn and return None."""
+        model, glance, data, dataset = self.model, self.glance, config.data, self.loader.dataset
+        stored_M2 = dataset.manifest.sizes_M2
+        _, kept_as = kept_sizes(stored_M2, data, self.loader.train)
+        assert glance.backbone is not None
+        weights = {name: value.cpu() for name, value in glance.backbone.state_dict().items()}
         depends = (
-            digest(weights), config.model.backbone, model.glance.size, model.glance.regions,
-            model.glance.stride, kept_as, model.mean.tolist(), model.std.tolist(), self.precision,
+            digest(weights), config.model.backbone, glance.size, glance.regions, glance.stride,
+            kept_as, model.mean.tolist(), model.std.tolist(), self.precision,
         )  # fmt: skip
         key = f"{NAME}{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}"
         sizes_M2 = np.ones_like(stored_M2)
         sizes_M2[:, 1] = sum(self.bytes_P)
-        make_room(self.dataset, NAME, key, data.cache_limit - sizes_M2[:, 1].sum() / 1e9)
+        make_room(dataset, NAME, key, data.cache_limit - sizes_M2[:, 1].sum() / 1e9)
         return open_cache(
-            self.dataset, sizes_M2, data.cache, data.cache_limit, key,
+            dataset, sizes_M2, data.cache, data.cache_limit, key,
             channels=1, fallback_note="the glance is computed in every epoch",
         )  # fmt: skip
 
-    def features(self, batch: Batch, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Regions and pooled features of a batch's photos, as `Glance.find` gives them."""
-        rows = self.dataset.manifest.rows[index_B].tolist()
-        paths = [os.path.join(self.dataset.folder, self.dataset.names[i]) for i in index_B]
-        kept = [self.cache.get(row, path) for row, path in zip(rows, paths, strict=True)]
-        new = [place for place, content in enumerate(kept) if content is None]
-        if new:
-            for place, content in zip(new, self.compute(batch, new), strict=True):
-                kept[place] = content
-                self.cache.put(rows[place], paths[place], content)
-        content_BX = torch.from_numpy(np.stack(kept).reshape(len(kept), -1))
+    def features(
+        self, cache: PhotoCache, batch: Batch, index_B: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return regions and pooled features of a batch's photos, as `Glance.find` does."""
+        dataset, device = self.loader.dataset, self.loader.device
+        rows = dataset.manifest.rows[index_B].tolist()
+        paths = [os.path.join(dataset.folder, dataset.names[i]) for i in index_B]
+        cached = [cache.get(row, path) for row, path in zip(rows, paths, strict=True)]
+        new = [place for place, content in enumerate(cached) if content is None]
+        computed = iter(self.compute(batch, new) if new else ())
+        contents = [next(computed) if content is None else content for content in cached]
+        for place in new:
+            cache.put(rows[place], paths[place], contents[place])
+        content_BX = torch.from_numpy(np.stack(contents).reshape(len(contents), -1))
         regions, pooled = (
             # contiguous: only a part in memory of its own can be viewed as another dtype
-            part.contiguous().view(dtype).unflatten(1, shape)
+            part.contiguous().view(dtype).unflatten(1, shape).to(device, non_blocking=True)
             for part, dtype, shape in zip(
                 content_BX.split(self.bytes_P, 1), self.dtypes_P, self.shapes_P, strict=True
             )
         )
-        return tuple(part.to(self.device, non_blocking=True) for part in (regions, pooled))
+        return regions, pooled
 
     def compute(self, batch: Batch, places: list[int]) -> np.ndarray:
-        """The features of the photos at these places of the batch as bytes, one row each."""
+        """Compute the features of the photos at these places of the batch, as rows of bytes."""
         photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2)
         if len(places) < len(batch):
-            photos = photos.select(torch.tensor(places, device=self.device))
-        parts = self.find(photos)
-        parts = [part.cpu().flatten(1).contiguous().view(torch.uint8) for part in parts]
-        return torch.cat(parts, 1)[:, None, None].numpy()
+            photos = photos.select(torch.tensor(places, device=photos.device))
+        parts = [part.cpu().flatten(1).contiguous() for part in self.find(photos)]
+        return torch.cat([part.view(torch.uint8) for part in parts], 1)[:, None, None].numpy()
 
     @torch.no_grad()
-    def find(self, photos: Photos) -> tuple[Tensor, Tensor]:
-        """`Glance.find` as evaluation runs it."""
-        with autocast(self.device, self.precision):
-            return self.model.glance.find(photos)
+    def find(self, photos: PhotoBatch) -> tuple[Tensor, Tensor]:
+        """Call `Glance.find` as evaluation does."""
+        with autocast(self.loader.device, self.precision):
+            return self.glance.find(photos)

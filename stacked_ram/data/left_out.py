@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import Dataset
-from stacked_ram.images.lazy import UnreadablePhoto
+from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.runtime.errors import RunFailed
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class LeftOut:
 
         Raises RunFailed if too many photos have been left out, or all.
         """
-        photos, count = batch.pixels_BCHW.photos, len(self.dataset)
+        lazy, count = batch.pixels_BCHW, len(self.dataset)
+        assert isinstance(lazy, LazyPhotos)  # only they raise UnreadablePhoto
         path, folder = error.photo.path, self.dataset.folder
         name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         if name not in self.errors:
@@ -83,4 +84,4 @@ class LeftOut:
                     f"{self.dataset.folder}: {len(self)} of {count} photos of {self.dataset.split}"
                     f" could not be read, which is too many; the last: {error}"
                 )
-        return batch.without(photos.index(error.photo))
+        return batch.without(lazy.photos.index(error.photo))

@@ -1,4 +1,4 @@
-"""Loaders: a data set and a config in, batches out.
+"""Make the loader of a data set.
 
 loader = make_loader(dataset, config, train=True, device="cuda")
 for epoch in range(epochs):
@@ -13,7 +13,7 @@ import torch
 
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
-from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.dataset import Dataset, DigitDataset, PhotoDataset
 from stacked_ram.data.digit_loader import DigitLoader
 from stacked_ram.data.photo_loader import PhotoLoader
 
@@ -27,13 +27,18 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
 ) -> Loader:
-    """The loader of a data set, at epoch 0.
+    """Make the loader of a data set, at epoch 0.
 
-    train: shuffled and augmented, and every rank gets as many batches of as many photos;
-        otherwise each photo comes exactly once over all ranks, as it is.
-    device: where the batches are wanted.
+    train: shuffled and augmented, with as many batches of as many photos on every rank; otherwise
+        each photo comes exactly once over all ranks, unchanged.
+    device: where the batches are put.
     """
-    kind = DigitLoader if dataset.kind == "digits" else PhotoLoader
-    loader = kind(dataset, config, train=train, device=device, rank=rank, world=world)
+    where = {"train": train, "device": device, "rank": rank, "world": world}
+    loader: Loader
+    if isinstance(dataset, DigitDataset):
+        loader = DigitLoader(dataset, config, **where)
+    else:
+        assert isinstance(dataset, PhotoDataset)
+        loader = PhotoLoader(dataset, config, **where)
     loader.set_epoch(0)
     return loader

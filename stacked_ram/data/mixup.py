@@ -11,7 +11,7 @@ from stacked_ram.data.rng import derive_seed
 
 
 class MixUpCutMix:
-    """Blends each photo with the one before it in the batch, and their labels as targets_BN.
+    """Blend each photo with the photo before it in the batch, and their labels as targets_BN.
 
     mixup, cutmix: alphas, 0 is off; with both, each batch gets either of them, equally often.
     Sources: Zhang et al. 2018 (MixUp), Yun et al. 2019 (CutMix).
@@ -25,9 +25,10 @@ class MixUpCutMix:
             self.ways.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
 
     def __call__(self, batch: Batch, *seeds: int) -> Batch:
-        """The blended batch; its random numbers depend on the seeds alone."""
+        """Return the blended batch; its random numbers depend only on the seeds."""
+        assert isinstance(batch.pixels_BCHW, torch.Tensor)  # the config requires photos of one size
         seed = derive_seed(*seeds, 3)
-        # v2 draws a few numbers from torch's own CPU generator, which is left as it was
+        # v2 draws a few numbers from torch's own CPU generator, which is restored afterwards
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             way = self.ways[seed % len(self.ways)]

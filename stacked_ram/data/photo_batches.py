@@ -18,7 +18,7 @@ from stacked_ram.data.batch import Batch
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.cache import open_cache
 from stacked_ram.data.crops import Crops, crop_boxes, no_crops, random_crops
-from stacked_ram.data.dataset import Dataset
+from stacked_ram.data.dataset import PhotoDataset
 from stacked_ram.data.fresh_scenes import SceneMaker
 from stacked_ram.data.rng import hash_seed
 from stacked_ram.images.decoding import MAX_PIXELS, read_photo, reduced_size
@@ -50,20 +50,20 @@ class BatchMaker(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, dataset: Dataset, data: DataConfig, seed: int, train: bool, whole: bool = False
-    ):
+        self, dataset: PhotoDataset, data: DataConfig, seed: int, train: bool, whole: bool = False
+    ) -> None:
         self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
-        sizes_M2, words = kept_sizes(dataset.manifest.sizes_M2, data, train)
+        sizes_M2, cache_key = kept_sizes(dataset.manifest.sizes_M2, data, train)
         self.sizes_N2 = sizes_M2[dataset.manifest.rows]
         self.by_region = by_region(dataset, data, whole)
         slides_N = np.fromiter(map(is_slide, dataset.names), bool, len(dataset))
         self.too_large_N = slides_N | (dataset.sizes.prod(axis=1) > MAX_PIXELS)
         kept = "none" if self.by_region else data.cache
-        self.scenes = None
+        self.scenes: SceneMaker | None = None
         if train and dataset.scene is not None and data.clutter == "fresh" and not self.by_region:
-            size = tuple(self.sizes_N2[0].tolist())
-            self.scenes = SceneMaker(dataset, size, data.cache, data.cache_limit)
-        self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, words)
+            height, width = self.sizes_N2[0].tolist()
+            self.scenes = SceneMaker(dataset, (height, width), data.cache, data.cache_limit)
+        self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, cache_key)
         self.augment = None
         if train and augments(data):
             from stacked_ram.data.augment import Augment
@@ -81,11 +81,12 @@ class BatchMaker(torch.utils.data.Dataset):
             return error
 
     def make(self, epoch: int, rows: Rows) -> Batch:
+        """Make one batch. Raises UserError if a photo cannot be read."""
         index_B = rows.index_B
         if self.by_region:
             return self.make_lazy(index_B)
         crops = self.crops(epoch, rows)
-        sizes_B2 = self._sizes_of(crops)
+        sizes_B2 = self.final_sizes(crops)
         seeds_B = hash_seed(self.seed, epoch, *rows, 4)
         scenes_B = hash_seed(self.seed, epoch, *rows, 5)
         boxes_B4 = np.empty((len(index_B), 4))
@@ -136,14 +137,11 @@ class BatchMaker(torch.utils.data.Dataset):
             index_B=torch.from_numpy(index_B),
         )
 
-    def boxed(self, row: int, chance: int) -> tuple[Tensor, np.ndarray]:
-        """Return pixels_CHW and box_4 of a photo before cropping, or of a new scene with it.
-
-        chance: the seed of the new scene.
-        """
+    def boxed(self, row: int, scene_seed: int) -> tuple[Tensor, np.ndarray]:
+        """Return pixels_CHW and box_4 of a photo before cropping, or of a new scene with it."""
         dataset = self.dataset
         if self.scenes is not None and dataset.names[row] in self.scenes.photo_of:
-            scene_CHW, box_4 = self.scenes.make(dataset.names[row], (chance,))
+            scene_CHW, box_4 = self.scenes.make(dataset.names[row], (scene_seed,))
             return torch.from_numpy(scene_CHW), box_4
         scale_2 = (self.sizes_N2[row] / dataset.sizes[row])[::-1]
         return self.photo(row), dataset.boxes[row] * np.tile(scale_2, 2)
@@ -168,7 +166,7 @@ class BatchMaker(torch.utils.data.Dataset):
 
     def flush(self) -> None:
         """Flush new photos of the cache to disk."""
-        for cache in (self.cache, self.scenes and self.scenes.cache):
+        for cache in (self.cache, self.scenes.cache if self.scenes else None):
             if cache is not None:
                 cache.flush()
 
@@ -179,11 +177,8 @@ class BatchMaker(torch.utils.data.Dataset):
             return no_crops(sizes_B2)
         return random_crops(self.data, self.seed, epoch, rows, sizes_B2)
 
-    def final_sizes(self, epoch: int, rows: Rows) -> np.ndarray:
-        """Return (height, width) of each photo in its batch."""
-        return self._sizes_of(self.crops(epoch, rows))
-
-    def _sizes_of(self, crops: Crops) -> np.ndarray:
+    def final_sizes(self, crops: Crops) -> np.ndarray:
+        """Return (height, width) of each cropped photo in its batch."""
         if self.data.photo_size is None:
             return crops.sizes_B2
         return np.tile(np.array(self.data.photo_size, np.int64), (len(crops.flips_B), 1))
@@ -208,7 +203,7 @@ def open_as_trained(
     )
 
 
-def by_region(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
+def by_region(dataset: PhotoDataset, data: DataConfig, whole: bool = False) -> bool:
     """Return whether the photos of a split are read by region.
 
     This is so if no option reduces them and the data set holds slides, photos too large to decode
@@ -232,49 +227,49 @@ def by_region(dataset: Dataset, data: DataConfig, whole: bool = False) -> bool:
         return not changed and endings <= {".tif", ".tiff"} and any(map(is_large, first))
     if changed:
         raise UserError(
-            f"{dataset.folder}: holds photos of more than {LARGE:,} pixels, which are read in"
-            " pieces as they are; leave out flip, crop_area and the like, or set short_side"
+            f"{dataset.folder}: holds photos of more than {LARGE:,} pixels, which are read by"
+            " region, unchanged; leave out flip, crop_area and the like, or set short_side"
         )
     return True
 
 
 def kept_sizes(stored_M2: np.ndarray, data: DataConfig, train: bool) -> tuple[np.ndarray, str]:
-    """(height, width) at which photos of these stored sizes are kept, and words for the rule.
+    """Return (height, width) at which photos of these stored sizes are cached, and a cache_key.
 
-    As short_side and photo_size say. Where a crop is resized to photo_size afterwards, photos are
-    kept larger (MARGIN, ENOUGH), never larger than they are.
+    The sizes follow short_side and photo_size. If crops are resized to photo_size afterwards,
+    photos are kept larger (MARGIN, ENOUGH), but never larger than stored.
     """
     if data.photo_size is None:
         if data.short_side is None:
             return stored_M2, "stored"
         unique_U2, which_M = np.unique(stored_M2, axis=0, return_inverse=True)
-        reduced = [reduced_size(int(h), int(w), data.short_side, None) for h, w in unique_U2]
-        return np.array(reduced, np.int64)[which_M.reshape(-1)], f"short{data.short_side}"
+        sizes = [reduced_size(int(h), int(w), data.short_side, None) for h, w in unique_U2]
+        return np.array(sizes, np.int64)[which_M.reshape(-1)], f"short{data.short_side}"
     size_2 = np.array(data.photo_size, np.int64)
-    words = f"size{size_2[0]}x{size_2[1]}"
+    cache_key = f"size{size_2[0]}x{size_2[1]}"
     if not train or data.crop_area[0] == 1:
-        return np.tile(size_2, (len(stored_M2), 1)), words
-    share = min(MARGIN, data.crop_area[0] ** -0.5)
-    enough_2 = np.maximum(size_2, ENOUGH * share * size_2)
+        return np.tile(size_2, (len(stored_M2), 1)), cache_key
+    factor = min(MARGIN, data.crop_area[0] ** -0.5)
+    enough_2 = np.maximum(size_2, ENOUGH * factor * size_2)
     kept_M2 = stored_M2
     for scale in (2, 4, 8):  # a JPEG is decoded at these at next to no cost
         smaller_M2 = -(-stored_M2 // scale)
         kept_M2 = np.where((smaller_M2 >= enough_2).all(axis=1)[:, None], smaller_M2, kept_M2)
-    most_2 = np.ceil(share * size_2).astype(np.int64)
-    return np.minimum(kept_M2, most_2), f"{words}-by{share}"
+    most_2 = np.ceil(factor * size_2).astype(np.int64)
+    return np.minimum(kept_M2, most_2), f"{cache_key}-by{factor}"
 
 
 def empty_batch(count: int, channels: int, height: int, width: int) -> Tensor:
-    """Black pixels_BCHW; in a worker, in memory that it shares with the parent, so that the batch
-    is not copied on its way."""
+    """Make black pixels_BCHW; in a worker, in memory that it shares with the parent, so that the
+    batch is not copied."""
     shape = (count, channels, int(height), int(width))
     if torch.utils.data.get_worker_info() is None:
         return torch.zeros(shape, dtype=torch.uint8)
     # as torch's default_collate does; new shared memory is zero
     storage = torch.empty(0, dtype=torch.uint8).untyped_storage()._new_shared(int(np.prod(shape)))
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def augments(data: DataConfig) -> bool:
-    """Whether an option is on that albumentations does."""
+    """Return whether an option is on that needs albumentations."""
     return bool(data.rotate or data.rand_augment or data.colour_jitter or data.random_erasing)

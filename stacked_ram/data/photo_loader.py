@@ -21,9 +21,8 @@ from torch.utils.data import DataLoader
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.batching import Rows, drawn, evaluation_batches, padding, training_batches
-from stacked_ram.data.dataset import Dataset
-from stacked_ram.data.mixup import MixUpCutMix
+from stacked_ram.data.batching import Rows
+from stacked_ram.data.dataset import PhotoDataset
 from stacked_ram.data.photo_batches import BatchMaker
 from stacked_ram.images.decoding import MAX_PIXELS
 from stacked_ram.runtime.errors import UserError
@@ -38,7 +37,9 @@ SHARED = Path("/dev/shm")  # where Linux keeps the memory that workers hand over
 class PhotoLoader(Loader):
     """Loader of a data set of kind photos."""
 
-    def __init__(self, dataset: Dataset, config: Config, **where: Any):
+    dataset: PhotoDataset
+
+    def __init__(self, dataset: PhotoDataset, config: Config, **where: Any) -> None:
         super().__init__(dataset, config, **where)
         data = self.data
         if data.shift:
@@ -49,52 +50,29 @@ class PhotoLoader(Loader):
             )
         whole = config.model.needs_whole_photo
         self.maker = BatchMaker(dataset, data, self.seed, self.train, whole)
-        blends = self.train and (data.mixup or data.cutmix)
-        self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes)) if blends else None
         self.workers: DataLoader | None = None
         _OPEN.add(self)
 
-    def _plan(self, epoch: int) -> list[Rows]:
-        maker = self.maker
-        if not self.train:
-            every = np.arange(len(self.dataset))
-            sizes_N2 = maker.final_sizes(epoch, Rows(every, np.zeros_like(every)))
-            batches = evaluation_batches(
-                sizes_N2, batch_size=self.batch_size, rank=self.rank, world=self.world
-            )
-        else:
-            rows = drawn(self.dataset.labels, self.seed, epoch, self.data.balanced_sampler)
-            batches = training_batches(
-                rows, maker.final_sizes(epoch, rows), batch_size=self.batch_size,
-                rank=self.rank, world=self.world, seed=self.seed, epoch=epoch,
-            )  # fmt: skip
-        self.padding = padding([maker.final_sizes(epoch, rows) for rows in batches])
-        return batches
+    def _sizes(self, rows: Rows) -> np.ndarray:
+        return self.maker.final_sizes(self.maker.crops(self.epoch, rows))
 
     def _load(self, start: int) -> Iterator[Batch]:
         if self.workers is None:
             self.workers = self._start()
         flushed = time.monotonic()
-        for number, batch in enumerate(self.workers, start):
+        for batch in self.workers:
             if time.monotonic() - flushed > FLUSH_SECONDS:
                 self.maker.flush()
                 flushed = time.monotonic()
             if isinstance(batch, UserError):
                 raise batch
-            batch = batch.to(self.device)
-            if self.blend is not None:
-                batch = self.blend(batch, self.seed, self.epoch, number, self.rank)
             yield batch
         self.maker.flush()
 
     def _start(self) -> DataLoader:
         workers = self._workers_that_fit()
-        more = {}
-        if workers:
-            # Forked workers share what the parent has read; only on Linux is that safe.
-            more["multiprocessing_context"] = "fork" if sys.platform == "linux" else "spawn"
-            more["prefetch_factor"] = PREFETCH
-            more["persistent_workers"] = True
+        # Forked workers share what the parent has read; that is safe only on Linux.
+        context = "fork" if sys.platform == "linux" else "spawn"
         return DataLoader(
             self.maker,
             batch_size=None,
@@ -103,13 +81,15 @@ class PhotoLoader(Loader):
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_to_parent,
             generator=torch.Generator(),  # else it draws from torch's own, which training uses
-            **more,
+            multiprocessing_context=context if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=workers > 0,
         )
 
     def _workers_that_fit(self) -> int:
-        """As many as configured, or none where the shared memory is too small for their batches
-        (containers have 64 MB of it unless told otherwise), or where photos are read by region:
-        once it is known where, or by libvips, whose threads a forked process lacks."""
+        """Return the configured number of workers, or 0 if the shared memory is too small for their
+        batches (the default of containers is 64 MB), or if photos are read by region or by libvips,
+        whose threads a forked process lacks."""
         workers = 0 if self.maker.by_region else self.data.workers
         if workers and self.maker.too_large_N.any():
             log.warning(
@@ -133,13 +113,14 @@ class PhotoLoader(Loader):
 
     def close(self) -> None:
         iterator = getattr(self.workers, "_iterator", None)
-        if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+        shut_down = getattr(iterator, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
         self.workers = None
 
 
 class _Left(torch.utils.data.Sampler):
-    """The remaining batches of the loader's epoch, each with its epoch."""
+    """The remaining batches of the loader's epoch, each as (epoch, rows)."""
 
     def __init__(self, loader: PhotoLoader):
         self.loader = weakref.proxy(loader)

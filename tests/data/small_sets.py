@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,10 @@ def loader_of(
     config = config_of(folder, **fields)
     dataset = open_dataset(config.data, split)
     return make_loader(dataset, config, train=split == "train", rank=rank, world=world)
+
+
+def wait_for_flush():
+    """Wait until the photos decoded so far are on the disk: a thread writes them."""
+    for thread in threading.enumerate():
+        if thread.name == "cache flush":
+            thread.join()

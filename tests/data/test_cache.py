@@ -5,13 +5,12 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_sets import config_of, loader_of, make_photos
+from small_sets import config_of, loader_of, make_photos, wait_for_flush
 
 from stacked_ram.data import cache as cache_room
 from stacked_ram.data.cache import open_cache
@@ -35,12 +34,6 @@ def cache_of(folder, kind="disk", limit=1.0, **data):
 def pixels_of(dataset, row=0):
     height, width = dataset.sizes[row]
     return np.random.default_rng(row).integers(0, 255, (3, height, width), dtype=np.uint8)
-
-
-def wait_for_flush():
-    for thread in threading.enumerate():
-        if thread.name == "cache flush":
-            thread.join()
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])

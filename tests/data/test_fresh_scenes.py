@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 from rectangles import checked_rectangles
-from small_sets import config_of, loader_of
+from small_sets import config_of, loader_of, wait_for_flush
 
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.fresh_scenes import SceneMaker
@@ -89,6 +89,7 @@ def test_neither_workers_nor_the_cache_change_a_scene(scenes, given):
 def test_the_cache_on_disk_is_used(scenes, tmp_path):
     folder = shutil.copytree(scenes, tmp_path / "set")
     before = epoch_of(folder, cache="disk")
+    wait_for_flush()
     maker = SceneMaker(open_dataset(config_of(folder).data, "train"), (72, 96), "disk", 1.0)
     rows = [maker.cache.get(row, file) is not None for file, row in maker.row_of.items()]
     assert sum(rows) > 40
