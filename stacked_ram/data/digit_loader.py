@@ -144,7 +144,9 @@ def check_options(dataset: DigitDataset, data: DataConfig) -> None:
             f" are stored{'' if random else ' (--translate prepares them at random places)'}"
         )
     if data.rotate and dataset.digits.pieces_NP3 is not None:
-        raise UserError(f"rotate: the canvases of {dataset.folder} are stored as they are; leave it out")
+        raise UserError(
+            f"rotate: the canvases of {dataset.folder} are stored as they are; leave it out"
+        )
     if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
         raise UserError(
             f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"
