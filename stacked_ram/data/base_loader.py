@@ -6,7 +6,7 @@ resumed run sees exactly the remaining batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Loader:
         self.epoch = -1
         self.position = 0
         self.batches: list[Rows] = []
+        self.add_glance: Callable[[Batch, Rows], None] | None = None  # set by use_glance_cache
         self.blend: MixUpCutMix | None = None
         if train and (data.mixup or data.cutmix):
             self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes))
@@ -93,6 +94,8 @@ class Loader:
             batch = batch.to(self.device)
             if self.blend is not None:
                 batch = self.blend(batch, self.seed, self.epoch, self.position, self.rank)
+            if self.add_glance is not None:
+                self.add_glance(batch, self.batches[self.position])
             self.position += 1
             yield batch
 

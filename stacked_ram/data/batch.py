@@ -35,7 +35,7 @@ class Batch:
     targets_BN: Tensor | None = None
     """float32 soft targets, if MixUp or CutMix blended two photos."""
     glance: tuple[Tensor, Tensor] | None = None
-    """Cached result of `Glance.find` (GlanceCachingLoader)."""
+    """Cached result of `Glance.find` (data/glance_cache.py)."""
 
     def __len__(self) -> int:
         return len(self.labels_B)

@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
+from stacked_ram.data.batching import Rows
 from stacked_ram.data.cache import PhotoCache, make_room, open_cache
 from stacked_ram.data.photo_batches import kept_sizes
 from stacked_ram.data.photo_loader import PhotoLoader
@@ -36,23 +35,22 @@ from stacked_ram.runtime.devices import autocast
 NAME = "glance"  # the start of the files' cache_key
 
 
-def with_glance_cache(
-    loader: Loader | GlanceCachingLoader, model: RAM, config: Config
-) -> Loader | GlanceCachingLoader:
-    """Wrap a loader in a cache of glance features, if these do not change: with a frozen backbone,
+def use_glance_cache(loader: Loader, model: RAM, config: Config) -> None:
+    """Give a loader a cache of glance features, if these do not change: with a frozen backbone,
     photos that no augmentation changes, and a cache.
 
     model: with its final frozen weights, on the loader's device.
     """
-    if isinstance(loader, GlanceCachingLoader):
-        loader = loader.loader
+    loader.add_glance = None
     glance = model.glance
     if glance is None or glance.backbone is None or not glance.backbone.frozen:
-        return loader
+        return
     if config.data.cache == "none" or not isinstance(loader, PhotoLoader) or changes(loader):
-        return loader
-    caching = GlanceCachingLoader(loader, model, glance, config)
-    return loader if caching.cache is None else caching
+        return
+    adder = GlanceAdder(loader, model, glance, config)
+    if adder.cache is not None:
+        loader.maker.caches.append(adder.cache)
+        loader.add_glance = adder
 
 
 def changes(loader: PhotoLoader) -> bool:
@@ -62,43 +60,26 @@ def changes(loader: PhotoLoader) -> bool:
     return bool(maker.by_region or maker.scenes or maker.augment or loader.blend or cropped)
 
 
-class GlanceCachingLoader:
-    """A loader whose batches have their glance features (`Batch.glance`).
-
-    Everything else is the wrapped loader's own.
-    """
+class GlanceAdder:
+    """Adds the glance features of its photos to a batch (`Batch.glance`)."""
 
     def __init__(self, loader: PhotoLoader, model: RAM, glance: Glance, config: Config) -> None:
-        self.loader, self.model, self.glance = loader, model, glance
+        self.dataset, self.device = loader.dataset, loader.device
+        self.model, self.glance = model, glance
         self.precision = config.training.precision
         nothing = torch.zeros(1, loader.dataset.channels, 8, 8, dtype=torch.uint8)
         parts = self.find(model.photos(nothing.to(loader.device)))
         self.shapes_P = [tuple(part.shape[1:]) for part in parts]
         self.dtypes_P = [part.dtype for part in parts]
         self.bytes_P = [math.prod(part.shape[1:]) * part.dtype.itemsize for part in parts]
-        self.cache = self.open(config)
+        self.cache = self.open(config, loader.train)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        cache = self.cache
-        assert cache is not None  # as with_glance_cache has checked
-        for batch in self.loader:
-            index_B = self.loader.batches[self.loader.position - 1].index_B
-            batch.glance = self.features(cache, batch, index_B)
-            yield batch
-        cache.flush()
-
-    def open(self, config: Config) -> PhotoCache | None:
+    def open(self, config: Config, train: bool) -> PhotoCache | None:
         """Open the cache; without room for it, warn and return None."""
-        model, glance, data, dataset = self.model, self.glance, config.data, self.loader.dataset
-        stored_M2 = dataset.manifest.sizes_M2
-        _, kept_as = kept_sizes(stored_M2, data, self.loader.train)
-        assert glance.backbone is not None
+        model, glance, data = self.model, self.glance, config.data
+        stored_M2 = self.dataset.manifest.sizes_M2
+        _, kept_as = kept_sizes(stored_M2, data, train)
+        assert glance.backbone is not None  # as use_glance_cache has checked
         weights = {name: value.cpu() for name, value in glance.backbone.state_dict().items()}
         depends = (
             digest(weights), config.model.backbone, glance.size, glance.regions, glance.stride,
@@ -107,19 +88,18 @@ class GlanceCachingLoader:
         key = f"{NAME}{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}"
         sizes_M2 = np.ones_like(stored_M2)
         sizes_M2[:, 1] = sum(self.bytes_P)
-        make_room(dataset, NAME, key, data.cache_limit - sizes_M2[:, 1].sum() / 1e9)
+        make_room(self.dataset, NAME, key, data.cache_limit - sizes_M2[:, 1].sum() / 1e9)
         return open_cache(
-            dataset, sizes_M2, data.cache, data.cache_limit, key,
+            self.dataset, sizes_M2, data.cache, data.cache_limit, key,
             channels=1, fallback_note="the glance is computed in every epoch",
         )  # fmt: skip
 
-    def features(
-        self, cache: PhotoCache, batch: Batch, index_B: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        """Return regions and pooled features of a batch's photos, as `Glance.find` does."""
-        dataset, device = self.loader.dataset, self.loader.device
-        rows = dataset.manifest.rows[index_B].tolist()
-        paths = [os.path.join(dataset.folder, dataset.names[i]) for i in index_B]
+    def __call__(self, batch: Batch, batch_rows: Rows) -> None:
+        """Add regions and pooled features, as from `Glance.find`."""
+        cache, dataset = self.cache, self.dataset
+        assert cache is not None  # as use_glance_cache has checked
+        rows = dataset.manifest.rows[batch_rows.index_B].tolist()
+        paths = [os.path.join(dataset.folder, dataset.names[i]) for i in batch_rows.index_B]
         cached = [cache.get(row, path) for row, path in zip(rows, paths, strict=True)]
         new = [place for place, content in enumerate(cached) if content is None]
         computed = iter(self.compute(batch, new) if new else ())
@@ -129,12 +109,12 @@ class GlanceCachingLoader:
         content_BX = torch.from_numpy(np.stack(contents).reshape(len(contents), -1))
         regions, pooled = (
             # contiguous: only a part in memory of its own can be viewed as another dtype
-            part.contiguous().view(dtype).unflatten(1, shape).to(device, non_blocking=True)
+            part.contiguous().view(dtype).unflatten(1, shape).to(self.device, non_blocking=True)
             for part, dtype, shape in zip(
                 content_BX.split(self.bytes_P, 1), self.dtypes_P, self.shapes_P, strict=True
             )
         )
-        return regions, pooled
+        batch.glance = regions, pooled
 
     def compute(self, batch: Batch, places: list[int]) -> np.ndarray:
         """Compute the features of the photos at these places of the batch, as rows of bytes."""
@@ -147,5 +127,5 @@ class GlanceCachingLoader:
     @torch.no_grad()
     def find(self, photos: PhotoBatch) -> tuple[Tensor, Tensor]:
         """Call `Glance.find` as evaluation does."""
-        with autocast(self.loader.device, self.precision):
+        with autocast(self.device, self.precision):
             return self.glance.find(photos)

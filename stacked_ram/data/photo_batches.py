@@ -47,6 +47,7 @@ class BatchMaker(torch.utils.data.Dataset):
     whole: whether the model needs the pixels of whole photos.
     sizes_N2: (height, width) of each photo of the split before it is cropped.
     too_large_N: whether a photo is so large that only libvips can reduce it.
+    caches: those that `flush` writes to disk.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class BatchMaker(torch.utils.data.Dataset):
             height, width = self.sizes_N2[0].tolist()
             self.scenes = SceneMaker(dataset, (height, width), data.cache, data.cache_limit)
         self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, cache_key)
+        caches = self.cache, self.scenes.cache if self.scenes else None
+        self.caches = [cache for cache in caches if cache is not None]
         self.augment = None
         if train and augments(data):
             from stacked_ram.data.augment import Augment
@@ -165,10 +168,9 @@ class BatchMaker(torch.utils.data.Dataset):
         return torch.from_numpy(pixels_CHW)
 
     def flush(self) -> None:
-        """Flush new photos of the cache to disk."""
-        for cache in (self.cache, self.scenes.cache if self.scenes else None):
-            if cache is not None:
-                cache.flush()
+        """Flush new entries of the caches to disk."""
+        for cache in self.caches:
+            cache.flush()
 
     def crops(self, epoch: int, rows: Rows) -> Crops:
         """Return the crop of each photo."""

@@ -20,7 +20,7 @@ import numpy as np
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import Dataset, open_dataset
-from stacked_ram.data.glance_cache import with_glance_cache
+from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.evaluation.controls import chosen_from, control_passes
@@ -226,7 +226,8 @@ def opened_split(loaded: LoadedRun, config: Config, dataset: Dataset) -> Iterato
     """A loader of a data set's photos for the model, closed at the end."""
     loader = make_loader(dataset, config, train=False, device=loaded.device)
     try:
-        yield with_glance_cache(loader, loaded.model, config)
+        use_glance_cache(loader, loaded.model, config)
+        yield loader
     finally:
         loader.close()
 

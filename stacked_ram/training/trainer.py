@@ -24,7 +24,7 @@ from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.dataset import Dataset, open_dataset
-from stacked_ram.data.glance_cache import GlanceCachingLoader, with_glance_cache
+from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
@@ -81,10 +81,10 @@ class Trainer:
         load = functools.partial(
             make_loader, config=config, device=self.device, rank=world.rank, world=world.size
         )
-        self.loader: Loader | GlanceCachingLoader = load(self.dataset, train=True)
+        self.loader: Loader = load(self.dataset, train=True)
         if len(self.loader) == 0:
             raise UserError(f"dataset: {len(self.dataset)} training photos are too few for a batch")
-        self.valid_loader: Loader | GlanceCachingLoader | None = None
+        self.valid_loader: Loader | None = None
         if config.data.train_on == "train":
             valid = open_dataset(config.data, "valid")
             self.valid_loader = load(valid, train=False)
@@ -160,9 +160,9 @@ class Trainer:
         self.saved_at = self.checked_at = time.monotonic()
         # Here, because a resumed run has its weights by now.
         model = self.train_step.model
-        self.loader = with_glance_cache(self.loader, model, self.config)
+        use_glance_cache(self.loader, model, self.config)
         if self.valid_loader is not None:
-            self.valid_loader = with_glance_cache(self.valid_loader, model, self.config)
+            use_glance_cache(self.valid_loader, model, self.config)
         while not self.finished:
             self.loader.set_epoch(self.epoch)
             started = time.monotonic()

@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_digits, tiny_photos
 
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
-from stacked_ram.data.glance_cache import GlanceCachingLoader, with_glance_cache
+from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
 from stacked_ram.models.glance import Glance
@@ -51,11 +51,12 @@ def made(folder, split="train", seed=0, **fields):
     info = {"channels": dataset.channels, "mean": dataset.mean, "std": dataset.std}
     model = build_model(config.model, num_classes=len(dataset.classes), **info)
     loader = make_loader(dataset, config, train=split == "train")
-    return with_glance_cache(loader, model, config), model, config
+    use_glance_cache(loader, model, config)
+    return loader, model, config
 
 
 def caches(loader):
-    return isinstance(loader, GlanceCachingLoader)
+    return loader.add_glance is not None
 
 
 def kept(folder):
@@ -153,10 +154,10 @@ def test_the_files_stay_within_the_limit(folder, caplog):
     loader, _, config = made(folder)
     list(loader)
     (file,) = folder.glob(".cache/*glance*.pixels")
-    data = dataclasses.replace(config.data, cache_limit=1.5 * loader.cache.bytes / 1e9)
+    data = dataclasses.replace(config.data, cache_limit=1.5 * loader.add_glance.cache.bytes / 1e9)
     for seed in (1, 2, 3):
         other, model, _ = made(folder, seed=seed)
-        other = with_glance_cache(other, model, dataclasses.replace(config, data=data))
+        use_glance_cache(other, model, dataclasses.replace(config, data=data))
         list(other)
     assert file.name not in kept(folder)
     with caplog.at_level(logging.WARNING):
