@@ -1,8 +1,8 @@
-"""Multi-crop evaluation: a model that says the mean belief of several crops of each photo.
+"""Multi-crop evaluation: the mean belief of several crops of each photo.
 
-The customary five or ten crops (Krizhevsky et al., 2012, section 4.1): the four corners and the
-centre, and the same mirrored. That is an average over as many passes, at as many times the cost,
-and reported as such; what a model is worth in one pass is said by one pass.
+The usual five or ten crops (Krizhevsky et al., 2012, section 4.1): the four corners and the centre,
+and the same mirrored. That is an average over as many passes, at as many times the cost, and is
+reported as such.
 
 B photos   T steps   N classes
 """
@@ -10,15 +10,15 @@ B photos   T steps   N classes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stacked_ram.images.lazy import LazyPhotos
+from stacked_ram.models.ram import RAM
 from stacked_ram.models.trace import Trace
 from stacked_ram.ops.patches import Photos
+from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runtime.errors import UserError
 
 SHARE = 7 / 8  # of the photo's height and width: 224 of 256 pixels
@@ -28,31 +28,32 @@ PLACES = ((0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1))  # (x, y) of a crop's room
 class Crops:
     """A stand-in for the model in `predict_split`.
 
-    count: 5, or 10 with the mirrored ones. Where the glimpses were is said of the first crop, the
-    centre's, in its own terms.
+    count: 5, or 10 with the mirrored ones. The trace's locations and boxes are those of the first
+    crop, the centre.
     """
 
-    def __init__(self, model: Any, count: int):
+    def __init__(self, model: RAM, count: int) -> None:
         self.model, self.count = model, count
 
     def eval(self) -> None:
         self.model.eval()
 
-    def photos(
-        self, pixels_BCHW: Tensor | LazyPhotos, sizes_B2: Tensor, glance: object = None
-    ) -> Iterator[Photos]:
-        """One crop of all photos after the other. A cached glance of whole photos is not used.
+    def photos(self, images: Tensor | PhotoBatch, sizes_B2: Tensor) -> PhotoBatch:
+        return self.model.photos(images, sizes_B2)
+
+    def __call__(self, photos: PhotoBatch, **how: Any) -> Trace:
+        """Look at one crop of all photos after the other, without their cached glance.
 
         Raises UserError for photos that are read by region.
         """
-        if isinstance(pixels_BCHW, LazyPhotos):
+        if not isinstance(photos, Photos):
             raise UserError("--crops: not for photos that are read by region; set short_side")
-        for mirror in (False, True)[: self.count // len(PLACES)]:
-            for place in PLACES:
-                yield self.model.photos(*cropped(pixels_BCHW, sizes_B2, place, mirror))
-
-    def __call__(self, photos: Iterator[Photos], **how: Any) -> Trace:
-        traces = [self.model(crop, **how) for crop in photos]
+        pixels_BCHW, sizes_B2 = photos.pixels_BCHW, photos.sizes_B2
+        traces = [
+            self.model(self.model.photos(*cropped(pixels_BCHW, sizes_B2, place, mirror)), **how)
+            for mirror in (False, True)[: self.count // len(PLACES)]
+            for place in PLACES
+        ]
         beliefs_XBTN = torch.stack([trace.logits_BTN.float().softmax(2) for trace in traces])
         return dataclasses.replace(traces[0], logits_BTN=beliefs_XBTN.mean(0).log())
 
