@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from stacked_ram.data.cache import open_cache
 from stacked_ram.data.dataset import PhotoDataset
-from stacked_ram.data.scenes import GROUND_SHARES, PIECES, choose_others, compose_scene
+from stacked_ram.data.scenes import GROUND_FRACTIONS, PIECES, choose_others, compose_scene
 from stacked_ram.images.decoding import read_photo, resized, to_CHW
 from stacked_ram.runtime.errors import UserError
 
@@ -61,7 +61,7 @@ class SceneMaker:
         if len(self.backgrounds) <= shape.clutter:
             raise UserError(f"{folder}: background photos are missing; {again}")
 
-        ground = [int(np.ceil(side / GROUND_SHARES[0])) for side in (shape.height, shape.width)]
+        ground = [int(np.ceil(side / GROUND_FRACTIONS[0])) for side in (shape.height, shape.width)]
         longest = int(np.ceil(shape.object_shares[1] * max(shape.height, shape.width)))
         objects = sorted(set(self.photo_of.values()))
         self.row_of = {file: row for row, file in enumerate([*self.backgrounds, *objects])}

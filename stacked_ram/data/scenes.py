@@ -25,9 +25,9 @@ from stacked_ram.runtime.errors import UserError
 
 PIECES = "pieces"  # folder of a data set of scenes: what its training scenes are made of
 
-GROUND_SHARES = (0.7, 1.0)  # of the largest crop of the ground that has the canvas's shape
-PIECE_SHARES = (0.5, 1.0)  # side of the square cut for a piece, of its photo's shorter side
-EDGE_SHARE = 0.12  # of a piece's shorter side: how far its soft edge reaches in
+GROUND_FRACTIONS = (0.7, 1.0)  # of the largest crop of the ground that has the canvas's shape
+PIECE_FRACTIONS = (0.5, 1.0)  # side of the square cut for a piece, of its photo's shorter side
+EDGE_FRACTION = 0.12  # of a piece's shorter side: how far its soft edge reaches in
 
 Box = tuple[int, int, int, int]
 
@@ -121,11 +121,11 @@ def compose_scene(
     others: the background photo and the `shape.clutter` pieces, in this order.
     """
     size = (shape.width, shape.height)
-    scene = _crop(rng, others[0], size, GROUND_SHARES)
+    scene = _crop(rng, others[0], size, GROUND_FRACTIONS)
     for other in others[1:]:
         side = _side(rng, shape.clutter_shares, shape.width, min(size))
         left, top = _place(rng, size, side)
-        piece = _crop(rng, other, (side, side), PIECE_SHARES)
+        piece = _crop(rng, other, (side, side), PIECE_FRACTIONS)
         scene.paste(piece, (left, top), _soft_edges(side, side))
     side = _side(rng, shape.object_shares, max(size), min(size))
     left, top = _place(rng, size, side)
@@ -176,7 +176,7 @@ def _fit(photo: OpenAtLeast, side: int) -> Image.Image:
 @lru_cache(maxsize=256)
 def _soft_edges(width: int, height: int) -> Image.Image:
     """Return the opacity of a piece (0..255): 0 at its rim, full further inside."""
-    edge = max(1.0, EDGE_SHARE * min(width, height))
+    edge = max(1.0, EDGE_FRACTION * min(width, height))
 
     def rise(length: int) -> np.ndarray:
         from_rim = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5

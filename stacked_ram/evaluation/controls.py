@@ -51,7 +51,7 @@ def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Ten
     puts them.
     """
     steps, first = model.num_glimpses, chosen_from(model)
-    levels = 1 if model.one_location else len(model.levels)
+    levels = 1 if model.shares_location else len(model.levels)
     locations_NTS2 = torch.zeros(photos, steps, levels, 2)
     drawn = photos, steps - first, levels
     policy = model.levels[-1].attention

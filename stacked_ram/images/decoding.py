@@ -44,7 +44,7 @@ def read_photo(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large photos, and of torch on Pillow's buffers
             with Image.open(path, formats=formats()) as image:
-                return _pixels(image, path, short_side, photo_size, channels, stored_size)
+                return image_pixels(image, short_side, photo_size, channels, stored_size, path)
     except UserError:
         raise
     except FileNotFoundError:
@@ -62,43 +62,15 @@ def image_pixels(
     short_side: int | None = None,
     photo_size: tuple[int, int] | None = None,
     channels: int = 3,
+    stored_size: tuple[int, int] | None = None,
+    path: str | Path = "photo",
 ) -> np.ndarray:
-    """Return pixels_CHW (uint8) of a PIL image, reduced as by `read_photo`.
+    """Return pixels_CHW (uint8) of a PIL image, which this may change; arguments as `read_photo`.
 
-    Raises UserError if it has more than MAX_PIXELS.
+    path: the name of the photo in errors.
+
+    Raises UserError if it has more than MAX_PIXELS or not its stored_size.
     """
-    return _pixels(image.copy(), "photo", short_side, photo_size, channels, None)
-
-
-def true_size(path: str | Path) -> tuple[int, int]:
-    """Return (height, width) of a photo file, upright."""
-    with Image.open(path) as image:
-        width, height = size_in_file(image)
-        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-    return (width, height) if sideways else (height, width)
-
-
-def reduced_size(
-    height: int, width: int, short_side: int | None, photo_size: tuple[int, int] | None
-) -> tuple[int, int]:
-    """Return (height, width) of a photo after it was reduced as by `read_photo`."""
-    if photo_size is not None:
-        return photo_size
-    shorter = min(height, width)
-    if short_side is None or shorter <= short_side:
-        return height, width
-    scale = short_side / shorter
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _pixels(
-    image: Image.Image,
-    path: str | Path,
-    short_side: int | None,
-    photo_size: tuple[int, int] | None,
-    channels: int,
-    stored_size: tuple[int, int] | None,
-) -> np.ndarray:
     width, height = size_in_file(image)
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first")
@@ -121,6 +93,27 @@ def _pixels(
     if upright.size == (new_width, new_height):
         return to_CHW(upright)
     return resized(np.asarray(upright), new_height, new_width)
+
+
+def true_size(path: str | Path) -> tuple[int, int]:
+    """Return (height, width) of a photo file, upright."""
+    with Image.open(path) as image:
+        width, height = size_in_file(image)
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
+def reduced_size(
+    height: int, width: int, short_side: int | None, photo_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Return (height, width) of a photo after it was reduced as by `read_photo`."""
+    if photo_size is not None:
+        return photo_size
+    shorter = min(height, width)
+    if short_side is None or shorter <= short_side:
+        return height, width
+    scale = short_side / shorter
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def to_CHW(image: Image.Image) -> np.ndarray:

@@ -59,7 +59,7 @@ def open_photo(
         UserError: the file (named in the message) cannot be read, or is too large with `whole`.
     """
     if not isinstance(photo, str | Path):
-        image = photo if isinstance(photo, Image.Image) else array_image(photo)
+        image = photo.copy() if isinstance(photo, Image.Image) else array_image(photo)
         return image_pixels(image, short_side, photo_size, channels)
     reduces = short_side is not None or photo_size is not None
     in_memory = reduces or whole

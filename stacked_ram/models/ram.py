@@ -113,7 +113,7 @@ class RAM(nn.Module):
         self.normalises = any(mean) or any(value != 1 for value in std)
         self.register_buffer("mean", torch.tensor(tuple(mean)))
         self.register_buffer("std", torch.tensor(tuple(std)))
-        self.one_location = sum(level.attention is not None for level in levels) == 1
+        self.shares_location = sum(level.attention is not None for level in levels) == 1
         self.generator: torch.Generator | None = None
         """Draws samples and random locations; None: torch's own."""
         self.activation_checkpointing = False
@@ -277,7 +277,7 @@ class RAM(nn.Module):
                 chosen.append(
                     level.choose(state, index, source, sample, given, smooth, self.generator)
                 )
-        return chosen * len(self.levels) if self.one_location else chosen
+        return chosen * len(self.levels) if self.shares_location else chosen
 
     def integrate(
         self, state: LoopState, policy_outputs: list[PolicyOutput], glimpses: list[Glimpse]

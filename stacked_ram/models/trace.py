@@ -6,9 +6,7 @@ T steps   S levels (1 without `stack: rnn`)   N classes   K patches of P x P   R
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,17 +62,6 @@ class Trace:
     def chosen_T(self) -> tuple[bool, ...]:
         """For each step, whether the policy chose its location."""
         return tuple(step >= self.first_chosen for step in range(self.logits_BTN.shape[1]))
-
-    def detach(self) -> Trace:
-        """Return the same trace without its graph."""
-
-        def detached(value: Any) -> Any:
-            if isinstance(value, list):
-                return [each.detach() for each in value]
-            return value.detach() if isinstance(value, Tensor) else value
-
-        names = [each.name for each in dataclasses.fields(self)]
-        return Trace(**{name: detached(getattr(self, name)) for name in names})
 
 
 @dataclass

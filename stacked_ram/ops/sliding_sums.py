@@ -89,10 +89,8 @@ def sliding_sums(pixels_BCHW: torch.Tensor, cells: tuple[int, ...]) -> torch.Ten
     (b * (H + rim) + y + rim) * (W + rim) + x + rim. uint8 pixels are summed exactly, in the
     smallest integers that can hold the widest cell.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling() or pixels_BCHW.requires_grad:
         return _sums_op(pixels_BCHW, list(cells))
-    if pixels_BCHW.is_floating_point():
-        return _SlidingSums.apply(pixels_BCHW, cells)
     return _sums(pixels_BCHW, cells)
 
 
@@ -131,21 +129,10 @@ class _Read(torch.autograd.Function):
         return grad_values_NC, None
 
 
-class _SlidingSums(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, pixels_BCHW, cells):
-        ctx.cells, ctx.shape, ctx.dtype = cells, pixels_BCHW.shape, pixels_BCHW.dtype
-        return _sums(pixels_BCHW, cells)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grads_KNC):
-        return _gradient(grads_KNC.flatten(1), ctx.cells, ctx.shape).to(ctx.dtype), None
-
-
 @torch.library.custom_op("stacked_ram::sliding_sums", mutates_args=())
 def _sums_op(pixels_BCHW: torch.Tensor, cells: list[int]) -> torch.Tensor:
-    """_sums as a single operation: torch.compile would fuse the additions into slower code."""
+    """_sums as one differentiable operation; torch.compile would fuse its additions into slower
+    code."""
     return _sums(pixels_BCHW, tuple(cells))
 
 

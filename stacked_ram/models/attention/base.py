@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+HIDDEN = 128  # width of the hidden layers of all attentions
+
 
 @dataclass
 class Context:
@@ -102,11 +104,11 @@ class RegionScorer(nn.Module):
     Look", Lu et al., 2017, equation 6).
     """
 
-    def __init__(self, region_features: int, state_features: int, hidden: int = 128):
+    def __init__(self, region_features: int, state_features: int):
         super().__init__()
-        self.region = nn.Linear(region_features, hidden)
-        self.state = nn.Linear(state_features, hidden, bias=False)
-        self.score = nn.Linear(hidden, 1, bias=False)
+        self.region = nn.Linear(region_features, HIDDEN)
+        self.state = nn.Linear(state_features, HIDDEN, bias=False)
+        self.score = nn.Linear(HIDDEN, 1, bias=False)
 
     def forward(self, context: Context, state_BD: Tensor) -> Tensor:
         keys_BRH = context.keys_BRH

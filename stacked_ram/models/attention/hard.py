@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.models.attention.base import (
+    HIDDEN,
     Context,
     PolicyOutput,
     RegionScorer,
@@ -46,17 +47,16 @@ class GaussianPolicy(nn.Module):
         std_end: float | None = None,
         region_features: int | None = None,
         regions: tuple[int, int] = (1, 1),
-        hidden: int = 128,
     ):
         super().__init__()
         self.regions = regions
         self.reads_map = region_features is not None
         if region_features is not None:
-            self.scorer = RegionScorer(region_features, state_features, hidden)
+            self.scorer = RegionScorer(region_features, state_features)
             self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         else:
             # near the centre at the start, and far from where the tanh is flat
-            self.layers = location_network(state_features, hidden, 2)
+            self.layers = location_network(state_features, 2)
         self.std_start, self.std_end = std, std_end
         self.register_buffer("std", torch.tensor(float(std)), persistent=False)
 
@@ -99,9 +99,9 @@ class GaussianPolicy(nn.Module):
         )
 
 
-def location_network(state_features: int, hidden: int, out_features: int) -> nn.Sequential:
+def location_network(state_features: int, out_features: int) -> nn.Sequential:
     """Build a network with one hidden layer whose output is nearly 0 at the start."""
-    first, last = nn.Linear(state_features, hidden), nn.Linear(hidden, out_features)
+    first, last = nn.Linear(state_features, HIDDEN), nn.Linear(HIDDEN, out_features)
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
     return nn.Sequential(first, nn.ReLU(), last)
@@ -119,21 +119,16 @@ class CategoricalPolicy(nn.Module):
     grid_2: Tensor
 
     def __init__(
-        self,
-        state_features: int,
-        *,
-        region_features: int | None,
-        regions: tuple[int, int],
-        hidden: int = 128,
+        self, state_features: int, *, region_features: int | None, regions: tuple[int, int]
     ):
         super().__init__()
         self.regions = regions
         rows, columns = regions
         if region_features is not None:
-            self.scorer = RegionScorer(region_features, state_features, hidden)
+            self.scorer = RegionScorer(region_features, state_features)
             nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
         else:
-            self.layers = location_network(state_features, hidden, rows * columns)
+            self.layers = location_network(state_features, rows * columns)
         self.reads_map = region_features is not None
         self.register_buffer("centres_R2", region_centres(regions), persistent=False)
         self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)

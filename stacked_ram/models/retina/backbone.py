@@ -30,7 +30,7 @@ class Pretrained(FreezableStatistics):
     def hold(self, network: nn.Module, weights: str, frozen: bool) -> None:
         """Take the network. weights: their source. frozen: they do not learn."""
         self.network, self.frozen = network, frozen
-        self.has_weights = self.frozen_statistics = weights != "none"
+        self.frozen_statistics = weights != "none"
         if frozen:
             network.requires_grad_(False).eval()
 
