@@ -105,18 +105,11 @@ def grid_frame(records: Sequence[PhotoRecord], steps: int) -> Figure:
         draw_surface(
             sheet.axes(x, y, wide, high), surface, view, last=done, weight=0.8, nested=False
         )
-        text, colour = prediction_after(record, done)
+        text, colour = verdict(record.until(done)) if done else ("…", QUIET)
+        text = text.split(", is ")[0]
         sheet.text(x + wide / 2, y + high + 0.14, fitted(text, side, 7.5, "bold"), fontsize=7.5,
                    color=colour, ha="center", fontweight="bold")  # fmt: skip
     return sheet.figure
-
-
-def prediction_after(record: PhotoRecord, steps: int) -> tuple[str, str]:
-    """The prediction after this many steps, and its colour."""
-    if steps == 0:
-        return "…", QUIET
-    text, colour = verdict(record.until(steps))
-    return text.split(", is ")[0], colour
 
 
 def save(records: PhotoRecord | Sequence[PhotoRecord], path: str | Path) -> Path:
@@ -129,7 +122,8 @@ def save(records: PhotoRecord | Sequence[PhotoRecord], path: str | Path) -> Path
     writers = {".gif": write_gif, ".mp4": write_mp4}
     if path.suffix not in writers:
         raise UserError(f"{path}: animations end in .gif or .mp4")
-    writers[path.suffix](draw_frames(records), path)
+    frames = draw_frames(records)
+    writers[path.suffix](frames, [STEP] * (len(frames) - 1) + [LAST], path)
     return path
 
 
@@ -156,12 +150,7 @@ def figure_pixels(figure: Figure) -> np.ndarray:
     return np.ascontiguousarray(pixels[:height, :width])
 
 
-def seconds(count: int) -> list[float]:
-    """How long each frame is shown."""
-    return [STEP] * (count - 1) + [LAST]
-
-
-def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
+def write_gif(frames: Sequence[np.ndarray], seconds: Sequence[float], path: Path) -> None:
     """Write frames that share a palette of 256 colours and repeat endlessly.
 
     The colours of steps and answers are in the palette as they are; a palette fitted to the
@@ -178,15 +167,15 @@ def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
         for pixels in frames
     ]
     content = io.BytesIO()
-    durations = [int(1000 * shown) for shown in seconds(len(images))]
+    durations = [int(1000 * shown) for shown in seconds]
     images[0].save(
         content, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
     )
     write_atomically(path, content.getvalue())
 
 
-def write_mp4(frames: Sequence[np.ndarray], path: Path) -> None:
-    """H.264 in yuv420p. Raises UserError when imageio-ffmpeg is missing."""
+def write_mp4(frames: Sequence[np.ndarray], seconds: Sequence[float], path: Path) -> None:
+    """Write H.264 in yuv420p. Raises UserError when imageio-ffmpeg is missing."""
     try:
         import imageio_ffmpeg
     except ImportError:
@@ -202,7 +191,7 @@ def write_mp4(frames: Sequence[np.ndarray], path: Path) -> None:
     )  # fmt: skip
     try:
         writer.send(None)
-        for pixels, shown in zip(frames, seconds(len(frames)), strict=True):
+        for pixels, shown in zip(frames, seconds, strict=True):
             for _ in range(round(shown * FPS)):
                 writer.send(pixels)
         writer.close()

@@ -69,7 +69,7 @@ def serve(
                 allowed_paths=[str(uploads / "examples")],
                 ssr_mode=False,
                 footer_links=[],
-                theme=app_page.local_theme(),
+                theme=app_page.THEME,
                 css=app_page.CSS,
             )
         except OSError as error:

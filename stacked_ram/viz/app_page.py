@@ -19,16 +19,15 @@ CSS = ".gradio-container { max-width: 1240px !important } footer { display: none
 SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscreen"]}
 
 
+# with the machine's fonts: Gradio's own would be fetched from the network
+THEME = gradio.themes.Default(
+    font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+)
+
+
 def as_uploaded(payload: Any) -> str | None:
     """The path of an uploaded file, unopened: `app_view.check_upload` checks it first."""
     return None if payload is None else payload.path
-
-
-def local_theme() -> gradio.themes.Base:
-    """A theme with the machine's fonts: Gradio's own would be fetched from the network."""
-    return gradio.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
 
 
 def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], device: str) -> Any:

@@ -114,7 +114,9 @@ def draw_one_per_class(
     with Split(run, split, dataset) as opened:
         rows = gallery.one_per_class(record_split(run, opened))
         records = list(record_photos(run, opened.photos(rows), skip_unreadable=True))
-    drawer.save("one_per_class", gallery.one_per_class_figure(records))
+    more, columns = "that of median confidence", min(10, len(records))
+    figure = gallery.rows_figure([("", records)], "One photo of each class", more, columns)
+    drawer.save("one_per_class", figure)
     return drawer.files
 
 
@@ -184,4 +186,6 @@ def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
         for true, predicted, rows in gallery.confused(whole)
     ]
     if pairs:
-        drawer.save("gallery_confused", gallery.confused_figure(pairs))
+        more = "most confident mistakes first"
+        figure = gallery.rows_figure(pairs, "Confused most often", more, gallery.EACH)
+        drawer.save("gallery_confused", figure)

@@ -88,17 +88,6 @@ def gallery_figure(photos: list[PhotoRecord], title: str) -> Figure:
     return rows_figure([("", photos)], title, "", COLUMNS)
 
 
-def one_per_class_figure(photos: list[PhotoRecord]) -> Figure:
-    """One photo a class, up to ten in a row."""
-    more, columns = "that of median confidence", min(10, len(photos))
-    return rows_figure([("", photos)], "One photo of each class", more, columns)
-
-
-def confused_figure(pairs: Sequence[tuple[str, list[PhotoRecord]]]) -> Figure:
-    """One row for each pair of classes, under its own heading."""
-    return rows_figure(pairs, "Confused most often", "most confident mistakes first", EACH)
-
-
 @styled
 def rows_figure(
     groups: Sequence[tuple[str, list[PhotoRecord]]], title: str, more: str, columns: int

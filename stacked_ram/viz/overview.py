@@ -66,7 +66,11 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     heading(sheet, y, "Where it looks at each step", "darker: more often; white: in no photo")
     y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
     y += 0.26
-    draw_charts(sheet, whole, y, inner)
+    charts = [draw_accuracy, draw_distance] + ([draw_inside] if whole.has_boxes else [])
+    room = inner / len(charts)
+    for number, draw_chart in enumerate(charts):
+        x = EDGE + number * room + 0.42
+        draw_chart(sheet.axes(x, y + 0.24, room - 0.55, CHARTS - 0.62), whole)
     y += CHARTS + 0.2
     some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
     explanation = "all locations that the model chose; below, the class's accuracy"
@@ -162,17 +166,6 @@ def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: flo
             if levels > 1 and step == 0:
                 axes.set_ylabel(f"level {level + 1}", fontsize=7, labelpad=2)
     return y + 0.22 + levels * (tall + 0.08)
-
-
-def draw_charts(sheet: Sheet, whole: WholeSet, y: float, inner: float) -> None:
-    count = 3 if whole.has_boxes else 2
-    width = inner / count
-    rooms = [EDGE + number * width for number in range(count)]
-    size = (width - 0.55, CHARTS - 0.62)
-    draw_accuracy(sheet.axes(rooms[0] + 0.42, y + 0.24, *size), whole)
-    draw_distance(sheet.axes(rooms[1] + 0.42, y + 0.24, *size), whole)
-    if whole.has_boxes:
-        draw_inside(sheet.axes(rooms[2] + 0.42, y + 0.24, *size), whole)
 
 
 def step_axis(axes: Axes, steps: np.ndarray, text: str = "after glimpse") -> None:

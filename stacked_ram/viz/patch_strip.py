@@ -61,21 +61,16 @@ def draw_patches(
     """A row for each of the K patches, the narrowest first; returns the y below."""
     colours = step_colours(record.steps)
     for k in range(surface.patch_rows):
-        row_label(sheet, x, y, cell, *patch_label(surface, k))
+        left, _, right, _ = surface.boxes_TK4[0, k]
+        wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
+        reduced = [] if abs(wide - pixels) < 0.5 else [f"→ {pixels} × {pixels}"]
+        row_label(sheet, x, y, cell, f"{wide:.0f} {surface.unit} wide", *reduced)
         for step in range(record.steps):
             axes = sheet.axes(column_x(record, x, cell, step + 1), y, cell, cell)
             show_image(axes, surface.patches_TKPPC[step, k])
             frame(axes, colours[step])
         y += cell + GAP
     return y
-
-
-def patch_label(surface: Surface, k: int) -> tuple[str, ...]:
-    """How wide the patch is on its surface, and how many pixels the network gets."""
-    left, _, right, _ = surface.boxes_TK4[0, k]
-    wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
-    across = f"{wide:.0f} {surface.unit} wide"
-    return (across,) if abs(wide - pixels) < 0.5 else (across, f"→ {pixels} × {pixels}")
 
 
 def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> None:

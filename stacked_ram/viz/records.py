@@ -271,9 +271,10 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
     boxes_TSK4 = numpy(trace.boxes_BTSK4[row])
     pixels_HWC = as_rgb(photo.pixels_CHW)
     levels = range(boxes_TSK4.shape[1])
+    title = "the photo" if len(levels) == 1 else "level 1: the photo"
     surfaces = [
         Surface(
-            title="the photo" if len(levels) == 1 else level_title(level),
+            title=title if level == 0 else f"level {level + 1}: pooled {2**level} × {2**level}",
             image_HWC=pooled(pixels_HWC, 2**level),
             size=photo.size,
             boxes_TK4=boxes_TSK4[:, level],
@@ -333,11 +334,6 @@ def map_surfaces(
             )
         )
     return surfaces
-
-
-def level_title(level: int) -> str:
-    times = 2**level
-    return f"level {level + 1}: " + ("the photo" if times == 1 else f"pooled {times} × {times}")
 
 
 @torch.inference_mode()
