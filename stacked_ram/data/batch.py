@@ -28,8 +28,8 @@ class Batch:
     labels_B: Tensor
     """int64."""
     boxes_B4: Tensor
-    """float32 (left, top, right, bottom) of the object in pixels of the photo as it is here; nan
-    without a box."""
+    """float32 (left, top, right, bottom) of the object in pixels of this photo; nan without a
+    box."""
     index_B: Tensor
     """int64, row of the photo in its split: dataset.names[i] is its file."""
     targets_BN: Tensor | None = None

@@ -35,13 +35,13 @@ def drawn(labels_N: np.ndarray, seed: int, epoch: int, balanced: bool) -> Rows:
         index_N = rng.permutation(count)
         return Rows(index_N, np.zeros_like(index_N))
     groups = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
-    shares = np.full(len(groups), count // len(groups))
-    shares[rng.permutation(len(groups))[: count % len(groups)]] += 1
+    wanted = np.full(len(groups), count // len(groups))
+    wanted[rng.permutation(len(groups))[: count % len(groups)]] += 1
     index, copy = [], []
-    for group, share in zip(groups, shares, strict=True):
-        rounds = -(-share // len(group))  # whole passes over the class, the last one cut short
-        index.append(np.concatenate([rng.permutation(group) for _ in range(rounds)])[:share])
-        copy.append(np.repeat(np.arange(rounds), len(group))[:share])
+    for group, most in zip(groups, wanted, strict=True):
+        rounds = -(-most // len(group))  # whole passes over the class, the last one cut short
+        index.append(np.concatenate([rng.permutation(group) for _ in range(rounds)])[:most])
+        copy.append(np.repeat(np.arange(rounds), len(group))[:most])
     order = rng.permutation(count)
     return Rows(np.concatenate(index)[order], np.concatenate(copy)[order])
 
@@ -97,7 +97,7 @@ def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.nd
     """Order places so that each batch has photos of similar height and width.
 
     places: indices into sizes_N2. They are divided in two between batches, by height, width or
-    aspect ratio, whichever leaves the least padding; both parts are divided further likewise.
+    aspect ratio, whichever leaves the least padding; both parts are divided again in the same way.
     """
     if len(places) <= batch_size:
         return places

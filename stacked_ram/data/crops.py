@@ -41,7 +41,7 @@ def no_crops(sizes_B2: np.ndarray) -> Crops:
 def random_crops(
     data: DataConfig, seed: int, epoch: int, rows: Rows, sizes_B2: np.ndarray
 ) -> Crops:
-    """Draw the crops of training photos of these sizes, as flip and crop_area say."""
+    """Draw the crops of training photos of these sizes, by flip and crop_area."""
     windows_B4, flips_B = no_crops(sizes_B2)
     draws_B5 = random_numbers(5, seed, epoch, *rows)
     if data.flip:

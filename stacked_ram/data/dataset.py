@@ -63,7 +63,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of the whole data set, of which a split is a part."""
+    """The manifest of the whole data set, which holds all splits."""
 
     sizes_M2: np.ndarray
     """int64, (height, width) of every stored photo."""
@@ -87,7 +87,7 @@ class Dataset:
     mean: tuple[float, ...]
     """Mean of each channel over the training photos, 0 to 1."""
     std: tuple[float, ...]
-    """Standard deviation of each channel, likewise."""
+    """Standard deviation of each channel over the training photos, 0 to 1."""
     names: list[str]
     """Path of each photo, relative to the folder."""
     labels: np.ndarray

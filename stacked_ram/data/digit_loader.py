@@ -51,8 +51,8 @@ class DigitLoader(Loader):
         self.generator = torch.Generator(self.home)
 
     def _home(self, images_NHW: Tensor) -> torch.device:
-        """Return where the digits are kept: the device, if they take at most a quarter of what is
-        free there."""
+        """Return where the digits are kept: the device if they fit into a quarter of its free
+        memory, or else the CPU."""
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             if images_NHW.nbytes > free / 4:

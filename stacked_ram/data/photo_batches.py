@@ -35,10 +35,10 @@ from stacked_ram.images.opening import (
 )
 from stacked_ram.runtime.errors import UserError
 
-# Photos to be cropped and then resized are kept so much larger than photo_size that
-MARGIN = 2  # the smallest crop need not be enlarged, but at most by this factor;
-ENOUGH = 0.75  # this fraction of it is enough where a JPEG gives it without resizing
-TRIED = 8  # files that are opened to see whether a data set is one of pyramids
+# If crops are resized to photo_size, photos are kept larger, so that no crop is enlarged:
+MARGIN = 2  # at most by this factor
+ENOUGH = 0.75  # this fraction of that size is enough if a JPEG is decoded at it without resizing
+TRIED = 8  # files that are opened to find out whether a data set holds pyramids
 
 
 class BatchMaker(torch.utils.data.Dataset):
@@ -113,30 +113,29 @@ class BatchMaker(torch.utils.data.Dataset):
         boxes_B4 *= np.tile((sizes_B2 / crops.sizes_B2)[:, ::-1], 2)
         if self.augment is not None and self.augment.moves:
             boxes_B4[:] = np.nan
+        return self.batch(index_B, pixels_BCHW, sizes_B2, boxes_B4)
+
+    def make_lazy(self, index_B: np.ndarray) -> Batch:
+        """Make a batch of photos that are read by region when they are needed."""
+        folder, names, sizes = self.dataset.folder, self.dataset.names, self.dataset.sizes
+        photos = [
+            LazyPhoto(folder / names[row], self.dataset.channels, tuple(sizes[row].tolist()))
+            for row in index_B
+        ]
+        return self.batch(index_B, LazyPhotos(photos), sizes[index_B], self.dataset.boxes[index_B])
+
+    def batch(
+        self,
+        index_B: np.ndarray,
+        pixels_BCHW: Tensor | LazyPhotos,
+        sizes_B2: np.ndarray,
+        boxes_B4: np.ndarray,
+    ) -> Batch:
         return Batch(
             pixels_BCHW=pixels_BCHW,
             sizes_B2=torch.from_numpy(np.ascontiguousarray(sizes_B2)),
             labels_B=torch.from_numpy(self.dataset.labels[index_B]),
             boxes_B4=torch.from_numpy(boxes_B4.astype(np.float32)),
-            index_B=torch.from_numpy(index_B),
-        )
-
-    def make_lazy(self, index_B: np.ndarray) -> Batch:
-        """Make a batch of photos that are read by region when they are needed."""
-        dataset = self.dataset
-        photos = [
-            LazyPhoto(
-                os.path.join(dataset.folder, dataset.names[row]),
-                dataset.channels,
-                tuple(dataset.sizes[row].tolist()),
-            )
-            for row in index_B
-        ]
-        return Batch(
-            pixels_BCHW=LazyPhotos(photos),
-            sizes_B2=torch.from_numpy(dataset.sizes[index_B]),
-            labels_B=torch.from_numpy(dataset.labels[index_B]),
-            boxes_B4=torch.from_numpy(dataset.boxes[index_B]),
             index_B=torch.from_numpy(index_B),
         )
 

@@ -30,6 +30,7 @@ PIECE_FRACTIONS = (0.5, 1.0)  # side of the square cut for a piece, of its photo
 EDGE_FRACTION = 0.12  # of a piece's shorter side: how far its soft edge reaches in
 
 Box = tuple[int, int, int, int]
+Range = tuple[float, float]
 
 
 class Photo(Protocol):
@@ -136,8 +137,10 @@ def compose_scene(
     return scene, (left, top, left + piece.width, top + piece.height)
 
 
-def _side(rng: np.random.Generator, shares: tuple[float, float], whole: int, longest: int) -> int:
-    return int(np.clip(round(rng.uniform(*shares) * whole), 1, longest))
+def _side(
+    rng: np.random.Generator, fractions: tuple[float, float], whole: int, longest: int
+) -> int:
+    return int(np.clip(round(rng.uniform(*fractions) * whole), 1, longest))
 
 
 def _place(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -149,15 +152,15 @@ def _crop(
     rng: np.random.Generator,
     photo: OpenAtLeast,
     size: tuple[int, int],
-    shares: tuple[float, float],
+    fractions: tuple[float, float],
 ) -> Image.Image:
     """Cut a random crop with the aspect ratio of `size`, perhaps mirror it, resize it to `size`."""
-    share, across, down, mirror = *rng.uniform(size=3), rng.random() < 0.5
-    share = shares[0] + share * (shares[1] - shares[0])
-    # what is left of the photo is `share` of its sides at least, so this is enough to open
-    image = photo(*(int(np.ceil(side / shares[0])) for side in size))
+    fraction, across, down, mirror = *rng.uniform(size=3), rng.random() < 0.5
+    fraction = fractions[0] + fraction * (fractions[1] - fractions[0])
+    # what is left of the photo is `fraction` of its sides at least, so this is enough to open
+    image = photo(*(int(np.ceil(side / fractions[0])) for side in size))
     whole_width, whole_height = image.size
-    scale = share * min(whole_width / size[0], whole_height / size[1])
+    scale = fraction * min(whole_width / size[0], whole_height / size[1])
     width, height = size[0] * scale, size[1] * scale
     left, top = across * (whole_width - width), down * (whole_height - height)
     box = (left, top, min(left + width, whole_width), min(top + height, whole_height))

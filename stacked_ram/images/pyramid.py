@@ -24,8 +24,8 @@ from stacked_ram.runtime.errors import UserError
 MAX_DECODED = 2**30  # pixels of a file that is not tiled: 3 GB in a temporary file
 MAX_READ = 2**28  # most pixels read for one patch; more means that the file needs a pyramid
 MAX_LEVELS = 64
-LONGEST = 512  # most pixels per side averaged in memory; libvips shrinks longer sides first,
-ENOUGH = 4  # to no fewer than this many pixels per cell
+LONGEST = 512  # most pixels per side averaged in memory: libvips shrinks longer sides first, but
+ENOUGH = 4  # keeps at least this many pixels per cell
 CONVERTED = {"uchar": 1, "ushort": 257}  # supported pixel formats -> factor from 8 bits
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of the file
 HOW = "convert it to a pyramid: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
@@ -157,26 +157,24 @@ class Pyramid:
 
     def _upright(self, image: Any) -> Any:
         """Convert to upright 8-bit grayscale or sRGB without alpha, as images.decoding does."""
-        try:
-            return self._converted(image.autorot())
-        except self.vips.Error as error:
-            raise self._unreadable(error) from None
-
-    def _converted(self, image: Any) -> Any:
         if image.format not in CONVERTED:
             raise UserError(
                 f"{self.path}: unsupported pixel format {image.format}; convert to 8 or 16 bits"
             )
-        if image.hasalpha():
-            image = image.flatten(background=255 * CONVERTED[image.format])
-        if image.format == "ushort":
-            image = (image / 257).rint().cast("uchar")
-            image = image.copy(interpretation="srgb" if image.bands == 3 else "b-w")
-        profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
-        if profile and not _is_srgb(profile):
-            image = image.icc_transform("srgb", embedded=True, intent="perceptual")
-        elif image.interpretation not in ("srgb", "b-w", "rgb", "multiband"):
-            image = image.colourspace("srgb")
+        try:
+            image = image.autorot()
+            if image.hasalpha():
+                image = image.flatten(background=255 * CONVERTED[image.format])
+            if image.format == "ushort":
+                image = (image / 257).rint().cast("uchar")
+                image = image.copy(interpretation="srgb" if image.bands == 3 else "b-w")
+            profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
+            if profile and not _is_srgb(profile):
+                image = image.icc_transform("srgb", embedded=True, intent="perceptual")
+            elif image.interpretation not in ("srgb", "b-w", "rgb", "multiband"):
+                image = image.colourspace("srgb")
+        except self.vips.Error as error:
+            raise self._unreadable(error) from None
         if image.bands not in (1, 3):
             raise UserError(f"{self.path}: {image.bands} bands; convert to grayscale or RGB")
         return image

@@ -266,7 +266,7 @@ class RAM(nn.Module):
         given_RS2: Tensor | None = None,
         smooth: bool = False,
     ) -> list[PolicyOutput]:
-        """Choose where each level looks next; the top level chooses for all that share."""
+        """Choose where each level looks next. A shared location is chosen by the top level."""
         source = location_source
         if source == "policy" and state.step < self.first_chosen(source, 0):
             source = self.first_location if sample or smooth else "centre"

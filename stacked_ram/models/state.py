@@ -17,7 +17,7 @@ from stacked_ram.models.retina.retina import View
 @dataclass
 class LoopState:
     """The state that `RAM.steps` yields before the first glimpse (step 0) and after each. Lists
-    have an entry for each level, unless they say otherwise."""
+    have an entry for each level, except `earlier`."""
 
     views: list[View]
     """The work that is done once per photo."""

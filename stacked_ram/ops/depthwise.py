@@ -2,7 +2,7 @@
 
 Mobile backbones spend little arithmetic in depthwise convolutions. In bf16 on a CPU, however,
 torch computes two of their gradients with a slow reference kernel that takes most of a training
-step: the gradient of the input where the stride is above 1, and the gradient of a kernel larger
+step: the gradient of the input if the stride is above 1, and the gradient of a kernel larger
 than 3 x 3. Here the first is computed in float32, and the second is assembled from the gradients
 of 3 x 3 kernels; both are fast. benchmarks/README.md has the figures.
 """
@@ -27,11 +27,7 @@ class Depthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context,
-        x_BCHW: Tensor,
-        weight_C1kk: Tensor,
-        stride: Pair,
-        padding: Pair,
+        context, x_BCHW: Tensor, weight_C1kk: Tensor, stride: Pair, padding: Pair
     ) -> Tensor:
         y = functional.conv2d(
             x_BCHW, weight_C1kk, stride=stride, padding=padding, groups=len(weight_C1kk)

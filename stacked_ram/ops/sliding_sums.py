@@ -9,8 +9,8 @@ the widest cell, above and to its left; the rim of the next line or photo serves
 below. So a shift by a pixel or by a line is one shift of the whole row, and each map comes from a
 smaller one (a 2s-cell is four s-cells) by additions of long contiguous runs.
 
-B photos, R rows (photo-major), C channels, K cell sizes (one a patch), P patch_size, N places in a
-map, L = N * C numbers in a map: the channels of a place are neighbours in memory.
+B photos, R rows (photo-major), C channels, K patches (a cell size for each), P patch_size, N places
+in a map, L = N * C numbers in a map: the channels of a place are neighbours in memory.
 """
 
 from __future__ import annotations

@@ -149,10 +149,7 @@ def describe(loaded: LoadedRun, shape: tuple[int, ...]) -> dict[str, Any]:
             {"name": "beliefs", "is": "class probabilities after each glimpse (photo, T, class)"},
             {"name": "locations", "is": "(x, y) in [-1, 1] of each glimpse (photo, T, level, 2)"},
         ],
-        "prepare": {
-            "short_side": config.data.short_side,
-            "photo_size": config.data.photo_size,
-        },
+        "prepare": {"short_side": config.data.short_side, "photo_size": config.data.photo_size},
         "classes": list(loaded.classes),
         "weights": str(loaded.path),
         "torch": torch.__version__,

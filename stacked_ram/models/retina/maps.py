@@ -92,10 +92,7 @@ class BackboneMaps(Pretrained):
             )
         # "getter" cuts off the layers after the last map
         network = timm.create_model(
-            name,
-            features_only=True,
-            feature_cls="getter",
-            out_indices=tuple(range(num_levels - 1)),
+            name, features_only=True, feature_cls="getter", out_indices=tuple(range(num_levels - 1))
         )
         self.hold(network, weights, frozen)
         kept = self.network.model.state_dict()
