@@ -11,7 +11,7 @@ from tiny import tiny_digits, tiny_photos
 # A job that a shell starts in the background ignores Ctrl-C; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Beside others (pytest -n) a process has its share of the cores, and so have those that it starts.
+# Under pytest -n, each process and its children use an equal part of the cores.
 processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if processes > 1:
     threads = max(1, torch.get_num_threads() // processes)
@@ -21,7 +21,7 @@ if processes > 1:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests stay together: what they share is made once."""
+    """Keep the tests of a file in the same worker, so that their fixtures are made once."""
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)
@@ -41,5 +41,5 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Every test starts alike, whichever ran before it."""
+    """Seed every test, independent of the tests before it."""
     torch.manual_seed(0)

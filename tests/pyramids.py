@@ -15,12 +15,12 @@ TAGS = {
 
 
 def vips():
-    """pyvips, or the test is left out."""
+    """Return pyvips, or skip the test."""
     return pytest.importorskip("pyvips", reason="pip install 'pyvips[binary]' for large photos")
 
 
 def smooth_pixels(height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
-    """A texture without edges, H x W x C, uint8."""
+    """Return a texture without edges, H x W x C, uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     planes = [
@@ -32,7 +32,7 @@ def smooth_pixels(height: int, width: int, seed: int = 0, channels: int = 3) -> 
 
 
 def write_pyramid(path: Path, pixels_HWC: np.ndarray, **options) -> Path:
-    """A TIFF with tiles of 64 x 64 and levels that are halves of each other."""
+    """Write a TIFF with tiles of 64 x 64, each level half the size of the last."""
     how = {"tile": True, "pyramid": True, "tile_width": 64, "tile_height": 64} | options
     vips().Image.new_from_array(pixels_HWC).tiffsave(str(path), **how)
     return path
@@ -55,7 +55,7 @@ def entries(content: bytes) -> list[dict[int, tuple[int, int, int]]]:
 
 
 def lose_tiles(path: Path, level: int = 0) -> None:
-    """All tiles of a level lie behind the end of the file, as in one that was cut off."""
+    """Move all tiles of a level behind the end of the file, as if it had been cut off."""
     content = bytearray(path.read_bytes())
     place, _, count = entries(bytes(content))[level][TAGS["tile_offsets"]]
     table = struct.unpack_from("<I", content, place)[0] if count > 1 else place
@@ -65,7 +65,7 @@ def lose_tiles(path: Path, level: int = 0) -> None:
 
 
 def cut_tile(path: Path) -> None:
-    """Half of the first tile lies behind the end of the file."""
+    """Let half of the first tile lie behind the end of the file."""
     content = bytearray(path.read_bytes())
     first = entries(bytes(content))[0]
     offset_at, size_at = (
@@ -79,9 +79,9 @@ def cut_tile(path: Path) -> None:
     path.write_bytes(content + content[start : start + size // 2])
 
 
-def add_odd_tag(path: Path) -> None:
-    """A private tag in every directory, out of order and its text without an end: harmless, and
-    libtiff warns of both."""
+def add_harmless_tag(path: Path) -> None:
+    """Add a private tag to every directory, out of order and with an unterminated text. Both are
+    harmless, but libtiff warns."""
     content = bytearray(path.read_bytes())
     for directory in entries(bytes(content)):
         place = directory[TAGS["vertical_resolution"]][0] - 8
@@ -90,7 +90,7 @@ def add_odd_tag(path: Path) -> None:
 
 
 def claim_size(path: Path, side: int) -> None:
-    """The header of the first picture says that it is side x side."""
+    """Claim in the header that the first picture has side x side pixels."""
     content = bytearray(path.read_bytes())
     for name in ("width", "height"):
         place = entries(bytes(content))[0][TAGS[name]][0]

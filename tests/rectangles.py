@@ -1,4 +1,4 @@
-"""Photos of plain rectangles whose proportions are their class, as the checks leave them."""
+"""Checked photos of rectangles whose proportions are their class."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from PIL import Image
 from stacked_ram.preparation.records import CheckedRecord
 
 MAGENTA = (255, 0, 255)
-# each class has its own proportions, so that these would tell if they got out of the box
+# each class has its own proportions, which would show if they leaked out of the box
 SIZES = {"tall": (30, 60), "wide": (60, 30), "square": (45, 45)}
 
 
 def checked_rectangles(folder: Path, count: int) -> list[CheckedRecord]:
-    """Three valid, three test, the others training photos; the classes take turns."""
+    """Return 3 photos for valid, 3 for test and the rest for training; the classes alternate."""
     made = []
     for number in range(count):
         name = list(SIZES)[number % 3]

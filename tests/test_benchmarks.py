@@ -1,4 +1,4 @@
-"""Every benchmark runs to its end in its quick mode, and prints its table."""
+"""Every benchmark finishes in quick mode and prints its table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 @pytest.fixture
 def quick(monkeypatch, capsys):
-    """Runs a benchmark's main in this process and returns what it printed."""
+    """Run the main function of a benchmark in this process; return its output."""
     monkeypatch.syspath_prepend(str(FOLDER))
     threads = torch.get_num_threads()
 
@@ -43,7 +43,7 @@ def test_gpu(quick, tmp_path):
     assert len(rates) >= 18 and min(rates) > 0
 
 
-def test_gpu_notices_what_is_wrong(quick, monkeypatch, capsys):
+def test_gpu_notices_wrong_results(quick, monkeypatch, capsys):
     quick("gpu", "--device", "cpu", "--parts")
     right = sys.modules["gpu_check"].given_loss
 
@@ -83,7 +83,7 @@ def test_any_size(quick):
     pytest.importorskip("pyvips", reason="pip install 'pyvips[binary]' for large photos")
     rows = [line.split() for line in quick("any_size", "--sizes", "1").splitlines()[1:]]
     assert [row[2] for row in rows] == ["glimpses", "resized"]
-    assert rows[0][-1] == "100%"  # what a patch at full resolution shows
+    assert rows[0][-1] == "100%"  # a patch at full resolution
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What `pip install .` would install."""
+"""The contents of an installation by `pip install .`."""
 
 import tomllib
 from pathlib import Path
@@ -10,7 +10,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_package_is_named_and_brings_its_files():
+def test_every_package_is_listed_with_its_files():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
@@ -23,7 +23,7 @@ def test_every_package_is_named_and_brings_its_files():
         assert all(list(folder.glob(pattern)) for pattern in patterns)
 
 
-def test_extras_are_what_the_requirement_files_say():
+def test_extras_agree_with_the_requirement_files():
     """setuptools reads no `-r` lines, so the extras are written twice."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
@@ -39,10 +39,10 @@ def test_a_room_imports_only_lower_rooms(monkeypatch, capsys):
     assert lint_imports(config_filename="pyproject.toml", no_cache=True) == 0, capsys.readouterr()
 
 
-def test_the_lowest_versions_are_those_of_the_bounds():
-    """requirements-lowest.txt was made anew after the last change of a lower bound."""
+def test_the_lowest_versions_agree_with_the_bounds():
+    """requirements-lowest.txt is up to date with the lower bounds."""
     lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
-    pinned: dict[str, list[Version]] = {}  # several where it depends on Python's version
+    pinned: dict[str, list[Version]] = {}  # several if it depends on Python's version
     for line in lines:
         if line and line[0] not in "# ":
             pin = Requirement(line)

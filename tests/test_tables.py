@@ -1,4 +1,4 @@
-"""The tables of record: written from what runs left, never emptied, no mean copied by hand."""
+"""The committed tables: written from the outputs of runs, never emptied, with computed means."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows(table: Path) -> dict[str, dict[str, str]]:
         return {row["run"]: row for row in csv.DictReader(file)}
 
 
-def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
+def test_rows_come_from_runs_and_stay_after_a_run_was_deleted(photos, tmp_path):
     collect = script("collect").main
     train_run(tiny_config(photos, epochs=1, seed=3), tmp_path / "one")
     train_run(tiny_config(photos, epochs=1, train_on="train+valid"), tmp_path / "all")
@@ -37,17 +37,17 @@ def test_rows_come_from_runs_and_stay_where_a_run_has_gone(photos, tmp_path):
     run_test(Options(runs=(tmp_path / "all",)))
     collect(tmp_path)
     assert list(rows(tmp_path / "runs.csv")) == ["all", "one"]
-    assert not (tmp_path / "tables").exists(), "the table of record changes on request only"
+    assert not (tmp_path / "tables").exists(), "the committed table changes only on request"
     table = tmp_path / "tables" / "runs.csv"
     collect(tmp_path, record=True)
     row = rows(table)["one"]
     assert row["seed"] == "3" and row["photos"] != "" and row["epoch"] == "1"
     assert 0 <= float(row["valid accuracy"]) <= 100
-    assert rows(table)["all"]["valid accuracy"] == ""  # that split was learned
+    assert rows(table)["all"]["valid accuracy"] == ""  # the run was trained on that split
     (tmp_path / "one").rename(tmp_path / "two")
     collect(tmp_path, record=True)
     assert list(rows(table)) == ["all", "one", "two"]
-    table.write_text("")  # as `> table` leaves it
+    table.write_text("")  # as after `> table`
     with pytest.raises(SystemExit, match="empty"):
         collect(tmp_path, record=True)
 
@@ -58,7 +58,7 @@ def record(*runs: dict[str, object]) -> pandas.DataFrame:
     return pandas.DataFrame(texts).set_index("run")
 
 
-def test_means_deviations_and_costs_are_those_of_the_runs():
+def test_means_standard_deviations_and_costs_are_those_of_the_runs():
     tables = script("tables")
     first = {
         "run": "a", "accuracy": 80, "low_95": 75, "high_95": 85, "after the glance": 50,
@@ -74,7 +74,7 @@ def test_means_deviations_and_costs_are_those_of_the_runs():
     assert whole["deviation"] == pytest.approx(8**0.5, abs=1e-3) and whole["each"] == "80.00 84.00"
     assert both.loc["the glance alone", "gmacs"] == 0.1
     assert both.loc["after glimpse 1", "gmacs"] == pytest.approx(0.3)
-    assert both.loc["all at the centre", "runs"] == 1  # only one of the two was tested so
+    assert both.loc["all at the centre", "runs"] == 1  # a single run was tested this way
     line = tables.markdown(tables.table(runs, {"ours": ("a", "b")}), errors=False).splitlines()[2]
     assert "| 82.0 ± 2.8 | 50.0 ± 0.0 at 0.1 | 71.0 ± 1.4 at 0.3 |" in line
     assert line.endswith("| 78.0 ± 0.0 at 0.4 | 30.0 | 81.0 ± 0.0 at 0.9 |")
@@ -82,7 +82,7 @@ def test_means_deviations_and_costs_are_those_of_the_runs():
     assert "| 20.00 (15.00 to 25.00) |" in line
 
 
-def test_the_frozen_plain_backbone_is_one_row_a_size_and_one_figure_a_data_set():
+def test_a_linear_probe_has_a_row_per_size_and_a_figure_per_data_set():
     ours = {
         "accuracy": 80, "low_95": 75, "high_95": 85, "after each glimpse": "80", "gmacs": 0.5,
         "gmacs before": 0.1, "plain sizes": "96 224", "plain gmacs": "0.07 0.38",
@@ -90,7 +90,7 @@ def test_the_frozen_plain_backbone_is_one_row_a_size_and_one_figure_a_data_set()
     }  # fmt: skip
     runs = record(
         ours | {"run": "a", "data set": "one"},
-        ours | {"run": "b", "data set": "one"},  # another seed: the same photos, the same figure
+        ours | {"run": "b", "data set": "one"},  # another seed: the same photos and figure
         ours | {"run": "c", "data set": "two", "plain accuracies": "62 74"},
         ours | {"run": "d", "data set": "three"} | dict.fromkeys(script("collect").PLAIN, ""),
     )
@@ -101,7 +101,7 @@ def test_the_frozen_plain_backbone_is_one_row_a_size_and_one_figure_a_data_set()
     assert list(plain["gmacs"]) == [0.07, 0.38] and set(plain["runs"]) == {2}
 
 
-def test_the_pages_show_what_the_record_says(tmp_path):
+def test_the_pages_agree_with_the_tables(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "runs.csv").write_bytes((RESULTS / "tables" / "runs.csv").read_bytes())
     for page in RESULTS.glob("*.md"):

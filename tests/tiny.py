@@ -1,4 +1,4 @@
-"""A data set and a configuration so small that a run takes a fraction of a second."""
+"""A data set and a configuration for runs of a fraction of a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = 12
 
 
 def tiny_digits(folder: Path, counts: tuple[int, int, int] = (48, 18, 18), seed: int = 0) -> Path:
-    """Photos of three shapes, 12x12, with a little noise."""
+    """Write a data set of 12x12 digits: three shapes with a little noise."""
     rng = np.random.default_rng(seed)
     for split, count in zip(("train", "valid", "test"), counts, strict=True):
         labels = np.arange(count) % len(CLASSES)
@@ -34,7 +34,7 @@ def tiny_digits(folder: Path, counts: tuple[int, int, int] = (48, 18, 18), seed:
 
 
 def tiny_photos(folder: Path, counts: tuple[int, int, int] = (18, 6, 6), seed: int = 0) -> Path:
-    """The same shapes as colour photos of two sizes, each with the box of its shape."""
+    """Write a data set of colour photos of two sizes with the same shapes and their boxes."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def tiny_photos(folder: Path, counts: tuple[int, int, int] = (18, 6, 6), seed: i
 
 
 def raw_photos(folder: Path) -> Path:
-    """A folder for each class, as a user has it."""
+    """Write class folders of JPEG photos."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def draw(image_HW: np.ndarray, label: int) -> None:
 
 
 def tiny_config(dataset: Path, **fields: object) -> Config:
-    """A small dense model on that data set, with some fields changed by their flat names."""
+    """Return the config of a small dense model on this data set, with some fields changed."""
     from stacked_ram.config.yaml import replace_fields
 
     config = from_dict(

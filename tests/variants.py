@@ -1,4 +1,4 @@
-"""Every variant of the model, small, and photos to look at."""
+"""Small models of every variant, and photos for them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def pixels(batch: int = 3, height: int = 40, width: int = 52, channels: int = 3,
 
 
 def batch_of(sizes: list[tuple[int, int]], seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Photos of these (height, width), padded with zeros to one batch."""
+    """Return photos of these (height, width) in a batch padded with zeros, and their sizes."""
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     for index, (h, w) in enumerate(sizes):
@@ -99,7 +99,7 @@ def photos_of(model: RAM, images: torch.Tensor, sizes: torch.Tensor | None = Non
 
 
 def spread_the_policy(model: RAM) -> None:
-    """Policies start nearly flat; for a test that their answers differ, make them differ."""
+    """Give the policies large random weights, because initially they are nearly uniform."""
     with torch.no_grad():
         for level in model.levels:
             for name, parameter in (level.attention or torch.nn.Module()).named_parameters():

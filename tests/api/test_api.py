@@ -1,4 +1,4 @@
-"""What a user does from Python: the lines of the package's docstring, and what can go wrong."""
+"""The Python API: the lines of the package's docstring, and errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def photo(photos):
 
 
 def docstring_lines() -> str:
-    """The code of the package's docstring."""
+    """Return the code of the package's docstring."""
     block = [line for line in ram.__doc__.splitlines() if line.startswith("    ") or not line]
     return textwrap.dedent("\n".join(block)).strip()
 
@@ -53,7 +53,7 @@ def test_the_lines_of_the_docstring_work_as_written(tmp_path, monkeypatch):
     for place in ("photo.jpg", "folder/1.jpg", "folder/deep/2.jpg"):
         (tmp_path / place).write_bytes((tmp_path / "my_photos/dot/1.jpg").read_bytes())
     monkeypatch.chdir(tmp_path)
-    # The lines name real presets; the test makes each of them small.
+    # The lines name real presets, which the test makes small.
     train, create_model = ram.train, ram.create_model
     small = SMALL | {"weights": "none", "precision": "float32"}
     monkeypatch.setattr(ram, "train", lambda name, **given: train(name, **{**given, **small}))
@@ -75,7 +75,7 @@ def test_the_lines_of_the_docstring_work_as_written(tmp_path, monkeypatch):
     assert names["result"].label in CLASSES and names["trace"].logits_BTN.shape[::2] == (2, 5)
 
 
-def test_importing_is_fast_and_brings_nothing_heavy():
+def test_importing_is_fast_and_loads_nothing_heavy():
     code = (
         "import time; start = time.perf_counter(); import stacked_ram as ram\n"
         "took = time.perf_counter() - start\n"
@@ -91,7 +91,7 @@ def test_importing_is_fast_and_brings_nothing_heavy():
     assert rest == "[] True" and float(took) < 0.2
 
 
-def test_every_public_name_is_listed_documented_and_there():
+def test_every_public_name_exists_and_is_documented():
     assert set(ram.__all__) <= set(dir(ram))
     for name in ram.__all__:
         assert getattr(ram, name).__doc__, name
@@ -102,7 +102,7 @@ def test_every_public_name_is_listed_documented_and_there():
 # ---------------------------------------------------------------------- training
 
 
-def test_a_run_tells_its_metrics_and_loads_its_best_epoch(run, photos):
+def test_a_run_has_its_metrics_and_loads_its_best_epoch(run, photos):
     assert run.config.data.dataset == str(photos)
     assert list(run.metrics.index) == [1, 2] and run.metrics.valid_accuracy.between(0, 1).all()
     assert run.best.valid_accuracy == run.metrics.valid_accuracy.max()
@@ -123,7 +123,7 @@ def test_training_equals_that_of_the_command_line(digits, tmp_path):
     assert shell == python
 
 
-def test_a_run_is_not_overwritten_but_resumed_where_asked(digits, tmp_path):
+def test_a_run_is_resumed_on_request_and_never_overwritten_silently(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
     ram.train(config, out=tmp_path / "run")
     with pytest.raises(ram.UserError, match="holds a run already"):
@@ -134,7 +134,7 @@ def test_a_run_is_not_overwritten_but_resumed_where_asked(digits, tmp_path):
     assert list(whole.metrics.index) == [1]
 
 
-def test_results_go_where_the_data_set_or_the_preset_says(digits, tmp_path, monkeypatch):
+def test_the_run_folder_is_named_after_the_data_set_or_the_preset(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = ram.train("mnist", dataset=digits, estimator="self_critical", **SMALL)
     assert run.folder == Path("results/digits")
@@ -154,7 +154,7 @@ def test_results_go_where_the_data_set_or_the_preset_says(digits, tmp_path, monk
         (lambda: ram.prepare("nowhere", "datasets/x", valid_ration=0.2), "valid_ratio"),
     ],
 )
-def test_what_a_user_gave_wrong_is_named(call, says, tmp_path, monkeypatch):
+def test_invalid_arguments_are_named(call, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ram.UserError, match=says) as error:
         call()
@@ -164,7 +164,7 @@ def test_what_a_user_gave_wrong_is_named(call, says, tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- looking
 
 
-def test_a_result_has_the_figures_of_a_whole_pass(model, photo):
+def test_a_result_describes_the_whole_pass(model, photo):
     result = model.look(photo)
     height, width = np.asarray(Image.open(photo)).shape[:2]
     assert result.photo == str(photo) and result.error is None
@@ -181,7 +181,7 @@ def test_a_result_has_the_figures_of_a_whole_pass(model, photo):
     assert result.label in repr(result) and "3 glimpses" in repr(result)
 
 
-def test_boxes_are_in_pixels_of_the_photo_as_it_was_given(run, photo, model, tmp_path):
+def test_boxes_are_in_pixels_of_the_given_photo(run, photo, model, tmp_path):
     large = tmp_path / "large.png"
     with Image.open(photo) as image:
         image.resize((image.width * 8, image.height * 8), Image.Resampling.NEAREST).save(large)
@@ -190,7 +190,7 @@ def test_boxes_are_in_pixels_of_the_photo_as_it_was_given(run, photo, model, tmp
     np.testing.assert_allclose(reduced.look(large).boxes[0], 8 * reduced.look(photo).boxes[0])
 
 
-def test_a_photo_may_be_given_in_many_ways(model, photo):
+def test_every_kind_of_photo_is_accepted(model, photo):
     expected = model.look(str(photo))
     with Image.open(photo) as image:
         pixels = np.asarray(image)
@@ -211,9 +211,7 @@ def test_a_photo_may_be_given_in_many_ways(model, photo):
     assert [result.label for result in batch] == [expected.label] * 2
 
 
-def test_grayscale_photos_are_taken_by_colour_models_and_the_other_way_round(
-    model, photo, digits, tmp_path
-):
+def test_photos_are_converted_to_the_channels_of_the_model(model, photo, digits, tmp_path):
     with Image.open(photo) as image:
         gray = image.convert("L")
     pixels = np.asarray(gray)
@@ -234,12 +232,12 @@ def test_grayscale_photos_are_taken_by_colour_models_and_the_other_way_round(
         (7, "int"),
     ],
 )
-def test_what_is_no_photo_is_named(model, given, says):
+def test_an_invalid_photo_is_named(model, given, says):
     with pytest.raises(ram.UserError, match=says):
         model.look(given)
 
 
-def test_looking_stops_where_the_belief_is_high_enough(model, photo):
+def test_looking_stops_when_the_belief_is_high_enough(model, photo):
     whole = model.look(photo)
     most = whole.beliefs.max(1)
     early = model.look(photo, stop_at=float(most[0]))
@@ -283,7 +281,7 @@ def test_a_bad_photo_is_a_result_with_its_error(model, photo, tmp_path):
         bad.save(tmp_path / "picture.png")
 
 
-def test_predicting_reads_photos_only_as_they_are_needed(model, photo):
+def test_predicting_reads_photos_only_when_needed(model, photo):
     requested = []
 
     def endless():
@@ -318,7 +316,7 @@ def test_pictures_and_animations_are_written(model, photo, tmp_path):
             call(tmp_path / name)
 
 
-def test_a_predicted_photo_can_be_drawn_as_far_as_it_was_looked_at(model, photo, tmp_path):
+def test_a_photo_whose_prediction_stopped_early_can_be_drawn(model, photo, tmp_path):
     (early,) = model.predict(photo, stop_at=0.0)
     assert early.patches.shape[0] == 1
     assert early.save(tmp_path / "picture.png").is_file()

@@ -1,4 +1,4 @@
-"""The classifier with scikit-learn's protocol, used as scikit-learn uses classifiers."""
+"""The classifier with scikit-learn's protocol, as scikit-learn uses it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_it_works_in_cross_validation_a_pipeline_and_a_grid_search():
     assert search.best_params_["epochs"] in (1, 2)
 
 
-def test_parameters_are_those_that_were_given():
+def test_parameters_are_those_given():
     classifier = small()
     assert classifier.get_params() == {
         "preset": "mnist", "random_state": 0, "verbose": False, **SMALL,
@@ -100,7 +100,7 @@ def test_parameters_are_those_that_were_given():
 
 
 class OfTables(GlimpseClassifier):
-    """Takes scikit-learn's tables of numbers: each row becomes a photo of one line."""
+    """Accept scikit-learn's tables of numbers: each row becomes a photo of height 1."""
 
     def fit(self, X, y):
         return super().fit(self.photos(X), y)
@@ -139,9 +139,9 @@ class OfTables(GlimpseClassifier):
     "check_supervised_y_2d",
     "check_estimators_pickle",
 ])  # fmt: skip
-def test_scikit_learns_own_checks_hold(check):
-    """Those that are about classifiers, and neither about tables of numbers nor against `**fields`
-    in a constructor."""
+def test_scikit_learns_own_checks_pass(check):
+    """The checks for classifiers, but for those that need tables of numbers or forbid `**fields` in
+    the constructor."""
     classifier = OfTables("mnist", random_state=0, **SMALL | {"epochs": 1, "patch_size": 2})
     getattr(estimator_checks, check)("GlimpseClassifier", classifier)
 

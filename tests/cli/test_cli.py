@@ -1,4 +1,4 @@
-"""The command line answers at once, starts from the YAML, and names the nearest word."""
+"""The command line starts quickly, takes defaults from the YAML, and suggests the nearest name."""
 
 from __future__ import annotations
 

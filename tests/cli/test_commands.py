@@ -33,7 +33,7 @@ def run(digits, tmp_path_factory):
     return folder
 
 
-def test_several_seeds_give_a_mean_and_a_deviation(digits, tmp_path, capsys):
+def test_several_seeds_give_a_mean_and_a_standard_deviation(digits, tmp_path, capsys):
     config = tiny_config(digits, epochs=2)
     save_config(config, tmp_path / "a.yaml")
     options = Train(
@@ -47,13 +47,13 @@ def test_several_seeds_give_a_mean_and_a_deviation(digits, tmp_path, capsys):
     assert values["std"] == pytest.approx(values[:2].std())
     assert values["seed 0"] != values["seed 3"]
     state = (tmp_path / "runs" / "a-seed0" / "metrics.csv").stat().st_mtime_ns
-    train(options)  # finished ones are taken as they are
+    train(options)  # finished runs are not trained again
     assert "2 epochs trained" in capsys.readouterr().out
     assert (tmp_path / "runs" / "a-seed0" / "metrics.csv").stat().st_mtime_ns >= state
     assert pandas.read_csv(tmp_path / "runs" / "a-seeds.csv", index_col="run").equals(table)
 
 
-def test_the_finder_walks_up_until_the_loss_runs_away(digits, tmp_path):
+def test_the_finder_raises_the_rate_until_the_loss_diverges(digits, tmp_path):
     best = find_learning_rate(tiny_config(digits, first_location="centre"), tmp_path / "run")
     curve = pandas.read_csv(tmp_path / "run-learning-rate" / "curve.csv")
     assert curve["learning_rate"].is_monotonic_increasing
@@ -95,7 +95,7 @@ def test_the_exported_program_is_the_model(digits, tmp_path, model):
     torch.testing.assert_close(locations_BTS2, trace.locations_BTS2)
 
 
-def test_an_export_leaves_no_program_of_an_earlier_one(run, tmp_path):
+def test_an_export_removes_the_program_of_an_earlier_export(run, tmp_path):
     for name in ("model.onnx", "model.onnx.data", "notes.txt"):
         (tmp_path / name).write_text("older")
     export(Export(run=run, out=tmp_path))
@@ -103,7 +103,7 @@ def test_an_export_leaves_no_program_of_an_earlier_one(run, tmp_path):
     assert left == ["model.json", "model.pt2", "notes.txt"]
 
 
-def test_what_torch_cannot_export_is_told_in_one_line(run, monkeypatch):
+def test_what_torch_cannot_export_is_reported_in_one_line(run, monkeypatch):
     def looks_at_its_pixels(self, pixels_BCHW):
         return (pixels_BCHW, pixels_BCHW) if pixels_BCHW.any() else None
 
@@ -164,7 +164,7 @@ def test_the_demo_shows_the_model_beside_its_controls(photos, tmp_path, monkeypa
     monkeypatch.setattr(demo_room, "QUICK", {"epochs": 1})
     drawn = []
     monkeypatch.setattr(demo_room, "draw", lambda folder: drawn.append(folder) or folder)
-    for _ in range(2):  # a finished demo is run again
+    for _ in range(2):  # a finished demo is trained again
         demo(Demo(out=tmp_path / "demo", quick=True))
     shown = capsys.readouterr().out
     assert "at random places" in shown

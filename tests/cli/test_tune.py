@@ -30,7 +30,7 @@ def options(digits, tmp_path):
     return make
 
 
-def test_a_study_goes_on_where_it_was_left(options, tmp_path, capsys):
+def test_a_study_continues_where_it_stopped(options, tmp_path, capsys):
     tune(options())
     tune(options(trials=3, sampler="gp"))
     table = pandas.read_csv(tmp_path / "study" / "trials.csv")
@@ -51,7 +51,7 @@ def test_a_study_goes_on_where_it_was_left(options, tmp_path, capsys):
 
 
 def scores(*found):
-    """Instead of a training: it gives these values one after the other, or raises them."""
+    """Replace the training: return these values in turn, or raise those that are errors."""
     values = iter(found)
 
     def scripted(tried, folder, **_):
@@ -70,7 +70,7 @@ def scores(*found):
      ("num_glimpses=1,3", "num_glimpses=1:3"), ("lr=1e-3:1e-1:log", "lr=1e-3:1e-1"),
      ("num_glimpses=1:3", "num_glimpses=1:3:log")],
 )  # fmt: skip
-def test_a_study_goes_on_with_its_choices_and_scales(options, monkeypatch, before, after):
+def test_a_study_continues_with_its_choices_and_scales(options, monkeypatch, before, after):
     monkeypatch.setattr(search, "train_run", scores(0.5, 0.6))
     tune(options(trials=1, search=(before,)))
     began = before.replace("lr=1e-3:1e-1", "learning_rate=LOW:HIGH").replace("=1:3", "=LOW:HIGH")
@@ -85,7 +85,7 @@ def test_a_search_in_which_every_trial_fails_ends(options, tmp_path, monkeypatch
     with pytest.raises(RunFailed, match="3 trials in a row failed, the last: the loss is not fin"):
         tune(options(trials=9))
     assert len(list((tmp_path / "study").glob("trial-*"))) == 6
-    assert "best of 6 trials" in capsys.readouterr().out  # what was found is kept
+    assert "best of 6 trials" in capsys.readouterr().out  # results so far are kept
     monkeypatch.setattr(search, "train_run", scores(0.7))
     tune(options(trials=2))
     assert pandas.read_csv(tmp_path / "study" / "trials.csv")["value"].max() == 0.7
@@ -116,7 +116,7 @@ def test_processes_on_one_study_draw_different_values(tmp_path):
     assert [search.process_number(tmp_path) for _ in range(3)] == [0, 1, 2]
 
 
-def test_bad_trials_end_early(options, tmp_path, monkeypatch):
+def test_bad_trials_are_pruned(options, tmp_path, monkeypatch):
     """Trials whose metric stays below the median of the earlier ones are pruned."""
     monkeypatch.setattr(search, "FIRST_TRIALS", 2)
     values = iter([0.8, 0.9, 0.1, 0.95])
@@ -151,7 +151,7 @@ def test_a_value_that_is_not_finite_is_the_worst(options, tmp_path, monkeypatch,
     assert table["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
 
 
-def test_it_finds_what_is_best(options, tmp_path, monkeypatch):
+def test_it_finds_the_best_value(options, tmp_path, monkeypatch):
     def scripted(tried, folder, *, callbacks, **_):
         return {"valid_accuracy": 1 - abs(tried.model.std - 0.2)}
 
@@ -172,18 +172,18 @@ def test_it_finds_what_is_best(options, tmp_path, monkeypatch):
         ("core=lstm,elman", "core"),
     ],
 )
-def test_ranges_that_are_none_are_refused(text, says):
+def test_invalid_ranges_are_refused(text, says):
     with pytest.raises(UserError, match=says):
         parse_range(text, Config())
 
 
-def test_ranges_draw_what_they_say():
+def test_values_are_drawn_from_their_ranges():
     drawn = optuna.trial.FixedTrial({"learning_rate": 1e-3, "num_glimpses": 4, "core": "gru"})
     assert parse_range("lr=1e-5:1e-2:log", Config()).draw(drawn) == 1e-3
     assert parse_range("num-glimpses=2:8", Config()).draw(drawn) == 4
     assert parse_range("core=lstm,gru", Config()).draw(drawn) == "gru"
 
 
-def test_a_field_of_whole_numbers_that_is_empty_by_default_is_drawn_whole():
+def test_a_field_of_whole_numbers_without_a_default_is_drawn_whole():
     assert parse_range("patience=2:5", Config()).whole
     assert not parse_range("ema_decay=0.9:0.99", Config()).whole

@@ -1,4 +1,4 @@
-"""The configuration: what cannot go together says so by name; YAML in, YAML out."""
+"""The configuration: invalid combinations are refused by name; YAML in, YAML out."""
 
 from __future__ import annotations
 
@@ -100,26 +100,26 @@ def cases(table):
 
 
 @pytest.mark.parametrize(("name", "values"), cases(WRONG_MODELS))
-def test_models_that_cannot_be_say_why(name, values):
+def test_invalid_models_are_refused_with_the_reason(name, values):
     with pytest.raises(UserError, match=name) as caught:
         ModelConfig(**values)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "values"), cases(WRONG_TRAINING))
-def test_trainings_that_cannot_be_say_why(name, values):
+def test_invalid_trainings_are_refused_with_the_reason(name, values):
     with pytest.raises(UserError, match=name):
         TrainingConfig(**values)
 
 
 @pytest.mark.parametrize(("name", "values"), cases(WRONG_DATA))
-def test_data_that_cannot_be_say_why(name, values):
+def test_invalid_data_are_refused_with_the_reason(name, values):
     with pytest.raises(UserError, match=name):
         DataConfig(**values)
 
 
 @pytest.mark.parametrize(("name", "values"), cases(WRONG_TOGETHER))
-def test_model_and_training_must_go_together(name, values):
+def test_model_and_training_must_fit_together(name, values):
     model, training = values
     with pytest.raises(UserError, match=name):
         Config(model=ModelConfig(**model), training=TrainingConfig(**training))
@@ -128,12 +128,12 @@ def test_model_and_training_must_go_together(name, values):
 @pytest.mark.parametrize(
     ("name", "training"), [("patience", dict(patience=3)), ("plateau", dict(schedule="plateau"))]
 )
-def test_what_goes_by_validation_needs_a_validation_split(name, training):
+def test_options_that_use_validation_need_a_validation_split(name, training):
     with pytest.raises(UserError, match=name):
         Config(data=DataConfig(train_on="train+valid"), training=TrainingConfig(**training))
 
 
-def test_files_that_are_no_config_say_so(tmp_path):
+def test_files_that_are_not_configs_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_bytes("training:\n  epochs: 2\n".encode("utf-16"))
     with pytest.raises(UserError, match="no text in UTF-8"):
         load_config(tmp_path / "a.yaml")
@@ -145,7 +145,7 @@ def test_files_that_are_no_config_say_so(tmp_path):
         load_config(tmp_path / "c.yaml")
 
 
-def test_true_is_no_number(tmp_path):
+def test_true_is_not_a_number(tmp_path):
     (tmp_path / "a.yaml").write_text("model:\n  num_glimpses: true\n")
     with pytest.raises(UserError, match=r"a.yaml: model.num_glimpses: true is not a whole number"):
         load_config(tmp_path / "a.yaml")
@@ -185,7 +185,7 @@ def test_field_names_are_unique_over_the_sections():
         ("model:\n  stack: rnn", ["num_levels"]),
     ],
 )
-def test_mistakes_in_a_file_are_named_with_the_file(tmp_path, text, said):
+def test_errors_in_a_file_name_the_file(tmp_path, text, said):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -218,7 +218,7 @@ def test_fields_are_replaced_by_their_flat_names_and_checked():
         ({"step_weights": (1, 1, 1), "step_losses": "last"}, "only one loss"),
     ],
 )
-def test_step_weights_belong_to_the_losses_that_there_are(values, words):
+def test_step_weights_must_match_the_losses(values, words):
     with pytest.raises(UserError, match=words):
         replace_fields(Config(), {"num_glimpses": 3, **values})
     assert replace_fields(
@@ -255,7 +255,7 @@ def test_a_section_refuses_values_of_another_kind_or_out_of_range(section, value
     assert "\n" not in str(caught.value)
 
 
-def test_a_section_brings_values_to_their_types(tmp_path):
+def test_a_section_converts_values_to_their_types(tmp_path):
     data = DataConfig(dataset=tmp_path, crop_area=[1, 1])
     assert data.dataset == str(tmp_path) and data.crop_area == (1.0, 1.0)
     model = ModelConfig(std=1, num_glimpses=3.0)

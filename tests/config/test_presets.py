@@ -1,4 +1,4 @@
-"""Every preset in configs/ loads, builds without weights and makes one training pass."""
+"""Every preset in configs/ loads, builds without pretrained weights and trains one step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_preset_trains(path, photo_shape):
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_the_header_says_how_to_run_it_and_what_to_expect(path):
+def test_the_header_has_the_command_and_the_expected_figures(path):
     text = path.read_text()
     header = text.split("data:\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())
@@ -75,7 +75,9 @@ def test_a_preset_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
     assert list_presets() == [path.stem for path in PRESETS]
     assert find_preset(name).samefile(ROOT / "configs" / "demo.yaml")
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("training:\n  epochs: 77\n")  # a file of one's own comes first
+    (tmp_path / name).write_text(
+        "training:\n  epochs: 77\n"
+    )  # a file in the current folder comes first
     assert load_config(name).training.epochs == 77
 
 
@@ -88,7 +90,7 @@ def test_a_preset_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
         (".", "is a folder"),
     ],
 )
-def test_a_name_that_is_none_says_what_there_is(name, says, tmp_path, monkeypatch):
+def test_an_unknown_name_lists_the_presets(name, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=says):
         find_preset(name)

@@ -1,4 +1,4 @@
-"""Prepared data sets of a few photos, as prepare_data.py would write them."""
+"""Small prepared data sets, as prepare_data.py writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_photos(
     folds: int = 0,
     **info: object,
 ) -> Path:
-    """Photo i of a split is all noise but for a box of white at (5, 6, 20, 18); PNG keeps it."""
+    """Write photos of noise with a white box at (5, 6, 20, 18), as PNG, which is lossless."""
     rng = np.random.default_rng(0)
     rows = []
     for split, count in (counts or COUNTS).items():
@@ -64,7 +64,7 @@ def make_photos(
 
 
 def make_digits(folder: Path, count: int = 40, **info: object) -> Path:
-    """Digits of 8x8 that are not 0 anywhere; valid and test are canvases where there is one."""
+    """Write 8x8 digits without zeros; with a canvas, valid and test hold canvases."""
     rng = np.random.default_rng(0)
     canvas = info.get("canvas", [8, 8])
     for split, number in {"train": count, "valid": 10, "test": 10}.items():

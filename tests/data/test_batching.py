@@ -35,7 +35,7 @@ def train(sizes_N2, *, rank=0, world=1, batch_size=10, epoch=0, labels=None, bal
 
 
 @pytest.mark.parametrize("sizes_N2", [SAME, sizes_of(103)])
-def test_an_epoch_has_every_photo_once_and_the_next_is_another(sizes_N2):
+def test_an_epoch_has_every_photo_once_and_the_next_another_order(sizes_N2):
     first, second = (np.concatenate([b.index_B for b in train(sizes_N2, epoch=e)]) for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(103))
     assert (first != second).any()
@@ -45,14 +45,14 @@ def test_an_epoch_has_every_photo_once_and_the_next_is_another(sizes_N2):
 
 @pytest.mark.parametrize("sizes_N2", [SAME, sizes_of(103)])
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_train_on_equal_shares_of_the_same_global_batches(sizes_N2, world):
+def test_ranks_train_on_equal_parts_of_the_same_global_batches(sizes_N2, world):
     shards = [train(sizes_N2, rank=r, world=world, batch_size=6) for r in range(world)]
     lengths = [[len(b.index_B) for b in shard] for shard in shards]
     assert all(length == lengths[0] for length in lengths)
     indices = np.concatenate([b.index_B for shard in shards for b in shard])
     assert (
         len(indices) == len(set(indices)) > 103 - world
-    )  # none twice, fewer than `world` left out
+    )  # no duplicates; fewer than `world` are left out
     whole = train(sizes_N2, batch_size=6 * world)
     for step, batch in enumerate(whole):
         together = {i for shard in shards for i in shard[step].index_B.tolist()}
@@ -66,7 +66,7 @@ def test_no_batch_of_one_unless_it_is_the_only_one():
     assert sorted(len(b.index_B) for b in train(SAME[:22])) == [2, 10, 10]
 
 
-def test_like_shapes_stand_together_and_still_meet_others():
+def test_batches_group_similar_shapes_and_still_vary():
     sizes_N2 = sizes_of(2000)
     batches = train(sizes_N2, batch_size=20)
     mixed_up = [sizes_N2[i : i + 20] for i in range(0, 2000, 20)]
@@ -102,13 +102,13 @@ def test_balanced_draws_every_class_equally_often():
     labels = np.array([0] * 90 + [1] * 9 + [2] * 3)
     rows = drawn(labels, 0, 0, balanced=True)
     assert np.bincount(labels[rows.index_B]).tolist() == [34, 34, 34]
-    # a photo that comes again is told apart, so that it is augmented anew
+    # a repeated photo has another number, so that it is augmented differently
     assert len(set(zip(rows.index_B.tolist(), rows.copy_B.tolist(), strict=True))) == 102
     rare = np.bincount(rows.index_B, minlength=102)[99:]
     assert rare.max() - rare.min() <= 1
 
 
-def test_chances_are_even_and_depend_on_everything():
+def test_random_numbers_are_uniform_and_depend_on_every_argument():
     rows = Rows(np.arange(4000), np.zeros(4000, int))
     draws = random_numbers(3, 0, 0, *rows)
     assert draws.shape == (4000, 3) and draws.min() >= 0 and draws.max() < 1
@@ -121,13 +121,13 @@ def test_chances_are_even_and_depend_on_everything():
     part = Rows(rows.index_B[[7, 900]], rows.copy_B[:2])
     assert (
         random_numbers(3, 0, 0, *part) == draws[[7, 900]]
-    ).all()  # whatever else is in the batch
+    ).all()  # independent of the rest of the batch
     assert derive_seed(0, 1) != derive_seed(1, 0)
     assert 0 <= derive_seed(-5, 2**40) < 2**63
     assert len(set(hash_seed(0, np.arange(1000)).tolist())) == 1000
 
 
-def test_splitmix64_gives_its_published_numbers():
+def test_splitmix64_gives_the_published_numbers():
     """First outputs for the seed 1234567, as other implementations give them."""
     from stacked_ram.data.rng import GOLDEN, _mix
 

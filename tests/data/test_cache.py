@@ -37,7 +37,7 @@ def pixels_of(dataset, row=0):
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
-def test_what_was_put_comes_back(folder, kind):
+def test_stored_photos_come_back(folder, kind):
     dataset, cache = cache_of(folder, kind)
     paths = [dataset.folder / name for name in dataset.names]
     assert cache.get(2, paths[2]) is None
@@ -74,7 +74,7 @@ def test_the_second_epoch_decodes_nothing(folder, monkeypatch):
     loader.set_epoch(1)
     for _ in loader:
         pass
-    again = loader_of(folder, cache="disk")  # another run, another process for all it knows
+    again = loader_of(folder, cache="disk")  # a new cache object, as in another run
     for _ in again:
         pass
 
@@ -98,7 +98,7 @@ def test_a_new_manifest_gets_a_new_file_and_the_old_one_goes(folder):
     cache_of(folder)
     cache_of(folder, short_side=20)
     first = {path.name for path in (folder / ".cache").iterdir()}
-    assert len(first) == 4  # two sizes, each pixels and marks of what is done
+    assert len(first) == 4  # two sizes, each with its pixels and its done-bitmap
     manifest = folder / "manifest.csv"
     manifest.write_text(manifest.read_text() + "\n")
     cache_of(folder)
@@ -106,11 +106,11 @@ def test_a_new_manifest_gets_a_new_file_and_the_old_one_goes(folder):
     assert len(left) == 4 and len(left & first) == 2
 
 
-def test_pixels_that_are_not_on_the_disk_are_served_to_no_later_run(folder, monkeypatch, caplog):
+def test_pixels_that_were_not_flushed_are_not_used_by_a_later_run(folder, monkeypatch, caplog):
     dataset, cache = cache_of(folder)
     path = dataset.folder / dataset.names[0]
     cache.put(0, path, pixels_of(dataset))
-    assert (cache.get(0, path) == pixels_of(dataset)).all()  # to this run they are known
+    assert (cache.get(0, path) == pixels_of(dataset)).all()  # this run may use them
 
     def broken_disk(file):
         raise OSError(5, "Input/output error")
@@ -136,7 +136,7 @@ def test_too_large_for_cache_limit(folder, caplog):
     assert not (folder / ".cache").exists()
 
 
-def test_no_room_on_the_disk(folder, caplog, monkeypatch):
+def test_a_disk_without_room(folder, caplog, monkeypatch):
     usage = shutil.disk_usage(folder)._replace(free=10)
     monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: usage)
     with caplog.at_level(logging.WARNING):
@@ -144,7 +144,7 @@ def test_no_room_on_the_disk(folder, caplog, monkeypatch):
     assert cache is None and "do not fit on the disk" in caplog.text
 
 
-def test_a_disk_that_fills_up_stops_the_cache_and_nothing_else(folder, caplog, monkeypatch):
+def test_a_full_disk_stops_only_the_cache(folder, caplog, monkeypatch):
     def write(*args):
         raise OSError(28, "No space left on device")
 
@@ -188,7 +188,7 @@ def _die_in_mid_write(cache, dataset, row):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_killed_process_half_wrote_is_never_served(folder):
+def test_a_half_written_photo_of_a_killed_process_is_never_used(folder):
     dataset, cache = cache_of(folder)
     worker = multiprocessing.get_context("fork").Process(
         target=_die_in_mid_write, args=(cache, dataset, 3)
@@ -205,7 +205,7 @@ def test_what_a_killed_process_half_wrote_is_never_served(folder):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_of_any_kind_fills_the_cache_of_its_parent(folder, method):
+def test_workers_of_any_start_method_fill_the_cache_of_their_parent(folder, method):
     dataset, cache = cache_of(folder)
     context = torch.multiprocessing.get_context(method)
     worker = context.Process(target=_fill, args=(cache, dataset, [4]))
@@ -214,7 +214,7 @@ def test_a_worker_of_any_kind_fills_the_cache_of_its_parent(folder, method):
     assert (cache.get(4, dataset.folder / dataset.names[4]) == pixels_of(dataset, 4)).all()
 
 
-def test_memory_without_the_means_is_refused_by_name(folder, monkeypatch):
+def test_a_memory_cache_without_shared_memory_is_refused(folder, monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(UserError, match="cache: memory is for Linux"):
         cache_of(folder, "memory")

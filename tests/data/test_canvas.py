@@ -1,4 +1,4 @@
-"""Canvases of digits: exact places, no visible square, uniform chances, the same for a seed."""
+"""Canvases of digits: exact places, no visible square, uniform places, reproducible."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def strokes(count: int, seed: int = 0, size: int = 28) -> torch.Tensor:
-    """Digits of a kind: some ink in the middle, exactly 0 around it; uint8 N H W."""
+    """Return images like digits: ink in the middle, exactly 0 around it; uint8 N H W."""
     ink = torch.randint(1, 256, (count, size, size), generator=seeded(seed), dtype=torch.uint8)
     ink[torch.rand(ink.shape, generator=seeded(seed + 1)) < 0.6] = 0
     ink[:, :4], ink[:, -4:], ink[:, :, :4], ink[:, :, -4:] = 0, 0, 0, 0
@@ -23,7 +23,7 @@ def strokes(count: int, seed: int = 0, size: int = 28) -> torch.Tensor:
 
 
 def slow_compose(images, canvas, clutter, size, generator, pool, index):
-    """One photo, one piece and one pixel at a time, with the chances that `compose` draws."""
+    """Compose photo by photo, piece by piece and pixel by pixel, from the same random numbers."""
     count, height, width = images.shape
 
     def draw(high, *shape):
@@ -119,7 +119,7 @@ def test_clutter_covers_the_whole_canvas_evenly():
     pool = torch.full((2000, 28, 28), 1, dtype=torch.uint8)
     black = torch.zeros_like(pool)
     pixels, _ = compose(black, (31, 45), clutter=1, generator=seeded(), pool_NHW=pool)
-    assert (pixels.sum(dim=(1, 2, 3)) == 64).all(), "every piece whole, none wrapped round"
+    assert (pixels.sum(dim=(1, 2, 3)) == 64).all(), "every piece is whole, none wraps around"
     hits = pixels[:, 0].float().sum(0)
     assert (hits[7:-7, 7:-7] > 0).all()
     assert hits[0, 0] > 0 and hits[-1, -1] > 0 and hits[0, -1] > 0 and hits[-1, 0] > 0
@@ -134,22 +134,22 @@ def test_same_seed_same_canvases_other_seed_others():
     assert not torch.equal(once[1], other[1])
 
 
-def test_a_seed_means_the_same_everywhere():
-    """Fixed test sets are published by hash: a change here changes every one of them."""
+def test_a_seed_gives_the_published_canvases():
+    """Fixed test sets are published by hash, so they must not change."""
     images = (torch.arange(30 * 28 * 28) * 7919 % 256).to(torch.uint8).view(30, 28, 28)
     pixels, boxes = compose(images, (60, 60), clutter=4, generator=seeded(12))
     digest = hashlib.sha256(pixels.numpy().tobytes() + boxes.numpy().tobytes()).hexdigest()
     assert digest == "4d10998892cfc799c38ace42a25104b91d8670c66ecb5cc29685f24cb13985b1"
 
 
-def test_without_translate_the_digit_stands_at_the_centre():
+def test_without_translate_the_digit_is_at_the_centre():
     images = strokes(5)
     pixels, boxes = compose(images, (60, 100), translate=False)
     assert boxes.tolist() == [[36, 16, 64, 44]] * 5
     assert torch.equal(pixels[:, 0, 16:44, 36:64], images)
 
 
-def test_shift_moves_by_at_most_so_many_pixels_and_brings_in_black():
+def test_shift_moves_by_at_most_so_many_pixels_and_fills_with_black():
     images = strokes(300)
     pixels = shift(images, 3, seeded())
     assert pixels.shape == (300, 1, 28, 28)
@@ -169,7 +169,7 @@ def test_shift_moves_by_at_most_so_many_pixels_and_brings_in_black():
 
 
 @pytest.mark.parametrize("sides", [(28, 28), (20, 28)])
-def test_rotate_turns_each_digit_about_its_middle_as_scipy_does(sides):
+def test_rotate_turns_each_digit_about_its_centre_as_scipy_does(sides):
     images = torch.zeros(50, *sides, dtype=torch.uint8)
     images[:, 6:-6, 6:-6] = strokes(50)[:, 6 : sides[0] - 6, 6:-6]
     turned = rotate(images, 30.0, seeded())
@@ -197,7 +197,7 @@ def test_a_batch_of_one_works_with_a_pool():
         ({"clutter": 1, "images_BHW": torch.zeros(1, 28, 28, dtype=torch.uint8)}, "pool"),
     ],
 )
-def test_what_cannot_be_composed_is_refused(change, words):
+def test_invalid_canvases_are_refused(change, words):
     arguments = {"images_BHW": strokes(2), "canvas": (60, 60)} | change
     with pytest.raises(ValueError, match=words):
         compose(arguments.pop("images_BHW"), arguments.pop("canvas"), **arguments)

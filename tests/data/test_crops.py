@@ -10,13 +10,13 @@ COUNT = 3000
 ROWS = Rows(np.arange(COUNT), np.zeros(COUNT, int))
 
 
-def cuts_of(sizes_B2, **data):
+def crops_of(sizes_B2, **data):
     return random_crops(DataConfig(**data), 0, 0, ROWS, sizes_B2)
 
 
-def test_crops_have_the_areas_asked_for_and_nearly_the_photos_proportions():
+def test_crops_have_the_requested_areas_and_nearly_the_photos_proportions():
     sizes_B2 = np.tile([300, 400], (COUNT, 1))
-    crops = cuts_of(sizes_B2, crop_area=(0.3, 0.8))
+    crops = crops_of(sizes_B2, crop_area=(0.3, 0.8))
     height, width = crops.sizes_B2.T
     area = height * width / 120_000
     assert 0.29 < area.min() < 0.31 and 0.79 < area.max() < 0.81
@@ -25,21 +25,21 @@ def test_crops_have_the_areas_asked_for_and_nearly_the_photos_proportions():
     assert 0.74 < proportions.min() < 0.77 and 1.30 < proportions.max() < 1.35
     left, top, right, bottom = crops.windows_B4.T
     assert left.min() == 0 and top.min() == 0 and right.max() == 400 and bottom.max() == 300
-    assert abs((left + right).mean() / 2 - 200) < 5  # anywhere, evenly
+    assert abs((left + right).mean() / 2 - 200) < 5  # uniformly distributed
 
 
 def test_large_crops_fit():
     sizes_B2 = np.tile([7, 400], (COUNT, 1))
-    crops = cuts_of(sizes_B2, crop_area=(0.9, 1.0))
+    crops = crops_of(sizes_B2, crop_area=(0.9, 1.0))
     assert (crops.sizes_B2 >= 1).all() and (crops.sizes_B2 <= sizes_B2).all()
     assert (crops.sizes_B2.prod(axis=1) / 2800).min() > 0.8
 
 
-def test_flips_are_half_of_the_photos_and_not_tied_to_the_crops():
+def test_half_of_the_photos_are_flipped_independent_of_their_crops():
     sizes_B2 = np.tile([300, 400], (COUNT, 1))
-    flips = cuts_of(sizes_B2, flip=True).flips_B
+    flips = crops_of(sizes_B2, flip=True).flips_B
     assert 0.47 < flips.mean() < 0.53
-    crops = cuts_of(sizes_B2, flip=True, crop_area=(0.5, 1.0))
+    crops = crops_of(sizes_B2, flip=True, crop_area=(0.5, 1.0))
     assert (crops.flips_B == flips).all()
     assert abs(np.corrcoef(crops.flips_B, crops.windows_B4[:, 0])[0, 1]) < 0.05
 
@@ -50,7 +50,7 @@ def test_boxes_follow_crop_and_flip():
     moved = crop_boxes(boxes_B4, Crops(windows_B4, np.array([False, True, False])))
     assert moved[0].tolist() == [0, 10, 20, 60]
     assert moved[1].tolist() == [20, 10, 40, 60]
-    assert np.isnan(moved[2]).all()  # nothing of it is left
+    assert np.isnan(moved[2]).all()  # the box is outside the crop
 
 
 def test_no_box_stays_no_box():

@@ -41,7 +41,7 @@ def test_train_on_adds_the_validation_photos(tmp_path):
     assert not any(name.startswith("test") for name in both.names)
 
 
-def test_folds_share_out_everything_but_the_test_photos(tmp_path):
+def test_folds_divide_everything_but_the_test_photos(tmp_path):
     make_photos(tmp_path, folds=3)
     held_out = [set(opened(tmp_path, "valid", fold=fold).names) for fold in range(3)]
     for fold in range(3):
@@ -56,13 +56,13 @@ def test_folds_share_out_everything_but_the_test_photos(tmp_path):
         opened(tmp_path, fold=3)
 
 
-def test_fold_needs_a_set_with_folds(tmp_path):
+def test_fold_needs_a_data_set_with_folds(tmp_path):
     make_photos(tmp_path)
     with pytest.raises(UserError, match="without --folds"):
         opened(tmp_path, fold=0)
 
 
-def test_limit_photos_keeps_the_classes_shares_and_the_same_photos(tmp_path):
+def test_limit_photos_keeps_the_class_proportions_and_the_same_photos(tmp_path):
     labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
     chosen = stratified(labels, 20)
     assert np.bincount(labels[chosen]).tolist() == [12, 6, 2]
@@ -103,7 +103,7 @@ def test_a_wrong_dataset_yaml_is_named(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_channel_that_does_not_vary_is_divided_by_1(tmp_path):
+def test_a_constant_channel_is_divided_by_1(tmp_path):
     make_photos(tmp_path, std=[0.25, 0.0, 0])
     assert opened(tmp_path).std == (0.25, 1.0, 1.0)
 
@@ -117,7 +117,7 @@ def test_no_data_set_says_how_to_make_one(tmp_path):
         opened(tmp_path)
 
 
-def test_yaml_that_is_none(tmp_path):
+def test_invalid_yaml(tmp_path):
     make_photos(tmp_path)
     for text in ("a: [", "", "- 1", "\x00"):
         (tmp_path / "dataset.yaml").write_text(text)
@@ -140,7 +140,7 @@ def test_a_manifest_that_is_missing_or_cut(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["640px", "", "0", "-3"])
-def test_a_size_that_is_none_is_named_with_its_photo(tmp_path, wrong):
+def test_an_invalid_size_is_named_with_its_photo(tmp_path, wrong):
     make_photos(tmp_path)
     manifest = tmp_path / "manifest.csv"
     lines = manifest.read_text().splitlines()
@@ -153,7 +153,7 @@ def test_a_size_that_is_none_is_named_with_its_photo(tmp_path, wrong):
         opened(tmp_path)
 
 
-def test_a_split_that_is_not_there(tmp_path):
+def test_a_missing_split(tmp_path):
     make_photos(tmp_path, {"train": 6, "test": 3})
     assert len(opened(tmp_path)) == 6
     with pytest.raises(UserError, match="the valid split is empty"):
@@ -173,7 +173,7 @@ def test_digits(tmp_path):
     assert len(opened(tmp_path, limit_photos=10).digits.images_NHW) == 10
 
 
-def test_the_digest_tells_digits_and_canvases_apart(tmp_path):
+def test_the_digest_distinguishes_digits_and_canvases(tmp_path):
     made = {
         "moved": make_digits(tmp_path / "moved", canvas=[20, 20], translate=True),
         "cluttered": make_digits(
@@ -191,7 +191,7 @@ def test_the_digest_tells_digits_and_canvases_apart(tmp_path):
         assert len(set(digest.values())) == 3
 
 
-def test_digits_that_do_not_belong_together(tmp_path):
+def test_arrays_of_digits_that_do_not_fit_together(tmp_path):
     make_digits(tmp_path)
     np.save(tmp_path / "train" / "labels.npy", np.zeros(3, np.int64))
     with pytest.raises(UserError, match="do not belong together"):

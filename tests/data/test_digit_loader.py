@@ -99,7 +99,7 @@ def test_rotate_turns_training_digits_only(plain, cluttered):
         loader_of(cluttered, rotate=40.0, clutter="fixed")
 
 
-def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(cluttered):
+def test_a_resumed_epoch_has_exactly_the_remaining_batches(cluttered):
     whole = list(loader_of(cluttered, batch_size=8))
     loader = loader_of(cluttered, batch_size=8)
     next(iter(loader))
@@ -110,7 +110,7 @@ def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(cluttered):
         assert torch.equal(left.boxes_B4, again.boxes_B4)
 
 
-def test_loading_leaves_torchs_own_chances_alone(cluttered):
+def test_loading_does_not_use_torchs_global_generator(cluttered):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -118,7 +118,7 @@ def test_loading_leaves_torchs_own_chances_alone(cluttered):
     assert torch.rand(1) == expected
 
 
-def test_ranks_share_the_digits_and_compose_apart(cluttered):
+def test_ranks_divide_the_digits_and_compose_different_canvases(cluttered):
     shards = [collected(loader_of(cluttered, rank=rank, world=2)) for rank in range(2)]
     assert not set(shards[0]) & set(shards[1])
     assert len(shards[0]) == len(shards[1]) == 20
@@ -128,7 +128,7 @@ def test_ranks_share_the_digits_and_compose_apart(cluttered):
     "option", [{"flip": True}, {"rand_augment": 5}, {"short_side": 6}, {"photo_size": (9, 9)},
                {"crop_area": (0.5, 1.0)}, {"random_erasing": 0.5}],
 )  # fmt: skip
-def test_what_is_for_photos_is_refused(plain, option):
+def test_options_for_photos_are_refused(plain, option):
     with pytest.raises(UserError, match=f"{next(iter(option))}: .* holds digits"):
         loader_of(plain, **option)
 

@@ -1,4 +1,4 @@
-"""Training scenes made anew: other ones every epoch, the same for a seed, their boxes right."""
+"""New training scenes in every epoch: reproducible, with exact boxes."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ from stacked_ram.runtime.errors import UserError
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[CheckedRecord]:
-    """Magenta rectangles: a class has its own proportions."""
+    """Magenta rectangles whose proportions are their class."""
     return checked_rectangles(tmp_path_factory.mktemp("checked"), 30)
 
 
@@ -46,7 +46,7 @@ def scenes(records, tmp_path_factory) -> Path:
 
 
 def epoch_of(folder: Path, epoch: int = 0, **fields) -> dict[int, tuple[torch.Tensor, ...]]:
-    """(pixels_CHW, box_4) of each photo of an epoch, and its label."""
+    """Return (pixels_CHW, box_4, label) of each photo of an epoch."""
     loader = loader_of(folder, **fields)
     loader.set_epoch(epoch)
     found = {}
@@ -65,7 +65,7 @@ def same(first, other) -> bool:
     )
 
 
-def test_scenes_are_others_in_every_epoch_and_the_same_for_a_seed(scenes):
+def test_scenes_are_new_in_every_epoch_and_the_same_for_a_seed(scenes):
     first = epoch_of(scenes)
     assert len(first) == 24 and same(first, epoch_of(scenes))
     for other in (epoch_of(scenes, epoch=1), epoch_of(scenes, seed=1)):
@@ -101,7 +101,7 @@ def test_the_cache_on_disk_is_used(scenes, tmp_path):
     assert same(before, epoch_of(folder, cache="disk"))
 
 
-def test_a_resumed_epoch_has_the_scenes_that_were_left(scenes):
+def test_a_resumed_epoch_has_the_remaining_scenes(scenes):
     whole = list(loader_of(scenes, flip=True))
     stopped = loader_of(scenes, flip=True)
     iterator = iter(stopped)
@@ -116,7 +116,7 @@ def test_a_resumed_epoch_has_the_scenes_that_were_left(scenes):
         assert torch.equal(left.boxes_B4, again.boxes_B4)
 
 
-def test_a_photo_drawn_twice_stands_in_two_scenes(scenes, tmp_path):
+def test_a_photo_drawn_twice_is_in_two_scenes(scenes, tmp_path):
     folder = shutil.copytree(scenes, tmp_path / "set")
     rows = (folder / "manifest.csv").read_text().splitlines()
     squares = [row for row in rows if row.startswith("train/square")]
@@ -170,8 +170,8 @@ def test_the_box_is_where_the_object_is(scenes, data):
 @pytest.mark.parametrize(
     "given", [{"short_side": 36}, {"photo_size": (20, 48)}, {"short_side": 30}]
 )
-def test_a_small_scene_is_composed_small_and_looks_like_the_written_ones(scenes, given):
-    """As large, as sharp and as bright as written scenes that are read so; objects as large."""
+def test_a_small_scene_is_composed_small_and_resembles_the_stored_ones(scenes, given):
+    """Size, sharpness and brightness are those of stored scenes, and so are the objects' sizes."""
     loader = loader_of(scenes, **given)
     assert (loader.maker.scenes.shape.height, loader.maker.scenes.shape.width) == (36, 48)
     read = [loader.maker.photo(row).numpy() for row in range(24)]
@@ -190,8 +190,8 @@ def test_a_small_scene_is_composed_small_and_looks_like_the_written_ones(scenes,
     assert np.mean(fractions) == pytest.approx(np.mean(written) / 96, rel=0.1)
 
 
-def test_by_the_numbers_of_a_written_scene_it_is_that_scene(scenes, records):
-    """Training sees the like of what is written; only the resizing is done in another way."""
+def test_with_the_random_numbers_of_a_stored_scene_it_is_that_scene(scenes, records):
+    """Training scenes equal the stored ones but for the way of resizing."""
     maker = loader_of(scenes).maker.scenes
     record_of = {record.source: record for record in records}
     with open(scenes / "manifest.csv", encoding="utf-8", newline="") as file:
@@ -205,10 +205,10 @@ def test_by_the_numbers_of_a_written_scene_it_is_that_scene(scenes, records):
         assert box_4.tolist() == [float(row[f"box_{side}"]) for side in
                                   ("left", "top", "right", "bottom")]  # fmt: skip
         off = np.abs(np.asarray(written).transpose(2, 0, 1).astype(int) - pixels_CHW)
-        assert off.mean() < 2, "cut at whole pixels, so it may be moved by half of one"
+        assert off.mean() < 2, "cropped at whole pixels, so it may be shifted by half a pixel"
 
 
-def test_validation_and_test_are_as_written_and_training_too_if_fixed(scenes):
+def test_validation_and_test_are_as_stored_and_training_too_if_fixed(scenes):
     for split, data in (("valid", {}), ("test", {}), ("train", {"clutter": "fixed"})):
         loader = loader_of(scenes, split, **data)
         assert loader.maker.scenes is None
@@ -220,7 +220,7 @@ def test_validation_and_test_are_as_written_and_training_too_if_fixed(scenes):
                         assert (np.asarray(image).transpose(2, 0, 1) == pixels_CHW.numpy()).all()
 
 
-def test_what_was_validated_on_is_trained_on_as_written(scenes):
+def test_with_train_on_validation_its_scenes_are_as_stored(scenes):
     loader = loader_of(scenes, train_on="train+valid")
     rows = [int(row) for batch in loader for row in batch.index_B]
     assert sorted(rows) == list(range(27))

@@ -1,4 +1,4 @@
-"""What a frozen backbone finds in the glance is kept: the same numbers, and the work only once."""
+"""The features of a frozen glance are cached: the same numbers, computed only once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def looked(monkeypatch):
-    """How many photos glances were computed of."""
+    """Count the photos whose glance was computed."""
     counts = []
     find = Glance.find
 
@@ -65,7 +65,7 @@ def kept(folder):
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("cache", ["disk", "memory"])
-def test_a_batch_brings_what_the_glance_would_find(folder, precision, cache):
+def test_a_batch_has_the_features_of_the_glance(folder, precision, cache):
     loader, model, _ = made(folder, precision=precision, cache=cache)
     for epoch in (0, 1):
         loader.set_epoch(epoch)
@@ -80,7 +80,7 @@ def test_a_batch_brings_what_the_glance_would_find(folder, precision, cache):
             assert all(torch.equal(a, b) for a, b in zip(moved, batch.glance, strict=True))
 
 
-def test_a_run_learns_the_same_and_looks_once(folder, tmp_path, looked):
+def test_a_run_learns_the_same_and_computes_each_glance_once(folder, tmp_path, looked):
     plain = tiny_config(folder, **FROZEN | {"cache": "none"})
     expected = train_run(plain, tmp_path / "plain")
     without = sum(looked)
@@ -88,14 +88,14 @@ def test_a_run_learns_the_same_and_looks_once(folder, tmp_path, looked):
     config = replace_fields(plain, {"cache": "disk"})
     found = train_run(config, tmp_path / "kept")
     assert found == pytest.approx(expected, rel=1e-4)
-    probes = 2  # one a loader: what shape is it?
+    probes = 2  # one per loader, to find its shape
     assert without == 3 * (18 + 6) and sum(looked) == 18 + 6 + probes
     looked.clear()
     assert train_run(config, tmp_path / "again") == found
     assert sum(looked) == probes
 
 
-def test_the_test_command_takes_what_is_kept(folder, tmp_path, looked):
+def test_the_test_command_uses_the_cache(folder, tmp_path, looked):
     from stacked_ram.evaluation.evaluate import evaluate
     from stacked_ram.runs.checkpoint import load_run
 
@@ -113,12 +113,12 @@ CHANGING = [
 
 
 @pytest.mark.parametrize("fields", CHANGING, ids=lambda fields: next(iter(fields)))
-def test_photos_that_change_are_looked_at_every_time(folder, fields):
+def test_augmented_photos_are_not_cached(folder, fields):
     assert not caches(made(folder, **fields)[0])
     assert caches(made(folder, "valid", **fields)[0])
 
 
-def test_nothing_is_kept_where_it_would_not_stay_the_same(folder, tmp_path):
+def test_nothing_is_cached_where_the_glance_may_change(folder, tmp_path):
     assert not caches(made(folder, freeze_backbone=False)[0])
     assert not caches(made(folder, cache="none")[0])
     assert not caches(made(folder, retina="dense", patch_size=8)[0])
@@ -140,7 +140,7 @@ def test_a_file_for_each_state_of_the_weights_and_of_the_glance(folder):
     assert len(kept(folder)) == 6
 
 
-def test_a_changed_photo_is_looked_at_again(folder, looked):
+def test_the_glance_of_a_changed_photo_is_computed_again(folder, looked):
     loader, *_ = made(folder, "valid")
     list(loader)
     os.utime(folder / loader.dataset.names[2], ns=(1, 1))

@@ -1,4 +1,4 @@
-"""Large photos through the whole toolkit: the model, predict, pictures, batches of training."""
+"""Large photos in the whole toolkit: the model, predict, pictures, training batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from pyramids import add_odd_tag, claim_size, lose_tiles, smooth_pixels, vips, write_pyramid
+from pyramids import add_harmless_tag, claim_size, lose_tiles, smooth_pixels, vips, write_pyramid
 from tiny import tiny_config
 from variants import VARIANTS, make
 
@@ -31,7 +31,7 @@ def needs_pyvips():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Two files without smaller levels, where all patches are exact, and their pixels."""
+    """Two files without smaller levels, whose patches are all exact, and their pixels."""
     folder = tmp_path_factory.mktemp("large")
     arrays = [smooth_pixels(*size, seed=seed) for seed, size in enumerate(SIZES)]
     paths = [
@@ -53,7 +53,7 @@ PIECES = ["dense", "fraction", "stack_rnn_own", "soft", "categorical"]
 
 
 @pytest.mark.parametrize("name", PIECES)
-def test_a_model_sees_the_same_in_pieces_as_in_memory(files, name):
+def test_a_model_gives_the_same_by_region_as_in_memory(files, name):
     paths, arrays = files
     model = make(name).eval()
     height, width = (max(size[axis] for size in SIZES) for axis in (0, 1))
@@ -80,7 +80,7 @@ def test_a_model_that_makes_maps_gets_photos_whole_while_they_fit(files, name, m
         open_photo(files[0][0], whole=whole)
 
 
-def test_which_files_are_read_in_pieces(files, tmp_path, monkeypatch):
+def test_which_files_are_read_by_region(files, tmp_path, monkeypatch):
     paths, arrays = files
     assert not is_large(paths[0])
     assert is_large(paths[0], limit=1000)
@@ -98,10 +98,10 @@ def test_which_files_are_read_in_pieces(files, tmp_path, monkeypatch):
     in_memory = open_photo(pyramid, short_side=20)
     assert np.abs(from_level.astype(int) - in_memory).max() < 12
     monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
-    assert not is_large(pyramid)  # what can be held in memory does not need pyvips
+    assert not is_large(pyramid)  # photos that fit in memory do not need pyvips
 
 
-def test_predict_goes_on_after_a_large_photo_that_is_damaged(run, tmp_path, capsys):
+def test_predict_continues_after_a_damaged_large_photo(run, tmp_path, capsys):
     good = write_pyramid(tmp_path / "1_good.tif", smooth_pixels(150, 200))
     cut = write_pyramid(tmp_path / "2_cut.tif", smooth_pixels(150, 200))
     lose_tiles(cut)
@@ -109,7 +109,7 @@ def test_predict_goes_on_after_a_large_photo_that_is_damaged(run, tmp_path, caps
     claim_size(vast, 200_000)
     (tmp_path / "4_text.svs").write_text("no slide")
     last = write_pyramid(tmp_path / "5_good.tif", smooth_pixels(150, 200))
-    add_odd_tag(last)
+    add_harmless_tag(last)
     predict(Predict(run=run, photos=(str(tmp_path),), device="cpu"))
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [bool(row["error"]) for row in rows] == [False, True, True, True, False]
@@ -120,7 +120,7 @@ def test_predict_goes_on_after_a_large_photo_that_is_damaged(run, tmp_path, caps
     assert all("\n" not in row["error"] for row in rows)
 
 
-def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypatch):
+def test_a_large_photo_is_drawn_on_a_reduced_picture_of_it(run, tmp_path, monkeypatch):
     from stacked_ram.viz import photos as viz_photos
     from stacked_ram.viz.foveate import foveated
     from stacked_ram.viz.records import record_photos
@@ -140,7 +140,7 @@ def test_a_large_photo_is_drawn_on_a_small_picture_of_it(run, tmp_path, monkeypa
 
 
 def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monkeypatch):
-    """Every photo is opened as a pyramid, and none is held: a run, its test, its drawings."""
+    """A run, its test and its pictures open every photo as a pyramid and hold none in memory."""
     from stacked_ram.data import photo_batches as assemble
     from stacked_ram.data.batch import Batch
     from stacked_ram.data.dataset import open_dataset
@@ -172,7 +172,7 @@ def test_training_test_and_pictures_of_a_data_set_of_large_photos(tmp_path, monk
         train_run(maps, tmp_path / "maps")
 
 
-def test_a_data_set_of_pyramids_is_read_in_pieces_unless_it_is_needed_whole(tmp_path):
+def test_a_data_set_of_pyramids_is_read_by_region_unless_it_is_needed_whole(tmp_path):
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.data.photo_batches import by_region
 

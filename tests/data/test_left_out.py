@@ -1,4 +1,4 @@
-"""Large photos that turn out to be damaged: told of once, left out, and the rest goes on."""
+"""Damaged large photos are reported once and left out; the run continues."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def photo(folder, split, number):
 
 
 def break_one_of_each_kind(folder):
-    """Of the training photos: cut off, claiming to be vast, changed, gone."""
+    """Damage training photos: cut off, with a huge size in the header, changed, deleted."""
     lose_tiles(photo(folder, "train", 0))
     claim_size(photo(folder, "train", 1), 200_000)
     write_pyramid(photo(folder, "train", 2), smooth_pixels(60, 80))
 
 
-def test_training_goes_on_without_photos_that_cannot_be_read(folder, tmp_path, caplog):
+def test_training_continues_without_unreadable_photos(folder, tmp_path, caplog):
     break_one_of_each_kind(folder)
     photo(folder, "valid", 0).unlink()
     with caplog.at_level(logging.WARNING):
@@ -77,7 +77,7 @@ def test_training_goes_on_without_photos_that_cannot_be_read(folder, tmp_path, c
 
 
 @pytest.mark.parametrize("estimator", ["ppo", "leave_one_out", "self_critical"])
-def test_the_readable_photos_of_a_batch_teach_what_they_would_teach_alone(folder, estimator):
+def test_the_readable_photos_of_a_batch_give_the_gradients_they_give_alone(folder, estimator):
     settings = tiny_config(folder, **HOW, estimator=estimator, rollouts=2)
     dataset = open_dataset(settings.data, "train")
     loader = make_loader(dataset, settings, train=True)
@@ -114,7 +114,7 @@ def test_a_resumed_run_counts_what_was_left_out_before(folder, tmp_path):
     assert [row["left_out"] for row in rows] == ["3", "3"]
 
 
-def test_photos_that_lie_elsewhere_are_named_as_the_manifest_names_them(folder, tmp_path):
+def test_photos_outside_the_folder_are_named_as_in_the_manifest(folder, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     (folder / "train").rename(elsewhere)
     manifest = folder / "manifest.csv"
@@ -131,7 +131,7 @@ def test_photos_that_lie_elsewhere_are_named_as_the_manifest_names_them(folder, 
     assert list(left_out.errors) == [f"{elsewhere}/a/0.tif"] == dataset.names[:1]
 
 
-def test_too_many_are_an_error_that_says_so(folder, tmp_path, monkeypatch, caplog):
+def test_too_many_unreadable_photos_are_an_error(folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(room, "FEW", 1)
     monkeypatch.setattr(room, "NAMED", 1)
     break_one_of_each_kind(folder)
@@ -142,7 +142,7 @@ def test_too_many_are_an_error_that_says_so(folder, tmp_path, monkeypatch, caplo
     ]
 
 
-def test_test_says_what_it_left_out(folder, tmp_path):
+def test_the_test_reports_what_it_left_out(folder, tmp_path):
     train_run(tiny_config(folder, **HOW), tmp_path / "run")
     lose_tiles(photo(folder, "test", 1))
     loaded = load_run(tmp_path / "run", "cpu")
@@ -163,7 +163,7 @@ def test_test_says_what_it_left_out(folder, tmp_path):
         evaluate(loaded)
 
 
-def test_the_others_answers_stay_what_they_were(folder, tmp_path):
+def test_the_predictions_of_the_others_do_not_change(folder, tmp_path):
     train_run(tiny_config(folder, **HOW), tmp_path / "run")
     loaded = load_run(tmp_path / "run", "cpu")
     dataset = open_dataset(loaded.config.data, "train")

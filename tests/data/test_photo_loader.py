@@ -60,7 +60,7 @@ def test_photos_come_as_stored_padded_with_zeros(folder):
 
 
 def white(photo):
-    """The box of the pixels that are (almost) white: left, top, right, bottom."""
+    """Return the box of the (almost) white pixels: left, top, right, bottom."""
     rows, columns = (photo.min(dim=0).values > 228).nonzero(as_tuple=True)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -94,8 +94,8 @@ def test_crops_keep_the_photos_shape_or_have_photo_size(folder):
         assert (batch.sizes_B2 == torch.tensor([17, 23])).all()
 
 
-def test_nearly_the_same_crops_do_not_share_a_cache(tmp_path):
-    """Photos are kept larger for smaller crops: here at 236 and 235 pixels."""
+def test_nearly_equal_crops_have_different_caches(tmp_path):
+    """Smaller crops need larger stored photos: here of 236 and 235 pixels."""
     make_photos(tmp_path, {"train": 3}, sizes=((400, 400),))
     for lowest in (0.90, 0.91):
         how = {"photo_size": (224, 224), "crop_area": (lowest, 1.0)}
@@ -132,7 +132,7 @@ def test_epochs_and_seeds_differ(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(folder, workers):
+def test_a_resumed_epoch_has_exactly_the_remaining_batches(folder, workers):
     whole = loader_of(folder, **EVERYTHING)
     whole.set_epoch(3)
     batches = list(whole)
@@ -146,7 +146,7 @@ def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(folder, workers)
     stopped.close()
     resumed = loader_of(folder, workers=workers, **EVERYTHING)
     resumed.load_state_dict(state)
-    resumed.set_epoch(3)  # as the engine does at the start of every epoch
+    resumed.set_epoch(3)  # as the trainer does at the start of every epoch
     rest = list(resumed)
     assert len(rest) == len(batches) - 2 and len(resumed) == len(batches)
     assert all(same(a, b) for a, b in zip(batches[2:], rest, strict=True))
@@ -157,7 +157,7 @@ def test_a_resumed_epoch_has_exactly_the_batches_that_were_left(folder, workers)
     resumed.close()
 
 
-def test_loading_leaves_torchs_own_chances_alone(folder):
+def test_loading_does_not_use_torchs_global_generator(folder):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -181,10 +181,10 @@ def test_two_ranks_see_what_one_process_sees(folder):
             for place, row in enumerate(batch.index_B.tolist()):
                 assert torch.equal(photo_of(batch, place), whole[row])
                 count += 1
-    assert count == 22  # of 23: the shares are equal
+    assert count == 22  # of 23, because the ranks get equal numbers
 
 
-def test_a_photo_drawn_again_is_augmented_anew(tmp_path):
+def test_a_repeated_photo_is_augmented_differently(tmp_path):
     make_photos(tmp_path, {"train": 11}, classes=tuple("abcdefghij"))
     (tmp_path / "manifest.csv").write_text(
         "\n".join((tmp_path / "manifest.csv").read_text().splitlines()[:11])
@@ -217,7 +217,7 @@ def test_mixup_and_cutmix_blend_photos_and_labels(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_photo_is_named_and_nothing_else(tmp_path, workers):
+def test_an_unreadable_photo_is_reported_in_one_line(tmp_path, workers):
     make_photos(tmp_path, {"train": 6})
     bad = tmp_path / "train" / "b" / "4.png"
     bad.write_bytes(bad.read_bytes()[:60])
@@ -228,13 +228,13 @@ def test_an_unreadable_photo_is_named_and_nothing_else(tmp_path, workers):
     assert str(caught.value).startswith(str(bad)) and "\n" not in str(caught.value)
 
 
-def test_what_is_for_digits_is_refused(folder):
+def test_options_for_digits_are_refused(folder):
     for options in ({"shift": 2}, {"clutter": "fixed"}):
         with pytest.raises(UserError, match="it is for digits"):
             loader_of(folder, **options)
 
 
-def test_no_room_for_workers_in_shared_memory(folder, monkeypatch, caplog):
+def test_too_little_shared_memory_for_workers(folder, monkeypatch, caplog):
     usage = room.shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage)
     loader = loader_of(folder, workers=2)
@@ -248,7 +248,7 @@ def test_grayscale_sets(tmp_path):
         assert batch.pixels_BCHW.shape[1] == 1
 
 
-def test_photos_to_be_cropped_are_kept_large_enough():
+def test_photos_are_stored_large_enough_for_crops():
     from stacked_ram.config.schema import DataConfig
 
     stored_M2 = np.array([[512, 640], [100, 120], [2000, 2500], [480, 224]])
@@ -275,7 +275,7 @@ TOO_FEW_CORES = "ignore:This DataLoader will create 2 worker:UserWarning"  # tor
 
 
 @pytest.mark.parametrize("how", ["interrupt", "kill", "leave"])
-def test_workers_go_with_their_parent_and_say_little(folder, how):
+def test_workers_end_with_their_parent_and_print_little(folder, how):
     """Ctrl-C to the whole group, SIGKILL of the parent, and an end without close()."""
     script = SCRIPT.format(here=str(Path(__file__).parent), folder=str(folder))
     if how == "leave":
@@ -289,7 +289,7 @@ def test_workers_go_with_their_parent_and_say_little(folder, how):
         os.killpg(child.pid, signal.SIGINT)
     elif how == "kill":
         child.kill()
-    _, said = child.communicate(timeout=120)  # ends when the workers have let go of the pipe
+    _, said = child.communicate(timeout=120)  # ends when the workers have closed the pipe
     if how == "interrupt":
         assert said.rstrip().endswith("KeyboardInterrupt") and "_worker_loop" not in said
     else:

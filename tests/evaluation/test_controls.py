@@ -14,7 +14,7 @@ def drawn(model, photos: int = 200, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("first", ["centre", "random", "learned"])
-def test_a_first_glimpse_that_the_policy_does_not_choose_stays(first):
+def test_a_first_glimpse_that_the_policy_does_not_choose_is_unchanged(first):
     model = make("dense", first_location=first)
     found = drawn(model)
     assert found.shape == (200, 3, 1, 2)
@@ -39,7 +39,7 @@ def test_a_policy_over_cells_is_replaced_by_distinct_cells(first, regions):
     assert len(set(cells.flatten().tolist())) == len(centres) - (first == "centre")
 
 
-def test_levels_that_share_a_location_are_sent_to_one():
+def test_levels_with_a_shared_location_get_the_same_location():
     model = make("dense", stack="rnn", num_levels=2, stack_location="shared")
     found = drawn(model)
     assert torch.equal(found[:, :, 0], found[:, :, 1])

@@ -1,4 +1,4 @@
-"""What a photo costs, against counting by hand."""
+"""The cost of a photo, compared with counting by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLICY = 16 * 128 + 128 * 2
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_every_product_of_the_papers_model_is_counted(core):
+def test_every_multiplication_of_the_papers_model_is_counted(core):
     model = make("dense", core=core, first_location="learned")
     cost = photo_cost(model, 40, 52)
     classifier, baseline = 16 * 3, 16
@@ -31,18 +31,18 @@ def test_every_product_of_the_papers_model_is_counted(core):
     assert cost.core * 1e9 == pytest.approx(CORES[core])
     assert cost.before == 0
     assert cost.total == pytest.approx(3 * cost.per_glimpse)
-    assert model.training, "as it was"
+    assert model.training, "unchanged"
 
 
 def test_attention_over_glimpses_is_counted():
-    """Fused kernels would count as nothing."""
+    """Fused kernels would not be counted."""
     model = make("dense", core="transformer", num_glimpses=1, first_location="learned")
     products = 16 * 16 + 2 * (16 * 48 + 16 * 16 + 2 * 16 * 32 + 2 * 16)
     assert photo_cost(model, 40, 52).core * 1e9 == pytest.approx(products)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_whole_is_the_sum_of_its_parts(name):
+def test_the_total_is_the_sum_of_its_parts(name):
     model = make(name)
     cost = photo_cost(model, 40, 52)
     steps = model.config.num_glimpses
@@ -52,21 +52,21 @@ def test_the_whole_is_the_sum_of_its_parts(name):
     assert 0 < cost.core < cost.per_glimpse
 
 
-def test_frozen_parameters_are_told_apart():
+def test_frozen_parameters_are_counted_separately():
     model = make("backbone", freeze_backbone=True)
     everything, trained = count_parameters(model)
     backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert everything - trained == backbone > 0
 
 
-def test_bringing_pixels_to_size_stands_by_itself():
+def test_resizing_is_counted_separately():
     small, large = (photo_cost(make("glance_core"), side, side) for side in (40, 200))
     assert large.total == pytest.approx(small.total)
     assert large.reading > small.reading > 0
 
 
-def test_a_typical_photo_is_one_of_the_set():
-    """Between the medians of heights and of widths lies nearly a square, as hardly any is."""
+def test_a_typical_photo_is_a_photo_of_the_set():
+    """The medians of height and width give nearly a square, which hardly any photo is."""
     sizes = np.array([(300, 200)] * 3 + [(200, 300)] * 3 + [(250, 240)])
     photos = SimpleNamespace(sizes=sizes)
     assert typical_size(photos, DataConfig()) in {(200, 300), (300, 200)}
@@ -74,7 +74,7 @@ def test_a_typical_photo_is_one_of_the_set():
     assert typical_size(photos, DataConfig(photo_size=(50, 60))) == (50, 60)
 
 
-def test_attention_in_the_plain_backbone_is_counted_as_in_ours():
+def test_attention_in_the_fine_tuned_backbone_is_counted_as_in_the_model():
     class Attends(nn.Module):
         def forward(self, images_BCRR):
             tokens_BTD = images_BCRR.flatten(1).unflatten(1, (-1, 8))

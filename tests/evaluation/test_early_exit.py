@@ -1,4 +1,4 @@
-"""Looking no longer than needed: the same answers as a full pass cut short, and thresholds."""
+"""Early exit: the same beliefs as a full pass that is cut short, and the choice of a threshold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_photo_keeps_the_belief_of_the_glimpse_it_stopped_at(name):
     if full.glance_logits_BN is not None:
         beliefs[0] = full.glance_logits_BN.softmax(1)
     fewest = min(beliefs)
-    # between two photos' beliefs: two passes may differ in a belief's last bits
+    # between the beliefs of two photos, because two passes may differ in the last bits
     threshold = beliefs[fewest].amax(1).sort().values[1:3].mean().item()
     answers = look_until(model, photos_of(model, images, sizes), threshold)
     for row in range(5):
@@ -52,7 +52,7 @@ def test_a_photo_keeps_the_belief_of_the_glimpse_it_stopped_at(name):
     assert (everything.glimpses_B == steps).all()
 
 
-def test_photos_that_left_cost_nothing_more():
+def test_photos_that_stopped_cost_nothing_more():
     model = make("dense", num_glimpses=6, first_location="learned").eval()
 
     def flops(threshold):
@@ -63,7 +63,7 @@ def test_photos_that_left_cost_nothing_more():
     assert flops(0.0) * 6 == flops(2.0) == flops(None)
 
 
-def test_a_photo_told_at_a_glance_costs_the_glance_alone():
+def test_a_photo_recognised_at_the_glance_costs_the_glance_alone():
     model = make("glance_core").eval()
 
     def flops(work):
@@ -78,7 +78,7 @@ def test_a_photo_told_at_a_glance_costs_the_glance_alone():
     assert spent == flops(lambda: model.start(photos))
 
 
-def test_the_learned_stop_decides_where_it_is_asked():
+def test_the_learned_stop_decides_when_requested():
     model = make("learned_stop").eval()
     with torch.no_grad():
         model.stop.bias.fill_(9.0)
@@ -92,7 +92,7 @@ def test_the_learned_stop_decides_where_it_is_asked():
 
 
 def problem(photos=300, steps=4, classes=3, seed=0):
-    """Beliefs that grow sharper and truer from glimpse to glimpse."""
+    """Return beliefs that grow sharper and more accurate from glimpse to glimpse."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, photos)
     scores = rng.normal(size=(photos, steps, classes))
@@ -122,7 +122,7 @@ def test_the_table_equals_a_loop_over_photos():
     assert (np.diff(table["mean_glimpses"]) >= 0).all()
 
 
-def test_the_table_counts_the_glance_as_no_glimpse():
+def test_the_table_does_not_count_the_glance_as_a_glimpse():
     beliefs, labels = problem(60)
     table = exit_table(beliefs, labels, fewest=0)
     assert table["mean_glimpses"][0] == 0 and table["mean_glimpses"][-1] == 3
@@ -137,7 +137,7 @@ def test_the_table_counts_the_glance_as_no_glimpse():
     assert curve["mean_gmacs"].iloc[[0, -1]].tolist() == pytest.approx([0.1, 1.0])
 
 
-def test_a_threshold_between_those_of_the_table_is_told_too():
+def test_a_threshold_between_those_of_the_table_is_evaluated_too():
     beliefs, labels = problem(60)
     table = exit_table(beliefs, labels)
     for threshold in (0.0, 0.4, 0.777, 0.95, 2.0, np.inf):
@@ -165,17 +165,17 @@ def test_the_threshold_is_the_cheapest_or_the_best():
         choose_threshold(table)
 
 
-def test_the_learned_stops_can_choose_too():
+def test_a_threshold_of_the_learned_stop_can_be_chosen_too():
     beliefs, labels = problem()
     right = beliefs.argmax(2) == labels[:, None]
-    stops = np.where(right, 0.9, 0.1)  # a stopping head that knows
+    stops = np.where(right, 0.9, 0.1)  # a perfect stopping head
     table = exit_table(beliefs, labels, stops)
     threshold = choose_threshold(table, mean_glimpses=4)
     assert table["accuracy"].max() == right.any(1).mean()
     assert 0.1 < threshold <= 0.9
 
 
-def test_the_curve_goes_from_one_glimpse_to_all():
+def test_the_curve_goes_from_a_single_glimpse_to_all():
     beliefs, labels = problem()
     curve = exit_curve(exit_table(beliefs, labels), Cost(total=1.3, per_glimpse=0.3, before=0.1))
     assert list(curve.columns) == ["threshold", "accuracy", "mean_glimpses", "mean_gmacs"]

@@ -28,7 +28,7 @@ def run(photos, tmp_path_factory):
     return folder
 
 
-def test_what_a_test_leaves_agrees_with_itself(run, photos, capsys):
+def test_the_files_of_a_test_agree_with_each_other(run, photos, capsys):
     run_test(Options(runs=(run,), controls=True, mc_samples=3))
     report = json.loads((run / "test.json").read_text())
     table = pandas.read_csv(run / "test_photos.csv")
@@ -57,7 +57,7 @@ def test_what_a_test_leaves_agrees_with_itself(run, photos, capsys):
     assert "control: centre" in shown
 
 
-def test_twice_the_same_and_whatever_the_batches(run, tmp_path):
+def test_figures_are_reproducible_and_do_not_depend_on_the_batches(run, tmp_path):
     reports = []
     for name, batch_size in (("a", 2), ("b", 6), ("c", 6)):
         run_test(Options(runs=(run,), batch_size=batch_size, out=tmp_path / name, controls=True))
@@ -68,7 +68,7 @@ def test_twice_the_same_and_whatever_the_batches(run, tmp_path):
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-5)
 
 
-def test_the_test_split_is_tested_whole_also_after_a_quick_training(photos, tmp_path):
+def test_the_whole_test_split_is_used_even_after_a_quick_training(photos, tmp_path):
     train_run(tiny_config(photos, epochs=1, limit_photos=3), tmp_path / "run")
     run_test(Options(runs=(tmp_path / "run",)))
     assert json.loads((tmp_path / "run" / "test.json").read_text())["photos"] == 6
@@ -87,7 +87,7 @@ def test_early_exit_is_chosen_on_valid_and_reported_on_test(photos, tmp_path, le
     curve = pandas.read_csv(tmp_path / "run" / "test_early_exit.csv")
     assert curve["mean_glimpses"].iloc[[0, -1]].tolist() == [1, 4]
     assert curve["mean_gmacs"].is_monotonic_increasing
-    # The same threshold, on the split it was chosen on, keeps to what was wanted.
+    # On the split on which it was chosen, the threshold reaches the requested accuracy.
     run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2.5, split="valid"))
     same = json.loads((tmp_path / "run" / "valid.json").read_text())["early_exit"]
     assert same["threshold"] == found["threshold"]
@@ -96,7 +96,7 @@ def test_early_exit_is_chosen_on_valid_and_reported_on_test(photos, tmp_path, le
         run_test(Options(runs=(tmp_path / "run",), exit_glimpses=2, exit_accuracy=0.5))
 
 
-def test_no_threshold_is_chosen_on_photos_that_were_learned(photos, tmp_path):
+def test_no_threshold_is_chosen_on_training_photos(photos, tmp_path):
     train_run(tiny_config(photos, epochs=1, train_on="train+valid"), tmp_path / "run")
     with pytest.raises(UserError, match=r"train_on: train\+valid"):
         run_test(Options(runs=(tmp_path / "run",), exit_glimpses=1.5))
@@ -112,7 +112,7 @@ def test_no_threshold_is_chosen_on_photos_that_were_learned(photos, tmp_path):
             run_test(Options(runs=(tmp_path / "run",), **wrong))
 
 
-def test_an_accuracy_that_cannot_be_had_is_told_before_the_test(photos, tmp_path, monkeypatch):
+def test_an_unreachable_accuracy_is_reported_before_the_test(photos, tmp_path, monkeypatch):
     train_run(tiny_config(photos, epochs=1), tmp_path / "run")
     with pytest.raises(UserError, match="--exit-accuracy: 7"):
         run_test(Options(runs=(tmp_path / "run",), exit_accuracy=7))
@@ -127,7 +127,7 @@ def test_an_accuracy_that_cannot_be_had_is_told_before_the_test(photos, tmp_path
     assert looked == ["validation split"]
 
 
-def test_the_glance_can_be_enough(photos, tmp_path):
+def test_a_photo_can_stop_at_the_glance(photos, tmp_path):
     config = tiny_config(photos, epochs=2, glance=(8, 8), num_glimpses=3)
     train_run(config, tmp_path / "run")
     run_test(Options(runs=(tmp_path / "run",), exit_glimpses=0.5))
@@ -141,7 +141,7 @@ def test_the_glance_can_be_enough(photos, tmp_path):
     assert valid["mean_glimpses"] <= 0.5 and valid["threshold"] == report["early_exit"]["threshold"]
 
 
-def test_a_report_with_more_figures_is_kept(photos, tmp_path):
+def test_a_more_complete_report_is_not_overwritten(photos, tmp_path):
     train_run(tiny_config(photos, epochs=1), tmp_path / "run")
     run_test(Options(runs=(tmp_path / "run",), mc_samples=2))
     before = (tmp_path / "run" / "test.json").read_bytes()
@@ -172,12 +172,12 @@ def test_a_data_set_with_other_classes_is_refused(run, tmp_path):
 
 
 def test_a_data_set_with_other_channels_is_refused(run, tmp_path):
-    other = tiny_digits(tmp_path / "other")  # grey, of the same classes
+    other = tiny_digits(tmp_path / "other")  # grayscale, with the same classes
     with pytest.raises(UserError, match=r"have 1 channel\(s\), not the 3 that .*run was"):
         run_test(Options(runs=(run,), dataset=other))
 
 
-def test_averaged_samples_are_the_mean_of_beliefs(run):
+def test_averaged_samples_are_the_mean_of_their_beliefs(run):
     from stacked_ram.data.dataset import open_dataset
     from stacked_ram.runs.checkpoint import load_run
 
@@ -188,7 +188,7 @@ def test_averaged_samples_are_the_mean_of_beliefs(run):
     again = predict_split(loaded.model, loader, samples=64)
     assert np.array_equal(many.confidence_N, again.confidence_N)  # seeded
     assert many.right_NT.shape == (6, 2)
-    # Of one class's probability, the mean over samples lies between the extremes of single ones.
+    # For each class, the mean probability lies between those of the single samples.
     singles = [
         predict_split(loaded.model, loader, samples=1, seed=seed).loss_N for seed in range(8)
     ]
@@ -196,7 +196,7 @@ def test_averaged_samples_are_the_mean_of_beliefs(run):
     assert (many.loss_N < np.max(singles, 0) + 0.2).all()
 
 
-def test_averaged_crops_are_told_apart_with_their_cost(run, photos, tmp_path, capsys):
+def test_averaged_crops_are_reported_separately_with_their_cost(run, photos, tmp_path, capsys):
     reports = {}
     for count in (1, 5, 10):
         run_test(Options(runs=(run,), crops=count, out=tmp_path / str(count)))
@@ -205,7 +205,9 @@ def test_averaged_crops_are_told_apart_with_their_cost(run, photos, tmp_path, ca
     five, ten = reports[5]["crops"], reports[10]["crops"]
     assert ten["gmacs"] == pytest.approx(2 * five["gmacs"])
     assert "mean belief of 5 crops a photo" in five["pass"]
-    assert reports[5]["accuracy"] == reports[1]["accuracy"], "the one pass is still told first"
+    assert reports[5]["accuracy"] == reports[1]["accuracy"], (
+        "the single pass is still reported first"
+    )
     assert "mean belief of 10 crops" in capsys.readouterr().out
 
     model = load_run(run, "cpu").model.eval()

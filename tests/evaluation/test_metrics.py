@@ -16,7 +16,7 @@ from stacked_ram.evaluation.predictions import covered, hits
 from stacked_ram.training.meters import Averages, Values
 
 
-def test_the_interval_is_wilsons_and_holds_the_truth_near_100_percent():
+def test_the_interval_is_wilsons_and_covers_the_truth_near_100_percent():
     assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)  # by hand
     assert wilson_interval(160, 200) == pytest.approx((0.7391, 0.8496), abs=1e-3)
     drawn = np.random.default_rng(0).binomial(100, 0.98, 400)
@@ -24,7 +24,7 @@ def test_the_interval_is_wilsons_and_holds_the_truth_near_100_percent():
     assert np.mean(within) > 0.92
 
 
-def test_the_interval_of_a_difference_is_about_the_photos_that_differ():
+def test_the_interval_of_a_difference_depends_on_the_photos_that_differ():
     rng = np.random.default_rng(0)
     shared = rng.random((600, 300)) < 0.8
     ours, theirs = (np.where(rng.random(shared.shape) < 0.1, ~shared, shared) for _ in "ab")
@@ -56,7 +56,7 @@ def test_tables_of_classes():
     assert confusion_png(counts).startswith(b"\x89PNG")
 
 
-def test_averages_are_exact_over_batches_of_any_size_and_go_on_from_a_state():
+def test_averages_are_exact_over_batches_of_any_size_and_resume_from_a_state():
     values = torch.rand(10)
     averages = Averages()
     averages.add(Values.of({"loss": values[:7].mean()}), 7)
@@ -70,7 +70,7 @@ def test_averages_are_exact_over_batches_of_any_size_and_go_on_from_a_state():
     assert averages.read() == {}
 
 
-def test_hits_and_cover_in_pixels_of_a_photo_that_is_not_square():
+def test_hits_and_coverage_on_a_photo_that_is_not_square():
     nan = float("nan")
     boxes = torch.tensor([[10.0, 0, 20, 10], [0, 0, 100, 50], [nan] * 4])
     sizes = torch.tensor([[50, 100]] * 3)  # height, width

@@ -30,7 +30,7 @@ def run(photos, tmp_path_factory):
     return folder
 
 
-def test_a_row_for_each_photo_and_for_each_that_is_broken(run, photos, tmp_path, capsys):
+def test_a_row_for_each_photo_including_broken_ones(run, photos, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG nothing")
     given = (str(broken), str(photos / "test" / "bar"), str(tmp_path / "gone.jpg"))
@@ -48,11 +48,11 @@ def test_a_row_for_each_photo_and_for_each_that_is_broken(run, photos, tmp_path,
     assert float(good["probability_2"]) <= float(good["probability"])
 
 
-def test_photos_of_every_format_that_is_opened_are_found(tmp_path):
+def test_photos_of_every_supported_format_are_found(tmp_path):
     picture = Image.new("RGB", (30, 20), (9, 90, 200))
     for name in ("a.jfif", "b.PNG", "c.avif", "d.jp2", "e.webp"):
         picture.save(tmp_path / name)
-    for name in ("f.mpo", "g.j2c"):  # by their names alone
+    for name in ("f.mpo", "g.j2c"):  # by their names
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photo")
     assert len(list(photo_names([str(tmp_path)]))) == 7
@@ -65,7 +65,7 @@ def test_a_table_of_photos_may_come_from_a_spreadsheet(tmp_path, capsys):
     assert "no path in line 3" in capsys.readouterr().err
 
 
-def test_no_photos_are_a_mistake_and_leave_no_table(run, tmp_path):
+def test_no_photos_are_an_error_and_leave_no_table(run, tmp_path):
     (tmp_path / "empty").mkdir()
     for photos in ((), (str(tmp_path / "empty"),)):
         with pytest.raises(UserError, match="no photos"):
@@ -74,7 +74,7 @@ def test_no_photos_are_a_mistake_and_leave_no_table(run, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_names_that_are_no_text_are_written_all_the_same(run, photos, tmp_path, ending):
+def test_names_that_are_not_text_are_written_too(run, photos, tmp_path, ending):
     picture = next((photos / "test").rglob("*.png")).read_bytes()
     folder = tmp_path / "odd"
     folder.mkdir()
@@ -85,10 +85,10 @@ def test_names_that_are_no_text_are_written_all_the_same(run, photos, tmp_path, 
     out = tmp_path / f"out.{ending}"
     predict(Predict(run=run, photos=(str(folder),), out=out))
     text = out.read_text(encoding="utf-8")
-    assert text.count("xe9.png") == 1 and text.count("xff.png") == 2  # its error names it too
+    assert text.count("xe9.png") == 1 and text.count("xff.png") == 2  # its error has the name too
 
 
-def test_what_was_stopped_leaves_no_table(run, photos, tmp_path, monkeypatch):
+def test_a_stopped_run_leaves_no_table(run, photos, tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
@@ -98,7 +98,7 @@ def test_what_was_stopped_leaves_no_table(run, photos, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_json_lines_say_the_same_and_batches_do_not_matter(run, photos, tmp_path):
+def test_json_lines_agree_and_batches_do_not_matter(run, photos, tmp_path):
     found = []
     for batch_size in (1, 4):
         out = tmp_path / f"{batch_size}.jsonl"
@@ -111,7 +111,7 @@ def test_json_lines_say_the_same_and_batches_do_not_matter(run, photos, tmp_path
         np.testing.assert_allclose(single["locations"], many["locations"], atol=1e-3)
 
 
-def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
+def test_a_stopping_head_decides_when_requested(run, photos, tmp_path):
     config = tiny_config(photos, epochs=1, num_glimpses=3, learned_stop=True)
     train_run(config, tmp_path / "stopping")
     given = dict(photos=(str(photos / "test"),), out=tmp_path / "rows.jsonl", stop_by="stop")
@@ -122,7 +122,7 @@ def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
 
     loaded = load_run(tmp_path / "stopping", "cpu")
     assert glimpses(0.0) == {1} and glimpses(1.0) == {3}
-    with torch.no_grad():  # beliefs stay below 0.99, the head's probability is above
+    with torch.no_grad():  # beliefs stay below 0.99, the head's probability is above it
         loaded.model.stop.bias.fill_(9.0)
     rows = list(
         predict_stream(loaded, photo_names([str(photos / "test")]), stop_at=0.99, stop_by="stop")
@@ -134,7 +134,7 @@ def test_a_stopping_head_decides_where_it_is_asked(run, photos, tmp_path):
         predict(Predict(run=run, stop_at=0.5, **given))
 
 
-def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, monkeypatch):
+def test_photos_are_named_by_files_folders_globs_csv_and_stdin(photos, tmp_path, monkeypatch):
     photo = next((photos / "test" / "bar").iterdir())
     (tmp_path / "list.csv").write_text(f"id,path\n1,{photo}\n2,beside.png\n")
     (tmp_path / "beside.png").write_bytes(photo.read_bytes())
@@ -154,7 +154,7 @@ def test_names_come_from_files_folders_globs_csv_and_stdin(photos, tmp_path, mon
         list(photo_names([str(tmp_path / "bad.csv")]))
 
 
-def test_a_full_disk_is_told_and_leaves_no_table(run, photos, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_table(run, photos, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -170,7 +170,7 @@ def test_memory_does_not_grow_with_the_number_of_photos(run, tmp_path):
     Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(path)
     loaded = load_run(run, "cpu")
     peaks = []
-    for count in (4, 60, 240):  # the first one warms up; a few photos are always read ahead
+    for count in (4, 60, 240):  # the first photo warms up; a few photos are always read ahead
         tracemalloc.start()
         rows = predict_stream(loaded, (str(path) for _ in range(count)), batch_size=2)
         assert sum(1 for _ in rows) == count
@@ -187,7 +187,7 @@ def test_large_photos_come_in_smaller_batches(monkeypatch):
     assert names == [["a", "b"], ["c", "d"], ["e"]]
 
 
-def test_looking_stops_when_the_belief_is_sure_enough(run, photos):
+def test_looking_stops_when_the_belief_is_high_enough(run, photos):
     model = load_run(run, "cpu").model
     pixels = torch.randint(0, 256, (5, 3, 20, 28), dtype=torch.uint8)
     batch = model.photos(pixels)

@@ -1,4 +1,4 @@
-"""The Python blocks of README.md and docs/python.md run as they are written, on small data."""
+"""The Python blocks of README.md and docs/python.md run as written, on small data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = {
 
 
 def python_blocks(page: Path) -> list[tuple[int, str]]:
-    """The page's blocks of Python, each with the line it starts at."""
+    """Return the page's Python blocks, each with its first line number."""
     text = page.read_text()
     return [
         (text.count("\n", 0, match.start(1)), match[1])
@@ -43,7 +43,7 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(Image.Image, "show", lambda image: None)
-    # The pages name real presets; the test makes each of them small.
+    # The pages name real presets, which the test makes small.
     train, create_model = ram.train, ram.create_model
     monkeypatch.setattr(ram, "train", lambda *names, **given: train(*names, **{**given, **SMALL}))
     monkeypatch.setattr(
@@ -55,7 +55,7 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     for line, code in blocks:
         if file := re.match(r"# (\w+\.py)\n", code):
             Path(file[1]).write_text(code)
-        # the page's own lines are in a traceback
+        # so that a traceback has the page's lines
         exec(compile("\n" * line + code, ROOT / page, "exec"), names)
     plt.close("all")
     sys.modules.pop("my_parts", None)

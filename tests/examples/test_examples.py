@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def small_config(path: Path) -> str:
-    """A YAML file of a small model."""
+    """Write the YAML file of a small model."""
     path.write_text(yaml.safe_dump(to_dict(tiny_config(path.parent))))
     return str(path)
 
 
-# Each script: the arguments that make it small.
+# script -> arguments that make it small
 SCRIPTS = {
     "quickstart.py": lambda home: [
         str(raw_photos(home / "my_photos")), small_config(home / "small.yaml"),
@@ -45,7 +45,7 @@ def test_an_example_runs(name, tmp_path):
     assert done.stdout.strip()
 
 
-def test_no_example_is_forgotten():
+def test_every_example_is_tested():
     scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
     elsewhere = {"own_estimator.py", "own_training_loop.py"}  # tests/training
     assert scripts == set(SCRIPTS) | elsewhere

@@ -33,14 +33,14 @@ def test_short_side_reduces_and_never_enlarges(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_reduction_is_antialiased(tmp_path, suffix):
-    """A fine chessboard becomes grey, by scaled JPEG decoding too."""
+    """A fine chessboard becomes grey, also with scaled JPEG decoding."""
     board = ((np.indices((96, 96)).sum(0) % 2) * 255).astype(np.uint8)
     path = saved(tmp_path / f"a.{suffix}", np.repeat(board[:, :, None], 3, 2))
     small_CHW = read_photo(path, short_side=20).astype(int)
     assert abs(small_CHW[:, 2:-2, 2:-2] - 127.5).max() < 12
 
 
-def test_scaled_decoding_agrees_with_the_whole(tmp_path):
+def test_scaled_decoding_agrees_with_full_decoding(tmp_path):
     smooth = np.asarray(Image.fromarray(GRADIENT).resize((300, 400), Image.Resampling.BICUBIC))
     jpg, png = saved(tmp_path / "a.jpg", smooth, quality=98), saved(tmp_path / "a.png", smooth)
     a, b = read_photo(jpg, short_side=70), read_photo(png, short_side=70)
@@ -56,15 +56,15 @@ def test_grayscale_becomes_three_channels_or_stays_one(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-def test_exif_turns_the_photo_upright_before_it_is_reduced(tmp_path, suffix):
+def test_the_exif_rotation_is_applied_before_the_photo_is_reduced(tmp_path, suffix):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     pixels = GRADIENT.copy()
     pixels[:20] = 255
     path = saved(tmp_path / f"a.{suffix}", pixels, exif=exif, quality=95)
     turned = read_photo(path)
     assert turned.shape == (3, 40, 60)
-    assert turned[:, :, -15:].min() > 200  # the top has come to the right
+    assert turned[:, :, -15:].min() > 200  # the top is now on the right
     assert read_photo(path, short_side=20).shape == (3, 20, 30)
     assert read_photo(path, photo_size=(10, 24)).shape == (3, 10, 24)
     read_photo(path, stored_size=(40, 60))
@@ -87,7 +87,7 @@ def test_sixteen_bits_keep_their_range(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no photo at all", b"\x89PNG\r\n\x1a\n" + b"0" * 40])
-def test_a_file_that_is_no_photo_is_named(tmp_path, content):
+def test_a_file_that_is_not_a_photo_is_named(tmp_path, content):
     path = tmp_path / "bad one.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match="bad one") as caught:
@@ -110,7 +110,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
         read_photo(path)
 
 
-def test_a_photo_of_another_size_than_its_manifest_says(tmp_path):
+def test_a_photo_whose_size_differs_from_the_manifest(tmp_path):
     path = saved(tmp_path / "a.png", GRADIENT)
     read_photo(path, stored_size=(60, 40))
     with pytest.raises(UserError, match=r"40x60 pixels, where manifest.csv says 60x40"):

@@ -1,4 +1,4 @@
-"""Photos that are in memory give the pixels that their files give."""
+"""Photos in memory give the same pixels as their files."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_arrays_tensors_and_images_are_reduced_as_their_file_is(tmp_path, shape,
         (b"photo", "bytes"),
     ],
 )
-def test_what_is_no_photo_is_named(photo, says):
+def test_an_invalid_photo_is_named(photo, says):
     with pytest.raises(UserError, match=says):
         array_image(photo)
 
 
-def test_an_image_is_turned_upright_and_stays_as_it_is(tmp_path):
+def test_an_image_is_rotated_upright_and_not_changed_itself(tmp_path):
     image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
     exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    exif[0x0112] = 6  # the camera was rotated by 90 degrees
     image.save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as turned:
         pixels_CHW = open_photo(turned, channels=1)

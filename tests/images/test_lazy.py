@@ -1,4 +1,4 @@
-"""Photos that are read by region give what they would give in memory."""
+"""Photos that are read by region give the same as in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def needs_pyvips():
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """Random pixels of an odd size, as a file with pages and as one with sub-images."""
+    """Random pixels of an odd size, in a file with pages and in a file with sub-images."""
     pixels_HWC = np.random.default_rng(0).integers(0, 256, (301, 517, 3)).astype(np.uint8)
     folder = tmp_path_factory.mktemp("noise")
     write_pyramid(folder / "pages.tif", pixels_HWC, compression="deflate")
@@ -45,13 +45,13 @@ def in_memory(*arrays: np.ndarray) -> Photos:
     return Photos(pixels_BCHW, sizes, MEAN, STD)
 
 
-def off_by(first: torch.Tensor, other: torch.Tensor) -> float:
-    """Largest difference, in grey values."""
+def difference(first: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference, in grey values."""
     return float(((first - other) * torch.tensor(STD).view(-1, 1, 1)).abs().max() / GREY)
 
 
 def places(rows: int = 16) -> torch.Tensor:
-    """Locations in the photo and beyond its edges."""
+    """Return locations inside the photo and beyond its edges."""
     return torch.rand(rows, 2, generator=torch.Generator().manual_seed(0)) * 2.6 - 1.3
 
 
@@ -70,7 +70,7 @@ def test_patches_of_the_photo_itself_are_exact(noise, name, geometry):
     folder, pixels_HWC = noise
     lazy = LazyPhotos([LazyPhoto(folder / f"{name}.tif")], MEAN, STD)
     patches = lazy.patches(places(), geometry)
-    assert off_by(patches, in_memory(pixels_HWC).patches(places(), geometry)) < 0.01
+    assert difference(patches, in_memory(pixels_HWC).patches(places(), geometry)) < 0.01
     assert patches.abs().max() > 1
 
 
@@ -79,24 +79,27 @@ def test_without_a_pyramid_wide_patches_are_exact_too(noise):
     lazy = LazyPhotos([LazyPhoto(folder / "flat.tif")], MEAN, STD)
     geometry = GlimpseGeometry(7, 4, 2.5)
     whole = in_memory(pixels_HWC)
-    assert off_by(lazy.patches(places(), geometry), whole.patches(places(), geometry)) < 0.01
+    assert difference(lazy.patches(places(), geometry), whole.patches(places(), geometry)) < 0.01
 
 
 @pytest.mark.parametrize("name", ["pages", "subifds"])
-def test_cells_of_whole_level_pixels_are_off_by_rounding_alone(noise, name):
-    """4 x 4 pixels a cell, at multiples of 4: two halvings, half a grey value each."""
+def test_cells_of_whole_level_pixels_differ_only_by_rounding(noise, name):
+    """Cells of 4 x 4 pixels at multiples of 4: two reductions, each off by half a grey value."""
     folder, pixels_HWC = noise
     lazy, whole = LazyPhotos([LazyPhoto(folder / f"{name}.tif")], MEAN, STD), in_memory(pixels_HWC)
     geometry = GlimpseGeometry(16, patch_width=4)
     corners = torch.tensor([[0, 0], [64, 32], [400, 200], [448, 260], [-16, -32], [0, 236]])
     centres = (corners + 32) / torch.tensor([517, 301]) * 2 - 1
     inside = lazy.photos[0].pyramid.levels[2].size
-    assert inside == (129, 75)  # rounded down: the last pixel of the photo has no pixel here
+    assert inside == (
+        129,
+        75,
+    )  # the level's size is rounded down, so the last pixel of the photo is missing in it
     for centre, corner in zip(centres, corners, strict=True):
         patches, true = (each.patches(centre[None], geometry) for each in (lazy, whole))
         ends = max(corner[0] + 64 - 516, corner[1] + 64 - 300) // 4 + 1
         kept = slice(None, -int(ends)) if ends > 0 else slice(None)
-        assert off_by(patches[..., kept, kept], true[..., kept, kept]) <= 1.01
+        assert difference(patches[..., kept, kept], true[..., kept, kept]) <= 1.01
 
 
 def test_wide_patches_and_the_glance_of_a_smooth_photo_are_close(tmp_path):
@@ -109,16 +112,18 @@ def test_wide_patches_and_the_glance_of_a_smooth_photo_are_close(tmp_path):
         GlimpseGeometry(10, 3, 3.0, snap=False),
     ):
         patches, true = (each.patches(places(24), geometry) for each in (lazy, whole))
-        assert off_by(patches, true) < 20  # the last columns of a level that was rounded down
+        assert (
+            difference(patches, true) < 20
+        )  # the last columns of a level whose size was rounded down
         assert ((patches - true) * torch.tensor(STD).view(-1, 1, 1)).abs().mean() < GREY
         patches, true = (each.patches(places(24) * 0.08, geometry) for each in (lazy, whole))
-        assert off_by(patches, true) < 8  # pixels of a level differ by up to 50 here
+        assert difference(patches, true) < 8  # pixels of a level differ by up to 50 here
     for size in ((64, 64), (50, 130), (7, 5), (1, 1)):
-        assert off_by(lazy.resized(size), whole.resized(size)) < 8
+        assert difference(lazy.resized(size), whole.resized(size)) < 8
 
 
-def test_nothing_dark_at_the_edges_of_a_level_that_was_rounded_down(tmp_path):
-    """A white photo is white to its last cell, whatever the level, and zero beyond."""
+def test_the_edges_of_a_level_whose_size_was_rounded_down_are_not_dark(tmp_path):
+    """A white photo is white to its last cell in every level, and zero beyond."""
     path = write_pyramid(tmp_path / "white.tif", np.full((301, 517, 3), 255, np.uint8))
     lazy = LazyPhotos([LazyPhoto(path)])
     whole = Photos(torch.full((1, 3, 301, 517), 255, dtype=torch.uint8))
@@ -173,7 +178,7 @@ def test_grayscale_16_bits_transparency_and_rotation_are_as_in_memory(tmp_path):
     ]
     true = in_memory(grey_HW1.repeat(3, 2)).patches(places(), geometry)
     for patches in found:
-        assert off_by(patches, true) < 0.01
+        assert difference(patches, true) < 0.01
     photo = LazyPhotos([LazyPhoto(tmp_path / "grey.tif", channels=1)])
     assert photo.patches(places(), geometry).shape[2] == 1
     colour_HWC = smooth_pixels(100, 150)
@@ -185,16 +190,16 @@ def test_grayscale_16_bits_transparency_and_rotation_are_as_in_memory(tmp_path):
     assert photo.size == (150, 100)
     upright = np.ascontiguousarray(np.rot90(colour_HWC, -1))
     patches = LazyPhotos([photo], MEAN, STD).patches(places(), geometry)
-    assert off_by(patches, in_memory(upright).patches(places(), geometry)) < 0.01
+    assert difference(patches, in_memory(upright).patches(places(), geometry)) < 0.01
     alpha = np.full((100, 150, 1), 255, np.uint8)
     alpha[:50] = 0
     write_pyramid(tmp_path / "alpha.tif", np.concatenate([colour_HWC, alpha], 2))
     white = np.where(alpha == 0, 255, colour_HWC).astype(np.uint8)
     patches = LazyPhotos([LazyPhoto(tmp_path / "alpha.tif")], MEAN, STD).patches(places(), geometry)
-    assert off_by(patches, in_memory(white).patches(places(), geometry)) < 0.01
+    assert difference(patches, in_memory(white).patches(places(), geometry)) < 0.01
 
 
-def test_jpeg_is_read_at_its_own_scales(tmp_path):
+def test_jpeg_is_read_at_the_scales_of_its_decoder(tmp_path):
     from stacked_ram.images.decoding import read_photo
 
     path = tmp_path / "photo.jpg"
@@ -202,11 +207,11 @@ def test_jpeg_is_read_at_its_own_scales(tmp_path):
     pixels_HWC = np.ascontiguousarray(np.moveaxis(read_photo(path), 0, 2))
     lazy, whole = LazyPhotos([LazyPhoto(path)], MEAN, STD), in_memory(pixels_HWC)
     assert [level.factors[0] for level in lazy.photos[0].pyramid.levels] == [1, 2, 4, 8]
-    assert off_by(*(each.patches(places(), GlimpseGeometry(8)) for each in (lazy, whole))) < 3
-    assert off_by(lazy.resized((48, 64)), whole.resized((48, 64))) < 6
+    assert difference(*(each.patches(places(), GlimpseGeometry(8)) for each in (lazy, whole))) < 3
+    assert difference(lazy.resized((48, 64)), whole.resized((48, 64))) < 6
 
 
-def test_a_photo_goes_to_another_process_as_its_name(noise):
+def test_a_photo_is_pickled_as_its_path(noise):
     folder, _ = noise
     photo = LazyPhoto(folder / "pages.tif")
     LazyPhotos([photo]).resized((8, 8))
@@ -216,19 +221,19 @@ def test_a_photo_goes_to_another_process_as_its_name(noise):
     )
 
 
-# ------------------------------------------------------------------ files that are not right
+# ------------------------------------------------------------------ damaged files
 
 
-def test_a_tile_that_is_not_there_is_said_of_its_file(tmp_path):
+def test_a_missing_tile_is_reported_with_the_file(tmp_path):
     path = write_pyramid(tmp_path / "cut.tif", smooth_pixels(200, 300))
     lose_tiles(path)
     photos = LazyPhotos([LazyPhoto(path)])
-    assert photos.resized((20, 30)).shape == (1, 3, 20, 30)  # from a level that is whole
+    assert photos.resized((20, 30)).shape == (1, 3, 20, 30)  # from an undamaged level
     with pytest.raises(UserError, match=r"cut\.tif: cannot read this photo"):
         photos.patches(torch.zeros(1, 2), GlimpseGeometry(16))
 
 
-def test_a_damaged_level_is_said_of_its_file(tmp_path):
+def test_a_damaged_level_is_reported_with_the_file(tmp_path):
     path = write_pyramid(tmp_path / "level.tif", smooth_pixels(200, 300))
     lose_tiles(path, level=1)
     photos = LazyPhotos([LazyPhoto(path)])
@@ -237,7 +242,7 @@ def test_a_damaged_level_is_said_of_its_file(tmp_path):
         photos.patches(torch.zeros(1, 2), GlimpseGeometry(16, patch_width=2))
 
 
-def test_a_missing_pyramid_is_refused_where_it_would_cost_too_much(tmp_path, monkeypatch):
+def test_a_missing_pyramid_is_refused_when_it_would_cost_too_much(tmp_path, monkeypatch):
     path = write_pyramid(tmp_path / "flat.tif", smooth_pixels(200, 300), pyramid=False)
     monkeypatch.setattr(pyramid, "MAX_READ", 10_000)
     photos = LazyPhotos([LazyPhoto(path)])
@@ -272,7 +277,7 @@ def test_a_header_of_200000_by_200000_costs_nothing(tmp_path):
     assert after - before < 200_000  # kilobytes
 
 
-def test_what_is_not_tiled_and_vast_is_refused(tmp_path, monkeypatch):
+def test_a_huge_photo_without_tiles_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "photo.jpg"
     vips().Image.new_from_array(smooth_pixels(200, 300)).jpegsave(str(path))
     monkeypatch.setattr(pyramid, "MAX_DECODED", 1000)
@@ -285,7 +290,7 @@ def test_what_is_not_tiled_and_vast_is_refused(tmp_path, monkeypatch):
         LazyPhoto(tmp_path / "gone.tif")
 
 
-def test_without_pyvips_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyvips_the_error_says_what_to_install(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pyvips", None)

@@ -1,4 +1,4 @@
-"""Names of folders and files that any file system takes, and text that breaks no table."""
+"""Names that every file system accepts, and text that is safe in a table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def test_safe_names_are_safe(text: str) -> None:
     assert not any(unicodedata.category(character) == "Cc" for character in name)
     assert name[0] != "." and name[-1] not in ". "
     assert len(name.encode()) <= 151
-    assert safe_name(name) == name, "a safe name stays as it is"
+    assert safe_name(name) == name, "safe names do not change"
 
 
-def test_ordinary_names_stay() -> None:
+def test_ordinary_names_do_not_change() -> None:
     for name in ("lily of the valley", "colt's foot", "Tulpe", "百合", "n02085620-Chihuahua"):
         assert safe_name(name) == name
     assert safe_name("CON") == "_CON" and safe_name("lpt1.jpg") == "_lpt1.jpg"
@@ -52,5 +52,5 @@ def test_any_file_name_survives_a_table(name: bytes) -> None:
     assert list(csv.reader(table)) == [[text, "next"]]
 
 
-def test_control_characters_are_spelled_out() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable("a\rb\x1b[31m\x9b") == "a\\x0db\\x1b[31m\\x9b"

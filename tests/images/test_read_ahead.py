@@ -1,4 +1,4 @@
-"""Reading ahead: in order, within its bounds, and never stuck."""
+"""Reading ahead: in order, within its limits, without deadlocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stacked_ram.images.read_ahead import read_ahead
 SIZE = 10
 
 
-def test_photos_come_in_order_however_long_each_takes():
+def test_photos_come_in_order_for_any_reading_time():
     def read(name):
         time.sleep(0.002 * (int(name) % 3))
         return int(name)
@@ -23,7 +23,7 @@ def test_photos_come_in_order_however_long_each_takes():
         assert found == [(name, int(name)) for name in names]
 
 
-def test_no_more_wait_than_there_is_room_for():
+def test_the_number_of_waiting_photos_is_limited():
     lock, made, taken, most_waiting = threading.Lock(), 0, 0, 0
 
     def read(name):
@@ -37,10 +37,10 @@ def test_no_more_wait_than_there_is_room_for():
         taken += 1
         time.sleep(0.002)
     assert made == 60
-    assert most_waiting <= 4 + 8 + 1  # what fits, what the threads were at, what was handed over
+    assert most_waiting <= 4 + 8 + 1  # waiting, being read, and handed over
 
 
-def test_whoever_stops_early_or_meets_an_error_is_not_kept_waiting():
+def test_stopping_early_or_an_error_does_not_block():
     photos = read_ahead(map(str, range(50)), str, lambda _: SIZE, most=20, most_pixels=0)
     assert next(photos) == ("0", "0")
     photos.close()

@@ -1,4 +1,4 @@
-"""The backbone: any timm network, weights from where it is told, frozen when told."""
+"""The backbone: any timm network, weights from any source, frozen on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def whole(name: str = NAME):
     "name", [NAME, "test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
 )
 @pytest.mark.parametrize("size", [(32, 32), (48, 64)])
-def test_any_network_gives_the_features_it_says(name, size):
+def test_any_network_gives_the_announced_features(name, size):
     backbone = Backbone(name).eval()
     assert backbone(torch.randn(2, 3, *size)).shape == (2, backbone.out_features)
     assert backbone(torch.randn(2, 1, *size)).shape == (2, backbone.out_features)
@@ -38,7 +38,7 @@ def test_map_and_pooled_come_from_one_pass(name):
     torch.testing.assert_close(pooled, backbone(images))
 
 
-def test_a_network_without_a_map_says_so():
+def test_a_network_without_a_map_is_refused():
     with pytest.raises(UserError, match="convolutional"):
         Backbone("test_vit").map_and_pooled(torch.randn(1, 3, 160, 160))
 
@@ -54,7 +54,7 @@ def test_weights_from_a_file(tmp_path, kind):
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in found.items())
 
 
-def test_weights_of_other_names_are_paired_in_order(tmp_path):
+def test_weights_with_other_names_are_matched_in_order(tmp_path):
     state = whole().state_dict()
     renamed = {f"_{key}": value for key, value in state.items()}
     torch.save(renamed, tmp_path / "other.pth")
@@ -93,12 +93,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         Backbone(NAME, str(tmp_path / "missing.pth"))
 
 
-def test_unknown_names_get_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean `test_efficientnet`"):
         Backbone("test_eficientnet")
 
 
-def test_frozen_means_statistics_too():
+def test_freezing_includes_the_batch_norm_statistics():
     backbone = Backbone(NAME, frozen=True)
     backbone.train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -112,7 +112,7 @@ def test_frozen_means_statistics_too():
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_statistics_that_came_with_weights_stay_and_others_are_learned(tmp_path, given):
+def test_statistics_of_pretrained_weights_are_frozen_and_others_are_learned(tmp_path, given):
     weights = "none"
     if given:
         save_file(whole().state_dict(), tmp_path / "weights.safetensors")
@@ -132,7 +132,7 @@ def test_statistics_that_came_with_weights_stay_and_others_are_learned(tmp_path,
         assert backbone.eval().train().network.training
 
 
-def test_glance_stops_at_the_stage_that_is_asked_for():
+def test_the_glance_stops_at_the_requested_stage():
     from stacked_ram.models.glance import Glance
 
     backbone = Backbone("tf_efficientnet_lite0").eval()
@@ -150,6 +150,6 @@ def test_glance_stops_at_the_stage_that_is_asked_for():
     torch.testing.assert_close(pooled, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))
 
 
-def test_glance_stride_without_such_a_map_is_named():
+def test_a_glance_stride_without_such_a_map_is_refused():
     with pytest.raises(UserError, match="glance_stride: 64: the backbone has feature maps of"):
         Backbone("tf_efficientnet_lite0").stage(64)

@@ -1,4 +1,4 @@
-"""The cores: one interface, and what each one must be."""
+"""The cores: their common interface, and references for each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_states_are_rows_that_can_be_selected_and_repeated(core):
     torch.testing.assert_close(part, whole[rows])
 
 
-def test_the_order_of_glimpses_counts(core):
+def test_the_order_of_glimpses_matters(core):
     features = torch.randn(2, 4, 6)
     forth, _ = run(core, features)
     back, _ = run(core, features.flip(1))
@@ -53,7 +53,7 @@ def test_every_earlier_glimpse_reaches_the_output(core):
     features.grad = None
     outs, _ = run(core, features)
     outs[:, 1].square().sum().backward()
-    assert (features.grad[:, 2:] == 0).all(), "nothing is known of what comes later"
+    assert (features.grad[:, 2:] == 0).all(), "later glimpses have no influence"
 
 
 def test_lstm_and_gru_equal_torchs_sequence_layers():
@@ -70,7 +70,7 @@ def test_the_forget_gate_starts_open():
     assert ((cell.bias_ih + cell.bias_hh)[8:16] == 1).all()
 
 
-def test_rnn_is_the_papers():
+def test_the_rnn_core_equals_the_papers():
     """h_t = ReLU(W_h h + W_g g + b), Mnih et al. (2014), section 4."""
     core = CORES["rnn"](6, 8)
     features = torch.randn(2, 3, 6)

@@ -57,7 +57,7 @@ def test_gaussian_log_probability_is_of_the_sample_before_the_clamp(std):
     assert not choice.sample_B2.requires_grad
 
 
-def test_gaussian_starts_near_the_centre_with_its_spread():
+def test_gaussian_starts_near_the_centre_with_its_std():
     torch.manual_seed(0)
     policy = GaussianPolicy(256, 0.2)
     mean = policy(torch.randn(100, 256), None, sample=False).mean_B2
@@ -122,7 +122,7 @@ def test_samples_follow_the_probabilities():
 
 
 @pytest.mark.parametrize("regions", [(1, 1), (2, 3), (5, 4)])
-def test_cells_of_their_centres_and_of_the_edges(regions):
+def test_cells_of_centres_and_edges(regions):
     policy = CategoricalPolicy(2, region_features=2, regions=regions)
     cells = torch.arange(regions[0] * regions[1])
     assert torch.equal(policy.cell_of(policy.centres_R2), cells)
@@ -131,4 +131,6 @@ def test_cells_of_their_centres_and_of_the_edges(regions):
     assert policy.cell_of(torch.tensor([[1.0, -1.0]])).item() == regions[1] - 1
     visited = policy.visited([policy.centres_R2])
     assert torch.equal(visited, torch.eye(len(cells), dtype=bool))
-    assert not policy.visited([policy.centres_R2 + 0.05]).any()  # near is not enough
+    assert not policy.visited(
+        [policy.centres_R2 + 0.05]
+    ).any()  # a location near a centre does not count

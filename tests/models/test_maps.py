@@ -1,4 +1,4 @@
-"""Feature maps of whole photos: padding changes nothing, statistics count photos alone."""
+"""Feature maps of whole photos: padding affects neither the maps nor the statistics."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_conv_maps_are_convolution_norm_relu_and_pooling():
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 5])
-def test_conv_maps_of_a_photo_do_not_hang_on_its_company(kernel_size):
+def test_conv_maps_of_a_photo_do_not_depend_on_its_batch(kernel_size):
     maps = conv_maps(kernel_size).eval()
     images = padded()
     together = maps(Photos(images, SIZES))
@@ -95,7 +95,7 @@ def test_conv_maps_of_a_photo_do_not_hang_on_its_company(kernel_size):
                 assert rest.abs() < 1e-3, "zero outside the photo"
 
 
-def test_chosen_levels_alone_are_surfaces():
+def test_only_chosen_levels_are_surfaces():
     assert conv_maps(levels=(0, 2)).channels == [3, 4]
     assert len(conv_maps(levels=(2,))(Photos(padded()))) == 1
 
@@ -115,7 +115,7 @@ def backbone_maps(**how) -> BackboneMaps:
     return BackboneMaps("test_efficientnet", "none", **{**fields, **how})
 
 
-def test_backbone_maps_are_timms():
+def test_backbone_maps_equal_timms():
     maps = backbone_maps().eval()
     images = torch.randn(2, 3, 64, 96)
     network = timm.create_model("test_efficientnet", features_only=True).eval()
@@ -126,7 +126,7 @@ def test_backbone_maps_are_timms():
     assert maps.channels == [3, 16, 24]
 
 
-def test_backbone_maps_of_a_photo_do_not_hang_on_its_company():
+def test_backbone_maps_of_a_photo_do_not_depend_on_its_batch():
     maps = backbone_maps().eval()
     images = padded()
     together = maps(Photos(images, SIZES))
@@ -139,14 +139,14 @@ def test_backbone_maps_of_a_photo_do_not_hang_on_its_company():
             torch.testing.assert_close(found, own.pixels_BCHW[0], atol=1e-5, rtol=1e-4)
 
 
-def test_frozen_backbone_maps_stay():
+def test_frozen_backbone_maps_do_not_change():
     maps = backbone_maps(frozen=True).train()
     before = {key: value.clone() for key, value in maps.state_dict().items()}
     maps(Photos(padded(), SIZES))
     assert all(torch.equal(before[key], value) for key, value in maps.state_dict().items())
 
 
-def test_what_cannot_be_is_named():
+def test_invalid_maps_are_refused():
     with pytest.raises(UserError, match="num_levels"):
         backbone_maps(num_levels=9)
     with pytest.raises(UserError, match="test_efficientnet"):
@@ -156,8 +156,8 @@ def test_what_cannot_be_is_named():
         conv_maps()(Photos(torch.zeros(1, 3, 3, 9, dtype=torch.uint8)))
 
 
-def norm_of_a_share(rank: int, folder: str) -> None:
-    """One of two processes: its half of the batch through the norm, forward and backward."""
+def norm_of_a_part(rank: int, folder: str) -> None:
+    """Run in each of two processes: a part of the batch through the norm, forward and backward."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
@@ -174,13 +174,13 @@ def norm_of_a_share(rank: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_statistics_are_those_of_all_processes(tmp_path):
-    """Two processes with one photo and three give what one process gives with all four."""
+def test_statistics_are_over_all_processes(tmp_path):
+    """Two processes with 1 and 3 photos give the same as a single process with all 4."""
     sizes = torch.tensor([[6, 5], [3, 4], [6, 2], [5, 5]])
     inside, maps = inside_mask(sizes, (6, 5)), torch.randn(4, 2, 6, 5) + 2
     target = torch.randn(4, 2, 6, 5) * inside
     torch.save((maps, inside, target), tmp_path / "batch.pt")
-    torch.multiprocessing.spawn(norm_of_a_share, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(norm_of_a_part, (str(tmp_path),), nprocs=2)
     whole = maps.clone().requires_grad_()
     norm = MaskedBatchNorm2d(2)
     wanted = norm(whole, inside)

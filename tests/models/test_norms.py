@@ -8,10 +8,10 @@ from stacked_ram.models.retina.norms import batch_norms, synchronise
 
 
 @pytest.mark.parametrize("name", ["conv", "backbone_glance", "stack_backbone"])
-def test_synchronised_norms_are_the_same_network(name):
+def test_synchronised_norms_give_the_same_network(name):
     model, images = make(name), pixels()
     with torch.no_grad():
-        forward(model.train(), images)  # statistics that are not the first ones
+        forward(model.train(), images)  # statistics other than the initial ones
         model.eval()
         other = copy.deepcopy(model)
         synchronise(other)

@@ -1,4 +1,4 @@
-"""The model from its parts: built-in ones, and parts of one's own as objects and by import path."""
+"""The model from its parts: built-in parts, and custom parts as objects and by import path."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_uint8_and_float_images_give_the_same_answer(name):
         assert torch.equal(model(model.photos(images, sizes)).logits_BTN, whole)
 
 
-def test_images_of_another_number_of_channels_are_refused():
+def test_images_with_another_number_of_channels_are_refused():
     with pytest.raises(ValueError, match="have 1 channels; this model takes 3"):
         make("dense")(pixels(channels=1))
 
@@ -101,7 +101,7 @@ def test_levels_of_a_stack_from_their_parts():
     assert torch.equal(trace.locations_BTS2[:, :, 0], trace.locations_BTS2[:, :, 1])
 
 
-def test_parts_that_do_not_fit_are_named():
+def test_parts_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ValueError, match="retina, core and attention"):
         RAM(retina=retina(), core=GRUCore(12, 16), num_classes=2)
     glance = Glance((16, 16), (2, 2), channels=3, feature_size=7, backbone=None)
@@ -112,7 +112,7 @@ def test_parts_that_do_not_fit_are_named():
         )  # fmt: skip
 
 
-def test_steps_are_the_forward_pass():
+def test_steps_equal_the_forward_pass():
     model = make("glance_core").eval()
     with torch.no_grad():
         trace, states = model(pixels()), list(model.steps(model.photos(pixels())))
@@ -171,7 +171,7 @@ def test_a_part_is_found_by_its_import_path(tmp_path, monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def test_a_differentiable_attention_of_ones_own_needs_no_glance():
+def test_a_custom_differentiable_attention_needs_no_glance():
     class Still(nn.Module):
         differentiable = True
 

@@ -1,4 +1,4 @@
-"""The model: what it computes, and what its trace says, for every variant."""
+"""The model: its computations and its trace, for every variant."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_levels_of_an_rnn_stack_feed_upward():
 
 
 @every_variant
-def test_a_photo_alone_and_in_company_gives_the_same_answer(name):
+def test_a_photo_alone_and_in_a_batch_gives_the_same_logits(name):
     model = make(name).eval()
     spread_the_policy(model)
     images, sizes = batch_of(SIZES)
@@ -117,7 +117,7 @@ def test_evaluation_is_one_deterministic_pass(name):
 
 
 @every_hard_variant
-def test_samples_are_fixed_by_the_generator_and_by_it_alone(name):
+def test_samples_depend_only_on_the_generator(name):
     model = make(name).eval()
 
     def scan_paths(seed, global_seed):
@@ -128,7 +128,7 @@ def test_samples_are_fixed_by_the_generator_and_by_it_alone(name):
     assert torch.equal(scan_paths(1, 10), scan_paths(1, 11))
     assert not torch.equal(scan_paths(1, 10), scan_paths(2, 10))
     paths = scan_paths(1, 10)
-    assert not torch.equal(paths[0], paths[1]), "two rollouts of one photo are two scan paths"
+    assert not torch.equal(paths[0], paths[1]), "rollouts of a photo have different scan paths"
 
 
 @every_variant
@@ -141,19 +141,19 @@ def test_replay_gives_the_same_log_probabilities_and_logits(name):
         same(getattr(again, field), getattr(drawn, field), 1e-5)
     assert again.chosen_T == drawn.chosen_T
     if model.config.policy == "gaussian" and name in HARD:
-        assert (drawn.samples_BTS2.abs() > 1).any(), "the test should meet clamped samples"
+        assert (drawn.samples_BTS2.abs() > 1).any(), "the test needs clamped samples"
         assert drawn.locations_BTS2.abs().max() <= 1
 
 
 @every_variant
-def test_forced_places_are_looked_at(name):
+def test_forced_locations_are_used(name):
     model = make(name).eval()
     generator = torch.Generator().manual_seed(5)
     free = forward(model, pixels())
     wanted = torch.rand(free.locations_BTS2.shape, generator=generator) * 2 - 1
     if "shared" in name:
         wanted = wanted[:, :, -1:].expand_as(wanted)
-    if model.config.policy == "categorical":  # a policy over cells looks at their centres
+    if model.config.policy == "categorical":  # a policy over cells uses their centres
         height, width = model.config.regions
         cell = (wanted + 1) / 2 * torch.tensor([width, height])
         centre = (cell.floor() + 0.5) / torch.tensor([width, height]) * 2 - 1
@@ -165,8 +165,8 @@ def test_forced_places_are_looked_at(name):
 
 
 @every_variant
-def test_boxes_are_those_that_patches_were_cut_from(name):
-    """In pixels of the photo, centred on the location, and each patch as its box says."""
+def test_boxes_are_those_of_the_patches(name):
+    """Boxes are in pixels of the photo, centred on the location, with the sizes of the patches."""
     model = make(name).eval()
     images, sizes = batch_of(SIZES)
     trace = forward(model, images, sizes, keep_patches=True)
@@ -185,7 +185,7 @@ def test_boxes_are_those_that_patches_were_cut_from(name):
     assert ((trace.read_B > 0) & (trace.read_B <= 1)).all()
 
 
-def test_levels_of_an_rnn_stack_look_from_their_own_distance():
+def test_levels_of_an_rnn_stack_have_their_own_resolution():
     model = make("stack_rnn_own").eval()
     trace = forward(model, pixels())
     widths = trace.boxes_BTSK4[..., 2] - trace.boxes_BTSK4[..., 0]
@@ -197,7 +197,7 @@ def test_levels_of_an_rnn_stack_look_from_their_own_distance():
     trace = forward(shared, pixels(), sample=True)
     assert torch.equal(trace.locations_BTS2[:, :, 0], trace.locations_BTS2[:, :, 2])
     assert (trace.log_probs_BTS[:, 1:, -1] != 0).all()
-    assert (trace.log_probs_BTS[:, :, :-1] == 0).all(), "one decision has one probability"
+    assert (trace.log_probs_BTS[:, :, :-1] == 0).all(), "a single decision has a single probability"
 
 
 def test_start_size_sets_the_resolution_of_soft_glimpses():
@@ -207,7 +207,7 @@ def test_start_size_sets_the_resolution_of_soft_glimpses():
         same(widths, 4.0 * start_size * torch.tensor([1.0, 2.0]))
 
 
-def test_controls_look_where_they_say():
+def test_controls_use_their_locations():
     model = make("dense")
     assert (forward(model, pixels(), location_source="centre").locations_BTS2 == 0).all()
     places = forward(model, pixels(), rollouts=300, location_source="random").locations_BTS2
@@ -230,7 +230,7 @@ def test_first_locations():
     assert (learned.log_probs_BTS[:, 0] != 0).all()
 
 
-def test_annealing_moves_the_std_on_a_line():
+def test_annealing_of_the_std_is_linear():
     model = make("dense", std=0.4, std_end=0.1)
     for progress, expected in ((0, 0.4), (0.5, 0.25), (1, 0.1), (2, 0.1)):
         model.anneal(progress)
@@ -272,7 +272,7 @@ def test_one_photo_trains(name):
 
 
 @every_variant
-def test_bf16_keeps_places_and_scores_in_float32(name):
+def test_bf16_keeps_locations_and_logits_in_float32(name):
     model = make(name)
     with torch.autocast("cpu", torch.bfloat16):
         trace = forward(model, pixels(), rollouts=2)
@@ -281,7 +281,7 @@ def test_bf16_keeps_places_and_scores_in_float32(name):
         assert getattr(trace, field).dtype == torch.float32, field
         assert getattr(trace, field).isfinite().all(), field
     assert boxes.dtype == torch.float32 and boxes.isfinite().all()
-    assert trace.boxes_BTSK4 is None and trace.read_B is None  # in training nothing asks for them
+    assert trace.boxes_BTSK4 is None and trace.read_B is None  # not computed in training
 
 
 # ------------------------------------------------------------------ rollouts and rows
@@ -289,7 +289,7 @@ def test_bf16_keeps_places_and_scores_in_float32(name):
 
 @every_variant
 def test_rows_are_photo_major(name):
-    """Row b * M + m is photo b: the same places on each photo alone give the same rows."""
+    """Row b * M + m is photo b: the same locations in a single rollout give the same rows."""
     model = make(name).eval()
     drawn = forward(model, pixels(), rollouts=4, sample=True)
     for rollout in range(4):
@@ -299,7 +299,7 @@ def test_rows_are_photo_major(name):
 
 
 @every_variant
-def test_rollouts_share_the_work_that_is_done_once_a_photo(name):
+def test_work_per_photo_is_not_repeated_for_rollouts(name):
     model = make(name)
     batch_sizes: list[int] = []
 
@@ -311,7 +311,7 @@ def test_rollouts_share_the_work_that_is_done_once_a_photo(name):
     for module in per_photo:
         module.register_forward_hook(count)
     forward(model, pixels(), rollouts=4)
-    assert batch_sizes == [3] * len(per_photo), "each photo passes once, however many rollouts"
+    assert batch_sizes == [3] * len(per_photo), "each photo is computed once for all rollouts"
 
 
 def flops(model, rollouts: int) -> int:
@@ -321,14 +321,14 @@ def flops(model, rollouts: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["stack_conv", "stack_backbone", "categorical"])
-def test_four_rollouts_cost_far_less_than_four_times_one(name):
+def test_four_rollouts_cost_much_less_than_four_passes(name):
     model = make(name)
     assert flops(model, 4) < 2 * flops(model, 1)
 
 
 @every_variant
-def test_some_rows_go_on_as_they_would_have_in_company(name):
-    """What an early exit does: after a step, go on with a part of the photos."""
+def test_a_part_of_the_rows_continues_as_in_the_whole_batch(name):
+    """As in early exit: after a step, continue with a part of the photos."""
     model = make(name).eval()
     spread_the_policy(model)
     images, sizes = batch_of(SIZES)
@@ -345,10 +345,10 @@ def test_some_rows_go_on_as_they_would_have_in_company(name):
                 state.keep(keep)
 
 
-# ------------------------------------------------------------------ rooms that do not fit
+# ------------------------------------------------------------------ parts that do not fit
 
 
-def test_regions_must_fit_the_map_of_the_glance():
+def test_regions_must_fit_the_glance_map():
     with pytest.raises(UserError, match="regions"):
         make("categorical", regions=(17, 3))
     with pytest.raises(UserError, match="convolutional"):
@@ -356,7 +356,7 @@ def test_regions_must_fit_the_map_of_the_glance():
 
 
 @pytest.mark.parametrize("core", ["lstm", "rnn", "transformer"])
-def test_a_forgotten_glance_leaves_the_core_empty_and_is_judged_all_the_same(core):
+def test_a_dropped_glance_leaves_the_core_empty_and_still_has_its_loss(core):
     model = make("glance_core", core=core, glance_dropout=0.5).train()
     photos = photos_of(model, pixels(16))
     state = model.start(photos, rollouts=2)
@@ -365,26 +365,26 @@ def test_a_forgotten_glance_leaves_the_core_empty_and_is_judged_all_the_same(cor
     torch.testing.assert_close(state.glance_logits_RN, full.glance_logits_RN)
     forgotten = (state.outputs[0] == 0).all(1)
     assert 0 < forgotten.sum() < 32
-    assert forgotten[::2].equal(forgotten[1::2]), "of a photo, all scan paths or none"
+    assert forgotten[::2].equal(forgotten[1::2]), "all rollouts of a photo or none"
     torch.testing.assert_close(state.outputs[0][~forgotten], full.outputs[0][~forgotten])
     for part, wanted in zip(state.core_states[0], full.core_states[0], strict=True):
         assert (part[forgotten] == 0).all()
         torch.testing.assert_close(part[~forgotten], wanted[~forgotten])
 
 
-def test_photos_too_small_for_the_levels_are_named():
+def test_photos_too_small_for_the_levels_are_refused():
     with pytest.raises(UserError, match="num_levels"):
         forward(make("stack_conv", num_levels=6), pixels(1, 20, 20))
 
 
 @pytest.mark.parametrize("name", ["dense", "stack_rnn_own", "stack_conv", "categorical"])
 @pytest.mark.parametrize("where", ["random", "centre"])
-def test_places_known_beforehand_are_seen_as_one_by_one(name, where):
-    """All steps' patches in one batch, or (to save memory, and in training) step by step."""
+def test_locations_known_in_advance_give_the_same_as_step_by_step(name, where):
+    """Read the patches of all steps at once, or (with activation checkpointing) step by step."""
     model = make(name)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()  # the statistics of a batch are those of all that is in it
+            module.eval()  # batch statistics would depend on how patches are batched
     images, sizes = batch_of(SIZES)
     found = []
     for model.activation_checkpointing in (False, True):

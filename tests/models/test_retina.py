@@ -1,4 +1,4 @@
-"""The retina: what and where joined as in the paper."""
+"""The retina: what and where combined as in the paper."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_glimpse_network_of_the_paper():
                                    rtol=1e-4)  # fmt: skip
 
 
-def test_every_surface_is_looked_at_in_one_place():
+def test_every_surface_is_read_at_the_same_location():
     module, locations = retina(levels=(0, 1, 2)), torch.rand(2, 2) - 0.5
     view = module.view(photos())
     feature, patches = module(view, locations)
@@ -59,7 +59,7 @@ def test_every_surface_is_looked_at_in_one_place():
     assert feature.shape == (2, 6)
 
 
-def test_boxes_are_in_pixels_of_the_photo_whatever_is_looked_at():
+def test_boxes_are_in_pixels_of_the_photo_for_every_level():
     locations = torch.zeros(2, 2)
     direct = retina()
     boxes = direct.boxes(direct.view(photos()), locations)
@@ -82,7 +82,7 @@ def test_smooth_reading_lets_gradients_reach_the_location():
     assert (locations.grad != 0).all()
 
 
-def test_a_view_is_made_once_and_selected():
+def test_rows_of_a_view_can_be_selected():
     module = retina(levels=(0, 2))
     view = module.view(photos())
     part = view.select(torch.tensor([1]))

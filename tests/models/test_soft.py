@@ -1,4 +1,4 @@
-"""Soft attention against a slow float64 reference, its gradient included."""
+"""Soft attention and its gradient against a slow float64 reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from test_hard import context, scores_by_loop
 from stacked_ram.models.attention.base import Context, region_centres
 from stacked_ram.models.attention.soft import SoftAttention
 
-EARLIER = [torch.zeros(3, 2)]  # one glimpse was taken
+EARLIER = [torch.zeros(3, 2)]  # after the first glimpse
 
 
 def attention(seed=0) -> SoftAttention:
@@ -16,11 +16,11 @@ def attention(seed=0) -> SoftAttention:
     return SoftAttention(6, region_features=5, regions=(2, 2))
 
 
-def test_the_first_step_scores_the_regions_alone():
+def test_the_first_step_scores_only_the_regions():
     soft, inputs = attention(), context()
     first = soft(torch.randn(3, 6), inputs)
     other = soft(torch.randn(3, 6), inputs)
-    assert torch.equal(first.weights_BR, other.weights_BR), "the state says nothing yet"
+    assert torch.equal(first.weights_BR, other.weights_BR), "the state has no influence yet"
     kernel = soft.first.weight.double().flatten()
     for b in range(3):
         scores = torch.stack([kernel @ region for region in inputs.regions_BRD[b].double()])
@@ -28,7 +28,7 @@ def test_the_first_step_scores_the_regions_alone():
                                    rtol=1e-4)  # fmt: skip
 
 
-def test_later_steps_weigh_by_the_state():
+def test_later_steps_depend_on_the_state():
     soft, inputs, state = attention(), context(), torch.randn(3, 6)
     choice = soft(state, inputs, earlier=EARLIER)
     scores = scores_by_loop(soft.scorer, inputs.regions_BRD, state)
@@ -47,7 +47,7 @@ def test_later_steps_weigh_by_the_state():
 
 
 def test_gradients_agree_with_finite_differences():
-    """Of the location and the attended features, with respect to state and regions."""
+    """Gradients of the location and the attended features with respect to state and regions."""
     soft, rng = attention().double(), torch.Generator().manual_seed(3)
     scorer = soft.scorer
     state = torch.randn(2, 6, dtype=torch.float64, generator=rng, requires_grad=True)

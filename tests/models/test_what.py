@@ -34,7 +34,7 @@ def test_conv_takes_any_patch_size(patch_size, patches, channels):
     found = what(given)
     assert found.shape == (2, 7)
     found.sum().backward()
-    assert (given.grad.abs().sum((3, 4)) > 0).all(), "every patch and channel counts"
+    assert (given.grad.abs().sum((3, 4)) > 0).all(), "every patch and channel matters"
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in what.modules()) >= 1
 
 
@@ -55,13 +55,13 @@ def test_with_frozen_statistics_a_conv_network_normalises_in_training_as_in_eval
     net = ConvWhat(channels=1, num_patches=2, patch_size=8, out_features=16)
     retina = PatchRetina(GlimpseGeometry(8, 2), [net], where_size=4, feature_size=8)
     patches = torch.randn(6, 2, 1, 8, 8)
-    net(patches)  # running statistics that are not the first ones
+    net(patches)  # running statistics other than the initial ones
     evaluated = net.eval()(patches)
     assert not torch.allclose(net.train()(patches), evaluated, atol=1e-3)
     evaluated = net.eval()(patches)
     retina.anneal(0.5)
     before = {name: value.clone() for name, value in net.named_buffers()}
-    net.eval()  # what evaluates in between changes nothing
+    net.eval()  # evaluation in between changes nothing
     torch.testing.assert_close(net.train()(patches), evaluated)
     assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
     retina.anneal(0.4)

@@ -1,4 +1,4 @@
-"""Patches against a slow, obvious float64 reference, for every kind of photo and geometry."""
+"""Patches against a slow, simple float64 reference, for every kind of photo and geometry."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_gradients_reach_locations_when_boxes_are_not_snapped(unit, width, dtype
     assert gradcheck(read, (locations.requires_grad_(),))
 
 
-def test_prepared_photos_give_the_same_the_second_time_and_for_a_selection():
+def test_prepared_photos_give_the_same_again_and_for_a_selection():
     generator = torch.Generator().manual_seed(6)
     pixels, sizes = padded(photos_of([(13, 17), (9, 6), (11, 11)], 3, torch.uint8, generator))
     photos = Photos(pixels, sizes, [0.4, 0.5, 0.1])
@@ -213,7 +213,7 @@ def test_the_compiled_loop_and_the_sliding_sums_agree_to_the_last_bit(
     by_the_loop = read(pixels)
     lying_otherwise = read(pixels.contiguous(memory_format=torch.channels_last))
     assert torch.equal(by_the_loop, lying_otherwise)
-    monkeypatch.setattr(compiled, "load_cell_loop", lambda: (None, 0))  # as where numba is missing
+    monkeypatch.setattr(compiled, "load_cell_loop", lambda: (None, 0))  # as without numba
     assert not can_read(pixels, cells)
     assert torch.equal(by_the_loop, read(pixels))
 
@@ -224,7 +224,7 @@ def test_the_compiled_loop_reads_the_boxes_that_are_drawn(dtype, monkeypatch):
     generator = torch.Generator().manual_seed(12)
     pixels = torch.randint(0, 256, (3, 1, 61, 83), dtype=torch.uint8, generator=generator)
     locations = 2.4 * torch.rand(3 * 500, 2, dtype=dtype, generator=generator) - 1.2
-    # half of them on the border between two pixels, or a rounding error from it
+    # half of them on the border between two pixels, or within a rounding error of it
     halves = (locations * torch.tensor([41.5, 30.5])).round() / torch.tensor([41.5, 30.5])
     locations = torch.where(torch.arange(1500)[:, None] % 2 == 0, locations, halves.to(dtype))
     geometry = GlimpseGeometry(3, 2)
@@ -251,7 +251,7 @@ def test_sums_of_wide_cells_do_not_overflow(cell):
     assert first == pytest.approx(1 - 1 / cell**2, abs=1e-6)
 
 
-def test_large_photos_give_the_same_patches_without_work_on_the_whole_photo(monkeypatch):
+def test_patches_of_large_photos_do_not_process_the_whole_photo(monkeypatch):
     generator = torch.Generator().manual_seed(8)
     pixels, sizes = padded(photos_of([(130, 170), (90, 60)], 3, torch.uint8, generator))
     geometry, locations = GlimpseGeometry(20, 3), torch.tensor(LOCATIONS[:4])
@@ -304,7 +304,7 @@ def test_locations_that_are_not_numbers_do_not_read_out_of_bounds():
         ({"patch_size": 4, "patch_unit": "metres"}, "patch_unit"),
     ],
 )
-def test_geometry_that_cannot_be_says_which_value(arguments, word):
+def test_an_invalid_geometry_names_the_value(arguments, word):
     with pytest.raises(UserError, match=word):
         GlimpseGeometry(**arguments)
 
@@ -344,7 +344,7 @@ def test_a_compiled_step_is_one_graph_and_gives_the_same(name, dtype):
         assert torch.allclose(*gradients, atol=1e-5)
 
 
-def test_gradients_of_some_readings_only():
+def test_gradients_of_a_part_of_the_patches():
     generator = torch.Generator().manual_seed(11)
     pixels = torch.randn(2, 2, 9, 9, generator=generator, dtype=torch.float64)
     geometry, locations = GEOMETRIES["whole"], torch.tensor(LOCATIONS[:2])

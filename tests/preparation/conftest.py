@@ -1,4 +1,4 @@
-"""The same examples in every run, however slow the machine."""
+"""Hypothesis draws the same examples in every run and has no deadline on slow machines."""
 
 from hypothesis import settings
 

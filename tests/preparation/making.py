@@ -1,4 +1,4 @@
-"""Small sources for the tests: photos that differ in look, trees of them, and ways to run."""
+"""Helpers: make small, distinct photos and folders of them, run a preparation, read its output."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from stacked_ram.preparation.summary import PrepareSummary
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 36)) -> Image.Image:
-    """An RGB picture of soft blobs, unlike that of any other seed. `size`: (width, height)."""
+    """Return an RGB picture of soft blobs, different for every seed. `size`: (width, height)."""
     rng = np.random.default_rng(seed)
     blobs = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     return blobs.resize(size, Image.Resampling.BICUBIC)
 
 
 def save(image: Image.Image, path: Path, **settings) -> Path:
-    """Save a picture, making the folders above it."""
+    """Save a picture; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **settings)
     return path
 
 
 def jpeg(image: Image.Image, **settings) -> bytes:
-    """The bytes of a picture as JPEG."""
+    """Return a picture as JPEG bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **settings)
     return buffer.getvalue()
 
 
 def class_folders(root: Path, counts: dict[str, int], first: int = 0) -> Path:
-    """A folder of class folders with `counts` photos each, all of them different."""
+    """Make class folders with `counts` photos each, all different."""
     seed = first
     for name, count in counts.items():
         for number in range(count):
@@ -49,35 +49,35 @@ def class_folders(root: Path, counts: dict[str, int], first: int = 0) -> Path:
 
 
 def run(source: Path, dest: Path, **options) -> dict:
-    """Prepare in this process; returns what dataset.yaml holds."""
+    """Prepare in this process; return the content of dataset.yaml."""
     summarise(source, dest, **options)
     return dataset_info(dest)
 
 
 def summarise(source: Path, dest: Path, **options) -> PrepareSummary:
-    """Prepare in this process; returns the summary."""
+    """Prepare in this process; return the summary."""
     options.setdefault("workers", 1)
     return prepare(PrepareOptions(source=source, dest=dest, **options))
 
 
 def by_source(dest: Path) -> dict[str, dict[str, str]]:
-    """The manifest's rows by where each photo came from."""
+    """Return source -> row of the manifest."""
     return {row["source"]: row for row in rows(dest)}
 
 
 def dataset_info(dest: Path) -> dict:
-    """dataset.yaml of a data set."""
+    """Return the content of dataset.yaml."""
     return yaml.safe_load((dest / "dataset.yaml").read_text(encoding="utf-8"))
 
 
 def rows(dest: Path, name: str = "manifest.csv") -> list[dict[str, str]]:
-    """The rows of manifest.csv or report.csv."""
+    """Return the rows of manifest.csv or report.csv."""
     with open(dest / name, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def problems(dest: Path) -> dict[str, str]:
-    """File name in the source -> problem, of all photos that are not in the data set."""
+    """Return file name in the source -> problem, for the photos that are not in the data set."""
     return {
         row["source"].rsplit("/", 1)[-1]: row["problem"]
         for row in rows(dest, "report.csv")
@@ -86,7 +86,7 @@ def problems(dest: Path) -> dict[str, str]:
 
 
 def split_sizes(dest: Path) -> dict[str, Counter]:
-    """Class -> split -> photos, counted in the manifest."""
+    """Return class -> split -> number of photos in the manifest."""
     sizes: dict[str, Counter] = {}
     for row in rows(dest):
         sizes.setdefault(row["class"], Counter())[row["split"]] += 1
@@ -94,7 +94,7 @@ def split_sizes(dest: Path) -> dict[str, Counter]:
 
 
 def tree_digest(folder: Path) -> dict[str, str]:
-    """Relative path -> sha256, of every file below a folder."""
+    """Return relative path -> sha256 for every file below a folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -103,7 +103,7 @@ def tree_digest(folder: Path) -> dict[str, str]:
 
 
 def check_sound(dest: Path) -> None:
-    """What must be true of every data set, whatever it was made of."""
+    """Check what must hold for every prepared data set."""
     info = dataset_info(dest)
     listed = rows(dest)
     present = {
@@ -112,8 +112,8 @@ def check_sound(dest: Path) -> None:
         for path in (dest / split).rglob("*")
         if path.is_file()
     }
-    odd = {row["path"] for row in listed} ^ present
-    assert not odd, f"either listed or present, not both: {odd!r}"
+    mismatched = {row["path"] for row in listed} ^ present
+    assert not mismatched, f"listed or present, but not both: {mismatched!r}"
     assert len(listed) == len(present)
     assert not [*dest.parent.glob(f".{dest.name}.*")], "a working folder was left"
     counts = {split: dict.fromkeys(info["classes"], 0) for split in ("train", "valid", "test")}
@@ -134,6 +134,6 @@ def check_sound(dest: Path) -> None:
 
 
 def encoded_again(path: Path, target: Path) -> None:
-    """A near duplicate: smaller, and of another quality."""
+    """Save a near duplicate: smaller, and of another JPEG quality."""
     image = Image.open(path)
     save(image.resize((image.width * 3 // 4, image.height * 3 // 4)), target, quality=80)

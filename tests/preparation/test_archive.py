@@ -1,4 +1,4 @@
-"""Archives: unpacked where they belong, or refused with a reason, nothing outside touched."""
+"""Archives are unpacked inside the working folder, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_plain_archives_are_unpacked(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("evil", EVIL)
-def test_entries_that_would_leave_are_refused(tmp_path: Path, name: str, evil: str) -> None:
+def test_entries_outside_the_folder_are_refused(tmp_path: Path, name: str, evil: str) -> None:
     box = tmp_path / "box"
     box.mkdir()
     packed = MAKERS[name](tmp_path / name, {"good.txt": b"", evil: b"evil"})
@@ -122,7 +122,7 @@ def test_broken_archives(tmp_path: Path, name: str) -> None:
             unpack(packed, tmp_path / "box")
 
 
-def test_damage_inside_xz_is_told_too(tmp_path: Path) -> None:
+def test_damage_inside_xz_is_reported_too(tmp_path: Path) -> None:
     packed = make_tar(tmp_path / "x.tar.xz", {"a.jpg": random.Random(0).randbytes(100_000)})
     content = bytearray(packed.read_bytes())
     content[len(content) // 2] ^= 255
@@ -131,7 +131,7 @@ def test_damage_inside_xz_is_told_too(tmp_path: Path) -> None:
         unpack(packed, tmp_path / "box")
 
 
-def test_entries_in_each_others_way(tmp_path: Path) -> None:
+def test_entries_with_conflicting_names_are_refused(tmp_path: Path) -> None:
     packed = make_tar(tmp_path / "x.tar", {"a": b"file", "a/b": b"below the file"})
     with pytest.raises(UserError, match="conflicting names"):
         unpack(packed, tmp_path / "box")
@@ -147,7 +147,7 @@ def test_entries_in_each_others_way(tmp_path: Path) -> None:
         max_size=6,
     )
 )
-def test_no_name_leaves_the_folder(tmp_path_factory, parts: list[str]) -> None:
+def test_no_name_escapes_the_folder(tmp_path_factory, parts: list[str]) -> None:
     place = tmp_path_factory.mktemp("zip")
     box = place / "in" / "box"
     box.mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_no_name_leaves_the_folder(tmp_path_factory, parts: list[str]) -> None:
     assert outside == [place / "x.tar"]
 
 
-def test_what_was_unpacked_is_used_again(tmp_path: Path) -> None:
+def test_unpacked_files_are_used_again(tmp_path: Path) -> None:
     packed = make_zip(tmp_path / "x.zip", {"a/1.jpg": b"1"})
     folder = open_source(packed, tmp_path / "w")
     (folder / "a/mark").write_text("mine")
@@ -168,7 +168,7 @@ def test_what_was_unpacked_is_used_again(tmp_path: Path) -> None:
     assert (again / "a/1.jpg").read_bytes() == b"other"
 
 
-def test_folder_of_archives_and_lists_as_a_download_leaves_it(tmp_path: Path) -> None:
+def test_a_folder_of_archives_and_lists_is_unpacked(tmp_path: Path) -> None:
     folder = tmp_path / "downloads"
     folder.mkdir()
     make_tar(folder / "17flowers.tgz", {"jpg/image_0001.jpg": b"x"})
@@ -178,7 +178,7 @@ def test_folder_of_archives_and_lists_as_a_download_leaves_it(tmp_path: Path) ->
     assert (root / "datasplits.mat").read_bytes() == b"mat"
 
 
-def test_what_is_no_source(tmp_path: Path) -> None:
+def test_invalid_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"photo\.jpg: neither a folder"):
         open_source(tmp_path / "photo.jpg", tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Scenes and the folder of their backgrounds: a changed folder is noticed, records are streamed."""
+"""Scenes and their background folder: changes are noticed, and records are streamed."""
 
 from __future__ import annotations
 
@@ -56,14 +56,16 @@ def test_a_changed_background_folder_is_refused_or_made_again(
     assert sum(used.values()) == {"more": 13, "less": 11}.get(change, 12)
 
 
-def test_a_missing_background_folder_is_told_before_any_photo_is_checked(tmp_path: Path) -> None:
+def test_a_missing_background_folder_is_reported_before_any_photo_is_checked(
+    tmp_path: Path,
+) -> None:
     source = class_folders(tmp_path / "in", {"a": 4, "b": 4})
     with pytest.raises(UserError, match=r"--background .*: no such folder"):
         run(source, tmp_path / "out", scene="64x48", background=tmp_path / "nothing")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_scenes_of_one_photo_share_its_piece(tmp_path: Path, background: Path) -> None:
+def test_scenes_of_the_same_photo_store_it_once(tmp_path: Path, background: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 4, "b": 4})
     run(
         source, tmp_path / "out", scene="64x48", background=background, clutter=1,
@@ -79,7 +81,7 @@ def test_scenes_of_one_photo_share_its_piece(tmp_path: Path, background: Path) -
     check_sound(out)
 
 
-def test_records_are_gone_through_and_not_held(tmp_path: Path, background: Path) -> None:
+def test_records_are_streamed_and_not_held_in_memory(tmp_path: Path, background: Path) -> None:
     alive: set[int] = set()
 
     class Record(CheckedRecord):

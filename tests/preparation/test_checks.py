@@ -1,4 +1,4 @@
-"""Every odd file has one fate: repaired to upright 8-bit sRGB, or quarantined by its word."""
+"""Every faulty file is either repaired to upright 8-bit sRGB or quarantined with its problem."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def difference(first: Image.Image, second: Image.Image) -> float:
 
 
 def png_of(width: int, height: int, bits: int, raw: bytes) -> bytes:
-    """An RGB PNG whose header says so much and whose pixels are `raw`."""
+    """Return an RGB PNG with this header and the pixel data `raw`."""
     header = struct.pack(">2I5B", width, height, bits, 2, 0, 0, 0)
     chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(raw), b"IEND"]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -90,7 +90,7 @@ def test_modes_become_rgb(
     result = stored(checked, plan)
     assert result.mode == "RGB"
     assert result.size == (48, 36)
-    if mode != "LAB":  # Pillow itself turns LAB back only by a profile
+    if mode != "LAB":  # Pillow converts LAB back only with a profile
         assert difference(result, original) < 6
 
 
@@ -108,7 +108,7 @@ def test_transparent_parts_are_white(tmp_path: Path, plan: CheckPlan) -> None:
     assert stored(checked, plan).getpixel((3, 3)) == (255, 255, 255)
 
 
-def test_sixteen_bit_colour_is_told(tmp_path: Path, plan: CheckPlan) -> None:
+def test_sixteen_bit_colour_is_reported(tmp_path: Path, plan: CheckPlan) -> None:
     raw = b"".join(b"\0" + struct.pack(">3H", 65535, 32896, 0) * 8 for _ in range(8))
     path = tmp_path / "x.png"
     path.write_bytes(png_of(8, 8, 16, raw))
@@ -117,7 +117,9 @@ def test_sixteen_bit_colour_is_told(tmp_path: Path, plan: CheckPlan) -> None:
     assert stored(checked, plan).getpixel((3, 3)) == (255, 128, 0)
 
 
-def test_foreign_colour_profile_is_applied_and_srgb_left(tmp_path: Path, plan: CheckPlan) -> None:
+def test_other_colour_profiles_are_applied_and_srgb_is_kept(
+    tmp_path: Path, plan: CheckPlan
+) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     checked = check_photo(save(picture(3), tmp_path / "s.jpg", icc_profile=srgb), plan)
     assert checked.repairs == ()
@@ -130,10 +132,10 @@ def test_foreign_colour_profile_is_applied_and_srgb_left(tmp_path: Path, plan: C
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(48, 36), (200, 150)])
-def test_exif_rotation_turns_photo_and_box(
+def test_exif_rotation_applies_to_photo_and_box(
     tmp_path: Path, plan: CheckPlan, orientation: int, size: tuple[int, int]
 ) -> None:
-    """A white box on black must be found where the turned and scaled box says."""
+    """A white box on black must be found where the rotated and scaled box says."""
     width, height = size
     box = (width // 8, height // 3, width // 2, height // 3 + height // 4)
     image = Image.new("RGB", size)
@@ -158,7 +160,9 @@ def test_exif_rotation_turns_photo_and_box(
         assert np.abs(np.array(measured) - (left, top, right, bottom)).max() <= 1.01, suffix
 
 
-def test_large_photo_is_reduced_never_enlarged(tmp_path: Path, plan: CheckPlan) -> None:
+def test_large_photos_are_reduced_and_small_ones_never_enlarged(
+    tmp_path: Path, plan: CheckPlan
+) -> None:
     checked = check_photo(save(picture(4, (300, 200)), tmp_path / "x.jpg", quality=95), plan)
     assert (checked.width, checked.height) == (96, 64)
     assert checked.repairs == ("reduced",)
@@ -169,7 +173,7 @@ def test_large_photo_is_reduced_never_enlarged(tmp_path: Path, plan: CheckPlan) 
 
 
 def test_draft_decoding_is_as_sharp(tmp_path: Path, plan: CheckPlan) -> None:
-    """Above twice the short side the JPEG decoder reduces: the result must be the same."""
+    """The JPEG decoder reduces photos above twice the short side; the result must be the same."""
     large = picture(5, (800, 640))
     checked = check_photo(save(large, tmp_path / "x.jpg", quality=95), plan)
     assert (checked.raw_width, checked.raw_height) == (800, 640)
@@ -178,7 +182,7 @@ def test_draft_decoding_is_as_sharp(tmp_path: Path, plan: CheckPlan) -> None:
     assert difference(stored(checked, plan), exact) < 3
 
 
-def test_wrong_suffix_is_mended_without_encoding(tmp_path: Path, plan: CheckPlan) -> None:
+def test_a_wrong_suffix_is_repaired_without_encoding(tmp_path: Path, plan: CheckPlan) -> None:
     path = tmp_path / "really a png.JPG"
     picture(6).save(path, "PNG")
     checked = check_photo(path, plan)
@@ -242,24 +246,24 @@ def test_quarantined(tmp_path: Path, plan: CheckPlan, name: str) -> None:
     assert not checked.file
 
 
-def test_zeros_after_the_middle_are_no_photo(tmp_path: Path, plan: CheckPlan) -> None:
-    """What a download that was given its space beforehand leaves behind when it breaks off."""
+def test_a_photo_that_ends_in_zeros_is_truncated(tmp_path: Path, plan: CheckPlan) -> None:
+    """An interrupted download whose space was allocated in advance ends in zeros."""
     whole = jpeg(picture(1, (200, 150)))
     path = tmp_path / "x.jpg"
     path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
     checked = check_photo(path, plan)
     assert checked.problem == "truncated"
-    assert checked.preview, "what can be seen of it belongs into the report"
+    assert checked.preview, "the report shows the readable part"
 
 
-def test_bytes_after_the_end_are_no_fault(tmp_path: Path, plan: CheckPlan) -> None:
-    """Phones append a film; its bytes may look like the start of a scan."""
+def test_bytes_after_the_end_are_ignored(tmp_path: Path, plan: CheckPlan) -> None:
+    """Phones append a video, whose bytes may look like the start of a scan."""
     path = tmp_path / "x.jpg"
     path.write_bytes(jpeg(picture(1)) + b"ftypmp42\xff\xda\x00\x08film" * 50)
     assert check_photo(path, plan).problem == ""
 
 
-def test_thumbnail_in_the_header_is_no_end(tmp_path: Path, plan: CheckPlan) -> None:
+def test_a_thumbnail_in_the_header_is_not_the_end(tmp_path: Path, plan: CheckPlan) -> None:
     inner = jpeg(picture(2, (16, 12)))
     segment = b"\xff\xe5" + (len(inner) + 2).to_bytes(2, "big") + inner
     whole = jpeg(picture(1, (200, 150)))
@@ -278,14 +282,14 @@ def test_progressive_and_restart_markers_decode(tmp_path: Path, plan: CheckPlan)
         assert check_photo(path, plan).problem == ""
 
 
-def test_special_files_and_missing_ones(tmp_path: Path, plan: CheckPlan) -> None:
+def test_special_and_missing_files(tmp_path: Path, plan: CheckPlan) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling.jpg")
     for name in ("pipe.jpg", "dangling.jpg", "missing.jpg"):
         assert check_photo(tmp_path / name, plan).problem == "unreadable"
 
 
-def test_storing_that_fails_is_no_fault_of_the_photo(tmp_path: Path) -> None:
+def test_a_failure_to_store_is_not_a_fault_of_the_photo(tmp_path: Path) -> None:
     nowhere = CheckPlan(tmp_path / "gone", 64, 92, 1_000_000)
     with pytest.raises(OSError, match="gone"):
         check_photo(save(picture(1), tmp_path / "x.jpg"), nowhere)
@@ -299,10 +303,10 @@ def test_storing_that_fails_is_no_fault_of_the_photo(tmp_path: Path) -> None:
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=6),
 )
-def test_no_damage_escapes(
+def test_all_damage_is_found(
     tmp_path: Path, plan: CheckPlan, kind: str, cut: float, flips: list[tuple[float, int]]
 ) -> None:
-    """Whatever is done to a file, it is quarantined with a reason or stored whole."""
+    """A file damaged in any way is quarantined with a reason or stored completely."""
     buffer = io.BytesIO()
     picture(11).save(buffer, kind)
     content = bytearray(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The embedded demo: honest splits, exact boxes, digits that can be read, the same for a seed."""
+"""The embedded demo: no leaks between splits, exact boxes, readable digits, reproducible."""
 
 import csv
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from stacked_ram.runtime.errors import UserError
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The real thing, with one canvas a scan."""
+    """The whole demo, with one canvas per scan."""
     dest = tmp_path_factory.mktemp("datasets") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "CANVASES_A_SCAN", dict.fromkeys(SPLITS, 1))
@@ -24,7 +24,7 @@ def prepared(tmp_path_factory):
     return dest
 
 
-def test_a_folder_of_the_users_is_never_replaced(tmp_path):
+def test_a_users_folder_is_never_replaced(tmp_path):
     kept = tmp_path / "demo" / "holiday" / "only copy.jpg"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"mine")
@@ -46,7 +46,7 @@ def test_no_scan_is_in_two_splits(prepared):
     assert len(set.union(*groups.values())) == sum(demo.SCANS.values()) == 1797
 
 
-def test_every_digit_is_in_every_split_in_its_share(prepared):
+def test_every_split_has_the_proportions_of_the_classes(prepared):
     labels = load_digits().target
     fractions = np.bincount(labels) / len(labels)
     for split in SPLITS:
@@ -56,7 +56,7 @@ def test_every_digit_is_in_every_split_in_its_share(prepared):
             assert abs(counts[str(digit)] - expected) <= 1.5
 
 
-def test_the_data_set_is_as_any_other(prepared):
+def test_the_result_is_an_ordinary_data_set(prepared):
     rows = rows_of(prepared)
     for row in rows[::50]:
         with Image.open(prepared / row["path"]) as image:
@@ -74,7 +74,7 @@ def test_the_data_set_is_as_any_other(prepared):
         assert row["class"] == str(label) == row["path"].split("/")[1]
     files = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.jpg")}
     assert files == {row["path"] for row in rows}
-    assert not list(prepared.parent.glob(".*")), "nothing half made is left"
+    assert not list(prepared.parent.glob(".*")), "no partial files remain"
 
 
 def test_the_same_seed_gives_the_same_photos():
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_photos():
     assert not np.array_equal(once, other)
 
 
-def test_only_the_box_is_written_on(monkeypatch):
+def test_only_the_pixels_of_the_box_change(monkeypatch):
     def pixels():
         return [photo.pixels_HWC for photo in photos()]
 
@@ -95,7 +95,7 @@ def test_only_the_box_is_written_on(monkeypatch):
         return list(islice(demo.demo_photos("valid"), 30))
 
     written, boxes = pixels(), [photo.box for photo in photos()]
-    monkeypatch.setattr(demo, "_ink", lambda rng, under_HWC: under_HWC)  # ink like the ground
+    monkeypatch.setattr(demo, "_ink", lambda rng, under_HWC: under_HWC)  # invisible ink
     monkeypatch.setattr(demo, "DARKENS", 0.0)
     for with_digit, without, (left, top, right, bottom) in zip(
         written, pixels(), boxes, strict=True
@@ -104,10 +104,10 @@ def test_only_the_box_is_written_on(monkeypatch):
         inside = changed[top:bottom, left:right].copy()
         changed[top:bottom, left:right] = False
         assert not changed.any()
-        assert 0.1 < inside.mean() < 1, "strokes, their shadow, and ground"
+        assert 0.1 < inside.mean() < 1, "strokes, their shadow, and background"
 
 
-def test_strokes_stand_out_of_any_ground():
+def test_strokes_stand_out_from_any_background():
     scan = load_digits().images[0] / 16
     for level in range(0, 256, 15):
         ground = np.full((demo.HEIGHT, demo.WIDTH, 3), level, np.float32)
@@ -118,8 +118,8 @@ def test_strokes_stand_out_of_any_ground():
         assert np.quantile(inside, 0.95) - np.quantile(inside, 0.05) >= 60
 
 
-def test_places_tell_nothing_of_the_digit():
-    """Centres cover the photo, and a classifier that knows them and the size is at chance."""
+def test_places_do_not_depend_on_the_digit():
+    """Centres cover the photo, and a classifier of place and size is at chance."""
     from sklearn.ensemble import RandomForestClassifier
 
     photos = list(islice(demo.demo_photos("train"), 3000))
@@ -129,6 +129,6 @@ def test_places_tell_nothing_of_the_digit():
     assert places.max(axis=0)[2:].tolist() == [demo.WIDTH, demo.HEIGHT]
     forest = RandomForestClassifier(50, min_samples_leaf=5, random_state=0, n_jobs=1)
     half = len(photos) // 2
-    # canvases of one scan are told apart by their turn: halves share scans, not places
+    # canvases of a scan differ in their turn: the halves have scans in common, but no places
     score = forest.fit(places[:half], digits[:half]).score(places[half:], digits[half:])
     assert score < 0.1 + 4 * (0.09 / half) ** 0.5

@@ -1,4 +1,4 @@
-"""The MNIST family: splits, fixed canvases, and what goes wrong."""
+"""The MNIST family: splits, fixed canvases and errors."""
 
 import base64
 import csv
@@ -58,7 +58,7 @@ def load(dest: Path, split: str, name: str = "images") -> np.ndarray:
     return np.load(dest / split / f"{name}.npy")
 
 
-def test_plain_digits_are_split_and_otherwise_untouched(source, tmp_path):
+def test_digits_without_a_canvas_are_split_and_otherwise_unchanged(source, tmp_path):
     info = prepare(source, tmp_path / "digits")
     assert info["kind"] == "digits" and info["canvas"] == [28, 28] and info["channels"] == 1
     assert info["mean"] == [0.0] and info["std"] == [1.0]
@@ -73,7 +73,7 @@ def test_plain_digits_are_split_and_otherwise_untouched(source, tmp_path):
     together = sorted(image.tobytes() for part in parts for image in part)
     assert together == sorted(image.tobytes() for image in digits(600, TRAIN_INK, 0)[0])
     assert load(tmp_path / "digits", "train", "labels").dtype == np.int64
-    assert not list(tmp_path.glob("*/*/boxes.npy")), "nothing was composed"
+    assert not list(tmp_path.glob("*/*/boxes.npy")), "no canvases were made"
 
 
 def test_labels_stay_with_their_digits(source, tmp_path):
@@ -98,9 +98,9 @@ def test_cluttered_test_is_composed_once_and_hashed(source, tmp_path):
     canvases = load(tmp_path / "one", "test")
     assert canvases.shape == (100, 50, 60)
     assert hashlib.sha256(canvases.tobytes()).hexdigest() == info["sha256"]["test"]
-    # what was published must stay: every chance drawn for the test set is in this number
+    # published test sets must not change: this hash depends on every random number drawn
     assert info["sha256"]["test"].startswith("07cc4d0a686b0efb")
-    assert load(tmp_path / "one", "train").shape == (540, 28, 28), "composed anew every epoch"
+    assert load(tmp_path / "one", "train").shape == (540, 28, 28), "composed in every epoch"
     assert info["canvas"] == [50, 60] and info["translate"] and info["clutter"] == 4
 
 
@@ -109,7 +109,7 @@ def test_boxes_hold_the_digits_and_clutter_is_of_the_same_split(source, tmp_path
     prepare(source, tmp_path / "digits", translate=True, clutter=4)
     canvases, boxes = (load(tmp_path / "digits", split, name) for name in ("images", "boxes"))
     raw = load(tmp_path / "digits", split, "digits")
-    assert canvases.shape[1:] == (60, 60), "the paper's canvas where none is given"
+    assert canvases.shape[1:] == (60, 60), "the paper's canvas by default"
     assert boxes.dtype == np.int64
     for canvas, digit, (left, top, right, bottom) in zip(canvases, raw, boxes, strict=True):
         assert (right - left, bottom - top) == (28, 28)
@@ -130,19 +130,19 @@ def test_translated_background_is_black_inside_and_outside_the_box(source, tmp_p
     assert len(np.unique(boxes[:, :2], axis=0)) > 80, "at random places"
 
 
-def test_a_canvas_alone_centres_the_digit(source, tmp_path):
+def test_a_canvas_without_translation_centres_the_digit(source, tmp_path):
     prepare(source, tmp_path / "digits", canvas="100x60")
     boxes = load(tmp_path / "digits", "test", "boxes")
     assert (boxes == [36, 16, 64, 44]).all()
 
 
-def test_without_validation_all_digits_train(source, tmp_path):
+def test_without_validation_all_digits_are_for_training(source, tmp_path):
     info = prepare(source, tmp_path / "digits", valid_ratio=0.0, translate=True, clutter=2)
     assert sum(info["counts"]["train"].values()) == 600
     assert load(tmp_path / "digits", "valid", "labels").shape == (0,)
 
 
-def test_a_subset_of_the_classes_is_numbered_anew(source, tmp_path):
+def test_a_subset_of_the_classes_is_renumbered(source, tmp_path):
     info = prepare(source, tmp_path / "digits", classes="7,3")
     assert info["classes"] == ["3", "7"]
     assert info["counts"]["test"] == {"3": 10, "7": 10}
@@ -156,7 +156,7 @@ def test_the_report_shows_every_class_and_lists_every_digit(source, tmp_path):
     page = (tmp_path / "digits" / "report.html").read_text()
     assert "<h3>3 " in page and "54 train, 6 valid, 10 test" in page
     assert escape(info["rule"]) in page and "<svg" in page
-    assert not re.search(r"(src|href)=\"(?!data:)", page), "needs nothing else"
+    assert not re.search(r"(src|href)=\"(?!data:)", page), "self-contained"
     sheets = re.findall(r'class="sheet".*?base64,([^"]+)', page)
     assert len(sheets) == 2
     for sheet in sheets:
@@ -178,7 +178,7 @@ def test_the_report_shows_every_class_and_lists_every_digit(source, tmp_path):
         assert row["class"] == str(labels[int(number)])
 
 
-def test_the_whole_command_tells_of_the_report_and_notices_lost_arrays(source, tmp_path, capsys):
+def test_the_command_names_the_report_and_notices_lost_arrays(source, tmp_path, capsys):
     dest = tmp_path / "digits"
     assert main([str(source), str(dest)]) == 0
     assert "one row a digit in report.csv" in capsys.readouterr().out
@@ -239,7 +239,7 @@ def cut(path: Path) -> None:
         ({"classes": "3,eleven"}, "no class 'eleven'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(source, tmp_path, given, words):
+def test_invalid_options_are_refused(source, tmp_path, given, words):
     with pytest.raises(UserError, match=words):
         prepare(source, tmp_path / "digits", **given)
     assert not (tmp_path / "digits").exists()

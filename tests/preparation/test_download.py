@@ -18,7 +18,7 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves CONTENT, with ranges; breaks off after `most` bytes of an answer."""
+    """Serve CONTENT, with ranges; stop after `most` bytes of an answer."""
 
     most = len(CONTENT)
     ranges = True
@@ -51,7 +51,7 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
-def test_broken_transfer_goes_on(tmp_path: Path, url: str) -> None:
+def test_an_interrupted_transfer_continues(tmp_path: Path, url: str) -> None:
     part = tmp_path / "set.part"
     Server.most = 300_000
     with pytest.raises(OSError, match=r"stopped after|IncompleteRead|more expected"):
@@ -62,11 +62,11 @@ def test_broken_transfer_goes_on(tmp_path: Path, url: str) -> None:
     fetch(url, part)
     assert part.read_bytes() == CONTENT
     assert Server.requested == ["", f"bytes={kept}-"]
-    fetch(url, part)  # all there: nothing more to come
+    fetch(url, part)  # complete: nothing more to fetch
     assert part.read_bytes() == CONTENT
 
 
-def test_server_without_ranges_begins_anew(tmp_path: Path, url: str) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(tmp_path: Path, url: str) -> None:
     part = tmp_path / "set.part"
     part.write_bytes(b"something else entirely")
     Server.ranges = False
@@ -82,13 +82,15 @@ def test_hash_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPat
     assert (folder / "set.tgz").read_bytes() == CONTENT
     count = len(Server.requested)
     download("flowers17", tmp_path / "datasets/f17")
-    assert len(Server.requested) == count, "what is there is not fetched again"
+    assert len(Server.requested) == count, "existing files are not fetched again"
     monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (RemoteFile(url, "0" * 32),))
     with pytest.raises(UserError, match=r"set\.tgz.*not the published"):
         download("flowers17", tmp_path / "datasets/f17")
 
 
-def test_no_network_tells_how_to_do_it_by_hand(tmp_path: Path, monkeypatch) -> None:
+def test_without_a_network_the_error_says_what_to_fetch_by_hand(
+    tmp_path: Path, monkeypatch
+) -> None:
     dead = RemoteFile("http://127.0.0.1:9/17flowers.tgz")
     monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (dead,))
     with pytest.raises(UserError) as raised:

@@ -1,4 +1,4 @@
-"""Photos that are there twice: on one side of a split, and out together under two labels."""
+"""Duplicates stay in the same split; copies with two labels are all left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stacked_ram.preparation.duplicates import Duplicates, leave_out_conflicts
 
 
 class FakeCatalogue:
-    """As much of a catalogue as conflicts need; counts what it is asked."""
+    """The part of a catalogue that conflicts need; it counts its calls."""
 
     def __init__(self, classes: dict[int, str]) -> None:
         self.classes, self.asked = classes, 0
@@ -51,11 +51,11 @@ def conflicts(classes: dict[int, str], pairs: list[tuple[int, int]]) -> list[tup
         ([], [(1, 2, 1), (1, 3, 1), (2, 3, 2)], {1, 2, 3}),  # hashes 5, 7, 13
         ([(1, 2)], [(1, 3, 0)], {1, 2, 3}),
         ([(1, 2), (3, 4)], [(1, 3, 4)], {1, 2, 3, 4}),
-        ([], [(1, 2, 1), (1, 3, 1)], {1, 3}),  # 2 is like a photo under two labels, not one
+        ([], [(1, 2, 1), (1, 3, 1)], {1, 3}),  # photo 2 looks like two photos with different labels
         ([(1, 2)], [], set()),
     ],
 )
-def test_copies_go_out_together(exact, near, left_out) -> None:
+def test_copies_are_left_out_together(exact, near, left_out) -> None:
     classes = {1: "cat", 2: "cat", 3: "dog", 4: "dog"}
     pairs = exact + [(a, b) for a, b, _ in near]
     catalogue = FakeCatalogue(classes)
@@ -67,7 +67,7 @@ def test_copies_go_out_together(exact, near, left_out) -> None:
         assert detail.startswith(f"also under {other!r}: {other}/")
 
 
-def test_many_photos_of_one_hash_are_few_steps() -> None:
+def test_many_photos_with_equal_hashes_need_few_steps() -> None:
     classes = {number: ("cat", "dog", "emu")[number % 3] for number in range(3000)}
     pairs = [(0, other) for other in range(1, 3000)]
     catalogue = FakeCatalogue(classes)
@@ -76,7 +76,7 @@ def test_many_photos_of_one_hash_are_few_steps() -> None:
     assert catalogue.asked < 5 * 3000
 
 
-def test_duplicates_are_kept_on_one_side(tmp_path: Path) -> None:
+def test_duplicates_stay_in_the_same_split(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 20, "b": 20})
     for number in range(8):
         original = source / "a" / f"photo {number:03d}.jpg"
@@ -99,7 +99,7 @@ def test_duplicates_are_kept_on_one_side(tmp_path: Path) -> None:
     assert "8 exact and 0 near" in dataset_info(tmp_path / "exact")["notes"][0]
 
 
-def test_one_photo_under_two_labels(tmp_path: Path) -> None:
+def test_a_photo_with_two_labels(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
     first, second = source / "a/photo 000.jpg", source / "a/photo 001.jpg"
     (source / "b/same.jpg").write_bytes(first.read_bytes())
@@ -118,7 +118,7 @@ def test_one_photo_under_two_labels(tmp_path: Path) -> None:
 
 
 def test_a_conflict_leaves_out_all_that_look_alike(tmp_path: Path) -> None:
-    """Three files of the same pixels, other bytes: of one hash, and one under another label."""
+    """Three files with equal pixels and hashes but different bytes; one has another label."""
     source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
     for level, name in [(1, "a/one.png"), (6, "a/two.png"), (9, "b/three.png")]:
         save(picture(500), source / name, compress_level=level)
@@ -130,7 +130,7 @@ def test_a_conflict_leaves_out_all_that_look_alike(tmp_path: Path) -> None:
     assert details["b/three.png"] == "also under 'a': a/one.png"
 
 
-def test_leaks_across_an_official_split_are_told_and_not_moved(tmp_path: Path) -> None:
+def test_leaks_across_an_official_split_are_reported_and_not_moved(tmp_path: Path) -> None:
     source = tmp_path / "in"
     for first, split in [(0, "train"), (100, "valid"), (200, "test")]:
         class_folders(source / split, {"a": 6, "b": 6}, first)

@@ -1,5 +1,4 @@
-"""KMNIST the whole way, by the commands that its preset documents: official files, which are made
-here under their official names, then preparation, training and test."""
+"""KMNIST from files with the official names to a test, by the commands in its preset's header."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ COUNTS = {"train": 120, "t10k": 30}
 
 
 def write_official(folder: Path) -> None:
-    """IDX files as published, of characters that are a bar at the place of their class."""
+    """Write IDX files with the official names; each character is a bar that shows its class."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for part, count in COUNTS.items():

@@ -11,7 +11,7 @@ import pytest
 from making import class_folders, dataset_info, picture, problems, rows, run, save, tree_digest
 from PIL import Image
 from pyramids import (
-    add_odd_tag,
+    add_harmless_tag,
     claim_size,
     cut_tile,
     lose_tiles,
@@ -24,12 +24,12 @@ from stacked_ram.images import opening
 from stacked_ram.preparation import large
 from stacked_ram.preparation.perceptual import fingerprint
 
-LIMIT = 0.05  # megapixels: --max-megapixels of these tests
+LIMIT = 0.05  # megapixels, for --max-megapixels
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Two classes of ordinary photos, and one pyramid of 300 x 200 in each."""
+    """Two classes of ordinary photos, each with a pyramid of 300 x 200 pixels."""
     folder = class_folders(tmp_path / "in", {"a": 3, "b": 3})
     for seed, name in enumerate("ab"):
         write_pyramid(folder / name / "slide.tif", smooth_pixels(200, 300, seed))
@@ -40,7 +40,7 @@ def prepared(source: Path, dest: Path, **more) -> dict:
     return run(source, dest, keep_size=True, max_megapixels=LIMIT, **more)
 
 
-def test_training_and_preparation_mean_the_same_by_large() -> None:
+def test_training_and_preparation_agree_on_what_is_large() -> None:
     assert large.MOST_WHOLE == opening.LARGE
 
 
@@ -59,7 +59,7 @@ def test_large_tiffs_are_kept_byte_for_byte(source: Path, tmp_path: Path) -> Non
         pixels_HWC = smooth_pixels(200, 300, seed)
         expected = fingerprint(Image.fromarray(pixels_HWC))
         assert (int(row["phash"], 16) ^ expected.phash).bit_count() <= 4
-    assert prepared(source, out) == info, "twice changes nothing"
+    assert prepared(source, out) == info, "a second run changes nothing"
     page = (out / "report.html").read_text()
     assert page.count("data:image/jpeg") == 2
 
@@ -113,10 +113,10 @@ def test_grayscale_rotated_and_wrongly_named(source: Path, tmp_path: Path) -> No
     assert by_source["a/named.jpg"]["repairs"] == "wrong_suffix"
     assert by_source["a/named.jpg"]["path"].endswith("named.tif")
     size = by_source["b/turned.tif"]["width"], by_source["b/turned.tif"]["height"]
-    assert size == ("200", "320"), "as it is seen, not as it is stored"
+    assert size == ("200", "320"), "upright, not as stored"
 
 
-def test_a_size_that_the_tiles_do_not_have_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_size_larger_than_its_tiles_is_refused(source: Path, tmp_path: Path) -> None:
     claim_size(source / "a" / "slide.tif", 50_000)
     prepared(source, tmp_path / "out")
     assert problems(tmp_path / "out") == {"slide.tif": "unreadable"}
@@ -128,11 +128,13 @@ def test_a_damaged_tile_anywhere_is_found(source: Path, tmp_path: Path, level: i
     prepared(source, tmp_path / "out")
     assert problems(tmp_path / "out") == {"slide.tif": "unreadable"}
     [row] = [row for row in rows(tmp_path / "out", "report.csv") if row["problem"]]
-    assert "decoded" not in row["detail"], "a name of the working folder says nothing"
+    assert "decoded" not in row["detail"], "no path of the working folder"
 
 
 @pytest.mark.parametrize("how", [{}, {"compression": "jpeg"}, {"compression": "deflate"}], ids=str)
-def test_a_tile_that_the_file_ends_in_is_found(source: Path, tmp_path: Path, how: dict) -> None:
+def test_a_cut_tile_at_the_end_of_the_file_is_found(
+    source: Path, tmp_path: Path, how: dict
+) -> None:
     path = write_pyramid(source / "a" / "cut.tif", smooth_pixels(200, 300, 5), **how)
     cut_tile(path)
     prepared(source, tmp_path / "out")
@@ -141,7 +143,7 @@ def test_a_tile_that_the_file_ends_in_is_found(source: Path, tmp_path: Path, how
 
 def test_a_harmless_warning_loses_no_photo(source: Path, tmp_path: Path, caplog) -> None:
     for path in (source / "a" / "slide.tif", source / "b" / "slide.tif"):
-        add_odd_tag(path)
+        add_harmless_tag(path)
         with caplog.at_level(logging.WARNING, "pyvips"):
             vips().Image.new_from_file(str(path))
     assert "65000" in caplog.text
@@ -152,7 +154,7 @@ def test_a_harmless_warning_loses_no_photo(source: Path, tmp_path: Path, caplog)
     assert len(kept) == 2
 
 
-def test_bombs_are_refused_before_any_pixel_is_made(source: Path, tmp_path: Path) -> None:
+def test_bombs_are_refused_before_decoding(source: Path, tmp_path: Path) -> None:
     claim_size(source / "a" / "slide.tif", 200_000)
     Image.new("RGB", (400, 300)).save(source / "a" / "strips.tif")
     save(picture(9, (400, 300)), source / "b" / "large.png")
@@ -163,7 +165,9 @@ def test_bombs_are_refused_before_any_pixel_is_made(source: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("how", [{}, {"keep_size": True, "scene": "64x48"}], ids=str)
-def test_only_kept_sizes_are_kept(source: Path, tmp_path: Path, how: dict) -> None:
+def test_without_keep_size_large_photos_are_reduced(
+    source: Path, tmp_path: Path, how: dict
+) -> None:
     if "scene" in how:
         for number in range(6):
             save(picture(500 + number), tmp_path / "behind" / f"{number}.jpg")
@@ -180,8 +184,8 @@ def test_without_pyvips_the_refusal_says_what_to_install(source, tmp_path, monke
     assert all("requirements-large.txt" in detail for detail in details)
 
 
-def test_memory_is_that_of_a_few_tiles(tmp_path: Path) -> None:
-    """9,000 x 9,000 pixels are 243 MB; decoding them takes a tenth of that at most."""
+def test_memory_is_limited_to_a_few_tiles(tmp_path: Path) -> None:
+    """9,000 x 9,000 pixels are 243 MB; decoding may take at most a tenth of that."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "large.tif"
     photo = vips().Image.black(9000, 9000).new_from_image([10, 90, 200]).cast("uchar")

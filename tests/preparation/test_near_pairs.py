@@ -1,4 +1,4 @@
-"""Near pairs are found all, and only those, by what hashes say and by how photos look."""
+"""Exactly the near pairs are found, by their hashes and by their tiny copies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_all_pairs_within_the_distance(seed: int, count: int, copies: int, dista
     expected = {(int(i), int(j), int(bits[i, j])) for i, j in zip(first, second, strict=True)}
     found = list(near_pairs(hashes, distance))
     assert set(found) == expected
-    assert len(found) == len(expected), "a pair was given twice"
+    assert len(found) == len(expected), "a pair came twice"
 
 
 def test_large_buckets_of_equal_hashes() -> None:
@@ -44,8 +44,8 @@ def test_large_buckets_of_equal_hashes() -> None:
     assert len(found) == 600 * 599 // 2
 
 
-def test_work_grows_hardly_faster_than_the_number() -> None:
-    """Comparing all with all would be 5e9 comparisons here and could not end in time."""
+def test_work_grows_almost_linearly() -> None:
+    """Comparing all pairs would take 5e9 comparisons and not end in time."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 100_000, dtype=np.uint64)
     hashes[-1] = hashes[0] ^ np.uint64(0b10101)
@@ -81,7 +81,7 @@ def test_different_photos_are_not_the_same() -> None:
             assert not (near and same_picture(first.tiny, second.tiny))
 
 
-def test_flat_pictures_are_never_the_same_by_look() -> None:
+def test_flat_pictures_never_count_as_the_same() -> None:
     black, white = (
         fingerprint(Image.new("RGB", (40, 40), colour)) for colour in ("black", "white")
     )
@@ -97,7 +97,7 @@ def test_sums_of_channels_are_exact() -> None:
     assert found.channel_squares == tuple((values**2).sum(axis=(0, 1)))
 
 
-def test_sums_of_large_photos_are_near() -> None:
+def test_sums_of_large_photos_are_approximate() -> None:
     image = picture(3, (900, 700))
     values = np.asarray(image, dtype=np.float64)
     sums, squares = fingerprint(image).channel_sums, fingerprint(image).channel_squares

@@ -1,4 +1,4 @@
-"""The needle data set: what decides the class is small, and gone from the reduced photo."""
+"""The needle data set: a small object decides the class and vanishes in the reduced photo."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPE = 600, 800
 
 
 def strongest_direction(pixels_HWC: np.ndarray) -> float:
-    """Angle of the stripes of a patch, in degrees, from its spectrum."""
+    """Return the angle of the stripes of a patch, in degrees, from its spectrum."""
     grey = pixels_HWC.mean(2)
     power = np.abs(np.fft.fft2(grey - grey.mean()))
     y, x = np.unravel_index(power.argmax(), power.shape)
@@ -45,7 +45,7 @@ def test_the_box_holds_stripes_in_the_direction_of_the_class():
         assert abs((found - angle + 90) % 180 - 90) < 12
 
 
-def test_the_light_that_leads_there_is_seen_in_a_small_picture():
+def test_the_light_around_the_needle_is_visible_in_a_reduced_photo():
     hits = 0
     for seed in range(10):
         photo = needle_photo(np.random.default_rng(seed), seed % 4, 1, *SHAPE)
@@ -58,7 +58,7 @@ def test_the_light_that_leads_there_is_seen_in_a_small_picture():
     assert hits >= 9
 
 
-def test_a_prepared_data_set_with_boxes_the_same_every_time(tmp_path):
+def test_the_data_set_has_boxes_and_is_reproducible(tmp_path):
     vips()
     folder = prepare_needle(NeedleOptions(dest=tmp_path / "a", photos=(4, 4, 4)))
     info = yaml.safe_load((folder / "dataset.yaml").read_text())
@@ -82,7 +82,7 @@ def test_too_few_photos_are_refused_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_folder_of_the_users_is_never_replaced(tmp_path, capsys):
+def test_a_users_folder_is_never_replaced(tmp_path, capsys):
     (tmp_path / "needle").mkdir()
     (tmp_path / "needle" / "mine.jpg").write_bytes(b"mine")
     assert main([str(tmp_path / "needle"), "--photos", "4", "4", "4"]) == 2

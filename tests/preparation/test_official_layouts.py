@@ -1,4 +1,4 @@
-"""The archives of known sets as their authors lay them out: classes, splits, boxes."""
+"""Official data sets in their published layouts: classes, splits, boxes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def box_of(row: dict[str, str]) -> tuple[float, ...]:
 
 
 def flowers17(root: Path, splits: bool = True) -> Path:
-    """Ten photos of each of three classes, numbered as the official ones are."""
+    """Make ten photos of each of three classes, with the official numbers."""
     numbers = [80 * klass + n for klass in (0, 7, 16) for n in range(1, 11)]
     for number in numbers:
         save(picture(number), root / "jpg" / f"image_{number:04d}.jpg")

@@ -1,4 +1,4 @@
-"""From a source to a data set: what must be true of every one."""
+"""From a source to a data set: what must hold for every data set."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from stacked_ram.preparation.sources.common import is_litter, split_of
 from stacked_ram.runtime.errors import RunFailed, UserError
 
 
-def with_odd_files(source: Path) -> dict[str, str]:
-    """Mix odd files into the class `a`; returns file name -> word of its fate."""
+def with_faulty_files(source: Path) -> dict[str, str]:
+    """Add faulty files to the class `a`; return file name -> repair or problem."""
     folder = source / "a"
     exif = Image.Exif()
     exif[274] = 6
@@ -55,9 +55,9 @@ def with_odd_files(source: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def test_odd_files_are_repaired_or_quarantined_and_counted(tmp_path: Path) -> None:
+def test_faulty_files_are_repaired_or_quarantined_and_counted(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 6, "b": 6})
-    fates = with_odd_files(source)
+    fates = with_faulty_files(source)
     before = tree_digest(source)
     info = run(source, tmp_path / "out")
     check_sound(tmp_path / "out")
@@ -78,34 +78,34 @@ def test_odd_files_are_repaired_or_quarantined_and_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_max_megapixels_allows_is_opened_everywhere(
+def test_photos_that_max_megapixels_allows_are_opened_everywhere(
     tmp_path: Path, monkeypatch, workers: int
 ) -> None:
-    """Pillow's own limit, here 500 pixels, refuses nothing, in no process and no step."""
+    """Pillow's own limit, here 500 pixels, must not apply in any process or step."""
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     save(picture(0), source / "b" / "again.jpg", quality=95)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     info = run(source, tmp_path / "out", keep_size=True, workers=workers)
     assert info["left_out"] == {"conflict": 2}
-    assert Image.MAX_IMAGE_PIXELS == 500, "left as it was"
+    assert Image.MAX_IMAGE_PIXELS == 500, "unchanged"
     with Workers(workers) as all_of_them, pixel_limit(None):
         limits = all_of_them.in_order(resolve_name, ["PIL.Image:MAX_IMAGE_PIXELS"], name=str)
         assert list(limits) == [None]
 
 
-def test_strict_makes_them_an_error(tmp_path: Path) -> None:
+def test_strict_makes_faults_an_error(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 6, "b": 6})
     save(picture(904, (900, 700)), source / "a/large.jpg")
-    run(source, tmp_path / "fine", strict=True)  # reducing is no fault
+    run(source, tmp_path / "fine", strict=True)  # reducing is not a fault
     save(picture(901).convert("L"), source / "a/gray.jpg")
     with pytest.raises(RunFailed, match=r"a/gray\.jpg: grayscale"):
         run(source, tmp_path / "out", strict=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 12, "b": 9})
-    with_odd_files(source)
+    with_faulty_files(source)
     for place, workers in [("1", 1), ("2", 2)]:
         (tmp_path / place).mkdir()
         run(source, tmp_path / place / "set", workers=workers)
@@ -113,7 +113,7 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_another_seed_draws_others(tmp_path: Path) -> None:
+def test_another_seed_draws_another_split(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 30, "b": 20})
     drawn = []
     for seed in (0, 1):
@@ -123,8 +123,8 @@ def test_another_seed_draws_others(tmp_path: Path) -> None:
     assert drawn[0] != drawn[1]
 
 
-def test_more_photos_hardly_move_the_others(tmp_path: Path) -> None:
-    """A photo's lot is its own: one more photo must not shuffle the whole set."""
+def test_more_photos_hardly_change_the_split_of_the_others(tmp_path: Path) -> None:
+    """A photo's random number depends on it alone, so one more photo must not reshuffle the set."""
     source = class_folders(tmp_path / "in", {"a": 50})
     run(source, tmp_path / "out")
     save(picture(999), source / "a/one more.jpg")
@@ -133,7 +133,7 @@ def test_more_photos_hardly_move_the_others(tmp_path: Path) -> None:
     assert sum(before[name] != after[name] for name in before) <= 3
 
 
-def test_twice_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
     dest = tmp_path / "out"
     run(source, dest)
@@ -158,7 +158,7 @@ def test_twice_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_data_set_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+def test_other_folders_are_never_replaced(tmp_path: Path, overwrite: bool) -> None:
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     dest = tmp_path / "thesis"
     save(picture(1), dest / "precious.png")
@@ -170,7 +170,7 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path: Path, overwrite: bool) 
     check_sound(tmp_path / "empty")
 
 
-def test_source_and_dest_must_be_apart(tmp_path: Path) -> None:
+def test_source_and_dest_must_not_contain_each_other(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     before = tree_digest(tmp_path)
     for dest in (source, source / "prepared", tmp_path):
@@ -186,12 +186,12 @@ def test_source_and_dest_must_be_apart(tmp_path: Path) -> None:
 @settings(
     max_examples=12,
     deadline=None,
-    phases=[Phase.explicit, Phase.generate],  # making a tree smaller takes longer than reading it
+    phases=[Phase.explicit, Phase.generate],  # shrinking a tree takes longer than reading it
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_any_tree_gives_a_sound_data_set(tmp_path_factory, data: st.DataObject) -> None:
-    """Odd names, sizes and modes, copies planted anywhere: sound, and no copy across a split."""
+    """With any names, sizes, modes and copies: a sound data set, and no copy across a split."""
     place = tmp_path_factory.mktemp("tree")
     name = st.text(
         st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12
@@ -263,7 +263,9 @@ def test_max_per_class_keeps_the_proportions_of_an_official_split(tmp_path: Path
 def test_folds(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 25, "b": 25})
     info = run(source, tmp_path / "out", folds=5)
-    assert "0.2 test;" in info["rule"] and "valid," not in info["rule"], "folds decide the rest"
+    assert "0.2 test;" in info["rule"] and "valid," not in info["rule"], (
+        "the folds determine the other splits"
+    )
     with pytest.raises(UserError, match=r"too few for 30 folds.*fewer folds"):
         run(source, tmp_path / "more", folds=30)
     folds: dict[str, list[str]] = {}
@@ -276,7 +278,7 @@ def test_folds(tmp_path: Path) -> None:
     assert all(sorted(classes) == ["a"] * 4 + ["b"] * 4 for classes in folds.values())
 
 
-def test_mean_and_std_are_those_of_the_training_pixels(tmp_path: Path) -> None:
+def test_mean_and_std_are_of_the_training_pixels(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
     info = run(source, tmp_path / "out")
     train = [tmp_path / "out" / r["path"] for r in rows(tmp_path / "out") if r["split"] == "train"]
@@ -286,7 +288,7 @@ def test_mean_and_std_are_those_of_the_training_pixels(tmp_path: Path) -> None:
 
 
 def test_the_std_of_a_channel_that_does_not_vary_is_1(tmp_path: Path) -> None:
-    """Photos of one stain: whoever divides by it must not get NaN."""
+    """Photos whose channel is constant: dividing by its std must not give NaN."""
     for seed in range(10):
         red = picture(seed).getchannel("R")
         green, blue = (Image.new("L", red.size, level) for level in (0, 77))
@@ -297,7 +299,7 @@ def test_the_std_of_a_channel_that_does_not_vary_is_1(tmp_path: Path) -> None:
     assert info["mean"][1:] == [0.0, round(77 / 255, 6)]
 
 
-def test_torchvision_numbers_the_classes_alike(tmp_path: Path) -> None:
+def test_torchvision_gives_the_classes_the_same_numbers(tmp_path: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
     source = class_folders(tmp_path / "in", {"a?": 5, "B": 5, "a": 5, "é": 5})
     info = run(source, tmp_path / "out")
@@ -310,7 +312,7 @@ def test_torchvision_numbers_the_classes_alike(tmp_path: Path) -> None:
         assert info["classes"][label] == by_path[relative]
 
 
-def test_report_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
+def test_the_report_is_self_contained_and_has_no_scripts(tmp_path: Path) -> None:
     evil = '<img src=x onerror="alert(1)">'
     source = class_folders(tmp_path / "in", {evil.replace("/", ""): 6, "b": 6})
     (source / "b" / f"{evil}.jpg").write_bytes(jpeg(picture(1, (300, 200)))[:3000])
@@ -323,7 +325,7 @@ def test_report_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
         r"(?:src|href)=(?!\"data:image/jpeg;base64,)", text.replace("&lt;img src=x", "")
     )
     pictures = [base64.b64decode(found) for found in re.findall(r"base64,([^\"]+)\"", text)]
-    assert len(pictures) >= 2 + 1 + 2  # a sheet a class, the truncated photo, the pair
+    assert len(pictures) >= 2 + 1 + 2  # a sheet per class, the truncated photo, the pair
     for content in pictures:
         Image.open(io.BytesIO(content)).load()
     assert text.count("<svg") == 3

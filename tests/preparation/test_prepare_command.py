@@ -1,4 +1,4 @@
-"""The command: what it foresees, passes on, refuses, and never loads."""
+"""The command: dry runs, early errors, refused options, and imports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stacked_ram.preparation import pool
 ROOT = Path(__file__).parents[2]
 
 
-def test_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys) -> None:
+def test_a_dry_run_describes_the_plan_and_writes_nothing(tmp_path: Path, capsys) -> None:
     source = class_folders(tmp_path / "in", {"a": 8, "b": 5})
     before = tree_digest(tmp_path)
     code = main([str(source), str(tmp_path / "new" / "out"), "--dry-run"])
@@ -64,7 +64,7 @@ def test_a_class_that_is_named_twice_is_kept_once(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_too_few_photos_are_foreseen(
+def test_too_few_photos_are_reported_before_any_work(
     tmp_path: Path, capsys, monkeypatch, dry_run: bool, how: list[str], message: str
 ) -> None:
     source = class_folders(tmp_path / "in", {"common": 9, "rare": 2})
@@ -79,7 +79,7 @@ def test_too_few_photos_are_foreseen(
     assert os.listdir(tmp_path) == ["in"] or not (message or dry_run)
 
 
-def test_an_official_split_is_foreseen_too(tmp_path: Path, capsys) -> None:
+def test_too_few_photos_of_an_official_split_are_reported_too(tmp_path: Path, capsys) -> None:
     class_folders(tmp_path / "in" / "train", {"a": 5, "b": 1})
     class_folders(tmp_path / "in" / "test", {"a": 5, "b": 5}, first=100)
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
@@ -92,7 +92,7 @@ def test_an_official_split_is_foreseen_too(tmp_path: Path, capsys) -> None:
 
 
 def digits(source: Path) -> Path:
-    """80 digits of 8x8 of noise, in the files of MNIST."""
+    """Write 80 digits of 8x8 noise, in the format of MNIST."""
     source.mkdir()
     rng = np.random.default_rng(0)
     for part, count in (("train", 60), ("t10k", 20)):
@@ -109,7 +109,7 @@ def digits(source: Path) -> Path:
     return source
 
 
-def test_digits_are_passed_on(tmp_path: Path) -> None:
+def test_digits_are_recognised(tmp_path: Path) -> None:
     source = digits(tmp_path / "mnist")
     arguments = [str(source), str(tmp_path / "out"), "--valid-ratio", "0.5"]
     assert main(arguments) == 0
@@ -179,7 +179,7 @@ DIGITS_TAKE_NONE = (
     ],
     ids=str,
 )
-def test_options_that_a_source_would_ignore_are_refused(
+def test_options_without_effect_are_refused(
     tmp_path: Path, capsys, dry_run: bool, what: str, ignored: list[str]
 ) -> None:
     make = digits if what == "digits" else lambda place: class_folders(place, {"a": 5, "b": 5})
@@ -190,7 +190,7 @@ def test_options_that_a_source_would_ignore_are_refused(
     error = capsys.readouterr().err.strip()
     flags = [word for word in ignored if word.startswith("--")]
     if what == "scenes":
-        flags.remove("--clutter")  # which scenes have
+        flags.remove("--clutter")  # scenes have this option
         assert "--clutter (" not in error
     assert f"{source}: {what} do not take" in error and error.count("\n") == 0
     assert all(f"{flag} (for " in error for flag in flags)

@@ -1,4 +1,4 @@
-"""Runs that end badly: killed, a full disk, a dead worker. DEST is whole or not there."""
+"""Killed runs, full disks and dead workers: DEST is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def start(source: Path, dest: Path, *more: str) -> subprocess.Popen:
 
 
 def children(pid: int) -> list[int]:
-    """Worker processes of a process, where /proc tells of them."""
+    """Return the worker processes of a process, where /proc lists them."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -62,7 +62,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, photos: int) -> None:
-    """Stop the run as Ctrl-C would, after so many photos were checked."""
+    """Stop the run, like Ctrl-C, after this many checked photos."""
     checked = itertools.count(1)
     real = checks.check_photo
 
@@ -74,7 +74,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, photos: int) -> None:
     monkeypatch.setattr(pool, "check_photo", check)
 
 
-def test_next_run_takes_up_what_was_decoded(source, whole, tmp_path, monkeypatch) -> None:
+def test_the_next_run_reuses_decoded_photos(source, whole, tmp_path, monkeypatch) -> None:
     dest = tmp_path / "set"
     with monkeypatch.context() as patched:
         interrupt_after(patched, 70)
@@ -91,7 +91,7 @@ def test_next_run_takes_up_what_was_decoded(source, whole, tmp_path, monkeypatch
     assert tree_digest(dest) == whole
 
 
-def test_other_decoding_options_take_up_nothing(source, tmp_path, monkeypatch) -> None:
+def test_with_other_decoding_options_nothing_is_reused(source, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         interrupt_after(patched, 70)
         with pytest.raises(KeyboardInterrupt):
@@ -102,7 +102,7 @@ def test_other_decoding_options_take_up_nothing(source, tmp_path, monkeypatch) -
 
 
 @pytest.mark.parametrize("other", [{}, {"short_side": 16}], ids=str)
-def test_a_dry_run_leaves_a_stopped_run_as_it_is(source, tmp_path, monkeypatch, other) -> None:
+def test_a_dry_run_does_not_change_a_stopped_run(source, tmp_path, monkeypatch, other) -> None:
     packed = shutil.make_archive(str(tmp_path / "photos"), "tar", source)
     dest = tmp_path / "set"
     with monkeypatch.context() as patched:
@@ -119,7 +119,7 @@ def test_a_dry_run_leaves_a_stopped_run_as_it_is(source, tmp_path, monkeypatch, 
     assert tree_digest(tmp_path) == before
 
 
-def test_lost_or_cut_decoded_files_are_made_again(source, whole, tmp_path, monkeypatch) -> None:
+def test_lost_or_cut_decoded_files_are_decoded_again(source, whole, tmp_path, monkeypatch) -> None:
     dest = tmp_path / "set"
     with monkeypatch.context() as patched:
         interrupt_after(patched, 100)
@@ -134,7 +134,7 @@ def test_lost_or_cut_decoded_files_are_made_again(source, whole, tmp_path, monke
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_a_random_moment(source: Path, whole, tmp_path: Path, seed: int) -> None:
-    """Killed (with no chance to tidy up) once or twice, then run to its end."""
+    """Killed (without a chance to clean up) once or twice, then run to its end."""
     dest = tmp_path / "set"
     moment = random.Random(seed)
     for _ in range(2):
@@ -144,19 +144,21 @@ def test_killed_at_a_random_moment(source: Path, whole, tmp_path: Path, seed: in
             time.sleep(0.01)
         process.kill()
         process.communicate()
-        if dest.exists():  # it was done before
+        if dest.exists():  # it had finished
             break
     run(source, dest)
     check_sound(dest)
     same = tree_digest(dest)
-    for name in ("dataset.yaml", "report.html"):  # these tell the command
+    for name in ("dataset.yaml", "report.html"):  # these contain the command
         same.pop(name)
     assert same == {name: digest for name, digest in whole.items() if name in same}
     assert len(same) == len(whole) - 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_dead_worker_is_told_and_workers_do_not_outlive(source: Path, tmp_path: Path) -> None:
+def test_a_dead_worker_is_reported_and_no_worker_outlives_the_run(
+    source: Path, tmp_path: Path
+) -> None:
     process = start(source, tmp_path / "set", "--workers", "2")
     deadline = time.monotonic() + 30
     while not (workers := children(process.pid)) and time.monotonic() < deadline:
@@ -210,7 +212,7 @@ def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, exists
 
 @pytest.mark.parametrize("renames", [1, 2])
 def test_killed_between_the_renames(source, tmp_path, monkeypatch, renames: int) -> None:
-    """The old data set comes back, or the new one stays: never neither."""
+    """Either the old data set comes back or the new one stays."""
     dest = tmp_path / "set"
     run(source, dest)
     old = tree_digest(dest)

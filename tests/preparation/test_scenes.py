@@ -1,4 +1,4 @@
-"""Scenes: exact boxes, honest backgrounds, the same for a seed, and no cue but the object."""
+"""Scenes: exact boxes, backgrounds of one split only, reproducible, no cue but the object."""
 
 import csv
 from collections import Counter
@@ -20,7 +20,7 @@ SHAPE = SceneShape(height=72, width=96)
 
 
 def texture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A ground of green and grey blobs; never magenta."""
+    """Return a background of green and grey blobs, without magenta."""
     rng = np.random.default_rng(seed)
     blobs = Image.fromarray(rng.integers(0, 200, (5, 7, 3), dtype=np.uint8))
     return blobs.resize(size, Image.Resampling.BILINEAR)
@@ -38,7 +38,7 @@ def scene(seed: int, photo: Image.Image, shape: SceneShape = SHAPE):
 
 @pytest.fixture(scope="module")
 def background(tmp_path_factory) -> Path:
-    """60 photos in two folders, one of them there twice, and one that is broken."""
+    """60 photos in two folders, a copy of one of them, and a broken photo."""
     folder = tmp_path_factory.mktemp("background")
     for number in range(60):
         inner = folder / f"kind {number % 2}"
@@ -91,7 +91,7 @@ def test_the_box_is_where_the_object_is(size):
         assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1], rel=0.2)
 
 
-def test_sizes_are_the_shares_asked_for():
+def test_sizes_follow_the_requested_fractions():
     sides = [
         max(right - left, bottom - top)
         for _, (left, top, right, bottom) in (
@@ -101,11 +101,11 @@ def test_sizes_are_the_shares_asked_for():
     assert round(0.12 * 96) == min(sides) and max(sides) == round(0.3 * 96)
     whole = SceneShape(height=20, width=100, object_shares=(1.0, 1.0))
     _, box = scene(0, Image.new("RGB", (40, 30)), whole)
-    assert box[3] - box[1] <= 20, "no object is larger than its canvas"
+    assert box[3] - box[1] <= 20, "every object fits its canvas"
 
 
 def test_pieces_have_the_same_soft_edges_as_the_object():
-    """A white object and white clutter on black: their profiles from rim to middle agree."""
+    """A white object and white clutter on black have the same profile from edge to middle."""
     shape = SceneShape(96, 96, object_shares=(0.5, 0.5), clutter=1, clutter_shares=(0.5, 0.5))
     white, black = Image.new("RGB", (60, 60), "white"), Image.new("RGB", (200, 200))
 
@@ -115,7 +115,7 @@ def test_pieces_have_the_same_soft_edges_as_the_object():
         middle = np.asarray(pixels.convert("L")).max(axis=0)
         return middle[middle > 0]
 
-    # the object stands on top: alone it shows its own edges, black it must not hide the other's
+    # the object covers the clutter: a black object must not hide the edges of the clutter
     on_object = profile(white, black)
     assert on_object[0] < 40 and on_object[-1] < 40 and on_object.max() == 255
     alone = SceneShape(96, 96, object_shares=(0.01, 0.01), clutter=1, clutter_shares=(0.5, 0.5))
@@ -138,9 +138,9 @@ def test_places_are_uniform():
         assert (((counts - expected) ** 2) / expected).sum() < 8 + 4 * 16**0.5
 
 
-def test_no_cue_but_the_object_tells_the_class():
-    """A forest that sees the scene, its object and some way round it blanked, and where and how
-    large the object was, is at chance; the same forest with the object in sight is not."""
+def test_only_the_object_predicts_the_class():
+    """A random forest that gets the scene without the object and its surroundings, and the object's
+    place and size, is at chance. With the object in the scene it is not."""
     from sklearn.ensemble import RandomForestClassifier
 
     blanked, whole, labels = [], [], []
@@ -163,24 +163,24 @@ def test_no_cue_but_the_object_tells_the_class():
 
     chance = 1 / 3
     assert accuracy(blanked) < chance + 3 * (chance * (1 - chance) / 450) ** 0.5
-    assert accuracy(whole) > 0.6, "the check could have failed"
+    assert accuracy(whole) > 0.6, "the check can fail"
 
 
 def features(pixels_HWC: np.ndarray) -> list[float]:
-    """Mean colours of 8-pixel cells, and the canvas's highest and lowest values."""
+    """Return the mean colours of 8-pixel cells, and the same sorted."""
     cells = pixels_HWC.reshape(9, 8, 12, 8, 3).mean(axis=(1, 3))
-    sorted_cells = np.sort(cells.reshape(-1, 3), axis=0)  # whatever their place
+    sorted_cells = np.sort(cells.reshape(-1, 3), axis=0)  # independent of their place
     return [*cells.ravel(), *sorted_cells.ravel()]
 
 
-def test_no_background_photo_serves_two_splits(background, tmp_path):
+def test_no_background_photo_is_in_two_splits(background, tmp_path):
     options = options_for(tmp_path / "scenes", background)
     counts = Counter(train=30, valid=10, test=20)
     found = find_backgrounds(options, background, counts, SHAPE)
     sizes = {split: len(files) for split, files in found.files.items()}
     assert sum(sizes.values()) == 60 and sizes["train"] > sizes["test"] > sizes["valid"] >= 5
     contents = [file.read_bytes() for files in found.files.values() for file in files]
-    assert len(set(contents)) == 60, "a photo that is there twice is used once"
+    assert len(set(contents)) == 60, "duplicate photos are used once"
     assert found.left_out == 2
     again = find_backgrounds(options, background, counts, SHAPE)
     assert again == found
@@ -200,10 +200,10 @@ def test_scenes_become_an_ordinary_data_set(background, records, tmp_path):
     assert info["counts"]["test"] == {"square": 1, "tall": 1, "wide": 1}
     split_of = {record.source: record.split for record in records}
     rows = rows_of(dest)
-    assert len({row["sha256"] for row in rows}) == len(rows) == 42, "no scene twice"
+    assert len({row["sha256"] for row in rows}) == len(rows) == 42, "all scenes differ"
     for row in rows:
         assert split_of[row["source"]] == row["split"]
-        assert row["group"] == row["source"], "scenes of one photo belong together"
+        assert row["group"] == row["source"], "scenes of a photo have the same group"
         with Image.open(dest / row["path"]) as image:
             assert image.size == (96, 72)
             found = is_magenta(np.asarray(image.convert("RGB")))
@@ -215,7 +215,7 @@ def test_scenes_become_an_ordinary_data_set(background, records, tmp_path):
         assert not found.any()
 
 
-def test_the_same_for_any_number_of_workers(background, records, tmp_path):
+def test_scenes_are_the_same_for_any_number_of_workers(background, records, tmp_path):
     first, second, other = (
         rows_of(prepare_scenes(options_for(tmp_path / name, background, **given), records))
         for name, given in
@@ -226,7 +226,7 @@ def test_the_same_for_any_number_of_workers(background, records, tmp_path):
 
 
 @pytest.mark.parametrize(("folder", "words"), [("missing", "no such"), ("few", "need 15")])
-def test_without_enough_backgrounds_there_are_no_scenes(folder, words, records, tmp_path):
+def test_too_few_backgrounds_are_refused(folder, words, records, tmp_path):
     if folder == "few":
         (tmp_path / folder).mkdir()
         for number in range(14):

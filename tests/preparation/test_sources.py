@@ -1,4 +1,4 @@
-"""Every layout is found by itself and read right: folders of classes and of splits, CSV files."""
+"""Every layout is detected and read correctly: class folders, split folders, CSV files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from PIL import Image
 from stacked_ram.runtime.errors import UserError
 
 
-def test_class_folders_of_any_name(tmp_path: Path) -> None:
+def test_class_folders_with_any_name(tmp_path: Path) -> None:
     names = [
         "lily of the valley",
         "Tulpe",
@@ -53,7 +53,7 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
     assert dataset_info(dest)["classes"] == ["cat", "dog"]
 
 
-def test_folder_name_that_is_no_text(tmp_path: Path) -> None:
+def test_a_folder_name_that_is_not_text(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"good": 5})
     bad = os.fsdecode(bytes(source) + b"/caf\xe9")
     class_folders(source, {"later": 5}, first=50)
@@ -76,7 +76,7 @@ def test_class_folders_wrapped_and_nested(tmp_path: Path) -> None:
     assert split_sizes_total(run(tmp_path / "deep", tmp_path / "o4")) == {"cat": 5, "dog": 5}
 
 
-def test_folders_inside_the_classes_are_no_classes(tmp_path: Path) -> None:
+def test_folders_inside_class_folders_are_not_classes(tmp_path: Path) -> None:
     source = tmp_path / "in"
     class_folders(source / "cat", {"home": 3, "street": 3})
     class_folders(source / "dog", {"home": 3, "park": 3}, first=50)
@@ -87,7 +87,7 @@ def test_folders_inside_the_classes_are_no_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrap", ["", "images"])
 def test_all_splits_have_the_same_classes(tmp_path: Path, wrap: str) -> None:
-    """What says which folders are classes is the training split, also where another would not."""
+    """The training split determines which folders are classes, also for the other splits."""
     source = tmp_path / "in"
     class_folders(source / "train" / wrap, {"cat": 5, "dog": 5})
     class_folders(source / "test" / wrap / "cat", {"home": 2, "street": 2}, first=50)
@@ -97,7 +97,7 @@ def test_all_splits_have_the_same_classes(tmp_path: Path, wrap: str) -> None:
 
 
 @pytest.mark.parametrize("wrapped", ["train", "test"])
-def test_one_of_the_splits_may_be_wrapped(tmp_path: Path, wrapped: str) -> None:
+def test_a_single_split_may_be_wrapped(tmp_path: Path, wrapped: str) -> None:
     source = tmp_path / "in"
     for split in ("train", "test"):
         folder = source / split / ("images" if split == wrapped else "")
@@ -151,7 +151,7 @@ def test_missing_validation_is_drawn_from_train_never_from_test(tmp_path: Path) 
         assert (row["source"].startswith("test/")) == (row["split"] == "test")
 
 
-def test_unlabelled_test_folder_is_told_of(tmp_path: Path) -> None:
+def test_an_unlabelled_test_folder_is_reported(tmp_path: Path) -> None:
     class_folders(tmp_path / "in" / "train", {"a": 10, "b": 10})
     save(picture(500), tmp_path / "in" / "test" / "1.jpg")
     info = run(tmp_path / "in", tmp_path / "out")
@@ -266,7 +266,7 @@ def test_group_pattern(tmp_path: Path) -> None:
         assert len(splits) == 1
 
 
-def test_layout_by_name_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_requested_layout_that_does_not_fit_says_what_is_missing(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     for layout, missing in [
         ("flowers17", "image_0001"), ("flowers102", "imagelabels"), ("bach", "Benign"),
@@ -279,14 +279,14 @@ def test_layout_by_name_says_what_is_missing(tmp_path: Path) -> None:
     assert dataset_info(tmp_path / "out")["options"]["layout"] == "class_folders"
 
 
-def test_nothing_to_find(tmp_path: Path) -> None:
+def test_a_source_without_photos_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="no layout fits"):
         run(tmp_path / "in", tmp_path / "out")
     assert not [*tmp_path.glob("*out*")]
 
 
-def test_a_class_named_train_is_not_taken_for_a_split(tmp_path: Path) -> None:
+def test_a_class_named_train_is_not_mistaken_for_a_split(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"car": 6, "bus": 6})
     class_folders(source / "train", {"steam": 5, "diesel": 5}, first=50)
     with pytest.raises(UserError, match="is train/ the training split, or a class beside bus/"):
@@ -298,7 +298,7 @@ def test_a_class_named_train_is_not_taken_for_a_split(tmp_path: Path) -> None:
     assert "not used: bus/, car/" in " ".join(info["notes"])
 
 
-def test_what_stands_beside_the_split_is_told(tmp_path: Path) -> None:
+def test_folders_beside_the_splits_are_reported(tmp_path: Path) -> None:
     for split, first in (("train", 0), ("test", 50), ("train_2", 90)):
         class_folders(tmp_path / "in" / split, {"cat": 5, "dog": 5}, first=first)
     picture(200).save(tmp_path / "in" / "train" / "stray.jpg")
@@ -308,7 +308,7 @@ def test_what_stands_beside_the_split_is_told(tmp_path: Path) -> None:
     assert "not used: train_2/" in notes and "stray.jpg" in notes
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"cat": 5, "dog": 5})
     (source / "labels.csv").write_text("file,label,label\ncat/photo 000.jpg,cat,zz\n")
     with pytest.raises(UserError, match="two columns are called `label`"):

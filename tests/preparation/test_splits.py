@@ -1,4 +1,4 @@
-"""Shares, classes and units: what every split must keep, whatever it is made of."""
+"""Fractions, classes and units: what must hold for every split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lots(seed: int, count: int) -> np.ndarray:
     fractions=FRACTIONS,
     seed=st.integers(0, 99),
 )
-def test_single_photos_meet_the_shares(
+def test_single_photos_meet_the_fractions(
     counts: list[int], fractions: list[float], seed: int
 ) -> None:
     classes = np.repeat(np.arange(len(counts)), counts)
@@ -57,7 +57,7 @@ def test_units_stay_whole(sizes: list[int], class_count: int, mixed: bool, seed:
         assert abs(in_part[0] / in_part.sum() - 0.6) < 0.45
 
 
-def test_the_seed_decides_which_and_not_how_many() -> None:
+def test_the_seed_changes_the_photos_but_not_their_number() -> None:
     classes = np.repeat([0, 1], 50)
     units = np.arange(100)
     first, second, again = (
@@ -77,8 +77,8 @@ def test_too_few_names_the_class(count: int, units: list[int]) -> None:
     assert (few.value.klass, few.value.photos, few.value.units) == (1, count, len(set(units)))
 
 
-def test_folds_of_equal_classes_are_of_one_size() -> None:
-    """What does not divide is spread over the folds, not given to the first ones."""
+def test_folds_of_equal_classes_have_the_same_size() -> None:
+    """Remainders are spread over the folds, not given to the first ones."""
     classes = np.repeat(np.arange(10), 11)
     parts = assign_units(classes, np.arange(110), lots(3, 110), [1.0] * 5)
     assert np.bincount(parts).tolist() == [22] * 5
@@ -89,7 +89,7 @@ def test_as_many_folds_as_there_are_photos() -> None:
     assert sorted(parts) == list(range(300))
 
 
-def test_units_hang_together_by_groups_and_by_copies() -> None:
+def test_units_are_connected_by_groups_and_by_copies() -> None:
     ids = np.array([2, 3, 5, 7, 11, 13])
     groups = np.array([0, 1, 1, 0, 2, 0])
     links = np.array([[2, 3], [7, 11], [7, 99]])  # 99 was left out

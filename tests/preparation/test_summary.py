@@ -1,4 +1,4 @@
-"""Preparing from Python: what a caller gets back, and that nothing is printed."""
+"""Preparing from Python: the returned summary, and no output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stacked_ram.preparation.pipeline import prepare
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_summary_tells_what_was_prepared_and_nothing_is_printed(tmp_path: Path, capfd) -> None:
+def test_the_summary_describes_the_data_set_and_nothing_is_printed(tmp_path: Path, capfd) -> None:
     source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
     save(picture(0), source / "a" / "twice.png")
     (source / "a" / "broken.jpg").write_bytes(b"")
@@ -37,7 +37,7 @@ def test_a_summary_tells_what_was_prepared_and_nothing_is_printed(tmp_path: Path
     assert again.unchanged and again.photos == made.photos
 
 
-def test_a_dry_run_returns_what_it_foresees(tmp_path: Path) -> None:
+def test_a_dry_run_returns_its_plan(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 5, "rare": 1})
     plan = summarise(source, tmp_path / "out", dry_run=True)
     assert plan.dry_run and plan.classes == ("a", "rare") and plan.photos == {}

@@ -1,4 +1,4 @@
-"""Weights carry everything that is needed to use them; what is damaged or foreign is named."""
+"""Weights contain everything needed to use them; damaged or foreign files are refused."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ def run(digits, tmp_path_factory):
     return folder
 
 
-def test_a_file_of_weights_alone_is_enough(run, tmp_path):
+def test_a_weights_file_is_sufficient(run, tmp_path):
     alone = tmp_path / "moved.safetensors"
     alone.write_bytes((run / "best.safetensors").read_bytes())
     loaded = load_run(alone, "cpu")
     assert loaded.classes == ("bar", "dot", "ring")
     assert loaded.config.model.std == 0.3
-    assert loaded.model.levels[0].attention.std.item() == pytest.approx(0.1)  # as training ended
+    assert loaded.model.levels[0].attention.std.item() == pytest.approx(
+        0.1
+    )  # as at the end of training
     assert not loaded.model.training
     pixels = torch.full((2, 1, 12, 12), 9, dtype=torch.uint8)
     again = load_run(run, "cpu").model
@@ -37,7 +39,7 @@ def test_a_file_of_weights_alone_is_enough(run, tmp_path):
     assert torch.equal(ours, theirs)
 
 
-def test_a_backbone_that_rooms_share_is_stored_once_and_fits_again(tmp_path):
+def test_a_shared_backbone_is_stored_once_and_loads_again(tmp_path):
     shared = torch.nn.Linear(2, 2)
     model = torch.nn.ModuleDict({"a": shared, "b": shared, "c": torch.nn.Linear(2, 2)})
     kept = checkpoint.without_aliases(model.state_dict())
@@ -58,7 +60,7 @@ def test_a_backbone_that_rooms_share_is_stored_once_and_fits_again(tmp_path):
     ],
     ids=["cut short", "changed bytes", "of another program", "of another format"],
 )
-def test_weights_that_cannot_be_used_are_named(run, tmp_path, change, says):
+def test_unusable_weights_are_refused_with_the_reason(run, tmp_path, change, says):
     path = tmp_path / "changed.safetensors"
     path.write_bytes(change((run / "best.safetensors").read_bytes()))
     with pytest.raises(UserError, match=says) as error:
@@ -66,7 +68,7 @@ def test_weights_that_cannot_be_used_are_named(run, tmp_path, change, says):
     assert str(path) in str(error.value)
 
 
-def test_states_are_never_unpickled_freely(tmp_path):
+def test_states_are_never_unpickled_without_restrictions(tmp_path):
     class Harm:
         def __reduce__(self):
             return (open, (str(tmp_path / "harm"), "w"))

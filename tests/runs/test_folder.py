@@ -1,4 +1,4 @@
-"""A run folder explains itself, and two runs never mix in one."""
+"""A run folder describes its run, and never holds two."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stacked_ram.training.run import resume_run, train_run
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_folder_explains_itself(digits, tmp_path):
+def test_the_folder_describes_its_run(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
     ram.train(config, out=tmp_path / "run")
     assert load_config(tmp_path / "run" / "config.yaml") == config
@@ -38,7 +38,7 @@ def test_the_folder_explains_itself(digits, tmp_path):
     assert row.startswith("1,")
 
 
-def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
+def test_a_folder_with_a_run_is_refused_without_overwrite(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
     train_run(config, tmp_path / "run")
     mine = ("mine.txt", "answers.csv", "test_photos/one.jpg", "testing/notes")
@@ -60,18 +60,18 @@ def test_a_folder_that_holds_a_run_is_refused_unless_told(digits, tmp_path):
     train_run(other, tmp_path / "run", overwrite=True)
     assert RunFolder(tmp_path / "run").config() == other
     assert all((tmp_path / "run" / name).exists() for name in mine)
-    assert not any((tmp_path / "run" / name).exists() for name in written)  # of the run before
+    assert not any((tmp_path / "run" / name).exists() for name in written)  # from the earlier run
     assert len(list((tmp_path / "run").glob("state-*.pt"))) == 1
 
 
-def test_a_data_set_is_no_place_for_a_run(digits):
+def test_a_run_cannot_be_written_into_a_data_set(digits):
     before = sorted(digits.rglob("*"))
     with pytest.raises(UserError, match="is a data set"):
         train_run(tiny_config(digits, epochs=1), digits, overwrite=True)
     assert sorted(digits.rglob("*")) == before
 
 
-def test_a_run_that_goes_on_keeps_its_fields_and_may_train_longer(digits, tmp_path):
+def test_a_resumed_run_keeps_its_fields_and_may_train_longer(digits, tmp_path):
     config = tiny_config(digits, epochs=1)
     train_run(config, tmp_path / "run")
     with pytest.raises(UserError, match=r"--core-size: a resumed run keeps its core_size"):
@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_keeps_its_fields_and_may_train_longer(digits, tmp_pa
     assert RunFolder(tmp_path / "run").config().training.epochs == 2
 
 
-def test_a_run_goes_on_with_its_data_set_in_another_place_and_with_no_other(digits, tmp_path):
+def test_a_run_resumes_with_its_data_set_moved_but_not_with_another(digits, tmp_path):
     old, new, other = (tmp_path / name for name in ("old", "new", "other"))
     shutil.copytree(digits, old)
     tiny_digits(other, counts=(48, 12, 18))
@@ -110,12 +110,12 @@ def test_two_processes_cannot_train_one_run(digits, tmp_path):
     run.close()
 
 
-def test_columns_that_come_later_are_kept(tmp_path):
+def test_columns_added_later_are_kept(tmp_path):
     write_rows(tmp_path / "a.csv", [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3, "b": 4}])
     assert (tmp_path / "a.csv").read_text() == "epoch,a,b\n1,2,\n2,3,4\n"
 
 
-def test_a_training_writes_where_its_preset_or_its_data_set_says():
+def test_the_run_folder_is_named_after_the_preset_or_the_data_set():
     mnist = load_config("mnist")
     mine = replace_fields(mnist, {"dataset": "datasets/mine"})
     assert default_folder("mnist", mnist) == Path("results/mnist")

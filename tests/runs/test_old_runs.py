@@ -1,4 +1,4 @@
-"""Runs and a data set written by an earlier version (November 2026, old_runs/) still work the same.
+"""Runs and a data set of an earlier version (November 2026, old_runs/) still work the same.
 
 Both have fields under names that changed since: `checkpoint_steps`, `accumulate`, and the patch
 unit `share`.
@@ -23,7 +23,7 @@ OLD = Path(__file__).parent / "old_runs"
 
 @pytest.fixture
 def old_run(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch) -> Path:
-    """A copy of an old run beside its data set, and the folder it was trained in as current."""
+    """Copy an old run beside its data set, and change to the folder in which it was trained."""
     shutil.copytree(OLD / "dataset", tmp_path / "dataset")
     shutil.copytree(OLD / request.param, tmp_path / request.param)
     monkeypatch.chdir(tmp_path)
@@ -31,7 +31,7 @@ def old_run(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch) -> Path
 
 
 @pytest.mark.parametrize("old_run", ["paper", "glance"], indirect=True)
-def test_an_old_run_predicts_what_it_predicted(old_run: Path):
+def test_an_old_run_gives_the_same_predictions(old_run: Path):
     expected = json.loads((old_run / "expected.json").read_text())
     run = load_run(old_run, "cpu")
     assert main(["predict", str(old_run), "dataset/test", "--out", "answers.jsonl"]) == 0
@@ -47,13 +47,13 @@ def test_an_old_run_predicts_what_it_predicted(old_run: Path):
         row = rows[name]
         assert row["class"] == run.classes[last_C.argmax()]
         assert row["probability"] == pytest.approx(last_C.max(), abs=1e-4)
-        # cells and centres round to the same places; predict writes four digits
+        # predict writes four digits
         top_level = np.array(locations_TS2)[:, -1]
         assert np.array(row["locations"]) == pytest.approx(top_level, abs=1e-3)
 
 
 @pytest.mark.parametrize("old_run", ["paper"], indirect=True)
-def test_an_old_run_goes_on(old_run: Path):
+def test_an_old_run_resumes(old_run: Path):
     before = (old_run / "metrics.csv").read_text().splitlines()
     assert main(["train", "--resume", str(old_run), "--epochs", "3"]) == 0
     after = (old_run / "metrics.csv").read_text().splitlines()

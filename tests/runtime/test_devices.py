@@ -28,9 +28,9 @@ print(faults(5))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_what_is_freed_on_the_cpu_is_used_again():
+def test_freed_memory_is_reused_on_the_cpu():
     run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 1000  # pages; 240,000 when all is handed back
+    assert int(run.stdout) < 1000  # pages; 240,000 if all memory were returned
 
 
 def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
@@ -57,7 +57,7 @@ def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
         ("Features\t: fp asimd", False),
     ],
 )
-def test_fast_bf16_is_told_from_the_instruction_sets(line, fast, tmp_path, monkeypatch):
+def test_fast_bf16_is_detected_from_the_instruction_sets(line, fast, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n{line}\n")
     monkeypatch.setattr(devices, "Path", lambda name: tmp_path / "cpuinfo")
     devices.cpu_features.cache_clear()

@@ -1,4 +1,4 @@
-"""Printed hints name the program that was called."""
+"""Printed hints name the called program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stacked_ram.runtime.program import program
         ("notebook.py", "main.py", "viz.py"),
     ],
 )
-def test_a_script_names_the_scripts_beside_it(called, train, draw, monkeypatch):
+def test_a_script_names_the_other_scripts(called, train, draw, monkeypatch):
     monkeypatch.setattr(sys, "argv", [called])
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert (program(), program("viz")) == (f"python3 {train}", f"python3 {draw}")

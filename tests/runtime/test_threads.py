@@ -18,7 +18,7 @@ def two_cores(monkeypatch):
 @pytest.mark.parametrize(
     ("running", "sleeps"), [([1] * 6, False), ([3, 1, 1, 1, 1, 1], False), ([3] * 6, True)]
 )
-def test_threads_sleep_only_where_other_work_runs(running, sleeps, capsys):
+def test_threads_sleep_only_beside_other_work(running, sleeps, capsys):
     counts = iter(running)
     threads.sleep_at_barriers_if_busy(lambda: next(counts))
     assert (os.environ.pop("GOMP_SPINCOUNT", None) == "0") == sleeps
@@ -26,12 +26,12 @@ def test_threads_sleep_only_where_other_work_runs(running, sleeps, capsys):
 
 
 @pytest.mark.parametrize("name", threads.SETTINGS)
-def test_what_the_user_has_set_stays(name, monkeypatch):
+def test_the_users_settings_are_kept(name, monkeypatch):
     monkeypatch.setenv(name, "1000")
     threads.sleep_at_barriers_if_busy(lambda: 100)
     assert os.environ[name] == "1000"
     assert sum(other in os.environ for other in threads.SETTINGS) == 1
 
 
-def test_this_machine_tells_how_many_run_or_counts_this_process():
+def test_the_number_of_running_processes_includes_this_one():
     assert threads.running_processes() >= 1

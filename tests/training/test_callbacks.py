@@ -1,4 +1,4 @@
-"""Callbacks: when they are called, and what trackers are sent."""
+"""Callbacks: when they are called, and what trackers receive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stacked_ram.training.trainer import Trainer
 from stacked_ram.viz.training_pictures import tracking_callbacks
 
 
-class Noting(Callback):
+class Recorder(Callback):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
@@ -33,8 +33,8 @@ class Noting(Callback):
         self.calls.append("end")
 
 
-def test_four_moments_of_a_training(digits, tmp_path):
-    noting = Noting()
+def test_callbacks_are_called_at_four_moments(digits, tmp_path):
+    noting = Recorder()
     config = tiny_config(digits, epochs=2, batch_size=24)
     row = Trainer(config, tmp_path / "run", callbacks=[noting]).fit()
     assert noting.calls == [
@@ -49,13 +49,13 @@ def test_the_end_is_called_after_an_error_too(digits, tmp_path):
         def on_step_end(self, trainer, photos) -> None:
             raise ValueError("enough")
 
-    noting = Noting()
+    noting = Recorder()
     with pytest.raises(ValueError, match="enough"):
         train_run(tiny_config(digits), tmp_path / "run", callbacks=[noting, Failing()])
     assert noting.calls[-1] == "end"
 
 
-def test_it_says_what_is_trained_and_where_results_go(digits, tmp_path, capsys):
+def test_the_header_says_what_is_trained_and_where_results_go(digits, tmp_path, capsys):
     train_run(tiny_config(digits, epochs=1), tmp_path / "run")
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("training on cpu, float32: 48 photos of 3 classes (18 for validation)")
@@ -109,7 +109,7 @@ def test_mlflow_gets_config_metrics_and_pictures(photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_tracker_that_is_not_installed_is_told_in_one_line(name, monkeypatch):
+def test_a_missing_tracker_is_reported_in_one_line(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=f"--log {name}: is not installed; pip install {name}"):
         tracking_callbacks(name)

@@ -1,5 +1,5 @@
-"""torch.compile: a step of training is traced, also where random places are drawn for batches of
-any size, and answers as it does uncompiled. Dynamo's tracer alone, without a compiler."""
+"""torch.compile: a training step is traced, also with random locations for batches of any size, and
+gives the same as without. Only Dynamo's tracer runs, without a compiler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stacked_ram.training import estimators
 
 
 def losses_of(model, count: int) -> tuple[list[float], torch.Tensor]:
-    """The losses and the trace's samples of one batch, and gradients in the model."""
+    """Return the losses and samples of a batch, and leave the gradients in the model."""
     torch.manual_seed(count)
     images, labels = pixels(count), torch.arange(count) % model.num_classes
     model.zero_grad()
@@ -25,7 +25,7 @@ def test_a_compiled_model_learns_the_same_from_batches_of_any_size():
     plain, compiled = (make("dense", core="rnn", num_glimpses=2).train() for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
     compiled.compile(backend="eager")
-    for count in (5, 3):  # from the second size on, the batch's is a free one
+    for count in (5, 3):  # from the second size on, the batch size is dynamic
         torch.testing.assert_close(losses_of(plain, count), losses_of(compiled, count))
         for (name, parameter), other in zip(
             plain.named_parameters(), compiled.parameters(), strict=True

@@ -1,8 +1,7 @@
-"""Steps that can be recorded: the same training, and nothing in them that waits for the device.
+"""CUDA graph capture: the same training, and no step that synchronises with the device.
 
-There is no GPU here. The losses are computed on torch's `meta` device, which has shapes and no
-values: whatever needs a value on the host fails there, and whatever comes from the host is
-noted."""
+No GPU is needed. The losses are computed on torch's `meta` device, which has shapes but no values:
+whatever needs a value on the host fails there, and whatever comes from the host is recorded."""
 
 from __future__ import annotations
 
@@ -37,14 +36,14 @@ ESTIMATORS = ({"estimator": "reinforce"}, {"estimator": "self_critical"}, {"esti
 
 
 class Numbers(TorchFunctionMode):
-    """Notes every tensor that is made of Python's numbers (which are copied from the host): of
-    those, the mode below sees nothing on the meta device."""
+    """Record every tensor made from Python numbers, which are copied from the host. On the meta
+    device, the mode below does not see them."""
 
     MAKERS = ("tensor", "new_tensor", "as_tensor", "from_numpy", "asarray")
 
-    def __init__(self, noted: list[str]) -> None:
+    def __init__(self, recorded: list[str]) -> None:
         super().__init__()
-        self.noted = noted
+        self.recorded = recorded
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
@@ -53,16 +52,16 @@ class Numbers(TorchFunctionMode):
             for part in (args[1] if isinstance(args[1], tuple) else args[1:2])
         )
         if name in self.MAKERS or listed:
-            self.noted.append(name)
+            self.recorded.append(name)
         return function(*args, **(kwargs or {}))
 
 
 class Everything(TorchDispatchMode):
-    """Notes every operation that a tensor of the host takes part in."""
+    """Record every operation on a tensor of the host."""
 
-    def __init__(self, noted: list[str]) -> None:
+    def __init__(self, recorded: list[str]) -> None:
         super().__init__()
-        self.noted = noted
+        self.recorded = recorded
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -72,29 +71,29 @@ class Everything(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor)
         ]
         if any(tensor.device.type != "meta" for tensor in tensors):
-            self.noted.append(str(function))
+            self.recorded.append(str(function))
         return result
 
 
-def of_the_host(model, targets, settings: TrainingConfig, location_source: str) -> list[str]:
-    """What comes from the host in a forward and backward pass elsewhere."""
+def from_the_host(model, targets, settings: TrainingConfig, location_source: str) -> list[str]:
+    """Return what comes from the host in a forward and backward pass on the meta device."""
     model, targets = model.to("meta").train(), targets.to("meta")
     pixels = torch.zeros(4, 3, 40, 60, dtype=torch.uint8, device="meta")
     sizes = torch.full((4, 2), 40, device="meta")
-    noted: list[str] = []
-    with Everything(noted), Numbers(noted):
+    recorded: list[str] = []
+    with Everything(recorded), Numbers(recorded):
         photos = model.photos(pixels, sizes)
         losses = next(
             estimators.losses(model, photos, targets, settings, location_source=location_source)
         )
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    return noted
+    return recorded
 
 
 @pytest.fixture
 def no_autocast(monkeypatch):
-    """torch.autocast does not know the meta device."""
+    """Disable torch.autocast, which does not support the meta device."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
 
 
@@ -105,42 +104,42 @@ def model_of(name: str, **changes):
 
 @pytest.mark.parametrize("location_source", ["policy", "random"])
 @pytest.mark.parametrize("name", MODELS)
-def test_no_model_waits_for_the_device_in_a_step(name, location_source, no_autocast):
+def test_no_model_synchronises_in_a_step(name, location_source, no_autocast):
     settings = TrainingConfig(**ROLLOUTS if name in HARD else {})
-    assert of_the_host(model_of(name), torch.zeros(4).long(), settings, location_source) == []
+    assert from_the_host(model_of(name), torch.zeros(4).long(), settings, location_source) == []
 
 
 @pytest.mark.parametrize("values", ESTIMATORS, ids=lambda values: values["estimator"])
-def test_nor_does_an_estimator(values, no_autocast):
+def test_no_estimator_synchronises(values, no_autocast):
     settings = TrainingConfig(**values, label_smoothing=0.1)
-    assert of_the_host(model_of("categorical"), torch.zeros(4, 10), settings, "policy") == []
+    assert from_the_host(model_of("categorical"), torch.zeros(4, 10), settings, "policy") == []
 
 
-def test_nor_does_the_dropout_of_glances(no_autocast):
+def test_glance_dropout_does_not_synchronise(no_autocast):
     model = model_of("glance_core", glance_dropout=0.5)
     settings = TrainingConfig(**ROLLOUTS)
-    assert of_the_host(model, torch.zeros(4).long(), settings, "policy") == []
+    assert from_the_host(model, torch.zeros(4).long(), settings, "policy") == []
 
 
-def test_nor_does_the_pretraining(no_autocast):
+def test_pretraining_does_not_synchronise(no_autocast):
     settings = TrainingConfig(pretrain_epochs=1)
-    waiting = of_the_host(
+    waiting = from_the_host(
         model_of("backbone_glance"), torch.zeros(4).long(), settings, "combinations"
     )
     assert waiting == []
 
 
-def test_the_check_above_sees_what_waits(no_autocast):
+def test_the_check_detects_synchronisation(no_autocast):
     with pytest.raises(NotImplementedError, match="unique"):
-        of_the_host(model_of("stack_backbone"), torch.zeros(4).long(), TrainingConfig(), "policy")
-    noted: list[str] = []
-    with Everything(noted), Numbers(noted):
+        from_the_host(model_of("stack_backbone"), torch.zeros(4).long(), TrainingConfig(), "policy")
+    recorded: list[str] = []
+    with Everything(recorded), Numbers(recorded):
         values = torch.ones(2, device="meta")
         values.new_tensor([1.0])
         torch.tensor([1.0], device="meta")
         values[[0, 1]]
         torch.ones(2).to("meta")
-    assert {"new_tensor", "tensor", "__getitem__", "aten._to_copy.default"} <= set(noted)
+    assert {"new_tensor", "tensor", "__getitem__", "aten._to_copy.default"} <= set(recorded)
     with pytest.raises(RuntimeError, match="meta"):
         torch.ones(2, device="meta").sum().item()
 
@@ -151,9 +150,9 @@ def test_the_training_is_the_same(digits: Path, tmp_path: Path):
         patch_size=6, dropout=0.2, schedule="plateau", metric="loss", batch_size=20,
     )  # fmt: skip
     weights = []
-    for recorded in (False, True):
-        folder = tmp_path / str(recorded)
-        train_run(tiny_config(digits, **values, cuda_graph=recorded), folder)
+    for captured in (False, True):
+        folder = tmp_path / str(captured)
+        train_run(tiny_config(digits, **values, cuda_graph=captured), folder)
         weights.append(read_weights(folder / "last.safetensors")[0])
         weights.append((folder / "metrics.csv").read_text())
     assert weights[1] == weights[3]
@@ -161,8 +160,8 @@ def test_the_training_is_the_same(digits: Path, tmp_path: Path):
         torch.testing.assert_close(weights[2][name], value, rtol=0, atol=0, msg=name)
 
 
-def test_a_recorded_step_may_be_compiled(digits: Path, tmp_path: Path, monkeypatch):
-    """Losses and all, traced by Dynamo: the same training but for rounding."""
+def test_a_captured_step_may_be_compiled(digits: Path, tmp_path: Path, monkeypatch):
+    """The step and its losses, traced by Dynamo: the same training up to rounding."""
     compiled = []
 
     def traced(function, **options):
@@ -183,7 +182,7 @@ def test_a_recorded_step_may_be_compiled(digits: Path, tmp_path: Path, monkeypat
     numpy.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_a_recorded_optimiser_reads_its_rate_from_the_device():
+def test_a_capturable_optimiser_reads_its_learning_rate_from_the_device():
     layer = torch.nn.Linear(2, 2)
     layer.backbone_parameters = list
     settings = TrainingConfig(learning_rate=0.5, schedule="step", epochs=3)
@@ -196,14 +195,14 @@ def test_a_recorded_optimiser_reads_its_rate_from_the_device():
     assert schedule.lr == 0.125
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         assert group["lr"] is rate and rate == 0.125 and group["capturable"]
-    make_capturable(optimizer, False, cpu)  # a run that goes on elsewhere
+    make_capturable(optimizer, False, cpu)  # a run that is resumed on another device
     assert all(group["lr"] == 0.125 and not group["capturable"] for group in optimizer.param_groups)
     lion = make_optimizer(layer, TrainingConfig(optimizer="lion"))
     with pytest.raises(UserError, match=r"cuda_graph: optimizer lion .* adamw"):
         make_capturable(lion, True, cpu)
 
 
-def test_each_kind_and_shape_is_a_recording_of_its_own_and_there_are_not_too_many():
+def test_each_kind_and_shape_has_its_own_graph_up_to_a_limit():
     graphs = StepGraphs(lambda kind, values: values.sum() + len(kind))
     for kind in ("ab", "abc"):
         for count in range(1, MOST_SHAPES + 1):
@@ -224,15 +223,15 @@ def test_each_kind_and_shape_is_a_recording_of_its_own_and_there_are_not_too_man
     ],
     ids=lambda values: next(iter(values)),
 )
-def test_what_cannot_be_recorded_is_refused(values):
+def test_what_cannot_be_captured_is_refused(values):
     with pytest.raises(UserError, match=f"cuda_graph: does not work with .*{next(iter(values))}"):
         TrainingConfig(cuda_graph=True, **values)
 
 
-def test_so_are_a_stack_of_backbone_maps_and_several_processes():
-    recorded = TrainingConfig(cuda_graph=True)
+def test_a_stack_of_backbone_maps_and_several_processes_are_refused_too():
+    captured = TrainingConfig(cuda_graph=True)
     with pytest.raises(UserError, match="cuda_graph: stack backbone"):
-        Config(model=ModelConfig(**{**SMALL, **VARIANTS["stack_backbone"]}), training=recorded)
+        Config(model=ModelConfig(**{**SMALL, **VARIANTS["stack_backbone"]}), training=captured)
     world, left_out = World(rank=0, size=2), SimpleNamespace(dataset=SimpleNamespace(names=[]))
     with pytest.raises(UserError, match=r"cuda_graph: .* torchrun"):
-        TrainStep(model_of("dense"), recorded, world, batches_per_epoch=1, left_out=left_out)
+        TrainStep(model_of("dense"), captured, world, batches_per_epoch=1, left_out=left_out)

@@ -1,4 +1,4 @@
-"""Two processes train as one does; one that dies is started again. On CPUs, with gloo."""
+"""Two processes train as a single process; a killed process is restarted. On CPUs, with gloo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stacked_ram.runs.folder import save_config
 from stacked_ram.training.run import train_run
 
 ROOT = Path(__file__).parents[2]
-# Nothing that is drawn: locations are given, so that two processes can agree with one.
+# Without random numbers, because two processes would draw others than a single process.
 FIXED = {"first_location": "centre", "num_glimpses": 1, "epochs": 2, "ema_decay": 0.9}
 
 
@@ -34,7 +34,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def as_one_of_two(rank: int, port: int, work, *arguments) -> None:
+def as_rank_of_two(rank: int, port: int, work, *arguments) -> None:
     """Run `work` as torchrun would start it."""
     from stacked_ram.runtime.distributed import join_world, leave_world
 
@@ -54,7 +54,7 @@ def in_two_processes(work, *arguments) -> None:
     context.set_forkserver_preload(["torch", "timm", "stacked_ram.training.trainer"])
     port = free_port()
     both = [
-        context.Process(target=as_one_of_two, args=(rank, port, work, *arguments))
+        context.Process(target=as_rank_of_two, args=(rank, port, work, *arguments))
         for rank in range(2)
     ]
     for process in both:
@@ -69,7 +69,7 @@ def train_in_world(world, config: Config, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [48, 44], ids=["whole batches", "uneven last batch"])
-def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, count):
+def test_two_processes_train_as_a_single_process_on_the_same_global_batch(tmp_path, count):
     data = tiny_digits(tmp_path / "data", counts=(count, 17, 3))
     train_run(tiny_config(data, batch_size=16, **FIXED), tmp_path / "one")
     in_two_processes(train_in_world, tiny_config(data, batch_size=8, **FIXED), tmp_path / "two")
@@ -78,7 +78,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, coun
     for name, value in single.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
     tables = [pandas.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two")]
-    # 17 validation photos do not share out: none is counted twice.
+    # 17 validation photos do not divide evenly; none is counted twice.
     right = tables[1]["valid_accuracy"] * 17
     assert (abs(right - right.round()) < 1e-3).all()
     for column in ("valid_accuracy", "valid_loss", "train_total", "train_accuracy"):
@@ -110,7 +110,7 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-def test_torchrun_starts_again_from_the_last_checkpoint_when_a_worker_is_killed(digits, tmp_path):
+def test_torchrun_restarts_from_the_last_checkpoint_when_a_worker_is_killed(digits, tmp_path):
     config = tiny_config(digits, epochs=400, save_every=0.0, schedule="constant")
     save_config(config, tmp_path / "a.yaml")
     run = tmp_path / "run"
@@ -133,7 +133,7 @@ def test_torchrun_starts_again_from_the_last_checkpoint_when_a_worker_is_killed(
         launched.wait(120)
     log = (run / "log.txt").read_text()
     assert "resuming at epoch" in log
-    assert "stopped in epoch" in log  # SIGTERM reaches the workers, which save
+    assert "stopped in epoch" in log  # the workers receive SIGTERM and save
     step = int(log.split("resuming at epoch")[1].split("step ")[1].split()[0])
     assert step >= reached - 1
 
@@ -163,7 +163,7 @@ def predict_in_world(world, options: Predict) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_predictions_shared_out_are_those_of_one_process(photos, tmp_path, suffix):
+def test_predictions_of_two_processes_equal_those_of_a_single_process(photos, tmp_path, suffix):
     train_run(tiny_config(photos, epochs=1), tmp_path / "run")
     given = (str(photos / "test"), str(tmp_path / "missing.png"))
     for name in ("one", "two"):

@@ -1,4 +1,4 @@
-"""The estimators: their exact expected gradients, summed over every scan path there is."""
+"""The estimators: their exact expected gradients, summed over all possible scan paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = dict(policy="categorical", regions=(2, 2), glance=(16, 24), first_locatio
 
 
 class Replay:
-    """A model whose samples are given: one scan path for each row."""
+    """A model with given samples: a scan path for each row."""
 
     def __init__(self, model, paths_RT2: torch.Tensor):
         self.model, self.paths = model, paths_RT2.unsqueeze(2)
@@ -40,23 +40,23 @@ class Replay:
         self.model.eval()
 
     def train(self):
-        pass  # batch norm as in evaluation, so that a row does not hang on the others
+        pass  # batch norm as in evaluation, so that a row does not depend on the others
 
 
 @pytest.fixture(scope="module")
 def problem():
-    """One photo, two glimpses, four cells: twelve scan paths, with their exact probabilities."""
+    """A photo, two glimpses, four cells: twelve scan paths, with their exact probabilities."""
     model = make("dense", seed=3, num_glimpses=2, **GRID).eval()
     spread_the_policy(model)
     images = pixels(1)
-    images[..., :20, :26], images[..., 20:, 26:] = 255, 0  # places differ
+    images[..., :20, :26], images[..., 20:, 26:] = 255, 0  # locations give different logits
     centres = model.levels[0].attention.centres_R2
     paths = torch.stack([centres[list(two)] for two in itertools.permutations(range(4), 2)])
 
     def forward():
         return model(photos_of(model, images), rollouts=12, locations_BTS2=paths.unsqueeze(2))
 
-    with torch.no_grad():  # and what they earn differs
+    with torch.no_grad():  # and different rewards
         model.classifier.weight.mul_(30)
         model.classifier.bias.sub_(forward().logits_BTN[:, -1].mean(0))
     trace = forward()
@@ -70,20 +70,20 @@ def attention_gradient(model) -> torch.Tensor:
 
 
 def exact_gradient(model, images, label, paths, reward) -> torch.Tensor:
-    """Of minus the expected return, by the sum over all scan paths. A step's drop is the reward of
-    what was chosen up to it, so the return from the start has the gradient of them all."""
+    """Return the gradient of minus the expected return, summed over all scan paths. A step's drop
+    rewards all choices before it, so the return from the first step has the whole gradient."""
     trace = model(photos_of(model, images), rollouts=12, locations_BTS2=paths.unsqueeze(2))
     returns = losses.returns(trace, label.expand(12), reward)[:, 0]
     probability = trace.log_probs_BTS.sum((1, 2)).exp()
     assert probability.sum().item() == pytest.approx(1, abs=1e-5)
-    assert returns.std() > 0.05, "places must differ in what they earn"
+    assert returns.std() > 0.05, "locations must have different rewards"
     model.zero_grad()
     (-(probability * returns).sum()).backward()
     return attention_gradient(model)
 
 
 def estimate(model, images, label, paths_RT2, settings) -> torch.Tensor:
-    """The gradient of one learning pass in which these scan paths were drawn."""
+    """Return the gradient of a training pass with these scan paths."""
     model.eval()
     passes = estimators.losses(Replay(model, paths_RT2), photos_of(model, images), label, settings)
     total = next(passes).total
@@ -111,7 +111,7 @@ def test_the_expected_estimate_is_the_exact_gradient(problem, estimator, reward)
 
 
 def test_many_samples_agree_with_the_exact_gradient(problem):
-    """The same without replay: what the model itself draws."""
+    """The same with the model's own samples."""
     model, images, label, paths, _ = problem
     wanted = exact_gradient(model, images, label, paths, "drop")
     model.generator = torch.Generator().manual_seed(0)
@@ -130,7 +130,7 @@ def test_many_samples_agree_with_the_exact_gradient(problem):
     assert (found - wanted).norm() < 0.1 * wanted.norm()
 
 
-# ------------------------------------------------------------------ what a pass consists of
+# ------------------------------------------------------------------ the passes of a step
 
 
 def passes_of(model, settings, location_source="policy", photos=4):
@@ -140,8 +140,8 @@ def passes_of(model, settings, location_source="policy", photos=4):
     )
 
 
-def test_ppo_learns_several_times_from_the_same_scan_paths():
-    model = make("dense", std=0.9)  # many samples lie outside the photo
+def test_ppo_trains_several_times_on_the_same_scan_paths():
+    model = make("dense", std=0.9)  # many samples are outside the photo
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     settings = TrainingConfig(estimator="ppo", ppo_epochs=4, rollouts=3, reward="drop")
     paths, divergence, log_probs = [], [], []
@@ -174,7 +174,7 @@ def test_ppo_with_one_pass_is_reinforce():
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
-def test_self_critical_leaves_the_statistics_and_the_mode_alone():
+def test_self_critical_does_not_change_the_statistics_or_the_mode():
     model = make("conv")
     modes = []
     for module in model.modules():
@@ -204,7 +204,7 @@ def test_no_policy_learns_from_random_glimpses(estimator):
     assert all(parameter.grad is None for parameter in model.levels[0].attention.parameters())
 
 
-def test_parts_and_weights_make_the_total():
+def test_the_total_is_the_weighted_sum_of_the_losses():
     settings = TrainingConfig(
         baseline_weight=0.3, policy_weight=0.7, entropy_bonus=0.1, reward="drop", rollouts=2
     )
@@ -229,7 +229,7 @@ def test_advantages_can_be_normalised(estimator):
 
 
 def test_golden_run():
-    """Five steps of the paper's model: a change that moves these numbers must say why."""
+    """Five steps of the paper's model; a change of these numbers needs a reason."""
     model = make("dense", core="rnn")
     model.generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

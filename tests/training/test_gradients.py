@@ -15,7 +15,7 @@ every_hard_variant = pytest.mark.parametrize("name", sorted(HARD))
 
 
 def reached(model, loss: torch.Tensor) -> set[str]:
-    """Names of the parameters that this loss trains."""
+    """Return the names of the parameters with a gradient of this loss."""
     model.zero_grad(set_to_none=True)
     loss.backward()
     return {
@@ -26,7 +26,7 @@ def reached(model, loss: torch.Tensor) -> set[str]:
 
 
 def awake(model) -> None:
-    """Networks often start with branches that are multiplied by 0: let every gradient through."""
+    """Replace zero parameters, which initially block the gradient of some branches."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -51,7 +51,7 @@ def test_each_loss_trains_what_it_should_and_nothing_else(name):
     everything = {key for key, _ in model.named_parameters()}
     attention = {key for key in everything if ".attention." in key}
     of_policy = set(attention)
-    if name == "glance_location":  # nothing else would train what starts the first location
+    if name == "glance_location":  # the only loss that trains the first location
         of_policy |= parts_of(model, "glance.", "first_out.")
     of_baseline, of_stop = parts_of(model, "baseline."), parts_of(model, "stop.")
 
@@ -96,7 +96,7 @@ def test_the_sampled_location_is_detached_and_the_pathwise_one_is_not(name):
 
 @pytest.mark.parametrize("name", ["dense", "conv", "stack_rnn_own", "stack_conv", "gaussian_map",
                                   "glance_location", "backbone"])  # fmt: skip
-def test_the_pathwise_gradient_reaches_the_policy_through_the_crops(name):
+def test_the_pathwise_gradient_reaches_the_policy_through_the_patches(name):
     model = make(name, seed=2)
     awake(model)
     trace = forward(model, pixels(6), sample=False, smooth=True)
@@ -106,9 +106,9 @@ def test_the_pathwise_gradient_reaches_the_policy_through_the_crops(name):
 
 
 @every_hard_variant
-def test_no_policy_term_for_places_that_the_policy_did_not_choose(name):
-    """Random or forced first places, the warm-up, the controls: log-probability 0, no gradient;
-    and the policy is never asked for a place after the last glimpse."""
+def test_no_policy_term_for_locations_that_the_policy_did_not_choose(name):
+    """With random or forced first locations, in the warm-up and in controls, log-probabilities are
+    0 without a gradient; and the policy is not queried after the last glimpse."""
     model = make(name) if name == "glance_location" else make(name, first_location="random")
     queries = []
     for level in model.levels:
@@ -125,10 +125,10 @@ def test_no_policy_term_for_places_that_the_policy_did_not_choose(name):
         trace = forward(model, pixels(), location_source=control)
         assert not any(trace.chosen_T)
         assert (trace.log_probs_BTS == 0).all() and not trace.log_probs_BTS.requires_grad
-    assert len(queries) == policies * sum(model_steps), "a control does not ask the policy"
+    assert len(queries) == policies * sum(model_steps), "a control does not query the policy"
 
 
-def test_a_frozen_backbone_stays_as_it_was():
+def test_a_frozen_backbone_does_not_change():
     for name in ("backbone", "backbone_glance", "stack_backbone"):
         model = make(name, freeze_backbone=True)
         parts = [model.backbone] if name != "stack_backbone" else [model.levels[0].retina.maps]
@@ -146,7 +146,7 @@ def test_a_frozen_backbone_stays_as_it_was():
 
 @pytest.mark.parametrize("name", ["conv", "stack_conv", "stack_rnn_own", "backbone"])
 def test_recomputed_steps_change_nothing(name):
-    """activation_checkpointing trades time for memory: the same gradients, the same statistics."""
+    """With activation_checkpointing, gradients and statistics are the same."""
     after = []
     for recompute in (False, True):
         model = make(name, seed=4)

@@ -1,4 +1,4 @@
-"""The losses against plain loops in float64, and the estimators against exact gradients."""
+"""The losses against simple loops in float64, and the estimators against exact gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ B, T, S, N, M = 6, 4, 2, 5, 3
 
 
 def trace_of(chosen=(False, True, True, True), glance=False, seed=0, **values) -> Trace:
-    """A trace of random float64 numbers."""
+    """Return a trace of random float64 numbers."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape):
@@ -74,7 +74,7 @@ def test_classification_loss(glance, smoothing):
 
 
 @pytest.mark.parametrize("glance", [False, True])
-def test_steps_have_the_weights_that_are_given(glance):
+def test_steps_have_the_given_weights(glance):
     trace, classes = trace_of(glance=glance), torch.rand(N, dtype=torch.float64) + 0.5
     weights = (0.5, 0.0, 1.0, 2.0, 4.0)[: T + glance]
     steps = [trace.logits_BTN[:, t] for t in range(T)]
@@ -133,7 +133,7 @@ def test_returns_are_the_sum_of_the_rewards_to_come(glance):
             assert correct[b, t].item() == float(right)
 
 
-def test_policy_loss_sums_over_what_the_policy_chose():
+def test_policy_loss_sums_over_chosen_steps():
     trace = trace_of()
     advantages = torch.randn(B, T, dtype=torch.float64).requires_grad_()
     expected = (
@@ -148,7 +148,7 @@ def test_policy_loss_sums_over_what_the_policy_chose():
     loss = losses.policy_loss(trace, advantages)
     assert loss.item() == pytest.approx(expected)
     loss.backward()
-    assert advantages.grad is None, "advantages are numbers, not functions"
+    assert advantages.grad is None, "advantages are detached"
     assert (trace.log_probs_BTS.grad[:, 0] == 0).all(), "step 0 was not chosen"
     assert (trace.log_probs_BTS.grad[:, 1:] != 0).all()
 
@@ -173,7 +173,7 @@ def test_baseline_loss_and_entropy_count_chosen_steps():
 
 
 @pytest.mark.parametrize("clip", [0.1, 0.3])
-def test_ppo_loss_against_a_plain_loop(clip):
+def test_ppo_loss_against_a_simple_loop(clip):
     trace = trace_of()
     old = trace.log_probs_BTS.detach() + 0.3 * torch.randn(B, T, S, dtype=torch.float64)
     advantages = torch.randn(B, T, dtype=torch.float64)
@@ -195,7 +195,7 @@ def test_ppo_loss_against_a_plain_loop(clip):
 
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("reward", ["correct", "drop"])
-def test_generalised_advantages_against_a_plain_loop(lam, reward):
+def test_generalised_advantages_against_a_simple_loop(lam, reward):
     trace = trace_of()
     returns = losses.returns(trace, LABELS, reward).double()
     found = losses.generalised_advantages(trace, returns, lam)
@@ -210,7 +210,7 @@ def test_generalised_advantages_against_a_plain_loop(lam, reward):
         torch.testing.assert_close(found, returns - trace.baselines_BT.detach())
 
 
-def test_leave_one_out_against_a_plain_loop():
+def test_leave_one_out_against_a_simple_loop():
     returns = torch.randn(B, T, dtype=torch.float64)
     found = losses.leave_one_out_advantages(returns, M)
     for b in range(B):
@@ -224,7 +224,7 @@ def test_leave_one_out_against_a_plain_loop():
 def test_normalised_advantages_and_explained_variance():
     trace = trace_of()
     advantages = 5 + 3 * torch.randn(B, T, dtype=torch.float64)
-    advantages[:, 0] = 1000  # not chosen: counts nothing
+    advantages[:, 0] = 1000  # not chosen: has no weight
     chosen = losses.normalised(advantages, trace)[:, 1:]
     assert chosen.mean().item() == pytest.approx(0, abs=1e-6)
     assert chosen.std().item() == pytest.approx(1, abs=1e-5)
@@ -235,7 +235,7 @@ def test_normalised_advantages_and_explained_variance():
     assert losses.explained_variance(flat, advantages).item() == pytest.approx(0)
 
 
-def test_stop_loss_asks_whether_the_prediction_is_right_already():
+def test_the_target_of_the_stop_loss_is_whether_the_prediction_is_right():
     trace = trace_of()
     each = []
     for b in range(B):
@@ -253,7 +253,7 @@ def test_stop_loss_asks_whether_the_prediction_is_right_already():
 
 
 def grid(mean: torch.Tensor, std: float, cells: int = 241) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples on a fine grid over 7 standard deviations, and their probabilities."""
+    """Return samples on a fine grid over 7 standard deviations, and their probabilities."""
     line = torch.linspace(-7, 7, cells, dtype=torch.float64) * std
     x, y = torch.meshgrid(mean[0] + line, mean[1] + line, indexing="ij")
     samples = torch.stack([x.flatten(), y.flatten()], 1)
@@ -262,7 +262,7 @@ def grid(mean: torch.Tensor, std: float, cells: int = 241) -> tuple[torch.Tensor
 
 
 def gradient_of(policy, state, samples, probability, reward) -> list[torch.Tensor]:
-    """The expected gradient of losses.policy_loss, summed over the grid."""
+    """Return the expected gradient of losses.policy_loss, summed over the grid."""
     policy.zero_grad()
     choice = policy(state.expand(len(samples), -1), None, sample=False, given_R2=samples)
     rows = len(samples)
@@ -296,7 +296,7 @@ def test_gaussian_policy_gradient_equals_the_closed_form():
 
 
 def test_the_gradient_is_exact_where_samples_are_clamped():
-    """Near the photo's edge the location is clamped; the score is that of the sample before it."""
+    """Near the edge locations are clamped; log-probabilities are of the samples before that."""
     std, state = 0.4, torch.randn(1, 4, dtype=torch.float64)
     policy = double_policy(std)
     with torch.no_grad():
@@ -322,7 +322,7 @@ def test_the_gradient_is_exact_where_samples_are_clamped():
 
 
 def test_golden_losses():
-    """Numbers of this code, kept: a change that moves them must say why."""
+    """Values of this code; a change of these numbers needs a reason."""
     trace = trace_of(glance=True)
     settings = TrainingConfig()
     drop = losses.returns(trace, LABELS, "drop")

@@ -20,7 +20,7 @@ class Small(nn.Module):
         return list(self.backbone.parameters())
 
 
-def test_groups_have_their_own_rates_and_decay_spares_biases_and_norms():
+def test_groups_have_their_own_lr_and_biases_and_norms_no_weight_decay():
     model = Small()
     optimizer = make_optimizer(model, TrainingConfig(learning_rate=0.1, weight_decay=0.3))
     of = {
@@ -38,17 +38,17 @@ def test_groups_have_their_own_rates_and_decay_spares_biases_and_norms():
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "adam", "lamb"])
-def test_optimisers_of_timm_by_name(name):
+def test_timms_optimisers_by_name(name):
     assert make_optimizer(Small(), TrainingConfig(optimizer=name)).param_groups
 
 
-def test_an_unknown_optimiser_names_the_nearest():
+def test_an_unknown_optimiser_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean `adamw`"):
         make_optimizer(Small(), TrainingConfig(optimizer="adamww"))
 
 
 def rates(schedule: str, epochs: int = 6, metric: float | None = None) -> list[float]:
-    """The learning rate of each batch, four batches an epoch, two epochs of warm-up."""
+    """Return the learning rate of each batch: four batches per epoch, two epochs of warm-up."""
     config = TrainingConfig(learning_rate=1.0, epochs=epochs, schedule=schedule, warmup_epochs=2)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     plan, used = Schedule(optimizer, config, 4), []
@@ -65,7 +65,7 @@ def test_every_schedule_warms_up_batch_by_batch(schedule):
     assert rates(schedule)[:8] == pytest.approx([(batch + 1) / 9 for batch in range(8)])
 
 
-def test_how_they_fall():
+def test_how_schedules_decay():
     assert rates("constant")[8:] == [1.0] * 16
     cosine = rates("cosine")[8:]
     assert cosine == sorted(cosine, reverse=True)

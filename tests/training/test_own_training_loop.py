@@ -1,4 +1,4 @@
-"""Loops and estimators of one's own: the scripts in examples/ do what the engine does."""
+"""Custom training loops and estimators: the scripts in examples/ give the trainer's result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def examples(monkeypatch):
 
 
 @pytest.mark.parametrize("estimator", ["leave_one_out", "ppo"])
-def test_a_loop_of_ones_own_reaches_the_engines_weights_bit_for_bit(
+def test_a_custom_loop_gives_the_trainers_weights_bit_for_bit(
     examples, digits, tmp_path, estimator
 ):
     from own_training_loop import train
@@ -61,7 +61,7 @@ def test_a_loop_of_ones_own_reaches_the_engines_weights_bit_for_bit(
         torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_an_estimator_of_ones_own_as_an_object_or_by_its_import_path(examples, digits, tmp_path):
+def test_a_custom_estimator_as_an_object_or_by_its_import_path(examples, digits, tmp_path):
     from own_estimator import batch_mean
 
     config = tiny_config(digits, epochs=1)
@@ -84,7 +84,7 @@ def test_an_estimator_of_ones_own_as_an_object_or_by_its_import_path(examples, d
         ("reinforced", "estimator"),
     ],
 )
-def test_an_estimator_that_is_not_there_is_told_in_one_line(examples, digits, tmp_path, path, says):
+def test_a_missing_estimator_is_reported_in_one_line(examples, digits, tmp_path, path, says):
     with pytest.raises(UserError, match=says) as raised:
         train_run(tiny_config(digits, estimator=path), tmp_path / "run")
     assert "\n" not in str(raised.value)

@@ -18,15 +18,15 @@ from stacked_ram.training.pretraining import combination_logits, combinations
 SOFT = dict(attention="soft", policy="gaussian")
 
 
-def test_every_combination_is_there_once():
+def test_every_combination_exists_once():
     found = {tuple((row > 0).tolist()) for row in combinations(torch.zeros(1))}
     assert found == set(itertools.product((False, True), repeat=3)) - {(False,) * 3}
     assert combinations(torch.zeros(1)).sum(1).tolist() == pytest.approx([1.0] * 7)
     assert (combinations(torch.zeros(1))[-1] > 0).all()
 
 
-def test_each_class_score_comes_from_its_own_patches():
-    """Written out: the mean feature of the patches, the glance's projection, one step."""
+def test_each_combination_is_classified_from_its_own_patches():
+    """Reference: the mean feature of the patches, the glance's projection, a single step."""
     model = make("backbone_glance", **SOFT).eval()
     photos = photos_of(model, pixels(2))
     model.generator = torch.Generator().manual_seed(5)
@@ -50,7 +50,7 @@ def test_each_class_score_comes_from_its_own_patches():
         )
 
 
-def test_it_trains_the_visual_network_and_no_attention():
+def test_it_trains_the_visual_network_but_not_the_attention():
     model = make("backbone_glance", **SOFT)
     settings = TrainingConfig(label_smoothing=0.1)
     targets = torch.tensor([0, 1, 2])
@@ -84,7 +84,7 @@ def test_the_loss_is_the_mean_over_the_combinations():
     assert step.total.item() == pytest.approx(sum(each).item() / 7, abs=1e-5)
 
 
-def test_it_needs_a_network_that_glance_and_patches_share():
+def test_it_needs_a_network_for_both_glance_and_patches():
     with pytest.raises(UserError, match="pretrain_epochs"):
         Config(model=ModelConfig(), training=TrainingConfig(pretrain_epochs=1))
     backbone = dict(retina="backbone", backbone="test_resnet", glance=(64, 64))

@@ -1,10 +1,11 @@
-"""Every variant learns a problem in which it must look at the right place, and a control that looks
-at the middle does not.
+"""Every variant learns a problem in which it must look at the right place; the control that looks
+at the centre does not.
 
-cue: on a dark photo of 48 x 48 pixels lie two small squares, left and right, each bright or dim.
-The colour of a third, in the middle, says which of them counts: looking always left gives 75 %.
-marker: one square lies in one of the four quadrants, striped across (class 0) or down (class 1), a
-pixel wide: a glance at half the resolution shows where it is, and hides which it is.
+cue: a dark photo of 48 x 48 pixels has two small squares, left and right, each bright or dim. The
+colour of a third square in the middle says which of the two is the class. Always looking left gives
+75 %.
+marker: a quadrant has a square with stripes of 1 pixel, horizontal (class 0) or vertical (class 1).
+A glance at half the resolution shows its place but not its class.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ PROBLEMS = {
 def photos(
     kind: str, count: int, generator: torch.Generator, side: int = 48
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Photos (uint8) and their labels."""
+    """Return photos (uint8) and their labels."""
 
     def coin(*shape):
         return torch.randint(0, 2, shape, generator=generator)
@@ -94,7 +95,7 @@ def photos(
 def train(
     name: str, location_source: str, steps: int = 300, enough: float = 0.95, seed: int = 0
 ) -> tuple[float, int]:
-    """Accuracy on new photos, and the steps that it took."""
+    """Train; return the accuracy on new photos and the number of steps."""
     model_fields, training_fields = PROBLEMS[name]
     config = Config(
         model=ModelConfig(**{**SMALL, **model_fields}),
@@ -136,7 +137,7 @@ def train(
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """The same sums in the same order, on however many cores."""
+    """Use a single thread, so that sums do not depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -145,7 +146,7 @@ def one_thread():
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_it_learns_to_look(name):
-    # a policy may settle in a wrong place (always left); from one of five starts it does not
+    # a policy may converge to a wrong place (always left), but not for all of five seeds
     assert any(train(name, "policy", seed=seed)[0] >= 0.9 for seed in range(5))
 
 

@@ -1,4 +1,4 @@
-"""What a run promises: the same seed gives the same run, and nothing that stops it changes it."""
+"""The guarantees of a run: the same seed gives the same run, and so does resuming it."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict]:
-    """A run that nothing stopped: its config and what it left."""
+    """An uninterrupted run: its config and its outputs."""
     config = tiny_config(digits, **STATEFUL)
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train_run(config, folder)
     return config, outputs(folder)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(whole, tmp_path):
+def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole, tmp_path):
     config, expected = whole
     train_run(config, tmp_path / "again")
     assert outputs(tmp_path / "again") == expected
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole, tmp_path):
 
 
 def slow_run(config: Config, folder: Path) -> None:
-    """Train or go on, slowly enough to be killed on the way (in a process of its own)."""
+    """Train or resume, slowly enough to be killed on the way (in a separate process)."""
     torch.set_num_threads(1)
     learn = TrainStep.__call__
 
@@ -90,7 +90,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
         process = context.Process(target=slow_run, args=(config, folder))
         process.start()
         began = time.monotonic()
-        # The first states are on the disk before the first kill: each attempt must get further.
+        # Kill only after the first saved state, so that every attempt makes progress.
         had = len(state_files(folder))
         while process.is_alive() and len(state_files(folder)) <= min(had, 1):
             time.sleep(0.005)
@@ -111,7 +111,9 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys, number):
+def test_a_signal_saves_the_state_and_says_how_to_resume(
+    whole, tmp_path, monkeypatch, capsys, number
+):
     config, expected = whole
     learn = TrainStep.__call__
 
@@ -150,7 +152,7 @@ def stopped_run(whole, tmp_path, monkeypatch) -> Path:
     return tmp_path / "run"
 
 
-def test_photos_per_second_are_of_those_since_the_run_goes_on(whole, stopped_run, monkeypatch):
+def test_photos_per_second_count_only_the_resumed_part(whole, stopped_run, monkeypatch):
     config, _ = whole
     train_epoch, counts = Trainer.train_epoch, []
 
@@ -168,7 +170,9 @@ def test_photos_per_second_are_of_those_since_the_run_goes_on(whole, stopped_run
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one byte", "empty"])
-def test_a_damaged_state_is_named_and_the_one_before_it_used(whole, stopped_run, damage, capsys):
+def test_a_damaged_state_is_reported_and_the_previous_state_is_used(
+    whole, stopped_run, damage, capsys
+):
     config, expected = whole
     newest = state_files(stopped_run)[0]
     content = bytearray(newest.read_bytes())
@@ -191,7 +195,7 @@ def test_when_every_state_is_damaged_nothing_is_trained(whole, stopped_run):
         resume_run(stopped_run, whole[0])
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_harms_nothing(whole, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_with_one_line_and_damages_nothing(whole, tmp_path, monkeypatch):
     config, expected = whole
     fsync, calls = os.fsync, []
 
@@ -211,7 +215,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_harms_nothing(whole, tmp_path,
 
 
 def scripted(monkeypatch, values: list[float]) -> None:
-    """Validation that finds these accuracies, epoch by epoch."""
+    """Replace validation: return these accuracies, epoch by epoch."""
     left = iter(values)
     monkeypatch.setattr(engine, "validate", lambda *_: {"accuracy": next(left), "loss": 1.0})
 
@@ -244,7 +248,7 @@ def test_an_epoch_whose_metric_is_not_a_number_is_never_the_best(
 
 
 def poison(monkeypatch, step: int) -> None:
-    """Make one part of one step's loss infinite."""
+    """Make a part of the loss infinite at this step."""
 
     estimate = ESTIMATE
 
@@ -260,13 +264,13 @@ def poison(monkeypatch, step: int) -> None:
     monkeypatch.setattr(estimators, "losses", poisoned)
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where(digits, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(digits, tmp_path, monkeypatch):
     poison(monkeypatch, step=7)
     with pytest.raises(
         RunFailed, match=r"step 7: baseline.*learning rate.*photos train.*and 4 more"
     ):
         train_run(tiny_config(digits), tmp_path / "run")
-    # Nothing poisoned was saved: the run goes on from before.
+    # No state with infinite values was saved, so the run resumes from before.
     poison(monkeypatch, step=99)
     resume_run(tmp_path / "run", tiny_config(digits))
     weights, _ = read_weights(tmp_path / "run" / "last.safetensors")
@@ -274,7 +278,9 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(digits, tmp_path, monkey
 
 
 @pytest.mark.parametrize("precision", ["float32", "fp16"])
-def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch, precision):
+def test_a_batch_that_is_not_finite_is_skipped_and_counted_on_request(
+    digits, tmp_path, monkeypatch, precision
+):
     poison(monkeypatch, step=7)
     config = tiny_config(digits, not_finite="skip", precision=precision)
     train_run(config, tmp_path / "run")
@@ -286,7 +292,7 @@ def test_or_such_a_batch_is_skipped_and_counted(digits, tmp_path, monkeypatch, p
 
 
 def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatch):
-    """6 batches in groups of 4 and 2: the third one spoils the first group."""
+    """6 batches in groups of 4 and 2; the third batch makes the first group non-finite."""
     settings = dict(
         accumulation_steps=4, epochs=1, optimizer="sgd", schedule="constant", ema_decay=None
     )
@@ -304,7 +310,7 @@ def test_with_accumulate_the_whole_group_is_skipped(digits, tmp_path, monkeypatc
     assert trainer.train_step.skipped == 4
 
 
-def test_accumulated_gradients_are_those_of_the_batches_together(digits, tmp_path):
+def test_accumulated_gradients_equal_those_of_the_joined_batches(digits, tmp_path):
     config = tiny_config(digits, batch_size=16, first_location="centre", num_glimpses=1)
     trainer = Trainer(config, RunFolder(tmp_path))
     batch = next(iter(trainer.loader))
@@ -327,7 +333,7 @@ def test_accumulated_gradients_are_those_of_the_batches_together(digits, tmp_pat
         torch.testing.assert_close(gradients[1][name], whole_batch, msg=name)
 
 
-def test_a_last_batch_of_one_photo_is_left_out_where_batch_norm_could_not_take_it(tmp_path):
+def test_a_last_batch_of_a_single_photo_is_skipped_with_batch_norm(tmp_path):
     data = tiny_digits(tmp_path / "data", counts=(17, 3, 3))
     config = tiny_config(data, retina="conv", epochs=1)
     trainer = Trainer(config, RunFolder(tmp_path / "run"))
@@ -341,7 +347,7 @@ def test_reduced_precision_trains(digits, tmp_path, precision):
     assert math.isfinite(row["train_total"])
 
 
-def test_it_learns_and_what_is_saved_is_what_was_evaluated(digits, tmp_path):
+def test_it_learns_and_the_saved_weights_are_those_evaluated(digits, tmp_path):
     config = tiny_config(digits, epochs=12, ema_decay=0.8, first_location="centre")
     row = train_run(config, tmp_path / "run")
     assert row["valid_accuracy"] > 0.9
@@ -376,8 +382,8 @@ def test_without_a_validation_split_the_last_epoch_is_kept(digits, tmp_path):
     assert metadata.epoch == 3
 
 
-def test_a_run_keeps_the_statistics_that_came_with_its_weights(photos: Path, tmp_path: Path):
-    """From its first step on, and after validations."""
+def test_a_run_keeps_the_statistics_of_its_pretrained_weights(photos: Path, tmp_path: Path):
+    """From the first step on, and after validations."""
     network = timm.create_model("test_efficientnet")
     weights = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), weights)

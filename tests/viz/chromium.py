@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of pages: nothing of its own goes to the network."""
+"""A headless Chromium, without network access of its own, for the tests of pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = (
 
 
 def missing() -> str:
-    """Why no page can be driven here; empty where one can."""
+    """Return why Chromium cannot run here; "" if it can."""
     try:
         import selenium  # noqa: F401
     except ImportError:
@@ -36,7 +36,7 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def chromium(width: int = 1280, height: int = 1000, dark: bool = False) -> Iterator[Any]:
-    """A driver with an empty profile of its own."""
+    """Yield a driver with an empty profile."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -50,7 +50,7 @@ def chromium(width: int = 1280, height: int = 1000, dark: bool = False) -> Itera
     try:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-        if width < 600:  # a window cannot be so narrow; a phone's screen can
+        if width < 600:  # emulate a phone, because windows cannot be so narrow
             driver.execute_cdp_cmd(
                 "Emulation.setDeviceMetricsOverride",
                 {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True},
@@ -62,18 +62,18 @@ def chromium(width: int = 1280, height: int = 1000, dark: bool = False) -> Itera
 
 
 def complaints(driver: Any) -> list[str]:
-    """Errors on the page's console."""
+    """Return the errors on the page's console."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def requests(driver: Any) -> list[str]:
-    """Addresses that the page asked for, but for those that carry their own content."""
+    """Return the URLs that the page requested, except those that carry their own content."""
     found = []
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
             params = message["params"]
             found.append(params.get("url") or params["request"]["url"])
-    # the last two are the empty tab that the browser starts with
+    # the last two are of the empty tab at the start
     own = ("data:", "blob:", "chrome:", "chrome-untrusted:")
     return [url for url in found if not url.startswith(own)]

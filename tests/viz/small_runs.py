@@ -18,7 +18,7 @@ from stacked_ram.viz.records import PhotoRecord, record_batch
 
 
 def lively(model: RAM) -> RAM:
-    """Untrained policies look at the centre and believe nothing: make them move and be sure."""
+    """Give an untrained model moving glimpses and confident beliefs."""
     torch.nn.init.normal_(model.classifier.weight, std=2.0)
     for level in model.levels:
         if hasattr(level.attention, "layers"):
@@ -38,7 +38,7 @@ def tiny_model(channels: int = 3, **fields: object) -> RAM:
 
 
 def tiny_run(**fields: object) -> LoadedRun:
-    """A loaded run around `tiny_model`, without files."""
+    """Return a loaded run with `tiny_model`, without files."""
     model = tiny_model(**fields)
     config = dataclasses.replace(tiny_config("nowhere"), model=model.config)
     metadata = Metadata(config, tuple(CLASSES), len(model.mean), (), ())
@@ -46,7 +46,7 @@ def tiny_run(**fields: object) -> LoadedRun:
 
 
 def recorded(model: RAM, photo: Photo, **how: object) -> PhotoRecord:
-    """The record of one photo."""
+    """Return the record of a photo."""
     (record,) = record_batch(model, [photo], CLASSES, **how)
     return record
 
@@ -58,7 +58,7 @@ def noise_photo(height: int = 24, width: int = 32, channels: int = 3, label: int
 
 
 def save_run(folder: Path, dataset: Path, channels: int, seed: int = 0, **fields: object) -> Path:
-    """A run's folder with weights, as training leaves it."""
+    """Write a run folder with weights, as training does."""
     config = tiny_config(dataset, **fields)
     torch.manual_seed(seed)
     mean, std = (0.2,) * channels, (0.25,) * channels

@@ -1,4 +1,4 @@
-"""Boxes are drawn where the retina read, to the pixel."""
+"""Boxes are drawn exactly at the pixels that the retina read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARK = np.array([255, 0, 255])
 
 
 def drawn(record, step: int, boxes: bool) -> np.ndarray:
-    """The drawing of one step's boxes, 40 drawn pixels for each of the photo's: H x W x 3."""
+    """Draw the boxes of a step at 40 pixels for each pixel of the photo: H x W x 3."""
     surface = record.surfaces[0]
     view = view_of(surface.size, surface.boxes_TK4)
     wide, tall = fit(view_shape(record, surface, view), 1e9, 40 * (view[3] - view[1]) / 100)
@@ -42,15 +42,15 @@ def drawn(record, step: int, boxes: bool) -> np.ndarray:
 
 
 def extent(mask_HW: np.ndarray) -> np.ndarray:
-    """left, top, right, bottom of what is true."""
+    """Return left, top, right, bottom of the true pixels."""
     rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
 @pytest.mark.parametrize("squeezed", [1.0, 1.7])
 def test_drawn_box_surrounds_the_marker_that_the_retina_read(squeezed):
-    """A marker is painted into the photo where step 2's patch is read: the patch is all marker,
-    and in the picture the box stands exactly around the marker."""
+    """A marker is painted where the patch of step 2 is read. Then the patch shows only the marker,
+    and the drawn box is exactly around it."""
     model = tiny_model(patch_size=6, num_patches=1)
     blank = noise_photo()
     blank.pixels_CHW[:] = 40
@@ -73,11 +73,11 @@ def test_drawn_box_surrounds_the_marker_that_the_retina_read(squeezed):
         record.surfaces[0].boxes_TK4 = trace.boxes_BTSK4[0, :, 0].numpy()
         marker = extent(np.abs(drawn(record, step, boxes=False) - MARK).sum(2) < 60)
         box = extent(np.abs(drawn(record, step, boxes=True) - [0, 255, 0]).sum(2) < 60)
-        # the line's middle lies on the marker's edge: half its width (0.85 pt) on either side
+        # the line's middle is on the marker's edge, with half its width (0.85 pt) on each side
         assert np.abs(box - marker).max() <= 3, (box, marker)
 
 
-def test_photo_keeps_its_true_size_when_it_was_squeezed():
+def test_the_record_of_a_resized_photo_has_its_true_size():
     photo = noise_photo(20, 20)
     photo.true_size = (100, 200)
     record = recorded(tiny_model(patch_size=2), photo)
@@ -129,7 +129,7 @@ VISION = {
 
 
 @pytest.mark.parametrize("kind", [*VISION, "grey"])
-def test_steps_are_told_apart_by_the_colour_blind_and_in_grey(kind):
+def test_steps_are_distinguishable_with_colour_blindness_and_in_grey(kind):
     from matplotlib.colors import to_rgb
 
     colours = np.array([to_rgb(colour) for colour in step_colours(6)])

@@ -1,4 +1,4 @@
-"""The commands write the pictures they promise, for every kind of model."""
+"""The commands write their pictures for every kind of model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def is_picture(content: bytes) -> bool:
-    """Whether it is an image with something on it."""
+    """Return whether this is an image that is not blank."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("L")).std() > 5
 
@@ -57,7 +57,7 @@ def test_few_and_many_steps_with_and_without_a_label(steps, label):
 
 
 @pytest.mark.parametrize("steps", [2, 5])
-def test_attention_is_drawn_at_more_or_fewer_steps_than_the_models_own(steps):
+def test_attention_is_drawn_for_any_number_of_steps(steps):
     model = tiny_model()
     record = recorded(model, noise_photo(), num_glimpses=steps)
     assert is_picture(figure_bytes(attention_figure(record, model), dpi=50))
@@ -84,7 +84,7 @@ def test_pictures_for_tensorboard():
     assert draw_scan_paths(pixels, trace, CLASSES, None)
 
 
-def test_run_is_drawn_with_its_whole_split(run_folder, tmp_path):
+def test_a_run_is_drawn_with_its_whole_split(run_folder, tmp_path):
     files = draw_run(run_folder, out=tmp_path, limit=2)
     names = {path.name for path in files}
     assert "overview.png" in names and "gallery_best.png" in names
@@ -108,14 +108,14 @@ def test_photos_are_drawn_in_every_format(run_folder, photos, tmp_path, kind):
     assert path.suffix == f".{kind}" and path.read_bytes().startswith(starts[kind])
 
 
-def test_photo_in_a_folder_named_as_a_class_is_of_that_class(run_folder, photos, tmp_path):
+def test_the_folder_of_a_photo_can_name_its_class(run_folder, photos, tmp_path):
     photo = next((photos / "test" / "dot").iterdir())
     assert main([str(run_folder), str(photo), "--out", str(tmp_path), "--separate"]) == 0
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"{photo.stem}_{part}.png" for part in ("belief", "scan_path", "strip")]
 
 
-def test_two_photos_of_one_name_do_not_overwrite_each_other(run_folder, photos, tmp_path):
+def test_photos_with_the_same_name_do_not_overwrite_each_other(run_folder, photos, tmp_path):
     photo = str(next((photos / "test" / "dot").iterdir()))
     assert main([str(run_folder), photo, photo, "--out", str(tmp_path)]) == 0
     assert len(list(tmp_path.iterdir())) == 2
@@ -149,11 +149,11 @@ def test_runs_are_not_compared_on_different_photos(tmp_path, capsys):
     assert main([base, "--compare", fold]) == 0
 
 
-def test_animation_has_a_frame_a_step_and_plays_in_browsers(tmp_path):
+def test_an_animation_has_a_frame_per_step_and_plays_in_browsers(tmp_path):
     records = list(record_photos(tiny_run(), [noise_photo(), noise_photo(16, 20)]))
     for several in (records[:1], records):
         frames = animation.draw_frames(several)
-        assert len(frames) == 4  # before the first step, and after each of three
+        assert len(frames) == 4  # before the first step, and after each of three steps
         assert len({frame.shape for frame in frames}) == 1
         with Image.open(animation.save(several, tmp_path / "one.gif")) as gif:
             assert gif.n_frames == 4 and gif.info["loop"] == 0
@@ -162,7 +162,7 @@ def test_animation_has_a_frame_a_step_and_plays_in_browsers(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_report_holds_everything_and_names_no_address(run_folder, tmp_path):
+def test_the_report_is_self_contained(run_folder, tmp_path):
     assert main([str(run_folder), "--report", "--out", str(tmp_path), "--limit", "5"]) == 0
     text = (tmp_path / "report.html").read_text()
     outside = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", re.sub(r"data:[^\"]+", "", text))
@@ -209,7 +209,7 @@ def test_a_class_name_cannot_break_out_of_the_report():
         (["RUN", "--out", "BROKEN"], "is a file"),
     ],
 )
-def test_mistakes_are_said_in_one_line(run_folder, tmp_path, capsys, words, says):
+def test_errors_are_one_line(run_folder, tmp_path, capsys, words, says):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"this is no photo")
     names = {"RUN": str(run_folder), "BROKEN": str(broken)}

@@ -1,4 +1,4 @@
-"""The report and the app, driven in a real browser: nothing on the console, nothing leaves."""
+"""The report and the app in a real browser: no console errors, no network requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> object:
-    """What the condition gives, once it gives something."""
+    """Wait until the condition gives something; return it."""
     from selenium.common.exceptions import StaleElementReferenceException
 
     end = time.monotonic() + seconds
@@ -50,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
     return out / "report.html"
 
 
-def test_report_plays_filters_and_asks_nothing_of_the_network(report):
+def test_the_report_plays_and_filters_without_network_requests(report):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.select import Select
@@ -83,8 +83,8 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
         # filters
         count = len(shown())
         Select(driver.find_element(By.ID, "byclass")).select_by_visible_text(CLASSES[0])
-        ofone = len(shown())
-        assert 0 < ofone < count
+        of_class = len(shown())
+        assert 0 < of_class < count
         Select(driver.find_element(By.ID, "byclass")).select_by_value("")
         prediction = Select(driver.find_element(By.ID, "byprediction"))
         parts = []
@@ -99,17 +99,17 @@ def test_report_plays_filters_and_asks_nothing_of_the_network(report):
             final.select_by_value(step)
             parts.append(len(shown()))
         assert sum(parts) == count
-        # what is known is dark where nothing was read, and not elsewhere
+        # the canvas of what was read is dark elsewhere
         driver.execute_script("go(0)")
-        assert share_seen(driver) == 0
+        assert fraction_read(driver) == 0
         driver.execute_script("go(3)")
-        assert 0 < share_seen(driver) < 1
+        assert 0 < fraction_read(driver) < 1
         assert complaints(driver) == []
         assert [url for url in requests(driver) if not url.startswith("file:")] == []
 
 
-def share_seen(driver) -> float:
-    """Share of the canvas of what is known that is not dark."""
+def fraction_read(driver) -> float:
+    """Return the fraction of the canvas that is not dark."""
     return driver.execute_script(
         "const c = document.getElementById('known');"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
@@ -118,7 +118,7 @@ def share_seen(driver) -> float:
     )
 
 
-def test_report_fits_a_phone_and_follows_the_system_to_dark(report):
+def test_the_report_fits_a_phone_and_follows_the_systems_dark_mode(report):
     with chromium(390, 844, dark=True) as driver:
         driver.get(report.as_uri())
         wide, room = driver.execute_script(
@@ -130,9 +130,9 @@ def test_report_fits_a_phone_and_follows_the_system_to_dark(report):
         assert complaints(driver) == []
 
 
-def test_boxes_of_the_report_stand_where_the_retina_read(other_run_folder, tmp_path):
-    """The photo's pixels inside the drawn box are those of the patch: a marker is painted where
-    the first glimpse reads, and found in a screenshot inside the box's rectangle."""
+def test_boxes_of_the_report_are_where_the_retina_read(other_run_folder, tmp_path):
+    """A marker is painted where the first glimpse reads. In a screenshot, it is inside the
+    rectangle of the drawn box."""
     from selenium.webdriver.common.by import By
 
     from stacked_ram.runs.checkpoint import load_run
@@ -167,7 +167,7 @@ def test_boxes_of_the_report_stand_where_the_retina_read(other_run_folder, tmp_p
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, run_folder: Path):
-    """The app's address and the folder of its uploads."""
+    """The URL of the app and the folder of its uploads."""
     if no_gradio:
         pytest.skip(no_gradio)
     home = tmp_path_factory.mktemp("app")
@@ -184,7 +184,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, run_folder: Path):
     finally:
         process.terminate()
         process.wait(60)
-    assert not list(home.glob("stacked_ram_app_*")), "uploads outlast the app"
+    assert not list(home.glob("stacked_ram_app_*")), "the app left uploads"
 
 
 def photo_input(driver):
@@ -194,7 +194,7 @@ def photo_input(driver):
     return found[0]
 
 
-def test_app_looks_at_a_dropped_photo_and_lets_the_first_place_be_forced(app, photos, tmp_path):
+def test_the_app_takes_a_photo_and_a_forced_first_location(app, photos, tmp_path):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -228,7 +228,7 @@ def test_app_looks_at_a_dropped_photo_and_lets_the_first_place_be_forced(app, ph
         assert outside == []
 
 
-def test_app_says_what_is_wrong_with_an_upload(app, tmp_path):
+def test_the_app_explains_an_invalid_upload(app, tmp_path):
     from selenium.webdriver.common.by import By
 
     address, _ = app

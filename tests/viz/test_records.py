@@ -1,4 +1,4 @@
-"""What is drawn is what the model did."""
+"""The drawn records agree with the model's trace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trace_is_kept_as_it_is(kind):
+def test_the_record_keeps_the_trace(kind):
     model, photo = tiny_model(**KINDS[kind]), noise_photo()
     record = recorded(model, photo)
     with torch.inference_mode():
@@ -38,8 +38,8 @@ def test_trace_is_kept_as_it_is(kind):
             np.testing.assert_array_equal(surface.boxes_TK4, trace.boxes_BTSK4[0, :, level])
 
 
-def test_patches_are_the_photos_pixels():
-    """At native resolution a patch is a piece of the photo, pixel for pixel."""
+def test_patches_are_pixels_of_the_photo():
+    """At native resolution a patch equals a crop of the photo."""
     photo = noise_photo()
     record = recorded(tiny_model(), photo)
     surface = record.surfaces[0]
@@ -73,17 +73,17 @@ def test_a_photo_may_be_a_path_an_image_an_array_or_a_tensor(run_folder, photos)
 
 
 @pytest.mark.parametrize("kind", ["dense", "rnn", "soft", "cells"])
-def test_first_location_is_forced_and_the_rest_is_the_models_own(kind):
+def test_only_the_first_location_is_forced(kind):
     model, photo = tiny_model(**KINDS[kind]), noise_photo()
     forced = recorded(model, photo, first_location=(0.5, -0.5))
     np.testing.assert_allclose(forced.locations_TS2[0], [[0.5, -0.5]] * len(model.levels))
     own = recorded(model, photo)
     again = recorded(model, photo, first_location=tuple(own.locations_TS2[0, 0].tolist()))
-    if kind != "rnn":  # there each level has its own first location
+    if kind != "rnn":  # each level has its own first location
         np.testing.assert_allclose(again.beliefs_TN, own.beliefs_TN, atol=1e-5)
 
 
-def test_unseen_stays_dark_and_seen_is_what_was_read():
+def test_what_was_not_read_is_dark():
     photo = noise_photo()
     record = recorded(tiny_model(), photo)
     known = foveated(record, 1)
@@ -97,7 +97,7 @@ def test_unseen_stays_dark_and_seen_is_what_was_read():
     assert (foveated(record, 0) == UNSEEN).all()
 
 
-def test_a_feature_map_as_large_as_the_photo_is_not_taken_for_it():
+def test_a_feature_map_of_the_photos_size_is_not_mistaken_for_the_photo():
     model = tiny_model(stack="backbone", backbone="dla46_c", num_levels=2)
     record = recorded(model, noise_photo())
     photo, feature_map = record.surfaces
@@ -120,7 +120,7 @@ def test_finer_patches_lie_over_coarser_ones():
         )
 
 
-def test_settled_is_the_step_from_which_the_answer_stayed():
+def test_the_settled_step_is_the_first_of_the_final_prediction():
     record = recorded(tiny_model(num_glimpses=4), noise_photo())
     record.beliefs_TN = np.eye(3)[[0, 1, 2, 2]]
     assert record.final_from == 3
@@ -129,7 +129,7 @@ def test_settled_is_the_step_from_which_the_answer_stayed():
     assert record.until(2).steps == 2
 
 
-def test_sampled_paths_are_many_and_the_same_every_time():
+def test_sampled_paths_differ_and_are_reproducible():
     model = tiny_model()
     first, again = (sampled_locations(model, noise_photo(), 8) for _ in range(2))
     assert first.shape == (8, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Photos that turn out to be damaged while they are looked at: the others are drawn rightly."""
+"""Photos that turn out to be damaged while they are read: the others are drawn correctly."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ FIRST, SECOND = 3, 2  # glimpses of the two runs
 
 @pytest.fixture
 def damaged(monkeypatch):
-    """To be filled with (name of a photo, glimpses of the run that cannot read it). Each photo
-    stands alone, as large ones do."""
+    """A set for (name of a photo, glimpses of the run that cannot read it). Every photo is a batch
+    of its own, as large photos are."""
     gone = set()
     record_batch = records.record_batch
 
-    def look_or_fail(model, photos, classes, **how):
+    def record_or_fail(model, photos, classes, **how):
         if (photos[0].name, model.config.num_glimpses) in gone:
             raise UnreadablePhoto(f"{photos[0].name}: cannot read", None)
         return record_batch(model, photos, classes, **how)
 
-    monkeypatch.setattr(records, "record_batch", look_or_fail)
+    monkeypatch.setattr(records, "record_batch", record_or_fail)
     monkeypatch.setattr(records, "may_share_batch", lambda photo, other: False)
     return gone
 
 
 @pytest.fixture
 def pairs(monkeypatch):
-    """The pairs of photos that are drawn side by side."""
+    """Collect the pairs of photos drawn side by side."""
     drawn = []
     draw = compare.compare_figure
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def report_of(run_folder, out):
     return json.loads(found[1])
 
 
-def test_galleries_of_the_report_hold_the_photos_that_they_are_of(run_folder, tmp_path, damaged):
+def test_galleries_of_the_report_have_the_right_photos(run_folder, tmp_path, damaged):
     def galleries(data):
         return {
             gallery["title"]: [data["photos"][place]["name"] for place in gallery["photos"]]
@@ -80,7 +80,7 @@ def test_galleries_of_the_report_hold_the_photos_that_they_are_of(run_folder, tm
 def test_named_photos_are_compared_with_themselves(
     run_folder, other_run_folder, photos, tmp_path, damaged, pairs
 ):
-    """One run cannot read one of them, the other run another; two have the same name."""
+    """Each of the two runs cannot read a different photo; two photos have the same name."""
     files = sorted((photos / "test").rglob("*.png"))
     twin = shutil.copy(files[2], tmp_path / files[2].name)
     damaged |= {(files[0].name, FIRST), (files[3].name, SECOND)}
@@ -99,12 +99,12 @@ def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
     gone = {FIRST: "test/bar/0.png", SECOND: "test/ring/2.png"}
     record_split, overview, wholes = compare.record_split, compare.compare_overview, []
 
-    def look_at_the_rest(run, split):
+    def record_the_rest(run, split):
         wanted = [name != gone[run.config.model.num_glimpses] for name in split.dataset.names]
         split.keep(np.flatnonzero(wanted))
         return record_split(run, split)
 
-    monkeypatch.setattr(compare, "record_split", look_at_the_rest)
+    monkeypatch.setattr(compare, "record_split", record_the_rest)
     monkeypatch.setattr(
         compare,
         "compare_overview",
@@ -122,7 +122,7 @@ def test_the_app_says_what_is_wrong_with_a_damaged_photo(run_folder, tmp_path, m
     vips()
     monkeypatch.setattr(
         viz_photos, "OVERVIEW_SIDE", 50
-    )  # the small picture comes from a level that is whole
+    )  # the small picture comes from an undamaged level
     path = write_pyramid(tmp_path / "photo.tif", smooth_pixels(150, 200))
     lose_tiles(path)
     with pytest.raises(UserError, match=r"photo\.tif: cannot read"):

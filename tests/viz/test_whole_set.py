@@ -1,4 +1,4 @@
-"""The numbers of the whole split, and the warning of a policy that looks nowhere."""
+"""The figures of the random_records split, and the warning of a collapsed policy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
 
 
-def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
-    """A model that looks about at random."""
+def random_records(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
+    """Return the records of a model with random locations."""
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 4
     values = {
@@ -40,30 +40,30 @@ def whole(count: int = 40, steps: int = 3, **changes: object) -> WholeSet:
     return WholeSet(**{**values, **changes})
 
 
-def test_no_warning_for_a_model_that_looks_about():
-    assert warnings(whole()) == []
+def test_no_warning_for_a_model_whose_glimpses_vary():
+    assert warnings(random_records()) == []
 
 
 @pytest.mark.parametrize(
     ("location", "says"),
     [((0.3, 0.2), "same place"), ((1.0, -1.0), "edge")],
 )
-def test_collapsed_policies_are_named(location, says):
+def test_collapsed_policies_are_reported(location, says):
     locations = np.broadcast_to(np.array(location), (40, 3, 1, 2)).copy()
-    assert any(says in note for note in warnings(whole(locations_NTS2=locations)))
-    assert any("hardly move" in note for note in warnings(whole(locations_NTS2=locations)))
+    assert any(says in note for note in warnings(random_records(locations_NTS2=locations)))
+    assert any("hardly move" in note for note in warnings(random_records(locations_NTS2=locations)))
 
 
-def test_a_fixed_first_place_is_not_held_against_the_policy():
+def test_a_fixed_first_location_is_no_collapse():
     rng = np.random.default_rng(1)
     locations = rng.uniform(-0.9, 0.9, (40, 3, 1, 2))
     locations[:, 0] = 0
-    assert warnings(whole(locations_NTS2=locations)) == []
+    assert warnings(random_records(locations_NTS2=locations)) == []
 
 
 def test_changes_count_every_new_prediction():
     predicted = np.array([[1, 2, 2], [0, 0, 0], [3, 3, 1], [0, 1, 0]])
-    np.testing.assert_array_equal(whole(4, predicted_NT=predicted).changes_N, [1, 0, 1, 2])
+    np.testing.assert_array_equal(random_records(4, predicted_NT=predicted).changes_N, [1, 0, 1, 2])
 
 
 @pytest.mark.parametrize("cells", [(8, 10), (3, 3), (24, 32)])
@@ -73,12 +73,12 @@ def test_the_density_of_cells_has_no_stripes(cells):
     np.testing.assert_allclose(density, np.full(cells, 1 / (cells[0] * cells[1])))
 
 
-def test_only_places_that_the_policy_chose_are_binned_by_its_cells():
-    results = whole(cells=(8, 10))  # its first glimpse is not chosen
+def test_only_locations_chosen_by_the_policy_are_binned_by_its_cells():
+    results = random_records(cells=(8, 10))  # the policy does not choose the first glimpse
     assert [results.cells_at(step) for step in range(3)] == [None, (8, 10), (8, 10)]
     locations, cells = chosen_locations(results, results.labels_N == 2)
     assert locations.shape == (20, 2) and cells == (8, 10)
-    fixed = whole(cells=(8, 10), chosen_T=(False, False, False))
+    fixed = random_records(cells=(8, 10), chosen_T=(False, False, False))
     locations, cells = chosen_locations(fixed, fixed.labels_N == 2)
     assert locations.shape == (30, 2) and cells is None
 
@@ -103,8 +103,8 @@ def test_the_cells_come_from_the_run(fields, cells, photos, tmp_path):
         np.testing.assert_allclose(middles % 1, 0.5, atol=1e-5)
 
 
-def test_galleries_choose_by_the_models_own_numbers():
-    results = whole()
+def test_galleries_are_chosen_by_the_models_figures():
+    results = random_records()
     assert results.true_NT[gallery.best(results)[0], -1] == results.true_NT[:, -1].max()
     wrong = gallery.worst(results)
     assert not results.right_N[wrong].any()
@@ -117,14 +117,17 @@ def test_galleries_choose_by_the_models_own_numbers():
         assert (results.predicted_NT[members, -1] == predicted).all()
 
 
-def test_photos_that_tell_models_apart_are_those_that_only_one_gets_right():
-    results, other = whole(), whole(predicted_NT=np.random.default_rng(5).integers(0, 4, (40, 3)))
+def test_photos_that_distinguish_models_are_right_for_only_one_of_them():
+    results, other = (
+        random_records(),
+        random_records(predicted_NT=np.random.default_rng(5).integers(0, 4, (40, 3))),
+    )
     rows = distinguishing(results, other, 4)
     assert (results.right_N[rows] != other.right_N[rows]).all()
     np.testing.assert_array_equal(results.right_N[rows], [True, False, True, False])
 
 
-def test_pictures_say_what_the_test_says(photos, tmp_path):
+def test_pictures_agree_with_the_test(photos, tmp_path):
     run = load_run(save_run(tmp_path, photos, 3, precision="bf16"), "cpu")
     with Split(run, "test", None) as split:
         results = record_split(run, split)
