@@ -1,4 +1,4 @@
-"""The peak memory of a training step, beside the plain backbone's.
+"""The peak memory of a training step, beside a fine-tuned backbone's.
 
     python benchmarks/memory.py [--quick] [--backbone tf_efficientnet_lite0]
 
@@ -35,8 +35,8 @@ def main() -> None:
     print(f"{options.backbone}, {options.photos} photos of {PHOTO} x {PHOTO}; {GLIMPSES} glimpses"
           f" of {PATCHES} {PATCH}-pixel patches; {options.device}")  # fmt: skip
     cases = {
-        "photos": "plain backbone, the whole photos",
-        "patches": "plain backbone, all the patches at once",
+        "photos": "fine-tuned backbone, the whole photos",
+        "patches": "fine-tuned backbone, all patches at once",
         "ours": "this model",
         "checkpoint": "this model, activation_checkpointing",
     }

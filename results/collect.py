@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from stacked_ram.runs.folder import write_atomically
 
 CONTROLS = ("centre", "random", "first glimpse only", "box given")
-PLAIN = ("plain sizes", "plain gmacs", "plain accuracies")  # of the frozen backbone
+PROBE = ("probe sizes", "probe gmacs", "probe accuracies")  # of the linear probe
 COLUMNS = (
     "run", "data set", "seed", "epoch", "valid accuracy", "accuracy", "low_95", "high_95",
     "after the glance", "after each glimpse", "gmacs", "gmacs before", "early exit",
     "early exit gmacs",
-    "pixels read", "hit rates", *CONTROLS, *PLAIN, "samples averaged", "accuracy of the samples",
+    "pixels read", "hit rates", *CONTROLS, *PROBE, "samples averaged", "accuracy of the samples",
     "photos", "train command", "commit", "train minutes", "tested", "machine",
 )  # fmt: skip
 
@@ -56,8 +56,8 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
     controls = test.get("controls", {})
     sampled = test.get("mc_samples")
     early = test.get("early_exit")
-    probe = test.get("linear_probe") or test.get("plain backbone", {})  # its name before
-    plain = probe.get("sizes", [])
+    probe = test.get("linear_probe") or test.get("plain backbone", {})  # its earlier name
+    probes = probe.get("sizes", [])
     with (run / "metrics.csv").open(newline="") as file:
         epochs = {int(one["epoch"]): one for one in csv.DictReader(file)}
     valid = epochs[test["epoch"]].get("valid_accuracy")  # none where it was trained on
@@ -80,9 +80,9 @@ def row(run: Path, test: dict[str, Any]) -> dict[str, Any]:
         "pixels read": percent(test["read"]),
         "hit rates": " ".join(percent(one) for one in test.get("hit_rate", [])),
         **{one: percent(controls[one]["accuracy"]) for one in CONTROLS if one in controls},
-        PLAIN[0]: " ".join(str(one["size"]) for one in plain),
-        PLAIN[1]: " ".join(f"{one['gmacs']:.4f}" for one in plain),
-        PLAIN[2]: " ".join(percent(one["accuracy"]) for one in plain),
+        PROBE[0]: " ".join(str(each["size"]) for each in probes),
+        PROBE[1]: " ".join(f"{each['gmacs']:.4f}" for each in probes),
+        PROBE[2]: " ".join(percent(each["accuracy"]) for each in probes),
         "samples averaged": re.search(r"\d+", sampled["pass"])[0] if sampled else "",
         "accuracy of the samples": percent(sampled["accuracy"]) if sampled else "",
         "photos": test["photos"],

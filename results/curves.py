@@ -1,4 +1,4 @@
-"""Accuracy against what a photo costs, the attention models beside the plain backbone.
+"""Accuracy against what a photo costs, the attention models beside the backbone alone.
 
     python results/curves.py [RESULTS]
 
@@ -27,8 +27,8 @@ from stacked_ram.viz.style import PAGE, QUIET, RUNS, Sheet, save_figure, styled
 class Panel(NamedTuple):
     title: str
     table: str
-    """Of the tables of record: its row `recipe`, and its rows of the plain backbone that was
-    trained in the same way."""
+    """Name of a table of record. Drawn are its row `recipe`, and its linear probes or fine-tuned
+    backbones, whichever was trained in the same way."""
     recipe: str
     run: str
     """Whose early exits are drawn as a line."""
@@ -57,9 +57,9 @@ ON_RECORD = (
     "scenes_dogs20_closer_seed1", "scenes_dogs20_closer_seed2", "scenes_flowers17_tuned",
     "scenes_flowers17_closer_seed1", "scenes_flowers17_closer_seed2", "scenes_dogs20",
 )  # fmt: skip
-ATTENTION, PLAIN = RUNS
+ATTENTION, BACKBONE = RUNS
 ALONG = (GLANCE, *(AFTER.format(number) for number in range(1, MOST)), ALL)
-LONGER = "60 epochs"  # plain rows trained for longer than the others stand apart
+LONGER = "60 epochs"  # backbones that were trained for longer are drawn separately
 
 
 def exits(results: Path, run: str) -> pandas.DataFrame:
@@ -72,20 +72,18 @@ def exits(results: Path, run: str) -> pandas.DataFrame:
 
 
 def draw(axes: Axes, panel: Panel, table: pandas.DataFrame, line: pandas.DataFrame) -> None:
-    trained = "frozen" if panel.recipe.endswith("frozen") else "fine-tuned"
+    kind = "linear probe" if panel.recipe.endswith("frozen") else "fine-tuned backbone"
     whole, recipes = table["looked"] == ALL, table["recipe"]
     ours = table[(recipes == panel.recipe) & table["looked"].isin(ALONG)]
-    plain = table[recipes.str.startswith("plain") & recipes.str.endswith(trained) & whole]
-    longer = table[
-        recipes.str.startswith("plain") & recipes.str.endswith(f"{trained} for {LONGER}") & whole
-    ]
+    backbones = table[recipes.str.startswith(kind) & whole]
+    is_longer = backbones["recipe"].str.endswith(LONGER)
     axes.plot(
         line["gmacs"], 100 * line["accuracy"], color=ATTENTION, lw=1.2, label="early exits, seed 0"
     )
     for part, color, marker, ls, label in (
         (ours, ATTENTION, "o", "", "attention, by glimpse"),
-        (plain, PLAIN, "s", "--", "plain backbone"),
-        (longer, PLAIN, "D", "", f"plain, {LONGER}"),
+        (backbones[~is_longer], BACKBONE, "s", "--", "backbone alone"),
+        (backbones[is_longer], BACKBONE, "D", "", f"backbone alone, {LONGER}"),
     ):
         if part.empty:
             continue

@@ -41,13 +41,13 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "scenes_flowers17": {
         "closer cells, fine-tuned": seeds("scenes_flowers17_closer"),
         "cells, fine-tuned": seeds("scenes_flowers17_tuned"),
-        "plain, 160x160, fine-tuned": seeds("scenes_flowers17_plain160"),
-        "plain, 160x160, fine-tuned for 60 epochs": seeds("scenes_flowers17_plain160_long"),
-        "plain, 224x224, fine-tuned": seeds("scenes_flowers17_plain"),
-        "plain, 224x224, fine-tuned for 60 epochs": (
+        "fine-tuned backbone, 160x160": seeds("scenes_flowers17_plain160"),
+        "fine-tuned backbone, 160x160 for 60 epochs": seeds("scenes_flowers17_plain160_long"),
+        "fine-tuned backbone, 224x224": seeds("scenes_flowers17_plain"),
+        "fine-tuned backbone, 224x224 for 60 epochs": (
             "scenes_flowers17_plain_long", "scenes_flowers17_plain_long_seed1",
         ),
-        "plain, 384x384, fine-tuned": ("scenes_flowers17_plain384",),
+        "fine-tuned backbone, 384x384": ("scenes_flowers17_plain384",),
         "cells, frozen": ("scenes_flowers17",),
         "Gaussian, frozen": ("scenes_flowers17_gaussian",),
     },
@@ -55,8 +55,8 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "cells, fine-tuned": seeds("scenes_dogs20_tuned"),
         "cells, fine-tuned for 24 epochs": ("scenes_dogs20_tuned_24",),
         "closer cells, fine-tuned for 24 epochs": seeds("scenes_dogs20_closer"),
-        "plain, 160x160, fine-tuned": ("scenes_dogs20_plain160",),
-        "plain, 160x160, fine-tuned for 60 epochs": ("scenes_dogs20_plain160_long",),
+        "fine-tuned backbone, 160x160": ("scenes_dogs20_plain160",),
+        "fine-tuned backbone, 160x160 for 60 epochs": ("scenes_dogs20_plain160_long",),
         "cells, frozen": seeds("scenes_dogs20"),
     },
     "flowers17": {
@@ -70,22 +70,22 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "flowers17_tuned": {
         "one closer look at 224x224, fine-tuned": splits("flowers17_closer"),
-        "plain, 96x96, fine-tuned": splits("flowers17_plain96"),
-        "plain, 128x128, fine-tuned": splits("flowers17_plain128"),
-        "plain, 160x160, fine-tuned": splits("flowers17_plain160"),
-        "plain, 224x224, fine-tuned": splits("flowers17_plain224"),
+        "fine-tuned backbone, 96x96": splits("flowers17_plain96"),
+        "fine-tuned backbone, 128x128": splits("flowers17_plain128"),
+        "fine-tuned backbone, 160x160": splits("flowers17_plain160"),
+        "fine-tuned backbone, 224x224": splits("flowers17_plain224"),
     },
     "flowers17_tuned_all": {
         "one closer look at 224x224, fine-tuned": all_splits("flowers17_closer_all"),
-        "plain, 96x96, fine-tuned": all_splits("flowers17_plain96_all"),
-        "plain, 128x128, fine-tuned": all_splits("flowers17_plain128_all"),
-        "plain, 160x160, fine-tuned": all_splits("flowers17_plain160_all"),
-        "plain, 224x224, fine-tuned": all_splits("flowers17_plain224_all"),
+        "fine-tuned backbone, 96x96": all_splits("flowers17_plain96_all"),
+        "fine-tuned backbone, 128x128": all_splits("flowers17_plain128_all"),
+        "fine-tuned backbone, 160x160": all_splits("flowers17_plain160_all"),
+        "fine-tuned backbone, 224x224": all_splits("flowers17_plain224_all"),
     },
     "dogs": {
         "one closer look at 224x224, fine-tuned": ("dogs_closer",),
-        "plain, 160x160, fine-tuned": ("dogs_plain160",),
-        "plain, 224x224, fine-tuned": ("dogs_plain224",),
+        "fine-tuned backbone, 160x160": ("dogs_plain160",),
+        "fine-tuned backbone, 224x224": ("dogs_plain224",),
         "hard, three glimpses of 96x96, frozen": ("dogs_hard",),
         "hard, one closer look at 192x192, frozen": ("dogs_p192",),
         "soft, k = 1, start_size 1, frozen": ("dogs_soft_k1_start1",),
@@ -153,13 +153,13 @@ def measured(run: pandas.Series) -> Iterator[tuple[str, float, float]]:
         yield SAMPLES, cost, float(run["accuracy of the samples"])
 
 
-def plain(runs: pandas.DataFrame) -> Iterator[tuple[str, str, float, float]]:
-    """The frozen backbone without attention, which was measured beside some of these runs: one
-    recipe a size, and one figure a data set (all runs there have the same)."""
-    for _, run in runs[runs["plain sizes"] != ""].drop_duplicates("data set").iterrows():
-        columns = (run[name].split() for name in ("plain sizes", "plain gmacs", "plain accuracies"))
+def linear_probes(runs: pandas.DataFrame) -> Iterator[tuple[str, str, float, float]]:
+    """Iterate over the linear probes that were measured beside some of these runs: a recipe for
+    each size, a figure for each data set (all its runs have the same)."""
+    for _, run in runs[runs["probe sizes"] != ""].drop_duplicates("data set").iterrows():
+        columns = (run[name].split() for name in ("probe sizes", "probe gmacs", "probe accuracies"))
         for size, gmacs, accuracy in zip(*columns, strict=True):
-            yield f"plain, {size}x{size}, frozen", ALL, float(gmacs), float(accuracy)
+            yield f"linear probe, {size}x{size}", ALL, float(gmacs), float(accuracy)
 
 
 def table(record: pandas.DataFrame, recipes: dict[str, tuple[str, ...]]) -> pandas.DataFrame:
@@ -171,7 +171,7 @@ def table(record: pandas.DataFrame, recipes: dict[str, tuple[str, ...]]) -> pand
         for name in runs
         for one in measured(record.loc[name])
     ]
-    values += plain(record.loc[names])
+    values += linear_probes(record.loc[names])
     rows = []
     for (recipe, looked), part in pandas.DataFrame(
         values, columns=["recipe", "looked", "gmacs", "accuracy"]

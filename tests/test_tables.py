@@ -85,20 +85,20 @@ def test_means_standard_deviations_and_costs_are_those_of_the_runs():
 def test_a_linear_probe_has_a_row_per_size_and_a_figure_per_data_set():
     ours = {
         "accuracy": 80, "low_95": 75, "high_95": 85, "after each glimpse": "80", "gmacs": 0.5,
-        "gmacs before": 0.1, "plain sizes": "96 224", "plain gmacs": "0.07 0.38",
-        "plain accuracies": "60 70",
+        "gmacs before": 0.1, "probe sizes": "96 224", "probe gmacs": "0.07 0.38",
+        "probe accuracies": "60 70",
     }  # fmt: skip
     runs = record(
         ours | {"run": "a", "data set": "one"},
         ours | {"run": "b", "data set": "one"},  # another seed: the same photos and figure
-        ours | {"run": "c", "data set": "two", "plain accuracies": "62 74"},
-        ours | {"run": "d", "data set": "three"} | dict.fromkeys(script("collect").PLAIN, ""),
+        ours | {"run": "c", "data set": "two", "probe accuracies": "62 74"},
+        ours | {"run": "d", "data set": "three"} | dict.fromkeys(script("collect").PROBE, ""),
     )
     found = script("tables").table(runs, {"ours": ("a", "b", "c", "d")})
-    plain = found[found["recipe"].str.startswith("plain")]
-    assert list(plain["recipe"]) == ["plain, 96x96, frozen", "plain, 224x224, frozen"]
-    assert list(plain["each"]) == ["60.00 62.00", "70.00 74.00"]
-    assert list(plain["gmacs"]) == [0.07, 0.38] and set(plain["runs"]) == {2}
+    probes = found[found["recipe"].str.startswith("linear probe")]
+    assert list(probes["recipe"]) == ["linear probe, 96x96", "linear probe, 224x224"]
+    assert list(probes["each"]) == ["60.00 62.00", "70.00 74.00"]
+    assert list(probes["gmacs"]) == [0.07, 0.38] and set(probes["runs"]) == {2}
 
 
 def test_the_pages_agree_with_the_tables(tmp_path):

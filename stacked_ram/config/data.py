@@ -62,8 +62,8 @@ class DataConfig:
     """Processes that read and augment photos; 0: in the training process."""
     cache: Literal["none", "disk", "memory"] = "disk"
     """Where decoded photos are kept between epochs: a memory-mapped file beside the data set,
-    the training process, or nowhere. With it, what a frozen backbone finds in the glance, where
-    no augmentation changes the photos, and what a test found the plain backbone to reach."""
+    the training process, or nowhere. The same cache holds the glance features of a frozen
+    backbone, if no augmentation changes the photos, and the linear probe of a test."""
     cache_limit: NotNegativeFloat = 20.0
     """Largest size of that cache, and of the kept glances, in GB; a data set that does not fit is
     decoded every epoch."""
