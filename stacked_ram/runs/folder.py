@@ -35,14 +35,10 @@ from stacked_ram.runtime.version import __version__
 RESULTS = Path("results")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
 OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
+# files that `test` writes: these follow the name of the split
 TESTED = (
-    ".json",
-    "_per_class.csv",
-    "_confusion.csv",
-    "_confusion.png",
-    "_photos.csv",
-    "_early_exit.csv",
-)  # files that `test` writes: these follow the name of the split
+    ".json", "_per_class.csv", "_confusion.csv", "_confusion.png", "_photos.csv", "_early_exit.csv"
+)  # fmt: skip
 
 
 def default_folder(preset: str | Path | None, config: Config) -> Path:
