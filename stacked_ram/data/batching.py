@@ -11,7 +11,7 @@ import numpy as np
 
 from stacked_ram.data.rng import derive_seed
 
-POOL = 16  # batches whose photos are grouped by shape together; more pad less and shuffle less
+POOL = 16  # batches whose photos are grouped by shape global_batch; more pad less and shuffle less
 NOISE = 0.1  # in the sizes by which training photos are grouped: else the same meet every epoch
 
 
@@ -64,17 +64,25 @@ def training_batches(
     unless it is the only batch. Photos of similar shape are grouped: random pools of POOL batches
     are sorted by shape and divided into batches, which are then shuffled.
     """
-    together = batch_size * world  # photos that all ranks take at once
+    global_batch = batch_size * world  # photos of all ranks
     count = len(rows.index_B)
-    last = count % together // world * world
-    if last == world and count > together:
+    last = count % global_batch // world * world
+    if last == world and count > global_batch:
         last = 0
-    whole = count // together * together
+    whole = count // global_batch * global_batch
     places = np.arange(whole + last)
     rng = np.random.default_rng(derive_seed(seed, epoch, 2))
-    if whole > together and (sizes_N2 != sizes_N2[:1]).any():
-        places = _grouped(places, sizes_N2, together, whole, rng)
-    batches = [places[start : start + together] for start in range(0, len(places), together)]
+    if whole > global_batch and (sizes_N2 != sizes_N2[:1]).any():
+        grouped = []
+        for pool in np.split(
+            places[:whole], range(global_batch * POOL, whole, global_batch * POOL)
+        ):
+            noisy_X2 = sizes_N2[pool] * rng.uniform(1 - NOISE, 1 + NOISE, (len(pool), 2))
+            grouped.append(pool[by_shape(np.arange(len(pool)), noisy_X2, global_batch)])
+        places = np.concatenate([*grouped, places[whole:]])  # the last, smaller batch stays last
+    batches = [
+        places[start : start + global_batch] for start in range(0, len(places), global_batch)
+    ]
     batches = [batches[i] for i in rng.permutation(len(batches))]
     return [rows.take(batch[rank::world]) for batch in batches]
 
@@ -116,16 +124,3 @@ def by_shape(places: np.ndarray, sizes_N2: np.ndarray, batch_size: int) -> np.nd
             best, split, cut = areas.min(), places[order], cuts[areas.argmin()]
     parts = (by_shape(part, sizes_N2, batch_size) for part in (split[:cut], split[cut:]))
     return np.concatenate([*parts])
-
-
-def _grouped(
-    places: np.ndarray, sizes_N2: np.ndarray, together: int, whole: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Sort the places of whole batches by shape within pools; keep the last, smaller batch."""
-    pool = together * POOL
-    parts = []
-    for start in range(0, whole, pool):
-        part = places[start : min(start + pool, whole)]
-        noisy_X2 = sizes_N2[part] * rng.uniform(1 - NOISE, 1 + NOISE, (len(part), 2))
-        parts.append(part[by_shape(np.arange(len(part)), noisy_X2, together)])
-    return np.concatenate([*parts, places[whole:]])
