@@ -11,7 +11,7 @@ import numpy as np
 
 from stacked_ram.data.rng import derive_seed
 
-POOL = 16  # batches whose photos are grouped by shape global_batch; more pad less and shuffle less
+POOL = 16  # batches whose photos are grouped by shape in one go; more pad less and shuffle less
 NOISE = 0.1  # in the sizes by which training photos are grouped: else the same meet every epoch
 
 
