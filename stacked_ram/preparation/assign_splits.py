@@ -173,8 +173,8 @@ def assign_splits(
         parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
     _report_leaks(outcome, photos, parts, found, catalogue)
     for klass, name in enumerate(names):
-        there = np.bincount(parts[photos["klass"] == klass], minlength=3)
-        missing = [SPLITS[part] for part in np.unique(parts) if not there[part]]
+        counts = np.bincount(parts[photos["klass"] == klass], minlength=3)
+        missing = [SPLITS[part] for part in np.unique(parts) if not counts[part]]
         if missing:
             outcome.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
     catalogue.set_splits(_rows(catalogue, photos, units, parts, folds))

@@ -64,14 +64,14 @@ def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
     )
     others: dict[int, dict[str, int]] = {}  # unit -> label -> a photo that gives it this label
     for first, second in found.conflicts:
-        for here, there in ((first, second), (second, first)):
-            unit = int(units[np.searchsorted(ids, here)])
-            others.setdefault(unit, {}).setdefault(catalogue.class_of(there), there)
+        for photo, other in ((first, second), (second, first)):
+            unit = int(units[np.searchsorted(ids, photo)])
+            others.setdefault(unit, {}).setdefault(catalogue.class_of(other), other)
     out = np.isin(units, list(others))
     for number, unit in zip(ids[out].tolist(), units[out].tolist(), strict=True):
         own = catalogue.class_of(number)
-        label, there = next(pair for pair in others[unit].items() if pair[0] != own)
-        detail = f"also under {label!r}: {catalogue.source_of(there)}"
+        label, other = next(pair for pair in others[unit].items() if pair[0] != own)
+        detail = f"also under {label!r}: {catalogue.source_of(other)}"
         catalogue.leave_out([number], "conflict", detail)
     return int(out.sum())
 

@@ -42,7 +42,7 @@ class Canvases:
     the digits over them."""
 
     def boxes(self) -> np.ndarray:
-        """The boxes of the digits, N x K x 4 (left, top, right, bottom), int64."""
+        """Return the boxes of the digits, N x K x 4 (left, top, right, bottom), int64."""
         corners_NK2 = self.pieces_NP3[:, -DIGITS:, :0:-1].astype(np.int64)
         return np.concatenate([corners_NK2, corners_NK2 + SIDE], 2)
 
@@ -80,7 +80,7 @@ def draw_canvases(
 def draw_digits(
     rng: np.random.RandomState, labels_M: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the digits of each canvas, N x K, and their label."""
+    """Draw the digits (their numbers) of each canvas, N x K, and its label, N."""
     of_class = [np.flatnonzero(labels_M == digit) for digit in range(10)]
     of_others = [np.flatnonzero(labels_M != digit) for digit in range(10)]
     digits_NK, classes_N = np.empty((count, DIGITS), np.int64), np.empty(count, np.int64)
@@ -92,7 +92,7 @@ def draw_digits(
 
 
 def draw_places(rng: np.random.RandomState, side: int) -> list[np.ndarray]:
-    """Corners (row, column) of five digits that do not overlap; one that would is drawn again."""
+    """Draw corners (row, column) for five digits; those that would overlap are drawn again."""
     places: list[np.ndarray] = []
     while len(places) < DIGITS:
         place = np.round(rng.rand(2) * (side - SIDE)).astype(int)
@@ -102,7 +102,7 @@ def draw_places(rng: np.random.RandomState, side: int) -> list[np.ndarray]:
 
 
 def draw_scribbles(rng: np.random.RandomState, count: int) -> np.ndarray:
-    """Patterns of two straight lines from a corner, with grain: count x 28 x 28, uint8."""
+    """Draw patterns of two straight lines from a corner, with grain: count x 28 x 28, uint8."""
     slopes = np.tan(rng.rand(count) * np.pi / 2.5)
     lines = np.zeros((count, SIDE, SIDE))
     for line, slope in zip(lines, slopes, strict=True):

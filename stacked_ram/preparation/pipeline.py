@@ -34,7 +34,6 @@ from stacked_ram.preparation.sources.common import Source, entries
 from stacked_ram.preparation.summary import (
     DUPLICATES_NOTE,
     PrepareSummary,
-    plan_of_digits,
     plan_of_download,
     plan_of_photos,
     read_summary,
@@ -136,7 +135,11 @@ def _prepare_digits(
     if info is not None and is_done(options, info, files):
         return summary_of(options.dest, info, unchanged=True)
     if options.dry_run:
-        return plan_of_digits(options, folder)
+        lines = (
+            f"read as mnist: digits in {folder}",
+            f"would write {options.dest}; nothing was written",
+        )
+        return PrepareSummary(options.dest, layout="mnist", kind="digits", plan=lines)
     from stacked_ram.preparation.digits import prepare_digits  # loads torch
 
     _remember(options, command, files)

@@ -76,7 +76,7 @@ class PrepareSummary:
                 lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
         lines += [f"note: {note}" for note in self.notes]
         item = "digit" if self.kind == "digits" else "photo"
-        lines.append(f"see {self.report}; one row a {item} in report.csv")
+        lines.append(f"see {self.report}; report.csv has a row per {item}")
         return "\n".join(lines)
 
 
@@ -116,15 +116,6 @@ def plan_of_download(name: str, dest: Path) -> PrepareSummary:
         lines.append(f"{file.url}: {here} ({folder / file.name})")
     lines.append(f"then {dest} would be made of them")
     return PrepareSummary(dest, layout=name, plan=tuple(lines))
-
-
-def plan_of_digits(options: PrepareOptions, folder: Path) -> PrepareSummary:
-    """Return the summary of a dry run on the digits in `folder`."""
-    lines = (
-        f"read as mnist: digits in {folder}",
-        f"would write {options.dest}; nothing was written",
-    )
-    return PrepareSummary(options.dest, layout="mnist", kind="digits", plan=lines)
 
 
 def plan_of_photos(catalogue: Catalogue, source: Source, options: PrepareOptions) -> PrepareSummary:

@@ -134,12 +134,12 @@ def check_place(source: Path | None, dest: Path) -> None:
     """
     if source is None:
         return
-    here, there = source.resolve(), dest.resolve()
-    if here == there or here in there.parents:
+    raw, target = source.resolve(), dest.resolve()
+    if raw == target or raw in target.parents:
         raise UserError(
             f"DEST {dest} is inside SOURCE {source}, which is never changed: choose another"
         )
-    if there in here.parents:
+    if target in raw.parents:
         raise UserError(f"DEST {dest} holds SOURCE {source}: choose another")
 
 

@@ -74,6 +74,7 @@ def test_the_second_epoch_decodes_nothing(folder, monkeypatch):
     loader.set_epoch(1)
     for _ in loader:
         pass
+    wait_for_flush()
     again = loader_of(folder, cache="disk")  # a new cache object, as in another run
     for _ in again:
         pass

@@ -181,7 +181,7 @@ def test_the_report_shows_every_class_and_lists_every_digit(source, tmp_path):
 def test_the_command_names_the_report_and_notices_lost_arrays(source, tmp_path, capsys):
     dest = tmp_path / "digits"
     assert main([str(source), str(dest)]) == 0
-    assert "one row a digit in report.csv" in capsys.readouterr().out
+    assert "report.csv has a row per digit" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
     assert main([str(source), str(dest)]) == 0
     assert "nothing to do" in capsys.readouterr().out

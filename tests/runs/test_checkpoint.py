@@ -77,7 +77,7 @@ def test_states_are_never_unpickled_without_restrictions(tmp_path):
     content = pickle.dumps(Harm())
     path.unlink()
     (tmp_path / f"state-000000002-{checkpoint.checksum(content)}.pt").write_bytes(content)
-    with pytest.raises(Exception):  # noqa: B017  whatever torch says to a file that is not its own
+    with pytest.raises(Exception):  # noqa: B017  torch's own error for a foreign file
         read_state(tmp_path)
     assert not (tmp_path / "harm").exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from stacked_ram.preparation.options import PrepareOptions
@@ -23,20 +22,16 @@ def read(root: Path, options: PrepareOptions) -> Source:
     folders = _folders(root)
     if folders is None:
         raise UserError(f"{root}: not BACH: the folders {', '.join(CLASSES)} are missing")
-    return Source("bach", _records(folders))
+    lists = (".csv", ".txt", ".xml")
+    files = ((file, name) for name, folder in folders.items() for file in walk(folder))
+    records = (Record(file, name) for file, name in files if file.suffix.lower() not in lists)
+    return Source("bach", records)
 
 
 def _folders(root: Path) -> dict[str, Path] | None:
     for base in (root, root / "Photos"):
         if base.is_dir():
-            there = {"".join(f.name.lower().split()): f for f in entries(base)[0]}
-            if all(name.lower() in there for name in CLASSES):
-                return {name: there[name.lower()] for name in CLASSES}
+            found = {"".join(f.name.lower().split()): f for f in entries(base)[0]}
+            if all(name.lower() in found for name in CLASSES):
+                return {name: found[name.lower()] for name in CLASSES}
     return None
-
-
-def _records(folders: dict[str, Path]) -> Iterator[Record]:
-    for name, folder in folders.items():
-        for file in walk(folder):
-            if file.suffix.lower() not in (".csv", ".txt", ".xml"):
-                yield Record(file, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stacked_ram.preparation.options import PrepareOptions
@@ -50,8 +49,10 @@ def read_flowers17(root: Path, options: PrepareOptions) -> Source:
         raise UserError(
             f"{root / 'jpg'}: image_{beyond[0]:04d}.jpg is not in Flowers 17 (numbers 1 to 1360)"
         )
-    labelled = ((n, file, FLOWERS_17[(n - 1) // _PER_CLASS_17]) for n, file in files)
-    return Source("flowers17", _records(labelled, splits), split_name, notes)
+    records = (
+        Record(file, FLOWERS_17[(n - 1) // _PER_CLASS_17], splits.get(n)) for n, file in files
+    )
+    return Source("flowers17", records, split_name, notes)
 
 
 def flowers102_fits(root: Path) -> bool:
@@ -76,8 +77,8 @@ def read_flowers102(root: Path, options: PrepareOptions) -> Source:
     beyond = [n for n, _ in files if not 1 <= n <= len(labels)]
     if beyond:
         raise UserError(f"{label_file}: has no label for image_{beyond[0]:05d}.jpg")
-    labelled = ((n, file, FLOWERS_102[labels[n - 1] - 1]) for n, file in files)
-    return Source("flowers102", _records(labelled, splits), split_name, notes)
+    records = (Record(file, FLOWERS_102[labels[n - 1] - 1], splits.get(n)) for n, file in files)
+    return Source("flowers102", records, split_name, notes)
 
 
 def _numbered(root: Path, notes: list[str]) -> list[tuple[int, Path]]:
@@ -105,8 +106,3 @@ def _splits(path: Path, variables: dict[str, str]) -> dict[int, str]:
                     f"{path}: photo {number} is both in {splits[int(number)]} and {split}"
                 )
     return splits
-
-
-def _records(labelled: Iterable[tuple[int, Path, str]], splits: dict[int, str]) -> Iterator[Record]:
-    for number, file, name in labelled:
-        yield Record(file, name, splits.get(number))

@@ -57,7 +57,8 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
         )
     trained = _class_folders(_unwrapped(splits["train"]))
     classes = {split: _like(trained, folder) for split, folder in splits.items()}
-    source = Source("split_folders", _split_records(classes), "the folders' own split")
+    records = (r for split in SPLITS for r in _records(classes.get(split, {}), split))
+    source = Source("split_folders", records, "the folders' own split")
     for split, folders in classes.items():
         if not folders:
             source.notes.append(f"{splits[split].name}/ has no class folders and is not used")
@@ -80,11 +81,6 @@ def _split_folders(root: Path) -> dict[str, Path]:
             )
         found[split] = folder
     return found
-
-
-def _split_records(classes: dict[str, dict[str, Path]]) -> Iterator[Record]:
-    for split in SPLITS:
-        yield from _records(classes.get(split, {}), split)
 
 
 def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
