@@ -27,6 +27,7 @@ from stacked_ram.preparation.records import CheckedRecord, EncodedPhoto, Record
 from stacked_ram.runtime.errors import UserError
 
 FILE = "work.sqlite"  # in the working folder
+_CHECKS = 2  # changes with the checks: photos that an older release checked are checked again
 _BATCH = 1000
 
 _TABLES = """
@@ -72,7 +73,9 @@ class Catalogue:
             if "locked" not in str(error):
                 raise
             raise UserError(f"another run is using {folder}: wait until it has ended") from error
-        checked_as = f"{plan.short_side} {plan.quality} {plan.max_pixels}"
+        checked_as = f"{_CHECKS} {plan.short_side} {plan.quality} {plan.max_pixels}"
+        if plan.keep_damaged:
+            checked_as += " damaged"
         if plan.keep_large:
             checked_as += f" large {has_vips()}"
         known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()

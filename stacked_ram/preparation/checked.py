@@ -21,6 +21,7 @@ class CheckPlan:
         quality: of JPEG, 1 to 100.
         max_pixels: photos with more pixels are refused.
         keep_large: whether to store unchanged the tiled TIFFs that training reads by region.
+        keep_damaged: whether to keep photos whose data are damaged, but can be decoded.
     """
 
     folder: Path
@@ -28,6 +29,7 @@ class CheckPlan:
     quality: int
     max_pixels: int
     keep_large: bool = False
+    keep_damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ Each kind of fault is reported by one word and always treated the same way:
     exif_rotation  turned upright             unreadable    cannot be read or decoded
     cmyk           to RGB, by its profile     truncated     its end is missing
     palette        to RGB                     empty         no bytes
-    transparency   laid on white              not_an_image  none of the known formats
-    grayscale      to RGB                     too_many_pixels  refused before any pixel is made
-    16_bit         scaled to 8 bits           too_small     a side of fewer than 4 pixels
-    animated       the first picture kept     too_large     a file above half a gigabyte
-    colour_profile to sRGB
+    transparency   laid on white              damaged       its data are wrong (--keep-damaged)
+    grayscale      to RGB                     not_an_image  none of the known formats
+    16_bit         scaled to 8 bits           too_many_pixels  refused before any pixel is made
+    animated       the first picture kept     too_small     a side of fewer than 4 pixels
+    colour_profile to sRGB                    too_large     a file above half a gigabyte
     colour_space   other modes to RGB
     wrong_suffix   stored under the right one
 
@@ -36,8 +36,9 @@ from stacked_ram.images.colour import to_srgb
 from stacked_ram.images.formats import SUFFIXES, formats, pixel_limit, size_in_file
 from stacked_ram.preparation import large
 from stacked_ram.preparation.checked import Checked, CheckPlan, Refused
-from stacked_ram.preparation.damage import ends_early, has_end, unidentified
+from stacked_ram.preparation.damage import ends_early, unidentified
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
+from stacked_ram.preparation.integrity import check_integrity
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.workdir import write_bytes
 from stacked_ram.runtime.errors import UserError
@@ -77,7 +78,9 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
         image, header = _open_upright(source, content, plan)
     except Refused as refusal:
         preview = (
-            _preview(content, plan) if refusal.problem in ("truncated", "unreadable") else None
+            _preview(content, plan)
+            if refusal.problem in ("truncated", "unreadable", "damaged")
+            else None
         )
         return Checked(refusal.problem, refusal.detail, digest, preview)
     return _store(image, header, content, digest, plan)
@@ -161,8 +164,12 @@ def _decode(
         if scale < 1:
             image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
     image.load()
-    if image_format in ("JPEG", "MPO") and not has_end(content):
-        raise Refused("truncated", "the end of the JPEG is missing")
+    try:
+        check_integrity(image, content)
+    except Refused as refusal:
+        if refusal.problem != "damaged" or not plan.keep_damaged:
+            raise
+        repairs.append("damaged")
     if orientation != 1:
         repairs.append("exif_rotation")
         if image_format != "TIFF":  # Pillow's TIFF decoder has already turned it

@@ -2,30 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-# In compressed data 0xff is followed by 0 or a restart marker; before a marker it may repeat.
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
-
-
-def has_end(content: bytes) -> bool:
-    """Return whether the (first) picture of a JPEG file reaches its end marker.
-
-    A file whose second half is zeros decodes without an error, but has no end marker. Content after
-    the end (a video, another picture) and a preview inside the header are ignored.
-    """
-    place = 2
-    while place + 4 <= len(content):
-        marker = _MARKER.search(content, place)
-        if marker is None:
-            return False
-        if marker[0] == b"\xff\xd9":
-            return True
-        # Every other marker begins a segment, which starts with its length. After the segment that
-        # begins a scan comes compressed data, where the search finds no marker.
-        start = marker.end()
-        place = start + int.from_bytes(content[start : start + 2], "big")
-    return False
+from stacked_ram.preparation.jpeg import outline_of
 
 
 def ends_early(error: Exception, content: bytes) -> bool:
@@ -44,7 +21,7 @@ def unidentified(content: bytes) -> tuple[str, str]:
     }  # fmt: skip
     for start, name in starts.items():
         if content.startswith(start):
-            if len(content) < 512 or (name == "JPEG" and not has_end(content)):
+            if len(content) < 512 or (name == "JPEG" and not outline_of(content).has_end):
                 return "truncated", f"begins as {name} and ends after {len(content)} bytes"
             return "unreadable", f"begins as {name}, but its header makes no sense"
     if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):

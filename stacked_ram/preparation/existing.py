@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def is_done(options: PrepareOptions, info: Mapping[str, Any], fingerprint: str) 
     if options.overwrite:
         return False
     recorded = options.recorded()
-    before = info.get("options") or {}
+    defaults = {field.name: field.default for field in fields(options)}
+    before = defaults | (info.get("options") or {})  # an older release may not have had all
     other = [name for name in recorded if recorded[name] != before.get(name)]
     if info.get("format") != FORMAT:
         reason = f"has another format ({info.get('format')})"

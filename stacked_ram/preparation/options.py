@@ -34,7 +34,7 @@ RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "wor
 ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
-        "near_duplicates", "keep_conflicts", "short_side", "keep_size", "quality",
+        "near_duplicates", "keep_conflicts", "keep_damaged", "short_side", "keep_size", "quality",
         "max_megapixels", "scene",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
@@ -95,6 +95,10 @@ class PrepareOptions:
     -1 finds exact duplicates only."""
     keep_conflicts: bool = False
     """Keep photos that have two labels (they are left out otherwise)."""
+
+    keep_damaged: bool = False
+    """Keep photos whose data are damaged, as far as they can be decoded (they are quarantined
+    otherwise)."""
 
     short_side: int = 512
     """Reduce photos to this short side (pixels); smaller ones are never enlarged."""

@@ -26,6 +26,7 @@ from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import Duplicates, find_duplicates, leave_out_conflicts
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparation.existing import existing_info, is_done
+from stacked_ram.preparation.jpeg import warnings_pass
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
@@ -104,6 +105,7 @@ def _prepare_in(
         quality=options.quality,
         max_pixels=int(options.max_megapixels * 1e6),
         keep_large=options.keep_size and options.scene_size is None,
+        keep_damaged=options.keep_damaged,
     )
     # The catalogue is also a lock: from here on no other run can prepare this data set.
     with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
@@ -267,6 +269,11 @@ def _notes(
     if found.conflicts:
         fate = f"{left_out} left out" if left_out else "kept (--keep-conflicts)"
         notes.append(f"{len(found.conflicts)} pairs show the same photo under two labels: {fate}")
+    if not warnings_pass():
+        notes.append(
+            "the data of JPEG photos were not checked for damage: this build of OpenCV does not "
+            "pass on the warnings of its decoder"
+        )
     if lost := catalogue.boxes_lost():
         notes.append(f"{lost} boxes were drawn on photos of another size and are not used")
     return notes + outcome.notes

@@ -152,8 +152,9 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
         return
     yield _heading("Not in the data set", total)
     for source, fate, problem, detail, preview in rows.execute(
-        "SELECT source, fate, problem, detail, preview FROM left_out ORDER BY problem, source"
-        " LIMIT ?",
+        # Photos before files that are none, which may be very many.
+        "SELECT source, fate, problem, detail, preview FROM left_out"
+        " ORDER BY problem = 'not_an_image', problem, source LIMIT ?",
         [MOST_PICTURES],
     ):
         caption = f"{problem} ({fate})"

@@ -182,6 +182,7 @@ def find_backgrounds(
         short_side=max(shape.height, shape.width),
         quality=95,
         max_pixels=int(options.max_megapixels * 1e6),
+        keep_damaged=options.keep_damaged,
     )
     found: dict[str, Path] = {}
     with (
