@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from making import (
@@ -155,6 +156,14 @@ def test_a_second_run_changes_nothing_and_other_options_are_refused(tmp_path: Pa
         run(source, dest, seed=5)
     run(source, dest, seed=5, overwrite=True)
     check_sound(dest)
+
+
+def test_a_data_set_made_before_an_option_existed_is_recognised(tmp_path: Path) -> None:
+    source, dest = class_folders(tmp_path / "in", {"a": 8, "b": 8}), tmp_path / "out"
+    info = run(source, dest)
+    del info["options"]["clutter_size"]
+    (dest / "dataset.yaml").write_text(yaml.safe_dump(info, sort_keys=False), encoding="utf-8")
+    assert summarise(source, dest).unchanged
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
