@@ -8,6 +8,7 @@ computed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -29,6 +30,7 @@ from stacked_ram.runtime.errors import UserError
 FILE = "work.sqlite"  # in the working folder
 _CHECKS = 2  # changes with the checks: photos that an older release checked are checked again
 _BATCH = 1000
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
@@ -95,15 +97,19 @@ class Catalogue:
         """Add the photos of the source; return a fingerprint of their paths, sizes and times."""
         self.root = root
         fingerprint = hashlib.sha256()
+        missing: list[int] = []
 
         def rows() -> Iterator[tuple]:
-            for record in records:
+            for number, record in enumerate(records, 1):
                 file = os.fsencode(record.source.relative_to(root))
                 try:
                     status = record.source.stat()
                     size, changed = status.st_size, status.st_mtime_ns
-                except OSError:
-                    size, changed = -1, 0
+                except OSError as error:
+                    size, changed = -2, 0
+                    if error.errno in _MISSING:
+                        size = -1
+                        missing.append(number)
                 row = (file, size, changed, record.class_name, record.split, record.group)
                 box = None
                 if record.box is not None:
@@ -119,6 +125,8 @@ class Catalogue:
         )
         self._db.execute("CREATE INDEX photos_file ON photos (file)")
         self._db.execute("CREATE INDEX photos_class ON photos (class)")
+        # A file that is missing now is the source's fault; one that goes missing later is not.
+        self.take((number, Checked("unreadable", "no such file")) for number in missing)
         return fingerprint.hexdigest()
 
     def class_counts(self, *, usable: bool = False) -> dict[str, int]:

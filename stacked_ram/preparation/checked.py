@@ -8,6 +8,7 @@ from pathlib import Path
 from stacked_ram.preparation.perceptual import Fingerprint
 
 NO_FAULT = frozenset({"reduced", "reencoded"})  # repairs that --strict lets pass
+MACHINE = "machine"  # the `problem` of a photo that the machine could not check
 _NO_FINGERPRINT = Fingerprint(0, b"", (), ())
 
 
@@ -38,7 +39,8 @@ class Checked:
     fields after `preview` are not set.
 
     Attributes:
-        problem: the word under which it is counted; detail: an explanation of one line.
+        problem: the word under which it is counted (MACHINE: not checked, and never recorded);
+            detail: an explanation of one line.
         source_sha256: SHA-256 of the file, "" if it could not be read.
         preview: small JPEG for the report, of a quarantined photo that can be read in part, or of
             a stored photo that is too large to decode again.
@@ -61,6 +63,13 @@ class Checked:
     height: int = 0
     repairs: tuple[str, ...] = ()
     fingerprint: Fingerprint = _NO_FINGERPRINT
+
+
+class MachineFault(Exception):
+    """Raised if the machine fails (permission, device, missing file, memory), not the photo.
+
+    The photo has no result, so that the next run checks it again.
+    """
 
 
 class Refused(Exception):

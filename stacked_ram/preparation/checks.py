@@ -35,7 +35,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from stacked_ram.images.colour import to_srgb
 from stacked_ram.images.formats import SUFFIXES, formats, pixel_limit, size_in_file
 from stacked_ram.preparation import large
-from stacked_ram.preparation.checked import Checked, CheckPlan, Refused
+from stacked_ram.preparation.checked import MACHINE, Checked, CheckPlan, MachineFault, Refused
 from stacked_ram.preparation.damage import ends_early, unidentified
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparation.integrity import check_integrity
@@ -59,11 +59,21 @@ _TURNS = {  # the operation that undoes each EXIF orientation
 def check_photo(source: Path, plan: CheckPlan) -> Checked:
     """Decode a file in full, repair what can be repaired, and store it under `plan.folder`.
 
-    A file that cannot be used is returned as a `Checked` with a problem; no error is raised.
+    A file that cannot be used is returned as a `Checked` with a problem; no error is raised. If the
+    machine fails (no permission, too little memory), the problem is MACHINE.
 
     Raises:
         OSError: the photo could not be stored (for example because the disk is full).
     """
+    try:
+        return _check(source, plan)
+    except MachineFault as fault:
+        return Checked(MACHINE, f"{source}: {fault}")
+    except MemoryError:
+        return Checked(MACHINE, f"{source}: too little memory")
+
+
+def _check(source: Path, plan: CheckPlan) -> Checked:
     digest = ""
     content = b""
     try:
@@ -104,7 +114,7 @@ def _read(source: Path) -> bytes:
             raise Refused("too_large", f"{status.st_size / 2**20:.0f} MiB")
         content = source.read_bytes()
     except OSError as error:
-        raise Refused("unreadable", error.strerror or str(error)) from error
+        raise MachineFault(error.strerror or str(error)) from error
     if not content:
         raise Refused("empty", "the file has no bytes")
     return content
@@ -115,13 +125,16 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
 
     Raises:
         Refused: the photo cannot be used.
+        MachineFault: there is too little memory.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    pixels = 0
     try:
         with pixel_limit(plan.max_pixels), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=formats()) as image:
+                pixels = image.width * image.height
                 return _decode(image, source, content, plan)
     except Refused:
         raise
@@ -131,9 +144,27 @@ def _open_upright(source: Path, content: bytes, plan: CheckPlan) -> tuple[Image.
     except UnidentifiedImageError as error:
         raise Refused(*unidentified(content)) from error
     except Exception as error:  # decoders raise every kind of error on broken files
+        if _out_of_memory(error) and not _has_memory(pixels):
+            raise MachineFault("too little memory") from error
         problem = "truncated" if ends_early(error, content) else "unreadable"
         detail = " ".join(str(error).split()) or type(error).__name__
         raise Refused(problem, detail[:200]) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error)
+
+
+def _has_memory(pixels: int) -> bool:
+    """Return whether there is memory for so many pixels.
+
+    If there is, a decoder that ran out of memory was misled by a broken file.
+    """
+    try:
+        bytearray(2**24 + 16 * pixels)
+    except MemoryError:
+        return False
+    return True
 
 
 def _decode(
@@ -226,6 +257,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
 
     Raises:
         Refused: the photo cannot be used.
+        MachineFault: the source cannot be read.
         OSError: the photo could not be stored.
     """
     if header.pixels > large.MOST_PIXELS or header.tile_pixels > large.MOST_TILE:
@@ -242,7 +274,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
         (plan.folder / file).parent.mkdir(exist_ok=True)
         copy.replace(plan.folder / file)
     except large.UnreadableSource as error:
-        raise Refused("unreadable", str(error)) from error
+        raise MachineFault(str(error)) from error
     except UserError as error:
         raise Refused("unreadable", str(error).removeprefix(f"{copy}: ")) from error
     finally:

@@ -108,7 +108,11 @@ def _warning(content: bytes) -> str:
 
     with _LOCK, _captured_stderr() as captured:
         # An eighth of the size in grey: all data is decoded, and little else is done.
-        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        try:
+            cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        except cv2.error as error:  # beyond OpenCV's own limits, which Pillow does not have
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError from error
     lines = b"".join(captured).splitlines(keepends=True)
     found = [line for line in lines if line.startswith(_WARNINGS)]
     if others := [line for line in lines if line not in found]:

@@ -20,12 +20,13 @@ from typing import TypeVar
 
 from PIL import Image
 
-from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.checked import MACHINE, Checked, CheckPlan
 from stacked_ram.preparation.checks import check_photo
 from stacked_ram.runtime.errors import RunFailed
 
 CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed
 IN_FLIGHT = 4  # tasks for each worker
+MOST_FAULTS = 100  # of the machine, before the run stops
 
 Photo = tuple[int, Path]
 Task = TypeVar("Task")
@@ -119,15 +120,28 @@ def check_all(
 ) -> Iterator[list[tuple[int, Checked]]]:
     """Check every photo; yield lists of (number, result) in the order of `photos`.
 
+    Photos that the machine could not check are left out; after the others, they fail the run.
+
     Raises:
-        RunFailed: a worker died.
+        RunFailed: a worker died, or photos could not be checked.
         OSError: a photo could not be stored.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     photos = iter(photos)
     chunks = iter(lambda: list(itertools.islice(photos, CHUNK)), [])
     check = partial(_check_chunk, plan=plan)
-    yield from workers.in_order(check, chunks, name=lambda chunk: chunk[0][1].name)
+    faults: list[str] = []
+    for results in workers.in_order(check, chunks, name=lambda chunk: chunk[0][1].name):
+        faults += [checked.detail for _, checked in results if checked.problem == MACHINE]
+        yield [result for result in results if result[1].problem != MACHINE]
+        if len(faults) >= MOST_FAULTS:
+            break
+    if faults:
+        count = f"{len(faults)} photos" if len(faults) > 1 else "1 photo"
+        raise RunFailed(
+            f"{count} could not be checked ({faults[0]}), which says nothing about the photos: fix "
+            "this, then run the same command again: it continues from here"
+        )
 
 
 def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked]]:
