@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
 import stat
 import tarfile
@@ -10,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.sources.common import entries
@@ -87,17 +88,20 @@ def unpack(archive: Path, target: Path) -> None:
         most = max(SMALL_BYTES, MAX_GROWTH * archive.stat().st_size)
         written = 0
         for count, (entry, content) in enumerate(files, start=1):
-            if count > MAX_ENTRIES:
+            if entry is None:
+                path = Path(os.devnull)
+            elif count > MAX_ENTRIES:
                 raise UserError(f"{archive}: more than {MAX_ENTRIES} entries: unpack it by hand")
-            path = target.joinpath(*_safe_parts(archive, entry))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            else:
+                path = target.joinpath(*_safe_parts(archive, entry))
+                path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "wb") as file:
                 while piece := content.read(_COPY):
                     written += len(piece)
                     if written > most:
                         raise UserError(
                             f"{archive}: grows to more than {MAX_GROWTH} times its size (at "
-                            f"{entry!r}): if you trust it, unpack it by hand"
+                            f"{entry or 'its end'!r}): if you trust it, unpack it by hand"
                         )
                     file.write(piece)
     except (
@@ -108,14 +112,22 @@ def unpack(archive: Path, target: Path) -> None:
         EOFError,
         NotImplementedError,
     ) as error:
-        raise UserError(f"{archive}: broken archive ({error}): download it again") from error
+        raise _broken(archive, error) from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise UserError(
             f"{archive}: two entries have conflicting names ({error}): unpack it by hand"
         ) from error
+    except OSError as error:
+        if error.errno is None:  # from gzip and bz2, on a wrong checksum
+            raise _broken(archive, error) from error
+        raise
 
 
-def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _broken(archive: Path, error: Exception) -> UserError:
+    return UserError(f"{archive}: broken archive ({error}): download it again")
+
+
+def _zip_files(archive: Path) -> Iterator[tuple[str | None, IO[bytes]]]:
     with zipfile.ZipFile(archive) as opened:
         for entry in opened.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
@@ -132,8 +144,28 @@ def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield entry.filename, content
 
 
-def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(archive, "r:*") as opened:
+class _Entry(tarfile.TarInfo):
+    """An entry of a tar file, whose headers must all be sound, to the mark at the end.
+
+    tarfile takes a damaged header, and the end of a cut file, for the end of the archive.
+    """
+
+    @classmethod
+    def fromtarfile(cls, opened: tarfile.TarFile) -> _Entry:
+        try:
+            return super().fromtarfile(opened)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
+def _tar_files(archive: Path) -> Iterator[tuple[str | None, IO[bytes]]]:
+    """Iterate over the (name, content) of every file; the last, without a name, is what follows.
+
+    The checksum of a compressed stream is at its end, and checked only if all of it is read.
+    """
+    with tarfile.open(archive, "r:*", tarinfo=_Entry) as opened:
         for entry in opened:
             # otherwise tarfile keeps every entry in memory
             opened.members = []  # type: ignore[attr-defined]  # missing in the type stubs
@@ -146,6 +178,7 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             assert content is not None  # None is for entries that are no files
             with content:
                 yield entry.name, content
+        yield None, cast(IO[bytes], opened.fileobj)
 
 
 def _safe_parts(archive: Path, name: str) -> list[str]:

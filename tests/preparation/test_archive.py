@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import random
 import stat
@@ -36,7 +37,7 @@ def make_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def make_tar(path: Path, files: dict[str, bytes]) -> Path:
-    mode = {".tar": "w", ".xz": "w:xz"}.get(path.suffix, "w:gz")
+    mode = {".tar": "w", ".xz": "w:xz", ".bz2": "w:bz2"}.get(path.suffix, "w:gz")
     with tarfile.open(path, mode) as opened:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
@@ -120,6 +121,49 @@ def test_broken_archives(tmp_path: Path, name: str) -> None:
         packed.write_bytes(broken)
         with pytest.raises(UserError, match="broken archive"):
             unpack(packed, tmp_path / "box")
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.bz2", "x.tar.xz", "x.zip"])
+def test_any_flipped_bit_of_the_contents_is_found(tmp_path: Path, name: str) -> None:
+    """Also where the damage changes only pixels: the checksum is behind the last entry."""
+    rng = random.Random(1)
+    maker = MAKERS.get(name, make_tar)
+    files = {f"{n}.jpg": rng.randbytes(3000) for n in range(9)}
+    packed = maker(tmp_path / name, files)
+    content = packed.read_bytes()
+    for _ in range(40):
+        place = rng.randrange(100, len(content) * 9 // 10)
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        packed.write_bytes(damaged)
+        try:
+            unpack(packed, tmp_path / "box")
+        except UserError as error:
+            assert "broken archive" in str(error)
+        else:  # in the time of an entry, such as zip has in two places
+            found = {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()}
+            assert found == files
+
+
+def test_a_damaged_header_does_not_hide_the_entries_behind_it(tmp_path: Path) -> None:
+    packed = make_tar(tmp_path / "x.tar", {f"{n}.jpg": bytes(3000) for n in range(9)})
+    content = bytearray(packed.read_bytes())
+    content[4 * 3584 + 20] ^= 1  # in the name of the fifth entry
+    packed.write_bytes(content)
+    with pytest.raises(UserError, match="broken archive"):
+        unpack(packed, tmp_path / "box")
+    packed.write_bytes(packed.read_bytes()[: 4 * 3584])  # cut between two entries
+    with pytest.raises(UserError, match="broken archive"):
+        unpack(packed, tmp_path / "box")
+
+
+def test_what_follows_the_last_entry_is_limited_too(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(archive, "SMALL_BYTES", 100_000)
+    packed = make_tar(tmp_path / "x.tar", {"a.jpg": b"1"})
+    with gzip.open(tmp_path / "x.tgz", "wb") as file:
+        file.write(packed.read_bytes() + bytes(30_000_000))
+    with pytest.raises(UserError, match="100 times its size"):
+        unpack(tmp_path / "x.tgz", tmp_path / "box")
 
 
 def test_damage_inside_xz_is_reported_too(tmp_path: Path) -> None:
