@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from stacked_ram.images.names import path_text
+from stacked_ram.preparation.fingerprint import fingerprint_of_files
 from stacked_ram.preparation.sources.common import entries
 from stacked_ram.preparation.workdir import remove_tree
 from stacked_ram.runtime.errors import UserError
@@ -32,34 +32,42 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
-def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
-    """Return a folder with the photos of a source: `path` itself, or its unpacked content.
+def files_to_unpack(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the archives of a source and the lists beside them; none if it is a folder of photos.
 
-    A folder with only archives and lists, such as a download, is unpacked too. If an earlier run
-    unpacked the same archives to `working`, its files are used again. Otherwise the archives are
-    unpacked there, or to `scratch` if given.
+    A folder with only archives and lists, such as a download, is unpacked too.
 
     Raises:
-        UserError: `path` does not exist or is not an archive, or an archive is not safe to unpack.
+        UserError: `path` does not exist or is not an archive.
     """
     if not path.exists():
         raise UserError(f"SOURCE {path}: no such file or folder")
-    if path.is_dir():
-        folders, files = entries(path)
-        archives = [file for file in files if is_archive(file)]
-        if folders or not archives:
-            return path
-        others = [file for file in files if not is_archive(file)]
-    else:
+    if not path.is_dir():
         if not is_archive(path):
             raise UserError(f"SOURCE {path}: neither a folder nor one of {' '.join(SUFFIXES)}")
-        archives, others = [path], []
+        return [path], []
+    folders, files = entries(path)
+    archives = [file for file in files if is_archive(file)]
+    if folders or not archives:
+        return [], []
+    return archives, [file for file in files if not is_archive(file)]
+
+
+def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
+    """Return a folder with the photos of a source: `path` itself, or its unpacked content.
+
+    If an earlier run unpacked the same archives to `working`, its files are used again. Otherwise
+    the archives are unpacked there, or to `scratch` if given.
+
+    Raises:
+        UserError: as `files_to_unpack`, or an archive is not safe to unpack.
+    """
+    archives, others = files_to_unpack(path)
+    if not archives:
+        return path
     target = working / "source"
     done = working / "source.done"
-    state = "\n".join(
-        f"{path_text(file.name)} {status.st_size} {status.st_mtime_ns}"
-        for file, status in ((file, file.stat()) for file in [*archives, *others])
-    )
+    state = fingerprint_of_files(path.resolve(), [*archives, *others])
     if target.exists() and done.exists() and done.read_text(encoding="utf-8") == state:
         return target
     if scratch is not None:

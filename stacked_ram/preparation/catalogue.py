@@ -23,6 +23,7 @@ import numpy as np
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.boxes import fits_photo, stored_box
 from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.fingerprint import SourceFingerprint
 from stacked_ram.preparation.large import has_vips
 from stacked_ram.preparation.records import CheckedRecord, EncodedPhoto, Record
 from stacked_ram.runtime.errors import UserError
@@ -93,10 +94,11 @@ class Catalogue:
             self._db.execute("COMMIT" if self._keep else "ROLLBACK")
         self._db.close()
 
-    def list_photos(self, root: Path, records: Iterable[Record], seed: int) -> str:
-        """Add the photos of the source; return a fingerprint of their paths, sizes and times."""
+    def list_photos(self, root: Path, records: Iterable[Record], seed: int) -> SourceFingerprint:
+        """Add the photos of the source; return a fingerprint of all that decides their content."""
         self.root = root
-        fingerprint = hashlib.sha256()
+        self._forget_other_source(path_text(root))
+        fingerprint = SourceFingerprint(root)
         missing: list[int] = []
 
         def rows() -> Iterator[tuple]:
@@ -105,8 +107,10 @@ class Catalogue:
                 try:
                     status = record.source.stat()
                     size, changed = status.st_size, status.st_mtime_ns
+                    # Copying can keep the time of the last change, but not that of the inode.
+                    touched = max(changed, status.st_ctime_ns)
                 except OSError as error:
-                    size, changed = -2, 0
+                    size, changed, touched = -2, 0, 0
                     if error.errno in _MISSING:
                         size = -1
                         missing.append(number)
@@ -115,8 +119,8 @@ class Catalogue:
                 if record.box is not None:
                     box = " ".join(str(x) for x in (*record.box, *(record.box_of or ())))
                 content = row if box is None else (*row, box)
-                fingerprint.update(repr(content).encode("utf-8", "backslashreplace"))
-                yield (*row, box, _lot(seed, file))
+                fingerprint.add(file, record.source, content)
+                yield (file, size, touched, *row[3:], box, _lot(seed, file))
 
         self._db.executemany(
             "INSERT INTO photos (file, size, changed, class, given, grp, box, lot)"
@@ -127,7 +131,14 @@ class Catalogue:
         self._db.execute("CREATE INDEX photos_class ON photos (class)")
         # A file that is missing now is the source's fault; one that goes missing later is not.
         self.take((number, Checked("unreadable", "no such file")) for number in missing)
-        return fingerprint.hexdigest()
+        return fingerprint
+
+    def _forget_other_source(self, root: str) -> None:
+        """Forget the checks of another source, whose files may have the same names."""
+        known = self._db.execute("SELECT value FROM facts WHERE name = 'source'").fetchone()
+        if known != (root,):
+            self._db.execute("DELETE FROM checked")
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES ('source', ?)", [root])
 
     def class_counts(self, *, usable: bool = False) -> dict[str, int]:
         """Count the photos of each class: all of them, or only those that can be stored."""

@@ -41,8 +41,13 @@ def existing_info(dest: Path) -> dict[str, Any] | None:
     )
 
 
-def is_done(options: PrepareOptions, info: Mapping[str, Any], fingerprint: str) -> bool:
+def is_done(
+    options: PrepareOptions, info: Mapping[str, Any], fingerprint: str, older: str = ""
+) -> bool:
     """Return whether DEST already is the data set that these options make.
+
+    Args:
+        fingerprint: of the source; older: as earlier releases computed it.
 
     Raises:
         UserError: DEST is another data set, and --overwrite was not given.
@@ -57,8 +62,11 @@ def is_done(options: PrepareOptions, info: Mapping[str, Any], fingerprint: str) 
         reason = f"has another format ({info.get('format')})"
     elif other:
         reason = f"was made with other options ({', '.join(map(flag, other))})"
-    elif info.get("source_fingerprint") != fingerprint:
-        reason = "was made from another source, or from this one before it changed"
+    elif info.get("source_fingerprint") not in (fingerprint, older or fingerprint):
+        reason = (
+            f"was made from another source ({info.get('source')}), or from this one before it "
+            "changed"
+        )
     elif (missing := _first_missing(options.dest)) is not None:
         reason = f"has lost photos ({missing})"
     else:

@@ -8,12 +8,13 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stacked_ram.images.formats import pixel_limit
 from stacked_ram.images.names import path_text
-from stacked_ram.preparation.archive import open_source
+from stacked_ram.preparation.archive import files_to_unpack, open_source
 from stacked_ram.preparation.assign_splits import (
     SplitOutcome,
     SplitPlan,
@@ -26,6 +27,7 @@ from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import Duplicates, find_duplicates, leave_out_conflicts
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparation.existing import existing_info, is_done
+from stacked_ram.preparation.fingerprint import fingerprint_of_files
 from stacked_ram.preparation.jpeg import warnings_pass
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
@@ -42,6 +44,7 @@ from stacked_ram.preparation.summary import (
 )
 from stacked_ram.preparation.workdir import (
     check_place,
+    follow_link,
     remember_run,
     remove_tree,
     restore,
@@ -69,6 +72,7 @@ def prepare(
         UserError: the source or an option is invalid, or DEST exists and is not a data set.
         RunFailed: the run could not finish (disk full, a worker died, a fault under --strict).
     """
+    options = replace(options, dest=follow_link(options.dest))
     dest = options.dest
     check_place(options.source, dest)
     existing_info(dest)
@@ -112,29 +116,77 @@ def _prepare_in(
         if not options.dry_run:
             restore(options.dest)
         info = existing_info(options.dest)
-        if options.download:
-            root = download(options.download, options.dest)
-        else:
-            assert options.source is not None  # PrepareOptions needs either
-            root = options.source
-        root = open_source(root, working, scratch).resolve()
+        origin = _find_origin(options, command)
+        # Before anything is unpacked. Files of digits are few, and have their own check.
+        if (
+            info is not None
+            and info["kind"] != "digits"
+            and origin.fingerprint is not None
+            and is_done(options, info, origin.fingerprint)
+        ):
+            if not options.dry_run:
+                remove_tree(working)
+            return summary_of(options.dest, info, unchanged=True)
+        root = open_source(origin.path, working, scratch).resolve()
         digits = find_digits(root, options)
         if digits is not None:
-            summary = _prepare_digits(digits, options, info, command)
+            summary = _prepare_digits(digits, options, info, origin)
         else:
             with Workers(options.worker_count) as workers:
-                summary = _prepare_photos(root, catalogue, options, info, command, workers)
+                summary = _prepare_photos(root, catalogue, options, info, origin, workers)
     if not options.dry_run:
         remove_tree(working)
     return summary
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where the data come from.
+
+    Attributes:
+        path: a folder or archive.
+        command: for dataset.yaml.
+        downloads: the downloaded files, for dataset.yaml.
+        fingerprint: of a download or of archives. None for a folder, whose fingerprint covers the
+            labels of its photos, so it must be read first.
+    """
+
+    path: Path
+    command: str
+    downloads: list[dict[str, str | int]]
+    fingerprint: str | None
+
+
+def _find_origin(options: PrepareOptions, command: str) -> _Origin:
+    """Download the source if need be, and recognise a download or an archive by its content."""
+    fingerprint = None
+    downloads: list[dict[str, str | int]] = []
+    if options.download:
+        found = download(options.download, options.dest)
+        path, downloads = found.folder, found.files
+        fingerprint = fingerprint_of_files(repr([file["sha256"] for file in downloads]), [])
+    else:
+        assert options.source is not None  # PrepareOptions needs either
+        path = options.source
+        archives, others = files_to_unpack(path)
+        if archives:
+            labels = [options.labels] if options.labels and options.labels.is_file() else []
+            fingerprint = fingerprint_of_files(path.resolve(), [*archives, *others, *labels])
+    if fingerprint is not None and options.background is not None:
+        from stacked_ram.preparation.scenes import background_fingerprint
+
+        fingerprint += background_fingerprint(options.background).text()
+    return _Origin(path, command, downloads, fingerprint)
+
+
 def _prepare_digits(
-    folder: Path, options: PrepareOptions, info: Mapping[str, Any] | None, command: str
+    folder: Path, options: PrepareOptions, info: Mapping[str, Any] | None, origin: _Origin
 ) -> PrepareSummary:
     options.refuse_unused("digits")
-    files = repr([(file.name, file.stat().st_size) for file in entries(folder)[1]])
-    if info is not None and is_done(options, info, files):
+    files = entries(folder)[1]
+    older = repr([(file.name, file.stat().st_size) for file in files])
+    fingerprint = origin.fingerprint or fingerprint_of_files(folder, files)
+    if info is not None and is_done(options, info, fingerprint, older):
         return summary_of(options.dest, info, unchanged=True)
     if options.dry_run:
         lines = (
@@ -144,7 +196,7 @@ def _prepare_digits(
         return PrepareSummary(options.dest, layout="mnist", kind="digits", plan=lines)
     from stacked_ram.preparation.digits import prepare_digits  # loads torch
 
-    _remember(options, command, files)
+    _remember(options, origin, fingerprint)
     prepare_digits(options, folder)
     return read_summary(options.dest)
 
@@ -154,7 +206,7 @@ def _prepare_photos(
     catalogue: Catalogue,
     options: PrepareOptions,
     info: Mapping[str, Any] | None,
-    command: str,
+    origin: _Origin,
     workers: Workers,
 ) -> PrepareSummary:
     if not options.dry_run and (info is None or options.overwrite):
@@ -162,18 +214,22 @@ def _prepare_photos(
     source = find_source(root, options)
     scenes = [] if options.scene is None else ["scenes"]
     options.refuse_unused(*scenes, "photos", source.layout)
-    fingerprint = catalogue.list_photos(root, source.records, options.seed)
+    listed = catalogue.list_photos(root, source.records, options.seed)
+    fingerprint, older = origin.fingerprint or listed.text(), listed.older()
     if options.background is not None:
         from stacked_ram.preparation.scenes import background_fingerprint, prepare_scenes
 
-        fingerprint += background_fingerprint(options.background)
+        background = background_fingerprint(options.background)
+        older += background.older()
+        if origin.fingerprint is None:
+            fingerprint += background.text()
     _choose(catalogue, options, root)
-    if info is not None and is_done(options, info, fingerprint):
+    if info is not None and is_done(options, info, fingerprint, older):
         return summary_of(options.dest, info, unchanged=True)
     if options.dry_run:
         return plan_of_photos(catalogue, source, options)
     plan = plan_splits(catalogue, source, options)
-    _remember(options, command, fingerprint)
+    _remember(options, origin, fingerprint)
     _check(catalogue, options, workers)
     workers.dismiss()
     found = find_duplicates(catalogue, options.near_duplicates)
@@ -215,9 +271,15 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
         catalogue.group_by(options.group_pattern)
 
 
-def _remember(options: PrepareOptions, command: str, fingerprint: str) -> None:
+def _remember(options: PrepareOptions, origin: _Origin, fingerprint: str) -> None:
     source = path_text(options.source) if options.source else f"download {options.download}"
-    remember_run(options.dest, command=command, source=source, fingerprint=fingerprint)
+    remember_run(
+        options.dest,
+        command=origin.command,
+        source=source,
+        fingerprint=fingerprint,
+        downloads=origin.downloads,
+    )
 
 
 def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> None:

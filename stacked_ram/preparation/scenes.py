@@ -22,6 +22,7 @@ import numpy as np
 from stacked_ram.data.scenes import PIECES, Box, SceneShape, choose_others, draw_scene
 from stacked_ram.images.formats import SUFFIXES
 from stacked_ram.preparation.checked import CheckPlan
+from stacked_ram.preparation.fingerprint import SourceFingerprint
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar
@@ -156,15 +157,15 @@ def background_files(folder: Path) -> list[Path]:
     return [path for path in walk(folder) if path.suffix.lower() in suffixes]
 
 
-def background_fingerprint(folder: Path) -> str:
-    """Return a hash of the paths, sizes and times of the photos of the --background folder."""
-    fingerprint = hashlib.sha256()
+def background_fingerprint(folder: Path) -> SourceFingerprint:
+    """Return a fingerprint of the photos of the --background folder."""
+    fingerprint = SourceFingerprint(folder.resolve())
     for path in background_files(folder):
         status = path.stat() if path.exists() else None  # a link may be broken
         state = (status.st_size, status.st_mtime_ns) if status else None
         name = os.fsencode(path.relative_to(folder))
-        fingerprint.update(repr((name, state)).encode())
-    return fingerprint.hexdigest()
+        fingerprint.add(name, path, (name, state))
+    return fingerprint
 
 
 def find_backgrounds(

@@ -23,7 +23,7 @@ def working_folder(dest: Path) -> Path:
 
 
 def remember_run(dest: Path, **details: object) -> None:
-    """Save the command, source and fingerprint of the run, to be written to dataset.yaml later."""
+    """Save what is known of the run, such as its command, to be written to dataset.yaml later."""
     working_folder(dest).mkdir(parents=True, exist_ok=True)
     (working_folder(dest) / "run.json").write_text(json.dumps(details), encoding="utf-8")
 
@@ -41,6 +41,7 @@ def origin_of(dest: Path, source: Path | None, **versions: str) -> dict[str, obj
         "command": run.get("command", ""),
         "source": run.get("source", str(source)),
         "source_fingerprint": run.get("fingerprint", ""),
+        **({"downloads": run["downloads"]} if run.get("downloads") else {}),
         "versions": {
             "stacked_ram": __version__,
             "python": platform.python_version(),
@@ -124,6 +125,20 @@ def sync_folder(folder: Path) -> None:
         pass  # some file systems do not support it
     finally:
         os.close(handle)
+
+
+def follow_link(dest: Path) -> Path:
+    """Return the folder that DEST leads to if it is a link, which may not exist yet.
+
+    Raises:
+        UserError: the link leads to itself.
+    """
+    if not dest.is_symlink():
+        return dest
+    found = Path(os.path.realpath(dest))
+    if found.is_symlink():
+        raise UserError(f"DEST {dest} is a link that leads to itself: remove it")
+    return found
 
 
 def check_place(source: Path | None, dest: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_server_without_ranges_sends_the_whole_file_again(tmp_path: Path, url:
 def test_hash_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = hashlib.md5(CONTENT).hexdigest()
     monkeypatch.setitem(downloading.OFFICIAL, "flowers17", (RemoteFile(url, right),))
-    folder = download("flowers17", tmp_path / "datasets/f17")
+    folder = download("flowers17", tmp_path / "datasets/f17").folder
     assert folder == tmp_path / "datasets/downloads/flowers17"
     assert (folder / "set.tgz").read_bytes() == CONTENT
     count = len(Server.requested)
