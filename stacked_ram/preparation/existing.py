@@ -63,10 +63,8 @@ def is_done(
     elif other:
         reason = f"was made with other options ({', '.join(map(flag, other))})"
     elif info.get("source_fingerprint") not in (fingerprint, older or fingerprint):
-        reason = (
-            f"was made from another source ({info.get('source')}), or from this one before it "
-            "changed"
-        )
+        then = info.get("source")
+        reason = f"was made from another source, or from this one before it changed (then {then})"
     elif (missing := _first_missing(options.dest)) is not None:
         reason = f"has lost photos ({missing})"
     else:

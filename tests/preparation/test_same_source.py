@@ -41,7 +41,7 @@ def test_equal_names_sizes_and_times_do_not_make_the_same_source(tmp_path: Path)
     run(bitmaps(tmp_path / "in"), tmp_path / "out")
     assert summarise(tmp_path / "in", tmp_path / "out").unchanged
     bitmaps(tmp_path / "other", first=100)
-    with pytest.raises(UserError, match=r"another source \(.*/in\)"):
+    with pytest.raises(UserError, match=r"another source, .*\(then .*/in\)"):
         run(tmp_path / "other", tmp_path / "out")
     bitmaps(tmp_path / "in", first=100)  # the same place, other photos
     with pytest.raises(UserError, match="before it changed"):
