@@ -163,12 +163,12 @@ def assign_splits(
     if plan.fractions:
         inside = parts == TRAIN
         wanted = [plan.fractions.get(part, 0.0) for part in range(3)]
-        parts[inside] = _assign(photos, units, inside, wanted, names, _parts_text(plan))
+        parts[inside] = _assign(photos, units, inside, wanted, names, _parts_text(plan), found)
     folds = np.full(len(units), -1, dtype=np.int32)
     if options.folds is not None:
         inside = parts != TEST
         folds[inside] = _assign(
-            photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds"
+            photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds", found
         )
         parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
     _report_leaks(outcome, photos, parts, found, catalogue)
@@ -199,6 +199,7 @@ def _assign(
     fractions: list[float],
     names: list[str],
     what: str,
+    found: Duplicates,
 ) -> np.ndarray:
     try:
         return assign_units(
@@ -206,7 +207,11 @@ def _assign(
         )
     except TooFew as few:
         photos_text = _number(few.photos, "usable photo")
-        raise _too_few(names[few.klass], photos_text, few.units, what) from few
+        exact = np.array(found.exact, dtype=np.int64).reshape(-1, 2)
+        of_class = inside & (photos["klass"] == few.klass)
+        apart = len(np.unique(units_of(photos["id"], photos["group"], exact)[of_class]))
+        alike = few.units < apart  # photos that look alike make the groups few
+        raise _too_few(names[few.klass], photos_text, few.units, what, alike) from few
 
 
 def _parts_text(plan: SplitPlan) -> str:
@@ -218,11 +223,17 @@ def _number(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _too_few(name: str, photos_text: str, groups: int, what: str) -> UserError:
+def _too_few(name: str, photos_text: str, groups: int, what: str, alike: bool = False) -> UserError:
     fewer = "folds" if what.endswith("folds") else "parts (a ratio of 0)"
+    remedy = f"add photos, exclude the class with --classes, or ask for fewer {fewer}"
+    if alike:
+        remedy = (
+            "photos that look alike stay together; if they are different photos, give "
+            f"--near-duplicates -1; otherwise {remedy}"
+        )
     return UserError(
-        f"class {name!r} has {photos_text} in {_number(groups, 'group')}, too few for {what}: add "
-        f"photos, exclude the class with --classes, or ask for fewer {fewer}"
+        f"class {name!r} has {photos_text} in {_number(groups, 'group')}, too few for {what}: "
+        f"{remedy}"
     )
 
 

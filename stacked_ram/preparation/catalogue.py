@@ -234,18 +234,41 @@ class Catalogue:
         ):
             yield path_text(os.fsdecode(file)), problem or repairs, detail
 
-    def exact_duplicates(self) -> Iterator[list[int]]:
-        """Iterate over groups of usable photos whose files have the same bytes, as numbers."""
+    def equal_files(self) -> Iterator[list[int]]:
+        """Iterate over groups of usable photos whose stored files have equal bytes, as numbers."""
         query = (
-            f"SELECT c.source_sha256, p.id {_USABLE} AND c.source_sha256 IN (SELECT source_sha256"
-            f" {_USABLE} GROUP BY source_sha256 HAVING count(*) > 1) ORDER BY 1, 2"
+            f"SELECT c.sha256, p.id {_USABLE} AND c.sha256 IN (SELECT c.sha256"
+            f" {_USABLE} GROUP BY c.sha256 HAVING count(*) > 1) ORDER BY 1, 2"
         )
         for _, rows in itertools.groupby(self._db.execute(query), key=lambda row: row[0]):
             yield [number for _, number in rows]
 
+    def equal_fingerprints(self) -> Iterator[list[tuple[int, Path, str, bool]]]:
+        """Iterate over groups of photos that may have equal pixels, once per stored file.
+
+        Very large photos are not compared. Yields (number, stored file, its SHA-256, whether it was
+        encoded as JPEG again) of each photo.
+        """
+        key = "c.phash, c.tiny, c.sums, c.squares, c.width, c.height"
+        usable = f"{_USABLE} AND c.stored NOT LIKE '%.tif'"
+        query = (
+            f"SELECT {key}, min(p.id), c.stored, c.sha256, c.source_sha256 {usable}"
+            f" AND ({key}) IN (SELECT {key} {usable} GROUP BY {key}"
+            f" HAVING count(DISTINCT c.sha256) > 1) GROUP BY c.sha256 ORDER BY {key}, min(p.id)"
+        )
+        for _, rows in itertools.groupby(self._db.execute(query), key=lambda row: row[:6]):
+            yield [
+                (number, self.plan.folder / stored, sha256, self._is_lossy(stored, sha256, source))
+                for *_, number, stored, sha256, source in rows
+            ]
+
+    @staticmethod
+    def _is_lossy(stored: str, sha256: str, source_sha256: str) -> bool:
+        return stored.endswith(".jpg") and sha256 != source_sha256
+
     def hashes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (numbers, perceptual hashes) of usable photos, once per group of equal files."""
-        query = f"SELECT min(p.id), c.phash {_USABLE} GROUP BY c.source_sha256 ORDER BY 1"
+        """Return (numbers, perceptual hashes) of usable photos."""
+        query = f"SELECT p.id, c.phash {_USABLE} ORDER BY 1"
         table = np.fromiter(self._db.execute(query), dtype=np.dtype((np.int64, 2)))
         return table[:, 0].copy(), table[:, 1].astype(np.uint64)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from stacked_ram.preparation.catalogue import Catalogue
+from stacked_ram.preparation.encoding import encode_image
 from stacked_ram.preparation.near_pairs import near_pairs
 from stacked_ram.preparation.perceptual import same_picture
 
@@ -18,14 +22,17 @@ class Duplicates:
     """The duplicates of a source.
 
     Attributes:
-        exact: pairs of numbers of photos whose files are equal.
+        exact: pairs of numbers of photos with equal pixels: the first photo of each group of
+            copies, with each of the others.
         near: pairs of numbers of photos that look alike, with the differing bits of their hashes.
-        conflicts: pairs (of either kind) with two different labels.
+        conflicts: exact pairs with two different labels.
+        near_conflicts: pairs of photos that look alike, with two different labels.
     """
 
     exact: list[tuple[int, int]] = field(default_factory=list)
     near: list[tuple[int, int, int]] = field(default_factory=list)
     conflicts: list[tuple[int, int]] = field(default_factory=list)
+    near_conflicts: list[tuple[int, int]] = field(default_factory=list)
 
     def links(self) -> np.ndarray:
         """Return all pairs, `(P, 2)`."""
@@ -34,36 +41,40 @@ class Duplicates:
 
 
 def find_duplicates(catalogue: Catalogue, distance: int) -> Duplicates:
-    """Find equal files and, if `distance` is not negative, photos that look alike.
+    """Find photos with equal pixels and, if `distance` is not negative, photos that look alike.
 
     Two photos look alike if their perceptual hashes differ in at most `distance` bits and their
     tiny copies agree (flat pictures have equal hashes).
     """
     found = Duplicates()
-    for numbers in catalogue.exact_duplicates():
+    for numbers in _exact_groups(catalogue):
         found.exact += [(numbers[0], other) for other in numbers[1:]]
     if distance >= 0:
-        found.near = sorted(_near(catalogue, distance))
-    for first, second in found.links().tolist():
-        if catalogue.class_of(first) != catalogue.class_of(second):
-            found.conflicts.append((first, second))
+        found.near = sorted(_near(catalogue, distance, [other for _, other in found.exact]))
+
+    def two_labels(first: int, second: int) -> bool:
+        return catalogue.class_of(first) != catalogue.class_of(second)
+
+    found.conflicts = [pair for pair in found.exact if two_labels(*pair)]
+    found.near_conflicts = [(a, b) for a, b, _ in found.near if two_labels(a, b)]
     return found
 
 
-def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
+def leave_out_conflicts(catalogue: Catalogue, found: Duplicates, *, near: bool) -> int:
     """Exclude photos with two labels, and all their copies; return the number of excluded photos.
 
-    Copies are connected by equal files, or by equal hashes of photos that look alike.
+    Args:
+        near: whether photos that look alike but have two labels are excluded too. Their copies are
+            then also those with equal hashes.
     """
-    if not found.conflicts:
+    conflicts = found.conflicts + (found.near_conflicts if near else [])
+    if not conflicts:
         return 0
     ids = np.unique(found.links())
-    copies = [*found.exact, *((a, b) for a, b, bits in found.near if bits == 0)]
-    units = units_of(
-        ids, np.zeros(len(ids), dtype=np.int64), np.array(copies, dtype=np.int64).reshape(-1, 2)
-    )
+    copies = [*found.exact, *((a, b) for a, b, bits in found.near if near and bits == 0)]
+    units = _connected(ids, copies)
     others: dict[int, dict[str, int]] = {}  # unit -> label -> a photo that gives it this label
-    for first, second in found.conflicts:
+    for first, second in conflicts:
         for photo, other in ((first, second), (second, first)):
             unit = int(units[np.searchsorted(ids, photo)])
             others.setdefault(unit, {}).setdefault(catalogue.class_of(other), other)
@@ -76,8 +87,53 @@ def leave_out_conflicts(catalogue: Catalogue, found: Duplicates) -> int:
     return int(out.sum())
 
 
-def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
+def _exact_groups(catalogue: Catalogue) -> list[list[int]]:
+    """Return groups of photos with equal pixels, as sorted numbers."""
+    links = [(numbers[0], other) for numbers in catalogue.equal_files() for other in numbers[1:]]
+    # Files of different bytes may hold equal pixels. Only those whose fingerprints are equal are
+    # decoded again.
+    for alike in catalogue.equal_fingerprints():
+        links += _equal_pixels(alike, catalogue.plan.quality)
+    ids = np.unique(np.array(links, dtype=np.int64))
+    groups: dict[int, list[int]] = {}
+    for number, unit in zip(ids.tolist(), _connected(ids, links).tolist(), strict=True):
+        groups.setdefault(unit, []).append(number)
+    return sorted(groups.values())
+
+
+def _equal_pixels(alike: list[tuple[int, Path, str, bool]], quality: int) -> list[tuple[int, int]]:
+    """Return pairs of photos with equal pixels.
+
+    Args:
+        alike: (number, stored file, its SHA-256, whether it was encoded as JPEG again).
+        quality: of the photos that were encoded as JPEG again. They have lost their pixels, so
+            other photos are compared with them in that encoding.
+    """
+    links: list[tuple[int, int]] = []
+    by_pixels: dict[bytes, int] = {}
+    by_jpeg: dict[str, int] = {}
+    encoded_again = {digest: number for number, _, digest, again in alike if again}
+    for number, file, _, again in alike:
+        if again:
+            continue
+        with Image.open(file) as image:
+            pixels_HWC = np.asarray(image.convert("RGB"))
+        key = hashlib.sha256(repr(pixels_HWC.shape).encode() + pixels_HWC.tobytes()).digest()
+        first = by_pixels.setdefault(key, number)
+        if first != number:
+            links.append((first, number))
+        elif encoded_again:
+            content = encode_image(Image.fromarray(pixels_HWC), ".jpg", quality)
+            by_jpeg.setdefault(hashlib.sha256(content).hexdigest(), number)
+    links += [(by_jpeg[digest], n) for digest, n in encoded_again.items() if digest in by_jpeg]
+    return links
+
+
+def _near(catalogue: Catalogue, distance: int, copies: list[int]) -> list[tuple[int, int, int]]:
+    """Find the pairs that look alike, without the photos `copies`."""
     numbers, hashes = catalogue.hashes()
+    here = ~np.isin(numbers, copies)
+    numbers, hashes = numbers[here], hashes[here]
     if len(numbers) < 2:
         return []
     pairs = []
@@ -105,6 +161,12 @@ def _near(catalogue: Catalogue, distance: int) -> list[tuple[int, int, int]]:
         if bits and same_picture(catalogue.tiny(first), catalogue.tiny(second)):
             pairs.append((min(first, second), max(first, second), bits))
     return pairs
+
+
+def _connected(ids: np.ndarray, links: list[tuple[int, int]]) -> np.ndarray:
+    """Return the number of the connected component of each photo of `ids`."""
+    pairs = np.array(links, dtype=np.int64).reshape(-1, 2)
+    return units_of(ids, np.zeros(len(ids), dtype=np.int64), pairs)
 
 
 def units_of(ids: np.ndarray, groups: np.ndarray, links: np.ndarray) -> np.ndarray:

@@ -34,8 +34,8 @@ RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "wor
 ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
-        "near_duplicates", "keep_conflicts", "keep_damaged", "short_side", "keep_size", "quality",
-        "max_megapixels", "scene",
+        "near_duplicates", "keep_conflicts", "drop_near_conflicts", "keep_damaged", "short_side",
+        "keep_size", "quality", "max_megapixels", "scene",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
     "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
@@ -91,10 +91,12 @@ class PrepareOptions:
     seed: int = 0
     """Seed of all random choices."""
     near_duplicates: int = 8
-    """Two photos may be copies if their 64-bit perceptual hashes differ in at most this many bits;
+    """Two photos look alike if their 64-bit perceptual hashes differ in at most this many bits;
     -1 finds exact duplicates only."""
     keep_conflicts: bool = False
-    """Keep photos that have two labels (they are left out otherwise)."""
+    """Keep photos of equal pixels that have two labels (they are left out otherwise)."""
+    drop_near_conflicts: bool = False
+    """Leave out photos that look alike but have two labels (they are kept otherwise)."""
 
     keep_damaged: bool = False
     """Keep photos whose data are damaged, as far as they can be decoded (they are quarantined
@@ -209,6 +211,9 @@ class PrepareOptions:
              "--official-split follows the source's split, --split ratio draws another: not both"),
             ("labels" in given and self.layout not in ("auto", "labels_csv"),
              f"--labels is for photos that a CSV names, not --layout {self.layout}: not both"),
+            (self.keep_conflicts and self.drop_near_conflicts,
+             "--keep-conflicts keeps photos with two labels, --drop-near-conflicts leaves them "
+             "out: not both"),
             ("keep_size" in given and "short_side" in given,
              "--keep-size keeps every photo's size, --short-side reduces it: not both"),
             (scene and ("canvas" in given or "translate" in given),

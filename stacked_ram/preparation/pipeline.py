@@ -233,9 +233,11 @@ def _prepare_photos(
     _check(catalogue, options, workers)
     workers.dismiss()
     found = find_duplicates(catalogue, options.near_duplicates)
-    left_out = 0 if options.keep_conflicts else leave_out_conflicts(catalogue, found)
+    left_out = 0
+    if not options.keep_conflicts:
+        left_out = leave_out_conflicts(catalogue, found, near=options.drop_near_conflicts)
     outcome = assign_splits(catalogue, source, options, plan, found)
-    notes = _notes(catalogue, source, plan, found, left_out, outcome)
+    notes = _notes(catalogue, source, options, plan, found, left_out, outcome)
     if options.background is None:
         _write(catalogue, source, options, plan, outcome, notes, found)
     else:
@@ -316,6 +318,7 @@ def _stop_at_trouble(catalogue: Catalogue) -> None:
 def _notes(
     catalogue: Catalogue,
     source: Source,
+    options: PrepareOptions,
     plan: SplitPlan,
     found: Duplicates,
     left_out: int,
@@ -328,9 +331,17 @@ def _notes(
             + ": "
             + ("kept in the splits of the source" if plan.official else "kept in one split")
         )
-    if found.conflicts:
+    conflicts = found.conflicts + (found.near_conflicts if options.drop_near_conflicts else [])
+    if conflicts:
         fate = f"{left_out} left out" if left_out else "kept (--keep-conflicts)"
-        notes.append(f"{len(found.conflicts)} pairs show the same photo under two labels: {fate}")
+        notes.append(f"{len(conflicts)} pairs show the same photo under two labels: {fate}")
+    if found.near_conflicts and not options.drop_near_conflicts:
+        count = len(found.near_conflicts)
+        notes.append(
+            f"{count} pair{'s look' if count > 1 else ' looks'} alike, but "
+            f"{'have' if count > 1 else 'has'} two labels: kept (see the report; "
+            "--drop-near-conflicts leaves them out)"
+        )
     if not warnings_pass():
         notes.append(
             "the data of JPEG photos were not checked for damage: this build of OpenCV does not "
@@ -383,9 +394,11 @@ def _record_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
 
 def _pairs_to_show(found: Duplicates, outcome: SplitOutcome) -> Iterator[tuple[str, int, int]]:
     """Iterate over pairs for the report, conflicts and leaks first: a reader must see those."""
-    conflicts, leaks = set(found.conflicts), set(outcome.leaks)
+    conflicts, leaks = {*found.conflicts, *found.near_conflicts}, set(outcome.leaks)
     near = {(first, second): bits for first, second, bits in found.near}
-    pairs = [*found.conflicts, *outcome.leaks, *found.exact, *near]
+    pairs = [
+        *found.conflicts, *outcome.leaks, *found.near_conflicts, *found.exact, *near,
+    ]  # fmt: skip
     for first, second in list(dict.fromkeys(pairs))[:_PAIRS_SHOWN]:
         caption = f"near ({near[first, second]} bits)" if (first, second) in near else "exact"
         caption += ", two labels" if (first, second) in conflicts else ""

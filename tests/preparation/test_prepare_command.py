@@ -162,8 +162,8 @@ PHOTOS_TAKE_NONE = (
 DIGITS_TAKE_NONE = (
     ["--labels", "l.csv"], ["--group-pattern", "x"], ["--max-per-class", "3"], ["--folds", "3"],
     ["--split", "ratio"], ["--test-ratio", "0.1"], ["--near-duplicates", "2"],
-    ["--keep-conflicts"], ["--short-side", "64"], ["--keep-size"], ["--quality", "80"],
-    ["--max-megapixels", "9"], ["--official-split", "2"],
+    ["--keep-conflicts"], ["--drop-near-conflicts"], ["--short-side", "64"], ["--keep-size"],
+    ["--quality", "80"], ["--max-megapixels", "9"], ["--official-split", "2"],
 )  # fmt: skip
 
 
