@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stacked_ram.preparation.catalogue import Catalogue
-from stacked_ram.preparation.duplicates import Duplicates, units_of
+from stacked_ram.preparation.duplicates import Duplicates, drop_leaks, units_of
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.sources.common import Source
@@ -55,6 +55,11 @@ def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -
             has; or the official split has no training photos.
     """
     official = bool(source.split_name) and options.split != "ratio"
+    if options.drop_leaks and not official:
+        raise UserError(
+            "--drop-leaks: SOURCE has no official split, and a split that is drawn keeps copies "
+            "together: leave it out"
+        )
     if official:
         rule, fractions = _follow_official(catalogue, source, options)
     else:
@@ -154,6 +159,14 @@ def assign_splits(
             catalogue.leave_out_unnamed()
             outcome.notes.append(f"{unnamed} photos are not named by {source.split_name}: left out")
             _must_have_photos(catalogue)
+    if options.drop_leaks:
+        dropped = drop_leaks(catalogue, found, folds=options.folds is not None)
+        outcome.notes.append(f"{dropped} photos with a copy in a later split: left out")
+        if dropped and not np.any(catalogue.columns()["given"] == TRAIN):
+            raise UserError(
+                f"--drop-leaks: no training photo of {source.split_name} is left, each has a copy "
+                "in another part: leave the option out, or give --split ratio"
+            )
     names = sorted(catalogue.class_counts(usable=True))
     photos = catalogue.columns()
     units = units_of(photos["id"], photos["group"], found.links())

@@ -13,6 +13,7 @@ from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.encoding import encode_image
 from stacked_ram.preparation.near_pairs import near_pairs
 from stacked_ram.preparation.perceptual import same_picture
+from stacked_ram.preparation.records import SPLITS
 
 _REPRESENTATIVES = 16  # most different photos compared for one hash
 
@@ -40,14 +41,23 @@ class Duplicates:
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def find_duplicates(catalogue: Catalogue, distance: int) -> Duplicates:
+def find_duplicates(catalogue: Catalogue, distance: int, *, official: bool = False) -> Duplicates:
     """Find photos with equal pixels and, if `distance` is not negative, photos that look alike.
 
     Two photos look alike if their perceptual hashes differ in at most `distance` bits and their
     tiny copies agree (flat pictures have equal hashes).
+
+    Args:
+        official: whether the first of a group of copies is a photo of the official test part, else
+            of the validation part, if there is one. Otherwise it is the first in the source.
     """
     found = Duplicates()
+    given: dict[int, int] = {}
+    if official:
+        photos = catalogue.columns()
+        given = dict(zip(photos["id"].tolist(), photos["given"].tolist(), strict=True))
     for numbers in _exact_groups(catalogue):
+        numbers.sort(key=lambda number: (-given.get(number, 0), number))
         found.exact += [(numbers[0], other) for other in numbers[1:]]
     if distance >= 0:
         found.near = sorted(_near(catalogue, distance, [other for _, other in found.exact]))
@@ -85,6 +95,51 @@ def leave_out_conflicts(catalogue: Catalogue, found: Duplicates, *, near: bool) 
         detail = f"also under {label!r}: {catalogue.source_of(other)}"
         catalogue.leave_out([number], "conflict", detail)
     return int(out.sum())
+
+
+def drop_copies(catalogue: Catalogue, found: Duplicates) -> int:
+    """Exclude all but the first of the copies with the same label; return their number."""
+    usable = set(catalogue.columns()["id"].tolist())
+    kept: dict[tuple[int, str], int] = {}  # (first of the copies, label) -> the photo that stays
+    dropped = 0
+    for first, other in found.exact:
+        if other not in usable:  # left out already, as a conflict
+            continue
+        kept.setdefault((first, catalogue.class_of(first)), first)
+        stays = kept.setdefault((first, catalogue.class_of(other)), other)
+        if stays != other:
+            detail = f"copy of {catalogue.source_of(stays)}"
+            catalogue.leave_out([other], "duplicate", detail)
+            dropped += 1
+    return dropped
+
+
+def drop_leaks(catalogue: Catalogue, found: Duplicates, *, folds: bool) -> int:
+    """Exclude photos of the official split that have a copy in a later part of it.
+
+    These are photos of the training part that are copies of a photo of the test or validation part,
+    or look like it, and photos of the validation part with such a photo in the test part. Photos
+    that are connected through others count too.
+
+    Args:
+        folds: whether the training and validation parts are drawn again, so are one part.
+
+    Returns:
+        The number of excluded photos.
+    """
+    photos = catalogue.columns()
+    ids, parts = photos["id"], photos["given"]
+    if folds:
+        parts = np.where(parts == 1, 0, parts)
+    units = units_of(ids, np.zeros(len(ids), dtype=np.int64), found.links())
+    last = np.full(len(ids), -1, dtype=parts.dtype)  # the last part of each unit
+    np.maximum.at(last, units, parts)
+    stays = parts == last[units]
+    twins = dict(zip(units[stays][::-1].tolist(), ids[stays][::-1].tolist(), strict=True))
+    for number, unit in zip(ids[~stays].tolist(), units[~stays].tolist(), strict=True):
+        detail = f"shows what a {SPLITS[last[unit]]} photo shows: "
+        catalogue.leave_out([number], "leak", detail + catalogue.source_of(twins[unit]))
+    return int(np.count_nonzero(~stays))
 
 
 def _exact_groups(catalogue: Catalogue) -> list[list[int]]:

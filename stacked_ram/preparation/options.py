@@ -34,8 +34,9 @@ RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "wor
 ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
-        "near_duplicates", "keep_conflicts", "drop_near_conflicts", "keep_damaged", "short_side",
-        "keep_size", "quality", "max_megapixels", "scene",
+        "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
+        "drop_leaks", "keep_damaged", "short_side", "keep_size", "quality", "max_megapixels",
+        "scene",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
     "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
@@ -97,6 +98,12 @@ class PrepareOptions:
     """Keep photos of equal pixels that have two labels (they are left out otherwise)."""
     drop_near_conflicts: bool = False
     """Leave out photos that look alike but have two labels (they are kept otherwise)."""
+    drop_duplicates: bool = False
+    """Keep one of several photos with equal pixels and the same label: that of the test part of an
+    official split, if there is one."""
+    drop_leaks: bool = False
+    """Leave out photos of the training part of an official split that are copies of its test or
+    validation photos, or look like them."""
 
     keep_damaged: bool = False
     """Keep photos whose data are damaged, as far as they can be decoded (they are quarantined
@@ -211,6 +218,9 @@ class PrepareOptions:
              "--official-split follows the source's split, --split ratio draws another: not both"),
             ("labels" in given and self.layout not in ("auto", "labels_csv"),
              f"--labels is for photos that a CSV names, not --layout {self.layout}: not both"),
+            (self.drop_leaks and self.split == "ratio",
+             "--drop-leaks is for an official split, --split ratio draws another, which keeps "
+             "copies together: not both"),
             (self.keep_conflicts and self.drop_near_conflicts,
              "--keep-conflicts keeps photos with two labels, --drop-near-conflicts leaves them "
              "out: not both"),

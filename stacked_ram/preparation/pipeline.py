@@ -24,7 +24,12 @@ from stacked_ram.preparation.assign_splits import (
 from stacked_ram.preparation.catalogue import FILE, Catalogue
 from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
 from stacked_ram.preparation.download import download
-from stacked_ram.preparation.duplicates import Duplicates, find_duplicates, leave_out_conflicts
+from stacked_ram.preparation.duplicates import (
+    Duplicates,
+    drop_copies,
+    find_duplicates,
+    leave_out_conflicts,
+)
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparation.existing import existing_info, is_done
 from stacked_ram.preparation.fingerprint import fingerprint_of_files
@@ -232,10 +237,12 @@ def _prepare_photos(
     _remember(options, origin, fingerprint)
     _check(catalogue, options, workers)
     workers.dismiss()
-    found = find_duplicates(catalogue, options.near_duplicates)
+    found = find_duplicates(catalogue, options.near_duplicates, official=plan.official)
     left_out = 0
     if not options.keep_conflicts:
         left_out = leave_out_conflicts(catalogue, found, near=options.drop_near_conflicts)
+    if options.drop_duplicates:
+        drop_copies(catalogue, found)
     outcome = assign_splits(catalogue, source, options, plan, found)
     notes = _notes(catalogue, source, options, plan, found, left_out, outcome)
     if options.background is None:
@@ -330,6 +337,7 @@ def _notes(
             DUPLICATES_NOTE.format(len(found.exact), len(found.near))
             + ": "
             + ("kept in the splits of the source" if plan.official else "kept in one split")
+            + (", one of each group of exact ones" if options.drop_duplicates else "")
         )
     conflicts = found.conflicts + (found.near_conflicts if options.drop_near_conflicts else [])
     if conflicts:

@@ -233,3 +233,77 @@ def test_leaks_across_an_official_split_are_reported_and_not_moved(tmp_path: Pat
     for row in rows(tmp_path / "out"):
         assert row["source"].split("/")[0] == row["split"]
     assert "in two splits" in (tmp_path / "out/report.html").read_text()
+
+
+def test_copies_are_dropped_on_request(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
+    content = (source / "a/photo 003.jpg").read_bytes()
+    for name in ("a/after.jpg", "a/z/last.jpg"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(content)
+    encoded_again(source / "a/photo 003.jpg", source / "a/near.jpg")
+    info = run(source, tmp_path / "out", drop_duplicates=True)
+    check_sound(tmp_path / "out")
+    report = {row["source"]: row for row in rows(tmp_path / "out", "report.csv")}
+    for name in ("a/photo 003.jpg", "a/z/last.jpg"):
+        assert report[name]["problem"] == "duplicate"
+        assert report[name]["detail"] == "copy of a/after.jpg"
+    assert info["left_out"] == {"duplicate": 2}
+    splits = {row["source"]: row["split"] for row in rows(tmp_path / "out")}
+    assert splits["a/after.jpg"] == splits["a/near.jpg"]
+
+
+def test_a_copy_with_another_label_stays_if_conflicts_are_kept(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"a": 8, "b": 8})
+    content = (source / "a/photo 003.jpg").read_bytes()
+    for name in ("a/again.jpg", "b/same.jpg", "b/same too.jpg"):
+        (source / name).write_bytes(content)
+    run(source, tmp_path / "out", drop_duplicates=True, keep_conflicts=True)
+    assert problems(tmp_path / "out") == {
+        "photo 003.jpg": "duplicate", "same.jpg": "duplicate"
+    }  # fmt: skip
+    run(source, tmp_path / "both", drop_duplicates=True)
+    assert set(problems(tmp_path / "both").values()) == {"conflict"}
+
+
+def leaking(source: Path) -> Path:
+    """Make an official split: test photo 200 is in train twice, once smaller, and in valid."""
+    for first, split in [(0, "train"), (100, "valid"), (200, "test")]:
+        class_folders(source / split, {"a": 6, "b": 6}, first)
+    content = (source / "test/a/photo 000.jpg").read_bytes()
+    (source / "train/a/copy.jpg").write_bytes(content)
+    (source / "valid/a/copy.jpg").write_bytes(content)
+    encoded_again(source / "test/a/photo 000.jpg", source / "train/a/small.jpg")
+    return source
+
+
+def test_leaks_are_dropped_on_request(tmp_path: Path) -> None:
+    source = leaking(tmp_path / "in")
+    info = run(source, tmp_path / "out", drop_leaks=True)
+    check_sound(tmp_path / "out")
+    left_out = {
+        row["source"]: (row["problem"], row["detail"])
+        for row in rows(tmp_path / "out", "report.csv")
+        if row["fate"] != "stored"
+    }
+    reason = ("leak", "shows what a test photo shows: test/a/photo 000.jpg")
+    names = ["train/a/copy.jpg", "train/a/small.jpg", "valid/a/copy.jpg"]
+    assert left_out == dict.fromkeys(names, reason)
+    assert not any("in two splits" in note for note in info["notes"])
+    for row in rows(tmp_path / "out"):
+        assert row["source"].split("/")[0] == row["split"]
+
+
+def test_dropping_copies_across_an_official_split_keeps_that_of_the_test(tmp_path: Path) -> None:
+    source = leaking(tmp_path / "in")
+    run(source, tmp_path / "out", drop_duplicates=True)
+    report = {row["source"]: row["problem"] for row in rows(tmp_path / "out", "report.csv")}
+    assert report["train/a/copy.jpg"] == report["valid/a/copy.jpg"] == "duplicate"
+    assert report["test/a/photo 000.jpg"] == report["train/a/small.jpg"] == ""
+
+
+def test_dropping_leaks_must_leave_training_photos(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in/test", {"a": 4, "b": 4}).parent
+    class_folders(source / "train", {"a": 4, "b": 4})
+    with pytest.raises(UserError, match=r"no training photo of .* is left"):
+        run(source, tmp_path / "out", drop_leaks=True)
