@@ -6,14 +6,22 @@ import io
 
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
+
+_BITS, _MOST = 258, 281  # TIFF tags: bits of a sample, largest sample
 
 
-def to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+def to_srgb(image: Image.Image, white: int = 0) -> tuple[Image.Image, list[str]]:
     """Convert a picture to mode RGB; return it with the names of the repairs.
 
     An embedded profile is applied unless it is sRGB; an invalid one is ignored. Transparent parts
-    are placed on white. 16-bit values are divided by 257, which maps the whole range to 0..255.
+    are placed on white.
+
+    Args:
+        white: the value of 16-bit grayscale that becomes 255. 0: what a TIFF declares, otherwise
+            65535.
     """
+    white = white or declared_white(image) or 65535
     repairs = []
     profile = image.info.get("icc_profile")
     mode = image.mode
@@ -29,7 +37,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
         repairs.append("transparency")
         image = _on_white(image)
     elif mode in ("I", "F") or mode.startswith("I;16"):
-        image = _to_8_bits(image)
+        image = _to_8_bits(image, white)
     elif mode == "P":
         image = image.convert("RGB")
     if profile:
@@ -47,7 +55,18 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def declared_white(image: Image.Image) -> int:
+    """Return the value of white that a TIFF of 9 to 16 bits declares below 65535; 0: none."""
+    if not isinstance(image, TiffImageFile):
+        return 0
+    bits = max(image.tag_v2.get(_BITS, (8,)), default=8)
+    most = max(image.tag_v2.get(_MOST, (0,)), default=0)
+    if 8 < bits < 16:
+        return 2**bits - 1
+    return most if bits == 16 and 255 < most < 65535 else 0
+
+
+def _to_8_bits(image: Image.Image, white: int) -> Image.Image:
     """Convert grayscale of 16 bits, 32 bits or floating point to mode L."""
     values = np.asarray(image)
     if image.mode == "F":
@@ -60,7 +79,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     else:
         values = values.astype(np.int64)
         # Mode I holds 16-bit values of PNG and PGM; a real 32-bit picture has larger ones.
-        values = values / 257 if values.max() <= 65535 else values / 16843009
+        values = values * (255 / white) if values.max() <= 65535 else values / 16843009
     return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
 
 

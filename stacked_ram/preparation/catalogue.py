@@ -33,18 +33,23 @@ _CHECKS = 2  # changes with the checks: photos that an older release checked are
 _BATCH = 1000
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+_CHECKED = """
 CREATE TABLE IF NOT EXISTS checked (file BLOB PRIMARY KEY, size INTEGER, changed INTEGER,
     problem TEXT, detail TEXT, source_sha256 TEXT, preview BLOB, stored TEXT,
     stored_bytes INTEGER, sha256 TEXT, raw_width INTEGER, raw_height INTEGER,
     orientation INTEGER, width INTEGER, height INTEGER, repairs TEXT, phash INTEGER, tiny BLOB,
-    sums TEXT, squares TEXT) WITHOUT ROWID;
+    sums TEXT, squares TEXT, top INTEGER, white INTEGER) WITHOUT ROWID;
+"""
+_TABLES = (
+    _CHECKED
+    + """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 DROP TABLE IF EXISTS photos;
 CREATE TABLE photos (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, changed INTEGER,
     class TEXT, given TEXT, grp TEXT, box TEXT, lot INTEGER,
     why TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', split TEXT, fold INTEGER);
 """
+)
 # Photos that can be stored: checked without a problem, and not left out for another reason.
 _USABLE = "FROM photos p JOIN checked c USING (file) WHERE c.problem = '' AND p.why = ''"
 
@@ -79,11 +84,14 @@ class Catalogue:
         checked_as = f"{_CHECKS} {plan.short_side} {plan.quality} {plan.max_pixels}"
         if plan.keep_damaged:
             checked_as += " damaged"
+        if plan.white:
+            checked_as += f" white {plan.white}"
         if plan.keep_large:
             checked_as += f" large {has_vips()}"
         known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()
         if known != (checked_as,):
-            self._db.execute("DELETE FROM checked")
+            self._db.execute("DROP TABLE checked")  # that of an older release has other columns
+            self._db.execute(_CHECKED)
             self._db.execute("INSERT OR REPLACE INTO facts VALUES ('plan', ?)", [checked_as])
         if keep:
             self.save()
@@ -202,6 +210,22 @@ class Catalogue:
         )
         return self._db.execute("SELECT count(*) FROM todo").fetchone()[0]
 
+    def undeclared_16_bit(self) -> tuple[int, int]:
+        """Return the number of 16-bit photos that declare no white, and their largest value."""
+        query = f"SELECT count(*), max(c.top) {_USABLE} AND c.top > 0"
+        count, top = self._db.execute(query).fetchone()
+        return count, top or 0
+
+    def forget_other_white(self, white: int) -> bool:
+        """Forget the checks of 16-bit photos with another white; return whether there were any."""
+        query = "DELETE FROM checked WHERE top > 0 AND white != ?"
+        return self._db.execute(query, [white]).rowcount > 0
+
+    def repair_count(self, word: str) -> int:
+        """Count the usable photos that had this repair."""
+        query = f"SELECT count(*) {_USABLE} AND instr(c.repairs, ?)"
+        return self._db.execute(query, [word]).fetchone()[0]
+
     def tasks(self) -> Iterator[tuple[int, Path]]:
         """Iterate over the files to check, as (number, path)."""
         last = 0
@@ -217,7 +241,7 @@ class Catalogue:
         """Record the checks of some files."""
         self._db.executemany(
             "INSERT OR REPLACE INTO checked SELECT file, size, changed,"
-            " ?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,? FROM photos WHERE id = ?",
+            " ?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,? FROM photos WHERE id = ?",
             ((*_to_row(checked), number) for number, checked in results),
         )
 
@@ -417,7 +441,7 @@ def _to_row(checked: Checked) -> tuple:
         checked.stored_bytes, checked.sha256, checked.raw_width, checked.raw_height,
         checked.orientation, checked.width, checked.height, " ".join(checked.repairs), phash,
         found.tiny, " ".join(map(str, found.channel_sums)),
-        " ".join(map(str, found.channel_squares)),
+        " ".join(map(str, found.channel_squares)), checked.top, checked.white,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ class CheckPlan:
         max_pixels: photos with more pixels are refused.
         keep_large: whether to store unchanged the tiled TIFFs that training reads by region.
         keep_damaged: whether to keep photos whose data are damaged, but can be decoded.
+        white: the value of white in 16-bit photos that declare none; 0: 65535.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class CheckPlan:
     max_pixels: int
     keep_large: bool = False
     keep_damaged: bool = False
+    white: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Checked:
         file: of the stored photo, relative to the plan's folder.
         stored_bytes: its size.
         raw_width, raw_height: in pixels, before rotation; orientation: of EXIF, 1 to 8.
+        top: the largest value of a 16-bit photo that declares no white, otherwise 0;
+            white: the plan's, if `top` is not 0.
     """
 
     problem: str = ""
@@ -63,6 +67,8 @@ class Checked:
     height: int = 0
     repairs: tuple[str, ...] = ()
     fingerprint: Fingerprint = _NO_FINGERPRINT
+    top: int = 0
+    white: int = 0
 
 
 class MachineFault(Exception):

@@ -14,9 +14,10 @@ Each kind of fault is reported by one word and always treated the same way:
     colour_space   other modes to RGB
     wrong_suffix   stored under the right one
 
-`reduced` (to the short side) and `reencoded` (a format other than JPEG and PNG) are reported too,
-but they are not faults. With --keep-size, a tiled TIFF that training reads by region is stored
-unchanged, whatever its size (stacked_ram.preparation.large).
+A 16-bit photo that ends up with fewer than 32 grey levels has `few_grey_levels` (see
+stacked_ram.preparation.depth). `reduced` (to the short side) and `reencoded` (a format other than
+JPEG and PNG) are reported too, but they are not faults. With --keep-size, a tiled TIFF that
+training reads by region is stored unchanged, whatever its size (stacked_ram.preparation.large).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.images.colour import to_srgb
 from stacked_ram.images.formats import SUFFIXES, formats, pixel_limit, size_in_file
 from stacked_ram.preparation import large
 from stacked_ram.preparation.checked import MACHINE, Checked, CheckPlan, MachineFault, Refused
 from stacked_ram.preparation.damage import ends_early, unidentified
+from stacked_ram.preparation.depth import FULL, depth_of, has_few_levels, is_16_bit, scaled_colour
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparation.integrity import check_integrity
 from stacked_ram.preparation.perceptual import fingerprint
@@ -103,6 +104,7 @@ class _Header:
     raw_height: int
     orientation: int
     repairs: tuple[str, ...]
+    top: int
 
 
 def _read(source: Path) -> bytes:
@@ -182,7 +184,8 @@ def _decode(
     if getattr(image, "is_animated", False) or image_format == "MPO":
         repairs.append("animated")
         image.seek(0)
-    if _is_16_bit(image, content):
+    is_deep = is_16_bit(image, content)
+    if is_deep:
         repairs.append("16_bit")
     if image_format == "PNG":
         image.load()  # its EXIF may come after the pixels, and reading it would hide their faults
@@ -201,13 +204,22 @@ def _decode(
         if refusal.problem != "damaged" or not plan.keep_damaged:
             raise
         repairs.append("damaged")
+    depth = depth_of(image, content) if is_deep else None
+    white = (depth.white or plan.white) if depth else 0
+    if white and not image.mode.startswith("I"):
+        icc = image.info.get("icc_profile")
+        image = scaled_colour(image, content, white)
+        image.info["icc_profile"] = icc
     if orientation != 1:
         repairs.append("exif_rotation")
         if image_format != "TIFF":  # Pillow's TIFF decoder has already turned it
             image = image.transpose(_TURNS[orientation])
-    image, colour_repairs = to_srgb(image)
+    image, colour_repairs = to_srgb(image, white)
     repairs += colour_repairs
-    return image, _Header(image_format, width, height, orientation, tuple(repairs))
+    if is_deep and has_few_levels(image):
+        repairs.append("few_grey_levels")
+    top = depth.top if depth and not depth.white else 0
+    return image, _Header(image_format, width, height, orientation, tuple(repairs), top)
 
 
 def _store(
@@ -249,6 +261,8 @@ def _store(
         height=image.height,
         repairs=tuple(repairs),
         fingerprint=found,
+        top=header.top,
+        white=plan.white or FULL if header.top else 0,
     )
 
 
@@ -304,14 +318,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # broken EXIF says nothing about the pixels
         return 1
     return orientation if orientation in range(1, 9) else 1
-
-
-def _is_16_bit(image: Image.Image, content: bytes) -> bool:
-    if image.format == "PNG" and len(content) > 24:
-        return content[24] == 16  # the bit depth in the header chunk
-    if isinstance(image, TiffImageFile):
-        return max(image.tag_v2.get(258, (8,)), default=8) > 8
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _preview(content: bytes, plan: CheckPlan) -> bytes | None:

@@ -35,8 +35,8 @@ ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
         "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
-        "drop_leaks", "keep_damaged", "short_side", "keep_size", "quality", "max_megapixels",
-        "scene",
+        "drop_leaks", "keep_damaged", "short_side", "keep_size", "quality",
+        "sixteen_bit_max", "max_megapixels", "scene",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
     "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
@@ -116,6 +116,9 @@ class PrepareOptions:
     is kept byte for byte, also above --max-megapixels (needs pyvips: requirements-large.txt)."""
     quality: int = 92
     """JPEG quality of photos that must be encoded again."""
+    sixteen_bit_max: int | None = None
+    """White of 16-bit photos that declare none, such as 4095 for a camera of 12 bits (default: the
+    smallest of 1023, 4095, 16383 and 65535 that no photo exceeds)."""
     max_megapixels: float = 200.0
     """Refuse photos with more pixels than this, before they are decoded."""
     strict: bool = False
@@ -175,7 +178,8 @@ class PrepareOptions:
         for name, low, high in [
             ("valid_ratio", 0, 0.9), ("test_ratio", 0, 0.9), ("quality", 1, 100),
             ("short_side", 8, 100_000), ("near_duplicates", -1, 16), ("workers", 0, 1024),
-            ("official_split", 1, 3), ("clutter_size", 1, 1000), ("max_megapixels", 0.0001, 4000),
+            ("official_split", 1, 3), ("clutter_size", 1, 1000),
+            ("sixteen_bit_max", 1, 65535), ("max_megapixels", 0.0001, 4000),
         ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

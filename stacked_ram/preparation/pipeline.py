@@ -23,6 +23,7 @@ from stacked_ram.preparation.assign_splits import (
 )
 from stacked_ram.preparation.catalogue import FILE, Catalogue
 from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
+from stacked_ram.preparation.depth import FEW_LEVELS, FULL, common_white
 from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import (
     Duplicates,
@@ -115,6 +116,7 @@ def _prepare_in(
         max_pixels=int(options.max_megapixels * 1e6),
         keep_large=options.keep_size and options.scene_size is None,
         keep_damaged=options.keep_damaged,
+        white=options.sixteen_bit_max or 0,
     )
     # The catalogue is also a lock: from here on no other run can prepare this data set.
     with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
@@ -292,12 +294,23 @@ def _remember(options: PrepareOptions, origin: _Origin, fingerprint: str) -> Non
 
 
 def _check(catalogue: Catalogue, options: PrepareOptions, workers: Workers) -> None:
-    """Check the photos that no earlier run has checked, with a progress bar."""
+    """Check the photos that no earlier run has checked."""
+    _check_with(catalogue.plan, catalogue, options, workers)
+    if options.sixteen_bit_max is None:
+        white = common_white(catalogue.undeclared_16_bit()[1])
+        if catalogue.forget_other_white(white):
+            _check_with(replace(catalogue.plan, white=white), catalogue, options, workers)
+
+
+def _check_with(
+    plan: CheckPlan, catalogue: Catalogue, options: PrepareOptions, workers: Workers
+) -> None:
+    """Check photos with a progress bar."""
     saved = time.monotonic()
     total = catalogue.to_check()
     try:
         with progress_bar(total=total, unit="photo", desc="checking", smoothing=0.05) as bar:
-            for results in check_all(catalogue.tasks(), catalogue.plan, workers):
+            for results in check_all(catalogue.tasks(), plan, workers):
                 catalogue.take(results)
                 bar.update(len(results))
                 if options.strict:
@@ -349,6 +362,15 @@ def _notes(
             f"{count} pair{'s look' if count > 1 else ' looks'} alike, but "
             f"{'have' if count > 1 else 'has'} two labels: kept (see the report; "
             "--drop-near-conflicts leaves them out)"
+        )
+    deep, top = catalogue.undeclared_16_bit()
+    if deep and (white := options.sixteen_bit_max or common_white(top)) < FULL:
+        why = "--sixteen-bit-max" if options.sixteen_bit_max else "none is brighter"
+        notes.append(f"{deep} 16-bit photos declare no white: {white} was used ({why})")
+    if flat := catalogue.repair_count("few_grey_levels"):
+        notes.append(
+            f"{flat} 16-bit photos have fewer than {FEW_LEVELS} grey levels once in 8 bits: if "
+            "they should not be so dark, give their white with --sixteen-bit-max"
         )
     if not warnings_pass():
         notes.append(

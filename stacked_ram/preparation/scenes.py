@@ -184,6 +184,7 @@ def find_backgrounds(
         quality=95,
         max_pixels=int(options.max_megapixels * 1e6),
         keep_damaged=options.keep_damaged,
+        white=options.sixteen_bit_max or 0,
     )
     found: dict[str, Path] = {}
     with (

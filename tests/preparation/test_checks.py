@@ -113,7 +113,7 @@ def test_sixteen_bit_colour_is_reported(tmp_path: Path, plan: CheckPlan) -> None
     path = tmp_path / "x.png"
     path.write_bytes(png_of(8, 8, 16, raw))
     checked = check_photo(path, plan)
-    assert checked.repairs == ("16_bit",)
+    assert checked.repairs == ("16_bit", "few_grey_levels")
     assert stored(checked, plan).getpixel((3, 3)) == (255, 128, 0)
 
 
