@@ -176,7 +176,11 @@ def assign_splits(
     if plan.fractions:
         inside = parts == TRAIN
         wanted = [plan.fractions.get(part, 0.0) for part in range(3)]
-        parts[inside] = _assign(photos, units, inside, wanted, names, _parts_text(plan), found)
+        fixed = _fixed_parts(photos, units, inside, plan, catalogue)
+        parts[inside] = _assign(
+            photos, units, inside, wanted, names, _parts_text(plan), found, fixed
+        )
+    parts = np.where(photos["moved"] >= 0, photos["moved"], parts)
     folds = np.full(len(units), -1, dtype=np.int32)
     if options.folds is not None:
         inside = parts != TEST
@@ -192,6 +196,39 @@ def assign_splits(
             outcome.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
     catalogue.set_splits(_rows(catalogue, photos, units, parts, folds))
     return outcome
+
+
+def _fixed_parts(
+    photos: dict[str, np.ndarray],
+    units: np.ndarray,
+    inside: np.ndarray,
+    plan: SplitPlan,
+    catalogue: Catalogue,
+) -> np.ndarray | None:
+    """Return the part of each photo `inside` whose unit --fixes moves, otherwise -1.
+
+    If an official split is followed, only its training photos are divided, so a photo that is moved
+    to another part does not take its unit along.
+
+    Raises:
+        UserError: photos of one unit are moved to different splits.
+    """
+    moved = inside & (photos["moved"] >= 0)
+    if not moved.any():
+        return None
+    part_of: dict[int, int] = {}
+    for index in np.flatnonzero(moved).tolist():
+        unit, part = int(units[index]), int(photos["moved"][index])
+        if part_of.setdefault(unit, part) != part:
+            here = moved & (units == unit)
+            first = np.flatnonzero(here & (photos["moved"] == part_of[unit]))[0]
+            names = [catalogue.source_of(int(photos["id"][i])) for i in (first, index)]
+            raise UserError(
+                f"--fixes moves {names[0]} to {SPLITS[part_of[unit]]} and {names[1]} to "
+                f"{SPLITS[part]}, but copies and photos of one group stay together: move both to "
+                "the same split, or drop one"
+            )
+    return np.array([part_of.get(int(unit), -1) for unit in units[inside]])
 
 
 def _must_have_photos(catalogue: Catalogue) -> None:
@@ -213,10 +250,11 @@ def _assign(
     names: list[str],
     what: str,
     found: Duplicates,
+    fixed: np.ndarray | None = None,
 ) -> np.ndarray:
     try:
         return assign_units(
-            photos["klass"][inside], units[inside], photos["lot"][inside], fractions
+            photos["klass"][inside], units[inside], photos["lot"][inside], fractions, fixed
         )
     except TooFew as few:
         photos_text = _number(few.photos, "usable photo")

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 DROP TABLE IF EXISTS photos;
 CREATE TABLE photos (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, changed INTEGER,
     class TEXT, given TEXT, grp TEXT, box TEXT, lot INTEGER,
-    why TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', split TEXT, fold INTEGER);
+    why TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', split TEXT, fold INTEGER,
+    moved TEXT);
+DROP TABLE IF EXISTS dropped;
+CREATE TABLE dropped (file BLOB, class TEXT, detail TEXT);
 """
 )
 # Photos that can be stored: checked without a problem, and not left out for another reason.
@@ -165,6 +168,36 @@ class Catalogue:
     def given_counts(self) -> dict[str | None, int]:
         """Count the photos of each official split; the key None counts photos without one."""
         return dict(self._db.execute("SELECT given, count(*) FROM photos GROUP BY given"))
+
+    def find(self, files: Collection[str]) -> dict[str, list[int]]:
+        """Return path in the source, as text without spaces around it -> numbers of its photos."""
+        numbers: dict[str, list[int]] = {}
+        for number, file in self._db.execute("SELECT id, file FROM photos"):
+            if (text := path_text(os.fsdecode(file)).strip()) in files:
+                numbers.setdefault(text, []).append(number)
+        return numbers
+
+    def drop(self, numbers: Iterable[int], detail: str) -> None:
+        """Remove photos, which are not checked then; `detail` says in one line why."""
+        for number in numbers:
+            self._db.execute(
+                "INSERT INTO dropped SELECT file, class, ? FROM photos WHERE id = ?",
+                [detail, number],
+            )
+            self._db.execute("DELETE FROM photos WHERE id = ?", [number])
+
+    def relabel(self, numbers: Iterable[int], name: str) -> None:
+        """Give photos another class."""
+        self._db.executemany(
+            "UPDATE photos SET class = ? WHERE id = ?", ((name, number) for number in numbers)
+        )
+
+    def move(self, numbers: Iterable[int], split: str) -> None:
+        """Fix the split of photos, whether the source has an official split or not."""
+        self._db.executemany(
+            "UPDATE photos SET given = ?, moved = ? WHERE id = ?",
+            ((split, split, number) for number in numbers),
+        )
 
     def keep_classes(self, names: Iterable[str]) -> None:
         """Remove the photos of all other classes."""
@@ -331,17 +364,20 @@ class Catalogue:
         """Return columns with one value per usable photo, or per photo if `usable` is False.
 
         The columns are `id`, `klass` (number of the class in sorted order), `group` (number of the
-        group, 0: none), `given` (official split; 0, 1, 2: train, valid, test; -1: none) and `lot`
-        (a random number, see `_lot`).
+        group, 0: none), `given` (official split; 0, 1, 2: train, valid, test; -1: none), `moved`
+        (the split that --fixes gives it, in the same way) and `lot` (a random number, see `_lot`).
         """
         source = _USABLE if usable else "FROM photos p"
         query = (
             "SELECT p.id, dense_rank() OVER (ORDER BY p.class) - 1,"
             " CASE p.grp WHEN '' THEN 0 ELSE dense_rank() OVER (ORDER BY p.grp) END,"
             " CASE p.given WHEN 'train' THEN 0 WHEN 'valid' THEN 1 WHEN 'test' THEN 2 ELSE -1 END,"
+            " CASE p.moved WHEN 'train' THEN 0 WHEN 'valid' THEN 1 WHEN 'test' THEN 2 ELSE -1 END,"
             f" p.lot {source} ORDER BY p.id"
         )
-        kinds = {"id": "i8", "klass": "i4", "group": "i4", "given": "i1", "lot": "i8"}
+        kinds = {
+            "id": "i8", "klass": "i4", "group": "i4", "given": "i1", "moved": "i1", "lot": "i8"
+        }  # fmt: skip
         count = self._db.execute(f"SELECT count(*) {source}").fetchone()[0]
         table = np.fromiter(self._db.execute(query), dtype=[*kinds.items()], count=count)
         return {name: table[name].copy() for name in kinds}
@@ -385,6 +421,8 @@ class Catalogue:
 
         Yields (source, class, fate, problem, detail, preview, stored file).
         """
+        for file, name, detail in self._db.execute("SELECT * FROM dropped ORDER BY rowid"):
+            yield path_text(os.fsdecode(file)), name, "left out", "dropped", detail, None, None
         for file, name, why, detail, problem, about, preview, stored in self._db.execute(
             "SELECT p.file, p.class, p.why, p.detail, c.problem, c.detail, c.preview, c.stored"
             " FROM photos p JOIN checked c USING (file) WHERE p.why != '' OR c.problem != ''"

@@ -6,9 +6,11 @@ values: sizes as `(height, width)`, fractions as pairs of floats.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,8 +37,9 @@ ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
         "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
-        "drop_leaks", "keep_damaged", "short_side", "keep_size", "quality",
-        "sixteen_bit_max", "max_megapixels", "scene",
+        "drop_leaks", "fixes",
+        "keep_damaged", "short_side", "keep_size", "quality", "sixteen_bit_max",
+        "max_megapixels", "scene",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
     "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
@@ -104,6 +107,9 @@ class PrepareOptions:
     drop_leaks: bool = False
     """Leave out photos of the training part of an official split that are copies of its test or
     validation photos, or look like them."""
+    fixes: Path | None = None
+    """CSV with the columns file and action: drop, relabel to CLASS, or move to SPLIT. The buttons
+    of report.html write it."""
 
     keep_damaged: bool = False
     """Keep photos whose data are damaged, as far as they can be decoded (they are quarantined
@@ -156,7 +162,7 @@ class PrepareOptions:
     """Make DEST again, also if it was made with other options or from another source."""
 
     def __post_init__(self) -> None:
-        for name in ("source", "dest", "labels", "background"):  # text, where Python calls
+        for name in ("source", "dest", "labels", "background", "fixes"):  # text, where Python calls
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
         if self.download is not None and self.dest == _NOT_GIVEN and self.source is not None:
@@ -319,10 +325,29 @@ class PrepareOptions:
             return max(1, len(os.sched_getaffinity(0)))
         return os.cpu_count() or 1
 
+    @cached_property
+    def fixes_content(self) -> bytes | None:
+        """The bytes of --fixes, read once.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if self.fixes is None:
+            return None
+        try:
+            return self.fixes.read_bytes()
+        except OSError as error:
+            raise UserError(f"--fixes {self.fixes}: {error.strerror}") from error
+
     def recorded(self) -> dict[str, object]:
-        """Return the options that decide the content of DEST, as plain YAML values."""
+        """Return the options that decide the content of DEST, as plain YAML values.
+
+        The value of `fixes` is the SHA-256 of its content.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUN_ONLY}
         values["test_ratio"] = self.test_fraction  # the same whether typed or by default
+        if self.fixes_content is not None:
+            values["fixes"] = hashlib.sha256(self.fixes_content).hexdigest()
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 

@@ -34,6 +34,8 @@ from stacked_ram.preparation.duplicates import (
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparation.existing import existing_info, is_done
 from stacked_ram.preparation.fingerprint import fingerprint_of_files
+from stacked_ram.preparation.fixes import FILE as FIXES
+from stacked_ram.preparation.fixes import apply_fixes, match_class
 from stacked_ram.preparation.jpeg import warnings_pass
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
@@ -230,6 +232,8 @@ def _prepare_photos(
         older += background.older()
         if origin.fingerprint is None:
             fingerprint += background.text()
+    if options.fixes is not None:
+        source.notes.append(apply_fixes(catalogue, options, root))
     _choose(catalogue, options, root)
     if info is not None and is_done(options, info, fingerprint, older):
         return summary_of(options.dest, info, unchanged=True)
@@ -256,7 +260,7 @@ def _prepare_photos(
             rule=plan.rule,
             layout=source.layout,
             notes=notes,
-            record_more=lambda writer: _record_left_out(catalogue, writer),
+            record_more=lambda writer: _record_more(catalogue, options, writer),
         )
     return read_summary(options.dest)
 
@@ -265,10 +269,9 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
     """Apply --classes, --max-per-class and --group-pattern to the catalogue."""
     if options.classes is not None:
         present = catalogue.class_counts()
-        by_lower = {name.lower(): name for name in present}
         chosen = []
         for name in options.class_list:
-            match = name if name in present else by_lower.get(name.lower())
+            match = match_class(name, present)
             if match is None:
                 shown = ", ".join(list(present)[:30]) + (" ..." if len(present) > 30 else "")
                 raise UserError(f"--classes: no class {name!r} in {root}; its classes are: {shown}")
@@ -404,7 +407,7 @@ def _write(
                 fold=record.fold,
                 repairs=record.repairs,
             )
-        _record_left_out(catalogue, writer)
+        _record_more(catalogue, options, writer)
         for caption, first, second in _pairs_to_show(found, outcome):
             names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
             pictures = (catalogue.picture(number) for number in (first, second))
@@ -412,7 +415,12 @@ def _write(
         writer.finish(rule=plan.rule, layout=source.layout, notes=notes)
 
 
-def _record_left_out(catalogue: Catalogue, writer: DatasetWriter) -> None:
+def _record_more(catalogue: Catalogue, options: PrepareOptions, writer: DatasetWriter) -> None:
+    """Record the photos that are not in the data set, and the fixes that it was made with."""
+    if options.fixes_content is not None:
+        kept = working_folder(options.dest) / FIXES
+        kept.write_bytes(options.fixes_content)
+        writer.add_piece(kept, FIXES)
     for source_path, name, fate, problem, detail, preview, stored in catalogue.not_in_dataset():
         if preview is None and stored is not None:
             preview = small_jpeg(thumbnail_of(stored))

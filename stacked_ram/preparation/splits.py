@@ -16,7 +16,11 @@ class TooFew(Exception):
 
 
 def assign_units(
-    classes: np.ndarray, units: np.ndarray, lots: np.ndarray, fractions: list[float]
+    classes: np.ndarray,
+    units: np.ndarray,
+    lots: np.ndarray,
+    fractions: list[float],
+    fixed: np.ndarray | None = None,
 ) -> np.ndarray:
     """Assign every photo to a part, each class in the given fractions, each unit as a whole.
 
@@ -25,6 +29,8 @@ def assign_units(
         units: number of each photo's unit, `(N,)`. Photos of a unit go to the same part.
         lots: a random number for each photo, `(N,)`, which decides its part.
         fractions: the fraction of each part; their sum need not be 1. A part of 0 stays empty.
+        fixed: the part of each photo that is decided already, `(N,)`, the same for a whole unit;
+            -1: none.
 
     Returns:
         Number of each photo's part, `(N,)`. A class of single photos has the given fractions to
@@ -35,12 +41,18 @@ def assign_units(
         TooFew: a class has fewer units than there are parts, or its units are too large.
     """
     parts = np.full(len(classes), -1, dtype=np.int32)
+    if fixed is not None:
+        parts[:] = fixed
     if not len(classes):
         return parts
     counts = np.bincount(classes)
     wanted = np.stack([_targets(count, fractions, klass) for klass, count in enumerate(counts)])
     left = wanted.astype(np.float64)
+    decided = np.flatnonzero(parts >= 0)
+    np.subtract.at(left, (classes[decided], parts[decided]), 1)
     for members in _large_units(units, lots):
+        if parts[members[0]] >= 0:
+            continue
         needs = np.bincount(classes[members], minlength=len(wanted))
         weight = needs / np.maximum(counts, 1)
         scores = weight @ left / max(weight.sum(), 1e-12)

@@ -166,7 +166,7 @@ DIGITS_TAKE_NONE = (
     ["--split", "ratio"], ["--test-ratio", "0.1"], ["--near-duplicates", "2"],
     ["--keep-conflicts"], ["--drop-near-conflicts"], ["--short-side", "64"], ["--keep-size"],
     ["--drop-duplicates"], ["--drop-leaks"], ["--quality", "80"], ["--max-megapixels", "9"],
-    ["--official-split", "2"],
+    ["--official-split", "2"], ["--fixes", "f.csv"],
 )  # fmt: skip
 
 
