@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.runtime.errors import run_entry_point
 from stacked_ram.runtime.program import program
+from stacked_ram.runtime.signals import second_interrupt_ends
 from stacked_ram.runtime.threads import sleep_at_barriers_if_busy
 
 
@@ -31,4 +32,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise summary.problem
         return 0
 
-    return run_entry_point(work)
+    with second_interrupt_ends():
+        return run_entry_point(work)

@@ -24,6 +24,7 @@ class CheckPlan:
         keep_large: whether to store unchanged the tiled TIFFs that training reads by region.
         keep_damaged: whether to keep photos whose data are damaged, but can be decoded.
         white: the value of white in 16-bit photos that declare none; 0: 65535.
+        seconds: of processor time that a worker process may spend on a photo.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class CheckPlan:
     keep_large: bool = False
     keep_damaged: bool = False
     white: int = 0
+    seconds: float = 120.0
 
 
 @dataclass(frozen=True)

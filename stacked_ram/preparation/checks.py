@@ -11,7 +11,7 @@ Each kind of fault is reported by one word and always treated the same way:
     16_bit         scaled to 8 bits           too_many_pixels  refused before any pixel is made
     animated       the first picture kept     too_small     a side of fewer than 4 pixels
     colour_profile to sRGB                    too_large     a file above half a gigabyte
-    colour_space   other modes to RGB
+    colour_space   other modes to RGB         too_slow      takes too long to decode
     wrong_suffix   stored under the right one
 
 A 16-bit photo that ends up with fewer than 32 grey levels has `few_grey_levels` (see
@@ -40,12 +40,15 @@ from stacked_ram.preparation.damage import ends_early, unidentified
 from stacked_ram.preparation.depth import FULL, depth_of, has_few_levels, is_16_bit, scaled_colour
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparation.integrity import check_integrity
+from stacked_ram.preparation.jpeg import outline_of
 from stacked_ram.preparation.perceptual import fingerprint
+from stacked_ram.preparation.time_limit import limited
 from stacked_ram.preparation.workdir import write_bytes
 from stacked_ram.runtime.errors import UserError
 
 MAX_FILE_BYTES = 512 * 2**20
 MIN_SIDE = 4
+MAX_SCANS = 500  # of a JPEG; each takes as long as a photo to decode
 _TURNS = {  # the operation that undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -75,8 +78,6 @@ def check_photo(source: Path, plan: CheckPlan) -> Checked:
 
 
 def _check(source: Path, plan: CheckPlan) -> Checked:
-    digest = ""
-    content = b""
     try:
         if plan.keep_large and (tiled := large.tiled_header(source)) and tiled.is_large:
             if large.has_vips():
@@ -85,16 +86,17 @@ def _check(source: Path, plan: CheckPlan) -> Checked:
                 detail = _above(f"{tiled.width} x {tiled.height}", plan)
                 raise Refused("too_many_pixels", f"{detail}; {large.NEEDS}")
         content = _read(source)
-        digest = hashlib.sha256(content).hexdigest()
-        image, header = _open_upright(source, content, plan)
     except Refused as refusal:
-        preview = (
-            _preview(content, plan)
-            if refusal.problem in ("truncated", "unreadable", "damaged")
-            else None
-        )
-        return Checked(refusal.problem, refusal.detail, digest, preview)
-    return _store(image, header, content, digest, plan)
+        return Checked(refusal.problem, refusal.detail)
+    digest = hashlib.sha256(content).hexdigest()
+    with limited(source, plan.seconds):
+        try:
+            image, header = _open_upright(source, content, plan)
+        except Refused as refusal:
+            seen = refusal.problem in ("truncated", "unreadable", "damaged")
+            preview = _preview(content, plan) if seen else None
+            return Checked(refusal.problem, refusal.detail, digest, preview)
+        return _store(image, header, content, digest, plan)
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,12 @@ def _decode(
         scale = 2 * plan.short_side / min(width, height)
         if scale < 1:
             image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
+    outline = outline_of(content) if image_format in ("JPEG", "MPO") else None
+    if outline is not None and outline.scans > MAX_SCANS:
+        raise Refused("too_slow", f"a JPEG of {outline.scans} scans; photos have about 10")
     image.load()
     try:
-        check_integrity(image, content)
+        check_integrity(image, content, outline)
     except Refused as refusal:
         if refusal.problem != "damaged" or not plan.keep_damaged:
             raise

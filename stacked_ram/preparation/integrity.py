@@ -18,21 +18,23 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.preparation.checked import Refused
-from stacked_ram.preparation.jpeg import decoder_warning, outline_of
+from stacked_ram.preparation.jpeg import JpegOutline, decoder_warning
 
 _COMPRESSION, _STRIPS, _TILES, _JPEG_TABLES = 259, (273, 279), (324, 325), 347  # TIFF tags
 _DEFLATE, _JPEG = (8, 32946), 7
 _PIECE = 2**20
 
 
-def check_integrity(image: Image.Image, content: bytes) -> None:
+def check_integrity(image: Image.Image, content: bytes, outline: JpegOutline | None) -> None:
     """Check the content of a photo that was decoded without an error.
+
+    Args:
+        outline: of a JPEG.
 
     Raises:
         Refused: the photo is damaged or truncated.
     """
-    if image.format in ("JPEG", "MPO"):
-        outline = outline_of(content)
+    if outline is not None:
         if not outline.has_end:
             raise Refused("truncated", "the end of the JPEG is missing")
         if outline.zeros:

@@ -50,6 +50,7 @@ from stacked_ram.preparation.summary import (
     read_summary,
     summary_of,
 )
+from stacked_ram.preparation.time_limit import limit_for
 from stacked_ram.preparation.workdir import (
     check_place,
     follow_link,
@@ -119,6 +120,7 @@ def _prepare_in(
         keep_large=options.keep_size and options.scene_size is None,
         keep_damaged=options.keep_damaged,
         white=options.sixteen_bit_max or 0,
+        seconds=limit_for(options.max_megapixels),
     )
     # The catalogue is also a lock: from here on no other run can prepare this data set.
     with contextlib.closing(Catalogue(working, plan, keep=not options.dry_run)) as catalogue:
@@ -313,7 +315,7 @@ def _check_with(
     total = catalogue.to_check()
     try:
         with progress_bar(total=total, unit="photo", desc="checking", smoothing=0.05) as bar:
-            for results in check_all(catalogue.tasks(), plan, workers):
+            for results in check_all(catalogue.tasks(), plan, workers, bar.set_postfix_str):
                 catalogue.take(results)
                 bar.update(len(results))
                 if options.strict:

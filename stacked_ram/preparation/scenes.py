@@ -28,6 +28,7 @@ from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar
 from stacked_ram.preparation.records import SPLITS, CheckedRecord, EncodedPhoto
 from stacked_ram.preparation.sources.common import walk
+from stacked_ram.preparation.time_limit import limit_for
 from stacked_ram.preparation.workdir import working_folder
 from stacked_ram.preparation.writing import DatasetWriter, encode_photo
 from stacked_ram.runtime.errors import UserError
@@ -185,6 +186,7 @@ def find_backgrounds(
         max_pixels=int(options.max_megapixels * 1e6),
         keep_damaged=options.keep_damaged,
         white=options.sixteen_bit_max or 0,
+        seconds=limit_for(options.max_megapixels),
     )
     found: dict[str, Path] = {}
     with (

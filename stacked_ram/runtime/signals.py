@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -46,3 +50,37 @@ class StopSignals:
         if os.getpid() == self._owner:  # forked loader processes ignore it
             self.caught = number
             self._restore()
+
+
+@contextmanager
+def second_interrupt_ends() -> Iterator[None]:
+    """Inside the `with`, the second Ctrl-C ends the process at once.
+
+    Python handles signals only between its own steps, so it may never come to them while a decoder
+    in C is running. A thread reads them here from where C leaves their numbers.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    try:
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    except ValueError:  # outside the main thread, which gets the signals
+        reader.close()
+        writer.close()
+        yield
+        return
+
+    def watch() -> None:
+        interrupts = 0
+        while numbers := reader.recv(64):
+            interrupts += numbers.count(signal.SIGINT)
+            if interrupts >= 2:
+                os.write(2, b"stopped\n")
+                os._exit(128 + signal.SIGINT)
+        reader.close()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
