@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 # Control characters, those that Windows forbids, and those that UTF-8 cannot represent.
@@ -45,6 +45,19 @@ def folder_names(classes: Iterable[str]) -> dict[str, str]:
         taken.add(folder.casefold())
         folders[class_name] = folder
     return dict(sorted(folders.items(), key=lambda pair: pair[1]))
+
+
+def other_spellings(counts: Mapping[str, int]) -> dict[str, str]:
+    """Return name -> the commonest name that differs from it only in case or Unicode form.
+
+    Args:
+        counts: name -> how often it is used.
+    """
+    names: dict[str, list[str]] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        folded = unicodedata.normalize("NFC", name).casefold()
+        names.setdefault(unicodedata.normalize("NFC", folded), []).append(name)
+    return {other: same[0] for same in names.values() for other in same[1:]}
 
 
 def path_text(path: str | Path) -> str:

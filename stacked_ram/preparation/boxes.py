@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stacked_ram.preparation.records import Box
+
+
+def largest_box(boxes: Iterable[tuple[str, Box]]) -> Box | None:
+    """Return the box with the largest area, the first of equal ones; None if there is none."""
+    return max((box for _, box in boxes), key=_area, default=None)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:

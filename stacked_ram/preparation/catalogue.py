@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,11 @@ class Catalogue:
             "UPDATE photos SET given = ?, moved = ? WHERE id = ?",
             ((split, split, number) for number in numbers),
         )
+
+    def rename_classes(self, names: Mapping[str, str]) -> None:
+        """Give photos another class. names: old class -> new class."""
+        pairs = [(new, old) for old, new in names.items()]
+        self._db.executemany("UPDATE photos SET class = ? WHERE class = ?", pairs)
 
     def keep_classes(self, names: Iterable[str]) -> None:
         """Remove the photos of all other classes."""

@@ -35,7 +35,7 @@ RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "wor
 # Kind or layout of a data set -> the options for it alone. All other options apply to every kind.
 ONLY_FOR = {
     "photos": (
-        "labels", "group_pattern", "max_per_class", "split", "test_ratio", "folds",
+        "labels", "group_pattern", "join_classes", "max_per_class", "split", "test_ratio", "folds",
         "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
         "drop_leaks", "fixes",
         "keep_damaged", "short_side", "keep_size", "quality", "sixteen_bit_max",
@@ -68,11 +68,13 @@ class PrepareOptions:
     layout: Layout = "auto"
     """Layout of SOURCE; auto detects it."""
     labels: Path | None = None
-    """CSV with the columns file and label, and optionally split and group."""
+    """CSV with the columns file and label, and optionally split, group and the object's box."""
     group_pattern: str | None = None
     """Regular expression on a photo's path in SOURCE: photos with the same bracketed part (without
     brackets: the same match) stay in one split."""
 
+    join_classes: bool = False
+    """Join classes whose names differ only in case or Unicode form."""
     classes: str | None = None
     """Keep only these classes: a,b,c."""
     max_per_class: int | None = None

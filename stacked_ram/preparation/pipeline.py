@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shlex
 import sqlite3
 import tempfile
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stacked_ram.images.formats import pixel_limit
-from stacked_ram.images.names import path_text
+from stacked_ram.images.names import other_spellings, path_text
 from stacked_ram.preparation.archive import files_to_unpack, open_source
 from stacked_ram.preparation.assign_splits import (
     SplitOutcome,
@@ -40,7 +41,7 @@ from stacked_ram.preparation.jpeg import warnings_pass
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
-from stacked_ram.preparation.sources import find_digits, find_source
+from stacked_ram.preparation.sources import find_digits, find_source, unread_tables
 from stacked_ram.preparation.sources.common import Source, entries
 from stacked_ram.preparation.summary import (
     DUPLICATES_NOTE,
@@ -236,7 +237,7 @@ def _prepare_photos(
             fingerprint += background.text()
     if options.fixes is not None:
         source.notes.append(apply_fixes(catalogue, options, root))
-    _choose(catalogue, options, root)
+    _choose(catalogue, options, root, source)
     if info is not None and is_done(options, info, fingerprint, older):
         return summary_of(options.dest, info, unchanged=True)
     if options.dry_run:
@@ -267,8 +268,10 @@ def _prepare_photos(
     return read_summary(options.dest)
 
 
-def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
-    """Apply --classes, --max-per-class and --group-pattern to the catalogue."""
+def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path, source: Source) -> None:
+    """Apply --join-classes, --classes, --max-per-class and --group-pattern to the catalogue."""
+    joined = other_spellings(catalogue.class_counts()) if options.join_classes else {}
+    catalogue.rename_classes(joined)
     if options.classes is not None:
         present = catalogue.class_counts()
         chosen = []
@@ -279,8 +282,21 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path) -> None:
                 raise UserError(f"--classes: no class {name!r} in {root}; its classes are: {shown}")
             chosen.append(match)
         catalogue.keep_classes(chosen)
-    if not catalogue.class_counts():
+    counts = catalogue.class_counts()
+    source.notes += [
+        f"the classes {other!r} and {name!r} differ only in case or Unicode form: "
+        + ("joined" if other in joined else "--join-classes joins them")
+        for other, name in (joined or other_spellings(counts)).items()
+    ]
+    if not counts:
         raise UserError(f"{root}: no photos found")
+    if len(counts) == 1 and options.classes is None:
+        name = next(iter(counts))
+        raise UserError(
+            f"{root}: all photos have one class, {name!r}: check where the labels are (read as "
+            f"{source.layout}; see --layout and --labels){unread_tables(root)}, or give --classes "
+            f"{shlex.quote(name)} if one class is meant"
+        )
     if options.max_per_class is not None:
         catalogue.keep_most(options.max_per_class)
     if options.group_pattern is not None:

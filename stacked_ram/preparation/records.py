@@ -23,6 +23,7 @@ class Record:
         box: of the object, in pixels of the photo as stored in the file, before any EXIF rotation.
         box_of: (width, height) of the photo on which the box was drawn, if known. The box is not
             used for a photo of another size.
+        boxes: (class, box) of every object, if the source may list several; `box` is among them.
     """
 
     source: Path
@@ -31,6 +32,7 @@ class Record:
     group: str = ""
     box: Box | None = None
     box_of: tuple[int, int] | None = None
+    boxes: tuple[tuple[str, Box], ...] = ()
 
 
 @dataclass(frozen=True)

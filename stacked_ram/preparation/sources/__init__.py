@@ -14,7 +14,8 @@ from stacked_ram.preparation.sources import (
     labels_csv,
     stanford_dogs,
 )
-from stacked_ram.preparation.sources.common import Source, entries
+from stacked_ram.preparation.sources.common import Source, entries, split_of
+from stacked_ram.preparation.sources.tables import find_tables
 from stacked_ram.runtime.errors import UserError
 
 _Adapter = tuple[Callable[[Path], bool], Callable[[Path, PrepareOptions], Source]]
@@ -67,13 +68,32 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
             bases = _single_chain(root)
         base = next((base for base in bases if fits(base)), None)
         if base is not None:
+            if name == "class_folders" and options.layout == "auto":
+                _refuse_splits(base)
             return read(base, options)
         if options.layout == name:
             return read(root, options)  # raises, with what is missing
     raise UserError(
         f"{root}: no layout fits: no class folders with photos, no train/ valid/ test/, no CSV "
-        "with the columns file and label, and no known data set (see --layout)"
+        f"with the columns file and label{unread_tables(root)}, no known data set (see --layout)"
     )
+
+
+def unread_tables(root: Path) -> str:
+    """Return " (found: ...)" with the columns of CSVs that are not understood, "" if none."""
+    tables = [table for base in _single_chain(root) for table in find_tables(base)[1]]
+    return f" (found: {'; '.join(table.describe() for table in tables[:3])})" if tables else ""
+
+
+def _refuse_splits(base: Path) -> None:
+    """Refuse folders called train, test ... with photos, but without classes, as classes."""
+    names = [folder.name for folder in entries(base)[0]]
+    if names and all(map(split_of, names)):
+        raise UserError(
+            f"{base}: {', '.join(names)} hold no class folders, and no CSV{unread_tables(base)} "
+            "gives the labels: add class folders or a CSV with the columns file and label, or give "
+            "--layout class_folders if these are the classes"
+        )
 
 
 def _bases(root: Path) -> Iterator[Path]:

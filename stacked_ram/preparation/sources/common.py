@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -38,11 +39,14 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
 
 
-def entries(folder: Path) -> tuple[list[Path], list[Path]]:
+def entries(folder: Path, hidden: list[Path] | None = None) -> tuple[list[Path], list[Path]]:
     """List the (folders, files) in a folder, each sorted by name, without litter.
 
     Links are followed, except links to the folder itself or to one above it. Anything that is
     neither a file nor a folder is listed with the files, so that the checks report it.
+
+    Args:
+        hidden: is extended by the folders whose names begin with a dot, which are litter.
 
     Raises:
         UserError: the folder cannot be read.
@@ -53,8 +57,10 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
         with os.scandir(folder) as found:
             for entry in found:
                 if is_litter(entry.name) or (entry.is_symlink() and _leads_up(Path(entry.path))):
+                    if hidden is not None and entry.name.startswith(".") and _is_folder(entry):
+                        hidden.append(Path(entry.path))
                     continue
-                (folders if entry.is_dir() else files).append(entry.name)
+                (folders if _is_folder(entry) else files).append(entry.name)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be read ({error.strerror}): check its permissions"
@@ -67,16 +73,33 @@ def _leads_up(link: Path) -> bool:
     return os.path.realpath(link) in map(str, (here, *here.parents))
 
 
-def walk(folder: Path, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Iterate over the files in a folder and below, sorted; links that lead back up are skipped."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
+
+
+def walk(
+    folder: Path,
+    hidden: list[Path] | None = None,
+    _above: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[Path]:
+    """Iterate over the files in a folder and below, sorted; links that lead back up are skipped.
+
+    Args:
+        hidden: is extended by the folders whose names begin with a dot, which are litter.
+    """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in _above:
         return
-    folders, files = entries(folder)
+    folders, files = entries(folder, hidden)
     yield from files
     for inner in folders:
-        yield from walk(inner, _above | {here})
+        yield from walk(inner, hidden, _above | {here})
 
 
 def split_of(name: str) -> str | None:
@@ -135,16 +158,37 @@ def whole_numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
     return flat.astype(np.int64)
 
 
+def read_header(path: Path) -> list[str]:
+    """Return the names of the columns of a CSV, as written.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            line = file.readline(1_000_000)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Iterate over (line number, row) of a CSV that has a header; comma, semicolon or tab.
+
+    The names of the columns are in lower case.
 
     Raises:
         UserError: the file cannot be read.
     """
     text = read_text(path)
     header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=_delimiter(header))
     names = [name.strip().lower() for name in reader.fieldnames or []]
     if twice := next((name for name in names if name and names.count(name) > 1), None):
         raise UserError(f"{path}: two columns are called `{twice}`: remove one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stacked_ram.images.names import path_text
@@ -26,13 +26,15 @@ def read_class_folders(root: Path, options: PrepareOptions) -> Source:
             f"{root}: no class folders found: each class needs a folder with its photos in it, or "
             "give --labels labels.csv"
         )
-    for folder in entries(within)[0]:
+    hidden: list[Path] = []
+    for folder in entries(within, hidden)[0]:
         name = path_text(folder.name)
         if not any(walk(folder)) and (not options.classes or name in options.class_list):
             raise UserError(
                 f"{folder}: class {name!r} has no photos: add some, or remove the folder"
             )
-    source = Source("class_folders", _records(classes, None))
+    source = Source("class_folders", [])
+    source.records = _records({None: classes}, root, hidden, source)
     source.notes += _stray_note(root)
     return source
 
@@ -48,7 +50,9 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
     splits = _split_folders(root)
     if "train" not in splits:
         raise UserError(f"{root}: no folder train/ found (expected: train/ valid/ test/)")
-    unused = [path for path in entries(root)[0] if path not in splits.values() and any(walk(path))]
+    hidden: list[Path] = []
+    folders = entries(root, hidden)[0]
+    unused = [path for path in folders if path not in splits.values() and any(walk(path))]
     names = ", ".join(f"{path_text(path.name)}/" for path in unused)
     if unused and len(splits) == 1 and options.layout == "auto":
         raise UserError(
@@ -57,10 +61,14 @@ def read_split_folders(root: Path, options: PrepareOptions) -> Source:
         )
     trained = _class_folders(_unwrapped(splits["train"]))
     classes = {split: _like(trained, folder) for split, folder in splits.items()}
-    records = (r for split in SPLITS for r in _records(classes.get(split, {}), split))
-    source = Source("split_folders", records, "the folders' own split")
-    for split, folders in classes.items():
-        if not folders:
+    in_order: dict[str | None, dict[str, Path]] = {
+        split: classes[split] for split in SPLITS if split in classes
+    }
+    source = Source("split_folders", [], "the folders' own split")
+    source.records = _records(in_order, root, hidden, source)
+    for split, found in classes.items():
+        entries(splits[split], hidden)
+        if not found:
             source.notes.append(f"{splits[split].name}/ has no class folders and is not used")
         source.notes += _stray_note(splits[split])
     if unused:
@@ -83,10 +91,24 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _records(classes: dict[str, Path], split: str | None) -> Iterator[Record]:
-    for name, folder in sorted(classes.items()):
-        for file in walk(folder):
-            yield Record(file, name, split)
+def _records(
+    classes: Mapping[str | None, dict[str, Path]], root: Path, hidden: list[Path], source: Source
+) -> Iterator[Record]:
+    """Iterate over all photos, then note the folders that were passed over.
+
+    Args:
+        classes: split -> class name -> folder.
+        hidden: folders whose names begin with a dot, found so far.
+    """
+    for split, folders in classes.items():
+        for name, folder in sorted(folders.items()):
+            for file in walk(folder, hidden):
+                yield Record(file, name, split)
+    if hidden:
+        shown = ", ".join(f"{path_text(path.relative_to(root))}/" for path in hidden[:3])
+        source.notes.append(
+            f"{len(hidden)} folders whose names begin with a dot are not used: {shown}"
+        )
 
 
 def _class_folders(root: Path) -> dict[str, Path]:

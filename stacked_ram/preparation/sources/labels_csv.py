@@ -6,63 +6,124 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stacked_ram.images.names import printable
+from stacked_ram.preparation.boxes import largest_box
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import Box, Record
-from stacked_ram.preparation.sources.common import Source, entries, inside, read_table, split_of
+from stacked_ram.preparation.sources.common import Source, read_table, split_of
+from stacked_ram.preparation.sources.photo_names import PhotoFinder
+from stacked_ram.preparation.sources.tables import (
+    BOX,
+    Table,
+    find_tables,
+    hot_columns,
+    read_columns,
+)
 from stacked_ram.runtime.errors import UserError
-
-BOX = ("box_left", "box_top", "box_right", "box_bottom")
-_NAMES = {
-    "file": ("file", "filename", "file_name", "path", "image", "photo"),
-    "label": ("label", "class", "class_name"),
-    "split": ("split", "set", "part"),
-    "group": ("group",),
-    **{name: (name,) for name in BOX},
-}
 
 
 def labels_csv_fits(root: Path) -> bool:
-    """Return whether there is exactly one CSV with the columns file and label."""
-    return _own_table(root) is not None
+    """Return whether a CSV gives photos and labels, or one for each split."""
+    return bool(find_tables(root)[0])
 
 
 def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
-    """Read the columns file and label, and if they exist split, group, and the object's box."""
-    table = _given_table(root, options.labels) if options.labels else _own_table(root)
-    if table is None:
-        raise UserError(f"{root}: no CSV with the columns file and label: give --labels labels.csv")
-    columns = _columns(table)
-    for wanted in ("file", "label"):
-        if wanted not in columns:
+    """Read the photos and labels, and if they exist splits, groups, and the objects' boxes."""
+    tables, others = _given_table(root, options.labels) if options.labels else find_tables(root)
+    if not tables:
+        if not others:
             raise UserError(
-                f"{table}: has no column {wanted!r}: its first line must name the columns"
+                f"{root}: no CSV with the columns file and label: give --labels labels.csv"
             )
-    found = [name for name in BOX if name in columns]
-    if 0 < len(found) < len(BOX):
-        raise UserError(f"{table}: has a column {found[0]!r}, but not all of {', '.join(BOX)}")
-    split_name = f"the column {columns['split']!r} of {table.name}" if "split" in columns else ""
-    return Source("labels_csv", _records(root, table, columns), split_name)
+        raise not_understood(others)
+    for table in tables:
+        found = [table.columns[name] for name in BOX if name in table.columns]
+        if 0 < len(found) < len(BOX):
+            raise UserError(
+                f"{table.path}: has a column {found[0]!r}, but not all of {', '.join(BOX)}"
+            )
+    with_split = next((table for table in tables if "split" in table.columns), None)
+    split_name = ""
+    if with_split is not None:
+        split_name = f"the column {with_split.columns['split']!r} of {with_split.path.name}"
+    elif len(tables) > 1:
+        split_name = f"the files {', '.join(table.path.name for table in tables)}"
+    records = (record for table in tables for record in _records(root, table))
+    source = Source("labels_csv", records, split_name)
+    source.notes += [f"{table.describe()} is not used: it has no labels" for table in others]
+    return source
 
 
-def _records(root: Path, table: Path, columns: dict[str, str]) -> Iterator[Record]:
-    for line, row in read_table(table):
-        where = f"{table}: line {line}"
-        name, label = row.get(columns["file"], ""), row.get(columns["label"], "")
-        if not name and not label:
-            continue
-        if not name or not label:
-            raise UserError(f"{where}: {'label' if name else 'file'} is empty: fill it in")
-        split = None
-        text = row.get(columns["split"], "") if "split" in columns else ""
-        if text:
-            split = split_of(text)
-            if split is None:
-                raise UserError(f"{where}: split {text!r}: must be train, valid or test")
-        group = row.get(columns["group"], "") if "group" in columns else ""
-        box = None
-        if "box_left" in columns:
-            box = _box([row.get(columns[side], "") for side in BOX], where)
-        yield Record(inside(root, name, where), printable(label), split, printable(group), box)
+def not_understood(tables: list[Table]) -> UserError:
+    """Return the error for CSVs whose columns are not known."""
+    table = tables[0]
+    missing = " and ".join(name for name in ("file", "label") if name not in table.columns)
+    return UserError(
+        f"{table.path.parent}: {table.describe()} has none for {missing}: call them so in its "
+        "first line, or give each class a column of 0 and 1"
+    )
+
+
+def _records(root: Path, table: Table) -> Iterator[Record]:
+    photos = PhotoFinder(root, table.path)
+    rows = (
+        _record(row, f"{table.path}: line {line}", table, photos)
+        for line, row in read_table(table.path)
+    )
+    records = (record for record in rows if record is not None)
+    yield from _joined(records, table.path) if "box_left" in table.columns else records
+    photos.check()
+
+
+def _record(row: dict[str, str], where: str, table: Table, photos: PhotoFinder) -> Record | None:
+    """Read one row; None if it is empty."""
+    columns = table.columns
+    name = row.get(columns["file"], "")
+    label = _hot_label(row, where, table) if table.one_hot else row.get(columns["label"], "")
+    if not name and not label:
+        return None
+    if not name or not label:
+        raise UserError(f"{where}: {'label' if name else 'file'} is empty: fill it in")
+    split = table.split
+    text = row.get(columns["split"], "") if "split" in columns else ""
+    if text:
+        split = split_of(text)
+        if split is None:
+            raise UserError(f"{where}: split {text!r}: must be train, valid or test")
+    group = row.get(columns["group"], "") if "group" in columns else ""
+    box = None
+    if "box_left" in columns:
+        box = _box([row.get(columns[side], "") for side in BOX], where)
+    path = photos.find(name, where, table.split or table.path.stem)
+    label = printable(label)
+    return Record(path, label, split, printable(group), box, boxes=((label, box),) if box else ())
+
+
+def _hot_label(row: dict[str, str], where: str, table: Table) -> str:
+    if not any(row.values()):
+        return ""
+    hot = hot_columns(row, table.one_hot)
+    if hot is None:
+        raise UserError(f"{where}: a column of a class holds something other than 0 and 1")
+    if len(hot) != 1:
+        which = f"two labels ({hot[0]}, {hot[1]})" if hot else "no label"
+        raise UserError(f"{where}: {which}: a photo needs exactly one 1")
+    return next(name for name in table.header if name.lower() == hot[0])
+
+
+def _joined(records: Iterator[Record], table: Path) -> Iterator[Record]:
+    """Join the rows of each photo and label, which give one box each. Holds all in memory."""
+    joined: dict[tuple[Path, str], Record] = {}
+    for record in records:
+        key = record.source, record.class_name
+        first = joined.setdefault(key, record)
+        if (first.split, first.group) != (record.split, record.group):
+            raise UserError(
+                f"{table}: {record.source.name} has several rows with different splits or groups"
+            )
+        if first is not record:
+            boxes = first.boxes + record.boxes
+            joined[key] = Record(*key, first.split, first.group, largest_box(boxes), boxes=boxes)
+    yield from joined.values()
 
 
 def _box(texts: list[str], where: str) -> Box | None:
@@ -80,36 +141,9 @@ def _box(texts: list[str], where: str) -> Box | None:
     return left, top, right, bottom
 
 
-def _given_table(root: Path, labels: Path) -> Path:
-    for path in (labels, root / labels):
-        if path.is_file():
-            return path
-    raise UserError(f"--labels {labels}: no such file, neither here nor in {root}")
-
-
-def _own_table(root: Path) -> Path | None:
-    tables = [file for file in entries(root)[1] if file.suffix.lower() in (".csv", ".tsv")]
-    fitting = [table for table in tables if {"file", "label"} <= _columns(table).keys()]
-    if len(fitting) > 1:
-        raise UserError(
-            f"{root}: several CSVs could hold the labels ({', '.join(t.name for t in fitting)}): "
-            "choose one with --labels"
-        )
-    return fitting[0] if fitting else None
-
-
-def _columns(table: Path) -> dict[str, str]:
-    """Return key of `_NAMES` -> name of its column in the header, for the columns that exist."""
-    try:
-        with open(table, encoding="utf-8-sig") as file:
-            header = file.readline(10_000)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{table}: cannot be read as UTF-8 text ({error})") from error
-    delimiter = max(",;\t", key=header.count)
-    found = [name.strip().strip('"').lower() for name in header.split(delimiter)]
-    columns = {}
-    for wanted, names in _NAMES.items():
-        match = next((name for name in names if name in found), None)
-        if match is not None:
-            columns[wanted] = match
-    return columns
+def _given_table(root: Path, labels: Path) -> tuple[list[Table], list[Table]]:
+    path = next((path for path in (labels, root / labels) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"--labels {labels}: no such file, neither here nor in {root}")
+    table = read_columns(path)
+    return ([table], []) if table.has_labels else ([], [table])
