@@ -240,6 +240,7 @@ def _prepare_photos(
     _choose(catalogue, options, root, source)
     if info is not None and is_done(options, info, fingerprint, older):
         return summary_of(options.dest, info, unchanged=True)
+    _refuse_one_class(catalogue, options, root, source)
     if options.dry_run:
         return plan_of_photos(catalogue, source, options)
     plan = plan_splits(catalogue, source, options)
@@ -290,6 +291,17 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path, source: S
     ]
     if not counts:
         raise UserError(f"{root}: no photos found")
+    if options.max_per_class is not None:
+        catalogue.keep_most(options.max_per_class)
+    if options.group_pattern is not None:
+        catalogue.group_by(options.group_pattern)
+
+
+def _refuse_one_class(
+    catalogue: Catalogue, options: PrepareOptions, root: Path, source: Source
+) -> None:
+    """Refuse a single class, which most often means that labels were not understood."""
+    counts = catalogue.class_counts()
     if len(counts) == 1 and options.classes is None:
         name = next(iter(counts))
         raise UserError(
@@ -297,10 +309,6 @@ def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path, source: S
             f"{source.layout}; see --layout and --labels){unread_tables(root)}, or give --classes "
             f"{shlex.quote(name)} if one class is meant"
         )
-    if options.max_per_class is not None:
-        catalogue.keep_most(options.max_per_class)
-    if options.group_pattern is not None:
-        catalogue.group_by(options.group_pattern)
 
 
 def _remember(options: PrepareOptions, origin: _Origin, fingerprint: str) -> None:
