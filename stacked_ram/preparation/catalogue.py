@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from stacked_ram.preparation.boxes import fits_photo, stored_box
 from stacked_ram.preparation.checked import Checked, CheckPlan
 from stacked_ram.preparation.fingerprint import SourceFingerprint
 from stacked_ram.preparation.large import has_vips
+from stacked_ram.preparation.perceptual import Fingerprint
 from stacked_ram.preparation.records import CheckedRecord, EncodedPhoto, Record
 from stacked_ram.runtime.errors import UserError
 
@@ -53,6 +54,11 @@ DROP TABLE IF EXISTS dropped;
 CREATE TABLE dropped (file BLOB, class TEXT, detail TEXT);
 """
 )
+CHECKED_COLUMNS = (  # the values of a check, as `_to_row` gives them
+    "problem", "detail", "source_sha256", "preview", "stored", "stored_bytes", "sha256",
+    "raw_width", "raw_height", "orientation", "width", "height", "repairs", "phash", "tiny",
+    "sums", "squares", "top", "white",
+)  # fmt: skip
 # Photos that can be stored: checked without a problem, and not left out for another reason.
 _USABLE = "FROM photos p JOIN checked c USING (file) WHERE c.problem = '' AND p.why = ''"
 
@@ -91,6 +97,8 @@ class Catalogue:
             checked_as += f" white {plan.white}"
         if plan.keep_large:
             checked_as += f" large {has_vips()}"
+        self.checked_as = checked_as
+        self.reused = 0  # photos of this run that were not decoded again
         known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()
         if known != (checked_as,):
             self._db.execute("DROP TABLE checked")  # that of an older release has other columns
@@ -277,11 +285,14 @@ class Catalogue:
 
     def take(self, results: Iterable[tuple[int, Checked]]) -> None:
         """Record the checks of some files."""
+        results = list(results)
+        marks = ",".join("?" * len(CHECKED_COLUMNS))
         self._db.executemany(
-            "INSERT OR REPLACE INTO checked SELECT file, size, changed,"
-            " ?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,? FROM photos WHERE id = ?",
+            f"INSERT OR REPLACE INTO checked SELECT file, size, changed, {marks} FROM photos"
+            " WHERE id = ?",
             ((*_to_row(checked), number) for number, checked in results),
         )
+        self.reused += sum(checked.reused for _, checked in results)
 
     def save(self) -> None:
         """Write the recorded checks to disk."""
@@ -439,6 +450,15 @@ class Catalogue:
             else:
                 yield source, name, "left out", why, detail, preview, self.plan.folder / stored
 
+    def checks(self) -> Iterator[tuple]:
+        """Iterate over the checks of the photos to store, as (suffix, *CHECKED_COLUMNS)."""
+        columns = ", ".join(f"c.{name}" for name in CHECKED_COLUMNS)
+        for file, *row in self._db.execute(
+            f"SELECT p.file, {columns} {_USABLE} AND p.split IS NOT NULL"
+            " ORDER BY c.source_sha256, p.id"
+        ):
+            yield (Path(os.fsdecode(file)).suffix, *row)
+
     def boxes_lost(self) -> int:
         """Count the boxes that were drawn on a photo of another size."""
         return sum(
@@ -485,6 +505,18 @@ def _to_row(checked: Checked) -> tuple:
         checked.orientation, checked.width, checked.height, " ".join(checked.repairs), phash,
         found.tiny, " ".join(map(str, found.channel_sums)),
         " ".join(map(str, found.channel_squares)), checked.top, checked.white,
+    )  # fmt: skip
+
+
+def checked_from_row(row: Sequence[Any]) -> Checked:
+    """Return a check from its CHECKED_COLUMNS, as one that is used again."""
+    (problem, detail, source_sha256, preview, stored, stored_bytes, sha256, raw_width, raw_height,
+     orientation, width, height, repairs, phash, tiny, sums, squares, top, white) = row  # fmt: skip
+    found = Fingerprint(phash % 2**64, tiny, _numbers(sums), _numbers(squares))
+    return Checked(
+        problem, detail, source_sha256, preview, stored, stored_bytes, sha256, raw_width,
+        raw_height, orientation, width, height, tuple(repairs.split()), found, top, white,
+        reused=True,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ class CheckPlan:
         keep_damaged: whether to keep photos whose data are damaged, but can be decoded.
         white: the value of white in 16-bit photos that declare none; 0: 65535.
         seconds: of processor time that a worker process may spend on a photo.
+        kept: file with the checks of an earlier data set, whose photos are not decoded again.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class CheckPlan:
     keep_damaged: bool = False
     white: int = 0
     seconds: float = 120.0
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Checked:
         raw_width, raw_height: in pixels, before rotation; orientation: of EXIF, 1 to 8.
         top: the largest value of a 16-bit photo that declares no white, otherwise 0;
             white: the plan's, if `top` is not 0.
+        reused: whether this is the check of an earlier data set (see `CheckPlan.kept`).
     """
 
     problem: str = ""
@@ -71,6 +74,7 @@ class Checked:
     fingerprint: Fingerprint = _NO_FINGERPRINT
     top: int = 0
     white: int = 0
+    reused: bool = False
 
 
 class MachineFault(Exception):

@@ -41,6 +41,7 @@ from stacked_ram.preparation.depth import FULL, depth_of, has_few_levels, is_16_
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparation.integrity import check_integrity
 from stacked_ram.preparation.jpeg import outline_of
+from stacked_ram.preparation.kept_checks import find_check
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.time_limit import limited
 from stacked_ram.preparation.workdir import write_bytes
@@ -89,6 +90,8 @@ def _check(source: Path, plan: CheckPlan) -> Checked:
     except Refused as refusal:
         return Checked(refusal.problem, refusal.detail)
     digest = hashlib.sha256(content).hexdigest()
+    if (kept := find_check(digest, source.suffix, plan)) is not None:
+        return kept
     with limited(source, plan.seconds):
         try:
             image, header = _open_upright(source, content, plan)
@@ -288,6 +291,8 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
     copy = None
     try:
         copy, digest, size = large.copy_with_hash(source, plan.folder)
+        if (kept := find_check(digest, source.suffix, plan)) is not None:
+            return kept
         found, preview, (width, height) = large.fingerprint_tiles(copy)
         file = Path(digest[:1]) / f"{digest}.tif"
         (plan.folder / file).parent.mkdir(exist_ok=True)

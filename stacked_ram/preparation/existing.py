@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from stacked_ram.preparation.kept_checks import FILE as CHECKS
 from stacked_ram.preparation.options import PrepareOptions, flag
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.writing import FORMAT
@@ -58,6 +59,7 @@ def is_done(
     defaults = {field.name: field.default for field in fields(options)}
     before = defaults | (info.get("options") or {})  # an older release may not have had all
     other = [name for name in recorded if recorded[name] != before.get(name)]
+    note = ""
     if info.get("format") != FORMAT:
         reason = f"has another format ({info.get('format')})"
     elif other:
@@ -65,11 +67,13 @@ def is_done(
     elif info.get("source_fingerprint") not in (fingerprint, older or fingerprint):
         then = info.get("source")
         reason = f"was made from another source, or from this one before it changed (then {then})"
+        if (options.dest / CHECKS).exists():
+            note = ", which decodes only new photos"
     elif (missing := _first_missing(options.dest)) is not None:
         reason = f"has lost photos ({missing})"
     else:
         return True
-    raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite")
+    raise UserError(f"DEST {options.dest} {reason}: choose another, or give --overwrite{note}")
 
 
 def _first_missing(dest: Path) -> str | None:

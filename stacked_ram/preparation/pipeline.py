@@ -38,6 +38,7 @@ from stacked_ram.preparation.fingerprint import fingerprint_of_files
 from stacked_ram.preparation.fixes import FILE as FIXES
 from stacked_ram.preparation.fixes import apply_fixes, match_class
 from stacked_ram.preparation.jpeg import warnings_pass
+from stacked_ram.preparation.kept_checks import kept_checks
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
@@ -128,6 +129,7 @@ def _prepare_in(
         if not options.dry_run:
             restore(options.dest)
         info = existing_info(options.dest)
+        catalogue.plan = replace(plan, kept=kept_checks(options.dest, catalogue.checked_as))
         origin = _find_origin(options, command)
         # Before anything is unpacked. Files of digits are few, and have their own check.
         if (
@@ -266,7 +268,7 @@ def _prepare_photos(
             notes=notes,
             record_more=lambda writer: _record_more(catalogue, options, writer),
         )
-    return read_summary(options.dest)
+    return replace(read_summary(options.dest), reused=catalogue.reused)
 
 
 def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path, source: Source) -> None:
@@ -438,6 +440,7 @@ def _write(
             names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
             pictures = (catalogue.picture(number) for number in (first, second))
             writer.show_pair(caption, names, *pictures)
+        writer.keep_checks(catalogue.checked_as, catalogue.checks())
         writer.finish(rule=plan.rule, layout=source.layout, notes=notes)
 
 

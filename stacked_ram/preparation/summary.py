@@ -36,6 +36,7 @@ class PrepareSummary:
         notes: remarks about the source and the split.
         report: report.html; report.csv beside it lists every photo. None for a dry run.
         unchanged: whether the data set already existed, so that nothing was done.
+        reused: photos of the data set of before that were not decoded again.
     """
 
     dest: Path
@@ -51,6 +52,7 @@ class PrepareSummary:
     report: Path | None = None
     kind: str = "photos"
     unchanged: bool = False
+    reused: int = 0
     plan: tuple[str, ...] = ()
     """The lines that describe a dry run."""
     problem: UserError | None = None
@@ -75,6 +77,8 @@ class PrepareSummary:
             if counts:
                 lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
         lines += [f"note: {note}" for note in self.notes]
+        if self.reused:
+            lines.append(f"{self.reused} photos were in {self.dest} before and not decoded again")
         item = "digit" if self.kind == "digits" else "photo"
         lines.append(f"see {self.report}; report.csv has a row per {item}")
         return "\n".join(lines)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +25,7 @@ from PIL import Image
 from stacked_ram.images.names import folder_names, safe_name
 from stacked_ram.preparation.boxes import clip_box
 from stacked_ram.preparation.encoding import encode_image
+from stacked_ram.preparation.kept_checks import write_checks
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.records import SPLITS, Box, EncodedPhoto
@@ -203,6 +204,11 @@ class DatasetWriter:
             "INSERT INTO left_out VALUES (?,?,?,?,?,?)",
             [source, class_name, fate, problem, detail, preview],
         )
+
+    def keep_checks(self, checked_as: str, checks: Iterable[tuple]) -> None:
+        """Keep the checks of all stored photos in the data set (see `kept_checks`)."""
+        paths = self._rows.execute("SELECT sha256, path FROM stored ORDER BY sha256, path")
+        write_checks(self._tree, checked_as, paths, checks)
 
     def show_pair(
         self, caption: str, names: str, first: bytes | Path, second: bytes | Path

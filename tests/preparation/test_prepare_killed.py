@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from making import check_sound, class_folders, run, tree_digest
 
-from stacked_ram.preparation import checks, pool, writing
+from stacked_ram.preparation import checks, kept_checks, pool, writing
 from stacked_ram.preparation import workdir as working
 from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.checked import CheckPlan
@@ -199,6 +199,8 @@ def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, exists
     dest = tmp_path / "set"
     if exists:
         run(source, dest, seed=9)
+        if room is checks:
+            (dest / "checks.sqlite").unlink()  # so that the photos are decoded again
     before = tree_digest(dest)
     with monkeypatch.context() as patched:
         patched.setattr(room, name, full_disk)
@@ -207,6 +209,21 @@ def test_full_disk(source, whole, tmp_path, monkeypatch, room, name: str, exists
     assert tree_digest(dest) == before
     assert dest.exists() == exists
     run(source, dest, overwrite=exists)
+    assert tree_digest(dest) == whole
+
+
+def test_full_disk_while_photos_are_taken_from_the_data_set(
+    source: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dest = tmp_path / "set"
+    run(source, dest, seed=9)
+    before = tree_digest(dest)
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_checks, "place_file", full_disk)
+        with pytest.raises(RunFailed, match=r"no space left.*set is unchanged"):
+            run(source, dest, overwrite=True)
+    assert tree_digest(dest) == before
+    run(source, dest, overwrite=True)
     assert tree_digest(dest) == whole
 
 
