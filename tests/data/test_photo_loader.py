@@ -292,8 +292,10 @@ def test_workers_end_with_their_parent_and_print_little(folder, how):
     _, said = child.communicate(timeout=120)  # ends when the workers have closed the pipe
     if how == "interrupt":
         assert said.rstrip().endswith("KeyboardInterrupt") and "_worker_loop" not in said
-    else:
+    elif how == "leave":
         assert said == ""
+    else:  # a worker that was just handing memory over says so, from Python's own thread for that
+        assert said == "" or ("resource_sharer" in said and "stacked_ram" not in said)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
