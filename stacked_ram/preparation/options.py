@@ -30,7 +30,9 @@ Download = Literal[
 _NOT_GIVEN = Path()  # a DEST that --download may shift to the place of SOURCE
 
 # Options that do not change the content of DEST.
-RUN_ONLY = frozenset({"source", "dest", "download", "dry_run", "overwrite", "workers", "strict"})
+RUN_ONLY = frozenset(
+    {"source", "dest", "download", "dry_run", "overwrite", "workers", "strict", "inspect"}
+)
 
 # Kind or layout of a data set -> the options for it alone. All other options apply to every kind.
 ONLY_FOR = {
@@ -158,6 +160,9 @@ class PrepareOptions:
 
     workers: int = 0
     """Number of processes; 0: one per core."""
+    inspect: bool = False
+    """Also look for photos that a person should look at: dark, blurred, likely mislabelled, copies
+    and the like. Writes DEST/inspection.html and .csv (needs the package cleanlab)."""
     dry_run: bool = False
     """Show what would be done; write nothing."""
     overwrite: bool = False

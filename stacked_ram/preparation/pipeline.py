@@ -99,8 +99,17 @@ def prepare(
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             if not (working / FILE).exists():
                 working = scratch
+        if options.inspect:  # late: not every preparation waits for torch
+            from stacked_ram.preparation.inspection import inspect_photos, needs_cleanlab
+
+            needs_cleanlab()
         try:
-            return _prepare_in(working, scratch, options, command)
+            summary = _prepare_in(working, scratch, options, command)
+            if options.inspect and not options.dry_run:
+                counts = inspect_photos(dest)["problem"].value_counts(sort=False)
+                found = {str(name): int(count) for name, count in counts.items() if count}
+                summary = replace(summary, inspected=found)
+            return summary
         except UserError:
             # Remove the folder unless it holds downloads or photos that the next run can use.
             if began_empty and not any((working / name).exists() for name in _WORTH_KEEPING):

@@ -21,7 +21,7 @@ REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "pa
 SHEET_TILES = 12
 MOST_PICTURES = 200  # most quarantined photos, and most pairs, shown; report.csv lists all
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1220px; margin: 2em auto; padding: 0 1em;
   color: #1c2430; background: #fff; }
 h1 { margin-bottom: 0 } h2 { margin-top: 2em; border-bottom: 1px solid #d5dae1 }
@@ -79,7 +79,7 @@ def write_pages(
         name = escape(str(info["name"]))
         file.write(
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-            f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
+            f"<style>{STYLE}</style></head><body><h1>{name}</h1>"
         )
         file.writelines(_summary(info))
         file.write("<h2>Class balance</h2>" + plots.class_balance(info["counts"]))
@@ -158,7 +158,7 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
         [MOST_PICTURES],
     ):
         caption = f"{problem} ({fate})"
-        yield _figure([preview], caption, f"{source}: {detail}" if detail else source)
+        yield figure([preview], caption, f"{source}: {detail}" if detail else source)
     yield "</div>"
 
 
@@ -169,13 +169,13 @@ def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
     yield _heading("The same photo twice", total)
     query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
     shown = rows.execute(query, [MOST_PICTURES]).fetchall()
-    pictures = threads.map(_small_jpeg_of, [picture for row in shown for picture in row[2:]])
+    pictures = threads.map(small_jpeg_of, [picture for row in shown for picture in row[2:]])
     for caption, names, _, _ in shown:
-        yield _figure([next(pictures), next(pictures)], caption, names)
+        yield figure([next(pictures), next(pictures)], caption, names)
     yield "</div>"
 
 
-def _small_jpeg_of(picture: bytes | str) -> bytes:
+def small_jpeg_of(picture: bytes | str) -> bytes:
     return picture if isinstance(picture, bytes) else small_jpeg(thumbnail_of(Path(picture)))
 
 
@@ -184,7 +184,7 @@ def _heading(title: str, total: int) -> str:
     return f'<h2>{title} ({total})</h2>{limit}<div class="pictures">'
 
 
-def _figure(pictures: Sequence[bytes | None], caption: str, detail: str) -> str:
+def figure(pictures: Sequence[bytes | None], caption: str, detail: str) -> str:
     shown = "".join(
         f'<img alt="" src="{_data_uri(picture)}">'
         if picture

@@ -53,6 +53,8 @@ class PrepareSummary:
     kind: str = "photos"
     unchanged: bool = False
     reused: int = 0
+    inspected: dict[str, int] | None = None
+    """Problem -> number of findings of the inspection, where it was asked for."""
     plan: tuple[str, ...] = ()
     """The lines that describe a dry run."""
     problem: UserError | None = None
@@ -67,7 +69,7 @@ class PrepareSummary:
         if self.dry_run:
             return "\n".join(self.plan)
         if self.unchanged:
-            return f"{self.dest}: already prepared, nothing to do"
+            return "\n".join([f"{self.dest}: already prepared, nothing to do", *self._inspection()])
         totals = ", ".join(f"{count} {split}" for split, count in self.photos.items())
         lines = [
             f"{self.dest}: {len(self.classes)} classes; {totals}",
@@ -79,9 +81,16 @@ class PrepareSummary:
         lines += [f"note: {note}" for note in self.notes]
         if self.reused:
             lines.append(f"{self.reused} photos were in {self.dest} before and not decoded again")
+        lines += self._inspection()
         item = "digit" if self.kind == "digits" else "photo"
         lines.append(f"see {self.report}; report.csv has a row per {item}")
         return "\n".join(lines)
+
+    def _inspection(self) -> list[str]:
+        if self.inspected is None:
+            return []
+        found = ", ".join(f"{count} {problem}" for problem, count in self.inspected.items())
+        return [f"inspection: {found or 'nothing found'}; see {self.dest / 'inspection.html'}"]
 
 
 def summary_of(dest: Path, info: Mapping[str, Any], *, unchanged: bool = False) -> PrepareSummary:

