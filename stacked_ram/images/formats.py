@@ -9,8 +9,9 @@ from functools import cache
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-# Only formats that Pillow decodes without starting another program (as it does for EPS).
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+# Only formats that Pillow decodes without starting another program (as it does for EPS). HEIF needs
+# the package pillow-heif.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF")
 SUFFIXES = {  # of the files of each format; an MPO is a JPEG of several pictures
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".mpo"},
@@ -23,6 +24,7 @@ SUFFIXES = {  # of the files of each format; an MPO is a JPEG of several picture
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
     "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
     "AVIF": {".avif"},
+    "HEIF": {".heic", ".heif", ".hif"},
 }
 
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
@@ -32,7 +34,29 @@ _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 def formats() -> tuple[str, ...]:
     """Return the supported formats that this build of Pillow can open."""
     Image.init()
+    has_heif()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def has_heif() -> bool:
+    """Return whether HEIC photos can be read; if so, Pillow opens them from now on."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def is_heif(content: bytes) -> bool:
+    """Return whether a file is HEIC or HEIF, by its list of brands."""
+    length = int.from_bytes(content[:4], "big")
+    if content[4:8] != b"ftyp" or length < 16:
+        return False
+    brands = [content[8:12], *(content[i : i + 4] for i in range(16, min(length, 256), 4))]
+    known = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+    return any(brand in known for brand in brands)
 
 
 def size_in_file(image: Image.Image) -> tuple[int, int]:

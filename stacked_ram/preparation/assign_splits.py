@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stacked_ram.preparation.catalogue import Catalogue
+from stacked_ram.preparation.damage import HEIF_INSTALL, NEEDS_HEIF
 from stacked_ram.preparation.duplicates import Duplicates, drop_leaks, units_of
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
@@ -235,10 +236,11 @@ def _must_have_photos(catalogue: Catalogue) -> None:
     usable = catalogue.class_counts(usable=True)
     for name, count in catalogue.class_counts().items():
         if name not in usable:
+            reasons = catalogue.reasons(name)
             raise UserError(
-                f"class {name!r}: none of its {count} photos can be used "
-                f"({catalogue.reasons(name)}): add photos, or name the other classes with "
-                "--classes"
+                f"class {name!r}: none of its {count} photos can be used ({reasons}): "
+                + (f"{HEIF_INSTALL}; or " if NEEDS_HEIF in reasons else "")
+                + "add photos, or name the other classes with --classes"
             )
 
 

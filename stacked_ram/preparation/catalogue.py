@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from stacked_ram.images.formats import has_heif
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.boxes import fits_photo, stored_box
 from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.damage import NEEDS_HEIF
 from stacked_ram.preparation.fingerprint import SourceFingerprint
 from stacked_ram.preparation.large import has_vips
 from stacked_ram.preparation.perceptual import Fingerprint
@@ -104,6 +106,8 @@ class Catalogue:
             self._db.execute("DROP TABLE checked")  # that of an older release has other columns
             self._db.execute(_CHECKED)
             self._db.execute("INSERT OR REPLACE INTO facts VALUES ('plan', ?)", [checked_as])
+        if has_heif():  # since an earlier run of these checks
+            self._db.execute("DELETE FROM checked WHERE problem = ?", [NEEDS_HEIF])
         if keep:
             self.save()
 
@@ -266,6 +270,11 @@ class Catalogue:
         """Forget the checks of 16-bit photos with another white; return whether there were any."""
         query = "DELETE FROM checked WHERE top > 0 AND white != ?"
         return self._db.execute(query, [white]).rowcount > 0
+
+    def problem_count(self, problem: str) -> int:
+        """Count the photos that are quarantined for this reason."""
+        query = "SELECT count(*) FROM photos p JOIN checked c USING (file) WHERE c.problem = ?"
+        return self._db.execute(query, [problem]).fetchone()[0]
 
     def repair_count(self, word: str) -> int:
         """Count the usable photos that had this repair."""

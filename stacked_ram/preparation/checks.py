@@ -12,7 +12,7 @@ Each kind of fault is reported by one word and always treated the same way:
     animated       the first picture kept     too_small     a side of fewer than 4 pixels
     colour_profile to sRGB                    too_large     a file above half a gigabyte
     colour_space   other modes to RGB         too_slow      takes too long to decode
-    wrong_suffix   stored under the right one
+    wrong_suffix   stored under the right one  needs_pillow_heif  HEIC, without the package
 
 A 16-bit photo that ends up with fewer than 32 grey levels has `few_grey_levels` (see
 stacked_ram.preparation.depth). `reduced` (to the short side) and `reencoded` (a format other than
@@ -188,7 +188,8 @@ def _decode(
         repairs.append("wrong_suffix")
     if getattr(image, "is_animated", False) or image_format == "MPO":
         repairs.append("animated")
-        image.seek(0)
+        if image_format != "HEIF":  # it opens at its main picture, which need not be the first
+            image.seek(0)
     is_deep = is_16_bit(image, content)
     if is_deep:
         repairs.append("16_bit")

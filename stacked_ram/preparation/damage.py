@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from stacked_ram.images.formats import has_heif, is_heif
 from stacked_ram.preparation.jpeg import outline_of
+
+NEEDS_HEIF = "needs_pillow_heif"  # the `problem` of a HEIC photo that cannot be read yet
+HEIF_INSTALL = "HEIC is read with pillow-heif: pip install -r requirements-heic.txt"
 
 
 def ends_early(error: Exception, content: bytes) -> bool:
@@ -24,6 +28,23 @@ def unidentified(content: bytes) -> tuple[str, str]:
             if len(content) < 512 or (name == "JPEG" and not outline_of(content).has_end):
                 return "truncated", f"begins as {name} and ends after {len(content)} bytes"
             return "unreadable", f"begins as {name}, but its header makes no sense"
-    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return "not_an_image", "HEIC cannot be read here: convert it to JPEG"
+    if is_heif(content):
+        if not has_heif():
+            return NEEDS_HEIF, HEIF_INSTALL
+        if _boxes_end(content) > len(content):
+            return "truncated", "the end of the HEIC is missing"
+        return "unreadable", "begins as HEIC, but its header makes no sense"
     return "not_an_image", "none of the known photo formats"
+
+
+def _boxes_end(content: bytes) -> int:
+    """Return where the boxes of a HEIC end, by the sizes that they declare."""
+    place = 0
+    while place + 16 <= len(content):
+        size = int.from_bytes(content[place : place + 4], "big")
+        if size == 1:  # the size is in the next 8 bytes
+            size = int.from_bytes(content[place + 8 : place + 16], "big")
+        if size < 8:  # 0: up to the end of the file
+            return len(content)
+        place += size
+    return place

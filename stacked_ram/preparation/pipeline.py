@@ -24,6 +24,7 @@ from stacked_ram.preparation.assign_splits import (
 )
 from stacked_ram.preparation.catalogue import FILE, Catalogue
 from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
+from stacked_ram.preparation.damage import HEIF_INSTALL, NEEDS_HEIF
 from stacked_ram.preparation.depth import FEW_LEVELS, FULL, common_white
 from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import (
@@ -412,6 +413,8 @@ def _notes(
             f"{flat} 16-bit photos have fewer than {FEW_LEVELS} grey levels once in 8 bits: if "
             "they should not be so dark, give their white with --sixteen-bit-max"
         )
+    if heic := catalogue.problem_count(NEEDS_HEIF):
+        notes.append(f"{heic} HEIC photos are left out: {HEIF_INSTALL}, then run again")
     if not warnings_pass():
         notes.append(
             "the data of JPEG photos were not checked for damage: this build of OpenCV does not "
