@@ -49,7 +49,7 @@ def write_digit_reports(
 
 def _sheets(
     tree: Path, classes: list[str], size: tuple[int, int]
-) -> Iterator[tuple[str, list[Image.Image]]]:
+) -> Iterator[tuple[str, list[Image.Image], list[str]]]:
     """Iterate over the classes, with the first stored digits of every split."""
     canvases = {split: _canvases(tree / split, size) for split in SPLITS}
     labels = {split: np.load(tree / split / "labels.npy") for split in SPLITS}
@@ -61,6 +61,7 @@ def _sheets(
                 for split in SPLITS
                 for row in np.flatnonzero(labels[split] == label)[:_FROM_EACH]
             ],
+            [],
         )
 
 

@@ -109,7 +109,7 @@ def inspect_photos(folder: Path) -> pandas.DataFrame:
     table["problem"] = pandas.Categorical(table["problem"], PROBLEMS, ordered=True)
     table = table.sort_values(["problem", "score", "path"], ascending=[True, False, True])
     table.to_csv(folder / "inspection.csv", index=False, lineterminator="\n")
-    write_inspection_page(folder, table, len(manifest))
+    write_inspection_page(folder, table, manifest)
     return table
 
 

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacked_ram.preparation.report import MOST_PICTURES, STYLE, figure, small_jpeg_of
+from stacked_ram.preparation.report import MOST_PICTURES, STYLE, figure, fixes_bar, small_jpeg_of
 from stacked_ram.preparation.workdir import write_bytes
 
 if TYPE_CHECKING:
@@ -26,14 +26,17 @@ MEANING = {
 }
 
 
-def write_inspection_page(folder: Path, table: pandas.DataFrame, photos: int) -> None:
-    """Write the page. table: the findings, sorted. photos: of the data set."""
+def write_inspection_page(
+    folder: Path, table: pandas.DataFrame, manifest: pandas.DataFrame
+) -> None:
+    """Write the page. table: the findings, sorted. manifest: of the data set."""
     name = escape(folder.name)
+    source_of = dict(zip(manifest["path"], manifest["source"], strict=True))
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: inspection'
         f"</title><style>{STYLE}</style></head><body><h1>{name}: inspection</h1>"
-        f'<p class="quiet">{len(table)} findings in {photos} photos; inspection.csv lists all. A'
-        " finding is a reason to look, not a verdict.</p>"
+        f'<p class="quiet">{len(table)} findings in {len(manifest)} photos; inspection.csv lists'
+        " all. A finding is a reason to look, not a verdict.</p>"
     ]
     with ThreadPoolExecutor(thread_name_prefix="thumbnail") as threads:
         for problem, rows in table.groupby("problem", observed=True, sort=True):
@@ -46,7 +49,9 @@ def write_inspection_page(folder: Path, table: pandas.DataFrame, photos: int) ->
             names = [[row.path, *([row.other] if row.other else [])] for row in shown.itertuples()]
             pictures = threads.map(small_jpeg_of, [str(folder / n) for both in names for n in both])
             for row, both in zip(shown.itertuples(), names, strict=True):
-                text = " ".join(filter(None, (row.detail, " and ".join(both))))
-                parts.append(figure([next(pictures) for _ in both], str(row[2]), text))
+                sources = [source_of[name] for name in both]
+                shown_photos = [next(pictures) for _ in both]
+                parts.append(figure(shown_photos, str(row[2]), sources, row.detail))
             parts.append("</div>")
+    parts.append(fixes_bar(folder, sorted(set(manifest["class"]))))
     write_bytes(folder / "inspection.html", "".join([*parts, "</body></html>\n"]).encode())

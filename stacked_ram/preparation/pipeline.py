@@ -449,9 +449,11 @@ def _write(
             )
         _record_more(catalogue, options, writer)
         for caption, first, second in _pairs_to_show(found, outcome):
-            names = f"{catalogue.source_of(first)} | {catalogue.source_of(second)}"
-            pictures = (catalogue.picture(number) for number in (first, second))
-            writer.show_pair(caption, names, *pictures)
+            writer.show_pair(
+                caption,
+                (catalogue.source_of(first), catalogue.source_of(second)),
+                (catalogue.picture(first), catalogue.picture(second)),
+            )
         writer.keep_checks(catalogue.checked_as, catalogue.checks())
         writer.finish(rule=plan.rule, layout=source.layout, notes=notes)
 

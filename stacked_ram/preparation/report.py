@@ -1,9 +1,13 @@
-"""Write report.html, which shows a data set in one self-contained file."""
+"""Write report.html, which shows a data set in one self-contained file.
+
+Its buttons note fixes of photos, and write them as a CSV for --fixes.
+"""
 
 from __future__ import annotations
 
 import base64
 import itertools
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,6 +19,8 @@ from PIL import Image
 
 from stacked_ram.preparation import plots
 from stacked_ram.preparation.encoding import TILE, small_jpeg, thumbnail_of
+from stacked_ram.preparation.fixes import FILE as FIXES
+from stacked_ram.preparation.fixes import Fix, read_fixes
 from stacked_ram.preparation.records import SPLITS
 
 REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
@@ -52,19 +58,21 @@ def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, Any]) 
         write_pages(
             tree,
             info,
-            ((name, _tiles(tree, rows, name, threads)) for name in info["classes"]),
+            ((name, *_tiles(tree, rows, name, threads)) for name in info["classes"]),
             before=[
                 "<h2>Sizes and aspect ratios of the stored photos</h2>",
                 plots.sizes_and_ratios(sizes),
             ],
-            after=itertools.chain(_left_out(rows), _pairs(rows, threads)),
+            after=itertools.chain(
+                _left_out(rows), _pairs(rows, threads), [fixes_bar(tree, info["classes"])]
+            ),
         )
 
 
 def write_pages(
     tree: Path,
     info: Mapping[str, Any],
-    sheets: Iterable[tuple[str, Sequence[Image.Image]]],
+    sheets: Iterable[tuple[str, Sequence[Image.Image], Sequence[str]]],
     before: Iterable[str] = (),
     after: Iterable[str] = (),
 ) -> None:
@@ -72,22 +80,24 @@ def write_pages(
 
     Args:
         info: the content of dataset.yaml.
-        sheets: (class name, small pictures of the class) for every class.
+        sheets: (class name, small pictures of the class, the photos' paths in the source if they
+            can be fixed) for every class.
         before, after: HTML to insert before and after the contact sheets.
     """
     with open(tree / "report.html", "w", encoding="utf-8") as file:
         name = escape(str(info["name"]))
         file.write(
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+            '<meta name="viewport" content="width=device-width">'
             f"<style>{STYLE}</style></head><body><h1>{name}</h1>"
         )
         file.writelines(_summary(info))
         file.write("<h2>Class balance</h2>" + plots.class_balance(info["counts"]))
         file.writelines(before)
         file.write("<h2>Contact sheets</h2>")
-        for class_name, tiles in sheets:
+        for class_name, tiles, files in sheets:
             counts = {split: info["counts"][split][class_name] for split in SPLITS}
-            file.write(_contact_sheet(class_name, counts, tiles))
+            file.write(_contact_sheet(class_name, counts, tiles, files))
         file.writelines(after)
         file.write("</body></html>\n")
 
@@ -122,17 +132,22 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _tiles(
     tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
-) -> list[Image.Image]:
-    """Return small pictures of a dozen photos of a class, ordered by hash: a random choice."""
+) -> tuple[list[Image.Image], list[str]]:
+    """Return small pictures of a dozen photos of a class, and their paths in the source.
+
+    Photos are ordered by hash: a random choice.
+    """
     chosen = rows.execute(
-        "SELECT path, preview FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
+        "SELECT path, preview, source FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
-    )
-    pictures = [tree / path if preview is None else preview for path, preview in chosen]
-    return list(threads.map(thumbnail_of, pictures))
+    ).fetchall()
+    pictures = [tree / path if preview is None else preview for path, preview, _ in chosen]
+    return list(threads.map(thumbnail_of, pictures)), [source for *_, source in chosen]
 
 
-def _contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image]) -> str:
+def _contact_sheet(
+    class_name: str, counts: Mapping[str, int], tiles: Sequence[Image.Image], files: Sequence[str]
+) -> str:
     """Return the HTML of one class: its name, its photos per split, and its tiles in one strip."""
     totals = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
     head = f'<h3>{escape(class_name)} <span class="quiet">{totals}</span></h3>'
@@ -143,7 +158,10 @@ def _contact_sheet(class_name: str, counts: Mapping[str, int], tiles: Sequence[I
         left = number * (TILE + 4) + (TILE - tile.width) // 2
         sheet.paste(tile, (left, (TILE - tile.height) // 2))
     source = _data_uri(small_jpeg(sheet))
-    return f'{head}<img class="sheet" alt="{escape(class_name)}" src="{source}">'
+    picture = f'<img class="sheet" alt="{escape(class_name)}" src="{source}">'
+    return (
+        f'{head}<div class="strip" data-files="{escape(json.dumps(list(files)))}">{picture}</div>'
+    )
 
 
 def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
@@ -158,7 +176,7 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
         [MOST_PICTURES],
     ):
         caption = f"{problem} ({fate})"
-        yield figure([preview], caption, f"{source}: {detail}" if detail else source)
+        yield figure([preview], caption, [source], detail)
     yield "</div>"
 
 
@@ -166,12 +184,12 @@ def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
     total = rows.execute("SELECT count(*) FROM pairs").fetchone()[0]
     if not total:
         return
-    yield _heading("The same photo twice", total)
-    query = "SELECT caption, names, first, second FROM pairs LIMIT ?"
+    yield _heading("Copies, and photos that look alike", total)
+    query = "SELECT caption, source, other, first, second FROM pairs LIMIT ?"
     shown = rows.execute(query, [MOST_PICTURES]).fetchall()
-    pictures = threads.map(small_jpeg_of, [picture for row in shown for picture in row[2:]])
-    for caption, names, _, _ in shown:
-        yield figure([next(pictures), next(pictures)], caption, names)
+    pictures = threads.map(small_jpeg_of, [picture for row in shown for picture in row[3:]])
+    for caption, source, other, _, _ in shown:
+        yield figure([next(pictures), next(pictures)], caption, [source, other])
     yield "</div>"
 
 
@@ -184,16 +202,51 @@ def _heading(title: str, total: int) -> str:
     return f'<h2>{title} ({total})</h2>{limit}<div class="pictures">'
 
 
-def figure(pictures: Sequence[bytes | None], caption: str, detail: str) -> str:
+def figure(
+    pictures: Sequence[bytes | None], caption: str, files: Sequence[str], detail: str = ""
+) -> str:
+    """Return pictures with a caption, and with their paths in the source, each with its buttons."""
     shown = "".join(
         f'<img alt="" src="{_data_uri(picture)}">'
         if picture
         else '<span class="none">no picture</span>'
         for picture in pictures
     )
+    names = "".join(
+        f'<div>{escape(file)}</div><div class="fix" data-file="{escape(file)}"></div>'
+        for file in dict.fromkeys(files)
+    )
     return (
-        f"<figure>{shown}<figcaption><b>{escape(caption)}</b> {escape(detail)}</figcaption>"
+        f"<figure>{shown}<figcaption><b>{escape(caption)}</b> {escape(detail)}{names}</figcaption>"
         "</figure>"
+    )
+
+
+def fixes_bar(tree: Path, classes: Sequence[str]) -> str:
+    """Return the bar that shows and downloads the fixes, with the script of all buttons.
+
+    It begins with the fixes that the data set was made with, so that none is lost when a person
+    adds more.
+    """
+    page = Path(__file__).with_name("page")
+    made_with: list[Fix] = read_fixes(tree / FIXES) if (tree / FIXES).exists() else []
+    data = {
+        "classes": list(classes),
+        "splits": SPLITS,
+        "fixes": [[fix.file, fix.kind, fix.value] for fix in made_with],
+    }
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return (
+        f"<style>{(page / 'fixes.css').read_text(encoding='utf-8')}</style>"
+        '<aside id="fixes" hidden><b id="fix-count"></b>'
+        ' <button type="button" id="fix-download">Download fixes.csv</button>'
+        ' <button type="button" id="fix-clear">Remove all</button>'
+        ' <span class="quiet"><span id="fix-hint" hidden>Click a photo of a contact sheet to fix'
+        " it.</span> The command with <code>--fixes fixes.csv --overwrite</code> applies them."
+        "</span>"
+        '<details><summary>Show</summary><pre id="fix-list"></pre></details></aside>'
+        f'<script type="application/json" id="fix-data">{text}</script>'
+        f"<script>{(page / 'fixes.js').read_text(encoding='utf-8')}</script>"
     )
 
 

@@ -53,7 +53,7 @@ CREATE TABLE stored (path TEXT PRIMARY KEY, path_key TEXT UNIQUE, class TEXT, sp
     preview BLOB);
 CREATE TABLE left_out (source TEXT, class TEXT, fate TEXT, problem TEXT, detail TEXT,
     preview BLOB);
-CREATE TABLE pairs (caption TEXT, names TEXT, first, second);
+CREATE TABLE pairs (caption TEXT, source TEXT, other TEXT, first, second);
 """
 
 
@@ -211,11 +211,16 @@ class DatasetWriter:
         write_checks(self._tree, checked_as, paths, checks)
 
     def show_pair(
-        self, caption: str, names: str, first: bytes | Path, second: bytes | Path
+        self, caption: str, sources: tuple[str, str], pictures: tuple[bytes | Path, bytes | Path]
     ) -> None:
-        """Add a pair of photos (JPEG bytes, or files in the working folder) to the report."""
-        pair = (photo if isinstance(photo, bytes) else str(photo) for photo in (first, second))
-        self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?)", [caption, names, *pair])
+        """Add a pair of photos to the report.
+
+        Args:
+            sources: their paths in the source.
+            pictures: JPEG bytes, or files in the working folder.
+        """
+        shown = (photo if isinstance(photo, bytes) else str(photo) for photo in pictures)
+        self._rows.execute("INSERT INTO pairs VALUES (?,?,?,?,?)", [caption, *sources, *shown])
 
     def finish(
         self,

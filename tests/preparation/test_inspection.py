@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from making import run, save, summarise
+from making import rows, run, save, summarise
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from stacked_ram.preparation.inspection import inspect_photos
@@ -56,7 +57,10 @@ def inspected(tmp_path_factory) -> list[dict[str, str]]:
     before = digest(folder / "out")
     inspect_photos(folder / "out")
     assert digest(folder / "out") == before
-    assert (folder / "out" / "inspection.html").stat().st_size > 5000
+    page = (folder / "out" / "inspection.html").read_text(encoding="utf-8")
+    assert len(page) > 5000
+    shown = set(re.findall(r'class="fix" data-file="([^"]*)"', page))  # with buttons to fix them
+    assert shown and shown <= {row["source"] for row in rows(folder / "out")}
     with open(folder / "out" / "inspection.csv", newline="") as file:
         return [
             row | {name: Path(row[name]).stem for name in ("path", "other")}
