@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from stacked_ram.preparation.fingerprint import fingerprint_of_files
+from stacked_ram.preparation.shards import find_shards, list_samples, unpack_parquet
 from stacked_ram.preparation.sources.common import entries
 from stacked_ram.preparation.workdir import remove_tree
 from stacked_ram.runtime.errors import UserError
@@ -35,16 +37,20 @@ def is_archive(path: Path) -> bool:
 def files_to_unpack(path: Path) -> tuple[list[Path], list[Path]]:
     """Return the archives of a source and the lists beside them; none if it is a folder of photos.
 
-    A folder with only archives and lists, such as a download, is unpacked too.
+    A folder with only archives and lists, such as a download, is unpacked too, and so are shards.
 
     Raises:
         UserError: `path` does not exist or is not an archive.
     """
     if not path.exists():
         raise UserError(f"SOURCE {path}: no such file or folder")
+    shards, lists = find_shards(path)
+    if shards:
+        return shards, lists
     if not path.is_dir():
         if not is_archive(path):
-            raise UserError(f"SOURCE {path}: neither a folder nor one of {' '.join(SUFFIXES)}")
+            known = " ".join((*SUFFIXES, ".parquet"))
+            raise UserError(f"SOURCE {path}: neither a folder nor one of {known}")
         return [path], []
     folders, files = entries(path)
     archives = [file for file in files if is_archive(file)]
@@ -75,12 +81,36 @@ def open_source(path: Path, working: Path, scratch: Path | None = None) -> Path:
     done.unlink(missing_ok=True)
     remove_tree(target)
     target.mkdir(parents=True)
+    shards = find_shards(path)[0]
     for archive in archives:
-        unpack(archive, target)
+        if archive in shards:
+            within = archive.relative_to(path) if path.is_dir() else Path(archive.name)
+            _unpack_shard(archive, target / _shard_folder(within), others)
+        else:
+            unpack(archive, target)
     for file in others:
         shutil.copyfile(file, target / file.name)
     done.write_text(state, encoding="utf-8")
     return target
+
+
+def _shard_folder(within: Path) -> str:
+    """Return the name of a shard's folder: data/train-00000.parquet -> data-train-00000."""
+    name = re.sub(r"\.(parquet|tar|tar\.gz|tgz)$", "", within.name, flags=re.IGNORECASE)
+    return "-".join((*within.parent.parts, name))
+
+
+def _unpack_shard(shard: Path, target: Path, lists: list[Path]) -> None:
+    target.mkdir()
+    if shard.suffix.lower() == ".parquet":
+        unpack_parquet(shard, target, _most_bytes(shard))
+    else:
+        unpack(shard, target)
+        list_samples(shard, target, lists[0] if lists else None)
+
+
+def _most_bytes(archive: Path) -> int:
+    return max(SMALL_BYTES, MAX_GROWTH * archive.stat().st_size)
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -93,7 +123,7 @@ def unpack(archive: Path, target: Path) -> None:
     name = archive.name.lower()
     try:
         files = _zip_files(archive) if name.endswith(".zip") else _tar_files(archive)
-        most = max(SMALL_BYTES, MAX_GROWTH * archive.stat().st_size)
+        most = _most_bytes(archive)
         written = 0
         for count, (entry, content) in enumerate(files, start=1):
             if entry is None:

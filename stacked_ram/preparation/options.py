@@ -21,7 +21,7 @@ from stacked_ram.runtime.program import program
 
 Layout = Literal[
     "auto", "class_folders", "split_folders", "labels_csv", "flowers17", "flowers102",
-    "stanford_dogs", "cub200", "bach", "mnist",
+    "stanford_dogs", "cub200", "bach", "metadata", "mnist",
 ]  # fmt: skip
 Download = Literal[
     "flowers17", "flowers102", "stanford_dogs", "cub200", "bach", "mnist", "fashion_mnist", "kmnist"
@@ -53,8 +53,9 @@ ONLY_FOR = {
 class PrepareOptions:
     """Turn raw photos into a data set that trains without surprises. SOURCE is never changed.
 
-    SOURCE is a folder or an archive (.zip, .tar, .tar.gz, .tgz). DEST must not exist yet, or be
-    the same data set. Run the same command again to continue a run that was stopped.
+    SOURCE is a folder, an archive (.zip, .tar, .tar.gz, .tgz) or a Parquet file, or a folder of
+    shards. DEST must not exist yet, or be the same data set. Run the same command again to continue
+    a run that was stopped.
 
       prepare_data.py photos/ datasets/mine
       prepare_data.py --download flowers17 datasets/flowers17

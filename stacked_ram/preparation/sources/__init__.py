@@ -12,6 +12,7 @@ from stacked_ram.preparation.sources import (
     flowers,
     folders,
     labels_csv,
+    metadata,
     stanford_dogs,
 )
 from stacked_ram.preparation.sources.common import Source, entries, split_of
@@ -27,6 +28,7 @@ _ADAPTERS: dict[str, _Adapter] = {
     "stanford_dogs": (stanford_dogs.fits, stanford_dogs.read),
     "cub200": (cub200.fits, cub200.read),
     "bach": (bach.fits, bach.read),
+    "metadata": (metadata.fits, metadata.read),
     "split_folders": (folders.split_folders_fit, folders.read_split_folders),
     "labels_csv": (labels_csv.labels_csv_fits, labels_csv.read_labels_csv),
     "class_folders": (folders.class_folders_fit, folders.read_class_folders),
@@ -64,7 +66,7 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
         bases: Iterable[Path] = _bases(root)
         if name == "class_folders":  # a folder around the class folders is not a class
             bases = reversed(list(_single_chain(root)))
-        elif options.layout == "auto" and name in ("split_folders", "labels_csv"):
+        elif options.layout == "auto" and name in ("metadata", "split_folders", "labels_csv"):
             bases = _single_chain(root)
         base = next((base for base in bases if fits(base)), None)
         if base is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -159,11 +160,13 @@ def whole_numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
 
 
 def read_header(path: Path) -> list[str]:
-    """Return the names of the columns of a CSV, as written.
+    """Return the names of the columns of a CSV, or the keys of the first JSON line, as written.
 
     Raises:
         UserError: the file cannot be read.
     """
+    if path.suffix.lower() == ".jsonl":
+        return list(next((row for _, row in _read_json_lines(path)), ()))
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             line = file.readline(1_000_000)
@@ -181,11 +184,15 @@ def _delimiter(header: str) -> str:
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Iterate over (line number, row) of a CSV that has a header; comma, semicolon or tab.
 
-    The names of the columns are in lower case.
+    The names of the columns are in lower case. JSON lines (.jsonl) are read alike.
 
     Raises:
         UserError: the file cannot be read.
     """
+    if path.suffix.lower() == ".jsonl":
+        for number, found in _read_json_lines(path):
+            yield number, {name.strip().lower(): _text(value) for name, value in found.items()}
+        return
     text = read_text(path)
     header = text.split("\n", 1)[0]
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=_delimiter(header))
@@ -205,6 +212,33 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             )
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: {error}") from error
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise UserError(f"{path}: line {number}: not an object, as {{...}}")
+                    yield number, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except ValueError as error:
+        raise UserError(f"{path}: line {number}: not JSON ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def _text(value: object) -> str:
+    """Return a value of JSON as the text of a CSV's cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def inside(root: Path, name: str, where: str) -> Path:

@@ -35,6 +35,17 @@ def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
                 f"{root}: no CSV with the columns file and label: give --labels labels.csv"
             )
         raise not_understood(others)
+    source = read_tables(root, tables, "labels_csv")
+    source.notes += [f"{table.describe()} is not used: it has no labels" for table in others]
+    return source
+
+
+def read_tables(root: Path, tables: list[Table], layout: str) -> Source:
+    """Read the photos and labels of tables; the names of the photos are below `root` or beside.
+
+    Raises:
+        UserError: a box lacks a column.
+    """
     for table in tables:
         found = [table.columns[name] for name in BOX if name in table.columns]
         if 0 < len(found) < len(BOX):
@@ -45,12 +56,11 @@ def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
     split_name = ""
     if with_split is not None:
         split_name = f"the column {with_split.columns['split']!r} of {with_split.path.name}"
-    elif len(tables) > 1:
-        split_name = f"the files {', '.join(table.path.name for table in tables)}"
+    elif any(table.split for table in tables):
+        names = ", ".join(table.path.name for table in tables)
+        split_name = f"the files {names}" if layout == "labels_csv" else "the folders' own split"
     records = (record for table in tables for record in _records(root, table))
-    source = Source("labels_csv", records, split_name)
-    source.notes += [f"{table.describe()} is not used: it has no labels" for table in others]
-    return source
+    return Source(layout, records, split_name)
 
 
 def not_understood(tables: list[Table]) -> UserError:

@@ -12,7 +12,7 @@ from stacked_ram.runtime.errors import UserError
 
 BOX = ("box_left", "box_top", "box_right", "box_bottom")
 # Meaning -> names of the column, the clearest first. Compared in lower case, "-" and " " as "_".
-_NAMES = {
+COLUMN_NAMES = {
     "file": (
         "file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_name",
         "image_path", "image_file", "photo", "img", "fname", "image_id", "id_code", "id",
@@ -37,7 +37,7 @@ class Table:
 
     Attributes:
         path: of the file.
-        columns: meaning, a key of `_NAMES` -> name of the column. Has `file`.
+        columns: meaning, a key of `COLUMN_NAMES` -> name of the column. Has `file`.
         one_hot: the names of the columns of the classes, if there is no column `label`.
         header: all columns as written, for messages.
         split: train, valid or test for a file of this name beside others, else None.
@@ -70,7 +70,7 @@ def read_columns(path: Path) -> Table:
     names = [name.lower() for name in header]
     by_name = {re.sub(r"[- ]", "_", name): name for name in reversed(names) if name}
     columns = {}
-    for meaning, known in _NAMES.items():
+    for meaning, known in COLUMN_NAMES.items():
         match = next((name for name in known if name in by_name), None)
         if match is not None:
             columns[meaning] = by_name[match]
