@@ -366,6 +366,18 @@ class Catalogue:
         """Return the path of a photo in the source, as text."""
         return path_text(os.fsdecode(self._value("p.file", number)))
 
+    def file_of(self, number: int) -> Path:
+        """Return the file of a photo in the source."""
+        query = "SELECT file FROM photos WHERE id = ?"
+        return self.root / os.fsdecode(self._db.execute(query, [number]).fetchone()[0])
+
+    def usable(self) -> Iterator[tuple[str, str, str]]:
+        """Iterate over the photos that can be stored, as (source, class, repairs)."""
+        for file, name, repairs in self._db.execute(
+            f"SELECT p.file, p.class, c.repairs {_USABLE} ORDER BY p.id"
+        ):
+            yield path_text(os.fsdecode(file)), name, repairs
+
     def picture(self, number: int) -> bytes | Path:
         """Return a small JPEG of a photo if one exists, otherwise the path of the stored photo."""
         preview = self._value("c.preview", number)

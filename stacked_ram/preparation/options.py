@@ -31,7 +31,17 @@ _NOT_GIVEN = Path()  # a DEST that --download may shift to the place of SOURCE
 
 # Options that do not change the content of DEST.
 RUN_ONLY = frozenset(
-    {"source", "dest", "download", "dry_run", "overwrite", "workers", "strict", "inspect"}
+    {
+        "source",
+        "dest",
+        "download",
+        "dry_run",
+        "overwrite",
+        "workers",
+        "strict",
+        "inspect",
+        "quarantine",
+    }
 )
 
 # Kind or layout of a data set -> the options for it alone. All other options apply to every kind.
@@ -39,7 +49,7 @@ ONLY_FOR = {
     "photos": (
         "labels", "group_pattern", "join_classes", "max_per_class", "split", "test_ratio", "folds",
         "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
-        "drop_leaks", "fixes",
+        "drop_leaks", "fixes", "quarantine",
         "keep_damaged", "short_side", "keep_size", "quality", "sixteen_bit_max",
         "max_megapixels", "scene",
     ),
@@ -115,6 +125,8 @@ class PrepareOptions:
     fixes: Path | None = None
     """CSV with the columns file and action: drop, relabel to CLASS, or move to SPLIT. The buttons
     of report.html write it."""
+    quarantine: Path | None = None
+    """Copy the quarantined files into this folder, which holds nothing else."""
 
     keep_damaged: bool = False
     """Keep photos whose data are damaged, as far as they can be decoded (they are quarantined
@@ -170,7 +182,14 @@ class PrepareOptions:
     """Make DEST again, also if it was made with other options or from another source."""
 
     def __post_init__(self) -> None:
-        for name in ("source", "dest", "labels", "background", "fixes"):  # text, where Python calls
+        for name in (
+            "source",
+            "dest",
+            "labels",
+            "background",
+            "fixes",
+            "quarantine",
+        ):  # text, where Python calls
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
         if self.download is not None and self.dest == _NOT_GIVEN and self.source is not None:

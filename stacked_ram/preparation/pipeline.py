@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import shlex
 import sqlite3
@@ -35,6 +36,7 @@ from stacked_ram.preparation.duplicates import (
 )
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail_of
 from stacked_ram.preparation.existing import existing_info, is_done
+from stacked_ram.preparation.failed_report import remove_failed_report, write_failed_report
 from stacked_ram.preparation.fingerprint import fingerprint_of_files
 from stacked_ram.preparation.fixes import FILE as FIXES
 from stacked_ram.preparation.fixes import apply_fixes, match_class
@@ -43,6 +45,11 @@ from stacked_ram.preparation.kept_checks import kept_checks
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
+from stacked_ram.preparation.quarantine import (
+    Quarantined,
+    check_quarantine,
+    write_quarantine,
+)
 from stacked_ram.preparation.sources import find_digits, find_source, unread_tables
 from stacked_ram.preparation.sources.common import Source, entries
 from stacked_ram.preparation.summary import (
@@ -87,6 +94,8 @@ def prepare(
     options = replace(options, dest=follow_link(options.dest))
     dest = options.dest
     check_place(options.source, dest)
+    if options.quarantine is not None:
+        check_quarantine(options.quarantine, options.source, dest)
     existing_info(dest)
     if options.dry_run and options.download:
         return plan_of_download(options.download, dest)
@@ -146,6 +155,7 @@ def _prepare_in(
             info is not None
             and info["kind"] != "digits"
             and origin.fingerprint is not None
+            and options.quarantine is None  # which needs the source
             and is_done(options, info, origin.fingerprint)
         ):
             if not options.dry_run:
@@ -251,34 +261,79 @@ def _prepare_photos(
         source.notes.append(apply_fixes(catalogue, options, root))
     _choose(catalogue, options, root, source)
     if info is not None and is_done(options, info, fingerprint, older):
-        return summary_of(options.dest, info, unchanged=True)
+        done = summary_of(options.dest, info, unchanged=True)
+        return replace(done, quarantine=_quarantine(catalogue, options, done.report))
     _refuse_one_class(catalogue, options, root, source)
     if options.dry_run:
         return plan_of_photos(catalogue, source, options)
     plan = plan_splits(catalogue, source, options)
     _remember(options, origin, fingerprint)
-    _check(catalogue, options, workers)
-    workers.dismiss()
-    found = find_duplicates(catalogue, options.near_duplicates, official=plan.official)
-    left_out = 0
-    if not options.keep_conflicts:
-        left_out = leave_out_conflicts(catalogue, found, near=options.drop_near_conflicts)
-    if options.drop_duplicates:
-        drop_copies(catalogue, found)
-    outcome = assign_splits(catalogue, source, options, plan, found)
-    notes = _notes(catalogue, source, options, plan, found, left_out, outcome)
-    if options.background is None:
-        _write(catalogue, source, options, plan, outcome, notes, found)
+    found = Duplicates()
+    try:
+        _check(catalogue, options, workers)
+        workers.dismiss()
+        found = find_duplicates(catalogue, options.near_duplicates, official=plan.official)
+        left_out = 0
+        if not options.keep_conflicts:
+            left_out = leave_out_conflicts(catalogue, found, near=options.drop_near_conflicts)
+        if options.drop_duplicates:
+            drop_copies(catalogue, found)
+        outcome = assign_splits(catalogue, source, options, plan, found)
+        notes = _notes(catalogue, source, options, plan, found, left_out, outcome)
+        if options.background is None:
+            _write(catalogue, source, options, plan, outcome, notes, found)
+        else:
+            prepare_scenes(
+                options,
+                catalogue.records(),
+                rule=plan.rule,
+                layout=source.layout,
+                notes=notes,
+                record_more=lambda writer: _record_more(catalogue, options, writer),
+            )
+    except UserError as error:
+        _quarantine(catalogue, options)
+        pairs = _pairs_to_show(found, SplitOutcome())
+        report = write_failed_report(catalogue, options, str(error), origin.command, pairs)
+        if report is not None:
+            error.args = (f"{error}; see {report / 'report.html'}",)
+        raise
+    remove_failed_report(options.dest)
+    return replace(
+        read_summary(options.dest),
+        reused=catalogue.reused,
+        quarantine=_quarantine(catalogue, options),
+    )
+
+
+def _quarantine(catalogue: Catalogue, options: PrepareOptions, report: Path | None = None) -> str:
+    """Copy the quarantined files to the folder of --quarantine, if there is one.
+
+    Args:
+        report: report.html of a data set that is complete already; the table beside it lists its
+            quarantined files. If None, the checks of this run are used.
+
+    Returns:
+        How many files were quarantined and where they are, in words.
+    """
+    if options.quarantine is None or options.dry_run:
+        return ""
+    photos: list[Quarantined]
+    if report is None:
+        photos = [
+            (source, name, problem, detail)
+            for source, name, fate, problem, detail, _, _ in catalogue.not_in_dataset()
+            if fate == "quarantined"
+        ]
     else:
-        prepare_scenes(
-            options,
-            catalogue.records(),
-            rule=plan.rule,
-            layout=source.layout,
-            notes=notes,
-            record_more=lambda writer: _record_more(catalogue, options, writer),
-        )
-    return replace(read_summary(options.dest), reused=catalogue.reused)
+        with open(report.with_suffix(".csv"), encoding="utf-8", newline="") as file:
+            photos = [
+                (row["source"], row["class"], row["problem"], row["detail"])
+                for row in csv.DictReader(file)
+                if row["fate"] == "quarantined"
+            ]
+    count = write_quarantine(options.quarantine, catalogue, photos)
+    return f"quarantined files: {count}, in {options.quarantine}"
 
 
 def _choose(catalogue: Catalogue, options: PrepareOptions, root: Path, source: Source) -> None:

@@ -24,6 +24,12 @@ from stacked_ram.preparation.fixes import Fix, read_fixes
 from stacked_ram.preparation.records import SPLITS
 
 REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
+# The tables of photos that are shown alone and in pairs.
+LISTS = """
+CREATE TABLE left_out (source TEXT, class TEXT, fate TEXT, problem TEXT, detail TEXT,
+    preview BLOB);
+CREATE TABLE pairs (caption TEXT, source TEXT, other TEXT, first, second);
+"""
 SHEET_TILES = 12
 MOST_PICTURES = 200  # most quarantined photos, and most pairs, shown; report.csv lists all
 
@@ -64,7 +70,9 @@ def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, Any]) 
                 plots.sizes_and_ratios(sizes),
             ],
             after=itertools.chain(
-                _left_out(rows), _pairs(rows, threads), [fixes_bar(tree, info["classes"])]
+                left_out_figures(rows),
+                pair_figures(rows, threads),
+                [fixes_bar(tree, info["classes"])],
             ),
         )
 
@@ -164,7 +172,8 @@ def _contact_sheet(
     )
 
 
-def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
+def left_out_figures(rows: sqlite3.Connection) -> Iterable[str]:
+    """Yield the HTML of the photos of the table `left_out`."""
     total = rows.execute("SELECT count(*) FROM left_out").fetchone()[0]
     if not total:
         return
@@ -180,7 +189,8 @@ def _left_out(rows: sqlite3.Connection) -> Iterable[str]:
     yield "</div>"
 
 
-def _pairs(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
+def pair_figures(rows: sqlite3.Connection, threads: Executor) -> Iterable[str]:
+    """Yield the HTML of the photos of the table `pairs`."""
     total = rows.execute("SELECT count(*) FROM pairs").fetchone()[0]
     if not total:
         return

@@ -36,6 +36,7 @@ class PrepareSummary:
         notes: remarks about the source and the split.
         report: report.html; report.csv beside it lists every photo. None for a dry run.
         unchanged: whether the data set already existed, so that nothing was done.
+        quarantine: where quarantined files were copied, and how many, in words.
         reused: photos of the data set of before that were not decoded again.
     """
 
@@ -52,6 +53,7 @@ class PrepareSummary:
     report: Path | None = None
     kind: str = "photos"
     unchanged: bool = False
+    quarantine: str = ""
     reused: int = 0
     inspected: dict[str, int] | None = None
     """Problem -> number of findings of the inspection, where it was asked for."""
@@ -69,7 +71,8 @@ class PrepareSummary:
         if self.dry_run:
             return "\n".join(self.plan)
         if self.unchanged:
-            return "\n".join([f"{self.dest}: already prepared, nothing to do", *self._inspection()])
+            lines = [f"{self.dest}: already prepared, nothing to do", *self._inspection()]
+            return "\n".join([*lines, self.quarantine] if self.quarantine else lines)
         totals = ", ".join(f"{count} {split}" for split, count in self.photos.items())
         lines = [
             f"{self.dest}: {len(self.classes)} classes; {totals}",
@@ -78,6 +81,8 @@ class PrepareSummary:
         for title, counts in [("repaired", self.repaired), ("not in the data set", self.left_out)]:
             if counts:
                 lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
+        if self.quarantine:
+            lines.append(self.quarantine)
         lines += [f"note: {note}" for note in self.notes]
         if self.reused:
             lines.append(f"{self.reused} photos were in {self.dest} before and not decoded again")

@@ -29,7 +29,7 @@ from stacked_ram.preparation.kept_checks import write_checks
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.records import SPLITS, Box, EncodedPhoto
-from stacked_ram.preparation.report import REPORT_COLUMNS, write_report
+from stacked_ram.preparation.report import LISTS, REPORT_COLUMNS, write_report
 from stacked_ram.preparation.workdir import (
     origin_of,
     place_file,
@@ -46,14 +46,12 @@ MANIFEST_COLUMNS = (
 )  # fmt: skip
 FORMAT = 1
 
-_TABLES = """
+_TABLES = f"""
+{LISTS}
 CREATE TABLE stored (path TEXT PRIMARY KEY, path_key TEXT UNIQUE, class TEXT, split TEXT,
     width INTEGER, height INTEGER, sha256 TEXT, phash TEXT, grp TEXT, box_left REAL, box_top REAL,
     box_right REAL, box_bottom REAL, source TEXT, repairs TEXT, fold INTEGER,
     preview BLOB);
-CREATE TABLE left_out (source TEXT, class TEXT, fate TEXT, problem TEXT, detail TEXT,
-    preview BLOB);
-CREATE TABLE pairs (caption TEXT, source TEXT, other TEXT, first, second);
 """
 
 

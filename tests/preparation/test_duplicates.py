@@ -307,3 +307,10 @@ def test_dropping_leaks_must_leave_training_photos(tmp_path: Path) -> None:
     class_folders(source / "train", {"a": 4, "b": 4})
     with pytest.raises(UserError, match=r"no training photo of .* is left"):
         run(source, tmp_path / "out", drop_leaks=True)
+
+
+def test_dropping_leaks_needs_an_official_split(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "in", {"a": 4, "b": 4})
+    with pytest.raises(UserError, match="--drop-leaks: SOURCE has no official split"):
+        run(source, tmp_path / "out", drop_leaks=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
