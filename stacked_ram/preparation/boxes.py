@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stacked_ram.preparation.records import Box
+from stacked_ram.preparation.records import FRACTIONS, Box
 
 
 def largest_box(boxes: Iterable[tuple[str, Box]]) -> Box | None:
@@ -36,24 +36,28 @@ def clip_box(box: Box, width: int, height: int) -> Box | None:
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def fits_photo(box: str, raw_width: int, raw_height: int) -> Box | None:
-    """Parse a box of the catalogue: four numbers in pixels, and perhaps the size of its photo.
-
-    Returns None if it was drawn on a photo of another size.
-    """
-    left, top, right, bottom, *size = (float(number) for number in box.split())
-    return None if size and size != [raw_width, raw_height] else (left, top, right, bottom)
+def box_text(box: Box, box_of: tuple[int, int] | None) -> str:
+    """Return a box for the catalogue: four numbers, and the size of its photo if that is known."""
+    return " ".join(str(number) for number in (*box, *(box_of or ())))
 
 
 def stored_box(
     text: str | None, raw_width: int, raw_height: int, orientation: int, width: int, height: int
 ) -> Box | None:
-    """Convert a box of the catalogue to pixels of the stored, upright photo."""
-    box = fits_photo(text, raw_width, raw_height) if text else None
-    if box is None:
+    """Convert a box of the catalogue to pixels of the stored, upright photo.
+
+    Returns None for no box, or one that was drawn on a photo of another size.
+    """
+    if not text:
         return None
-    left, top, right, bottom = turn_box(box, raw_width, raw_height, orientation)
-    if orientation >= 5:
-        raw_width, raw_height = raw_height, raw_width
-    across, down = width / raw_width, height / raw_height
-    return left * across, top * down, right * across, bottom * down
+    left, top, right, bottom, *size = (float(number) for number in text.split())
+    box = left, top, right, bottom
+    upright = [float(raw_height), raw_width] if orientation >= 5 else [float(raw_width), raw_height]
+    if size == list(FRACTIONS):
+        upright = size
+    elif not size or size == [raw_width, raw_height]:
+        box = turn_box(box, raw_width, raw_height, orientation)
+    elif size != upright:  # else it was drawn on the photo as a viewer turns it
+        return None
+    across, down = width / upright[0], height / upright[1]
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down

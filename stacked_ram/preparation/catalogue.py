@@ -22,7 +22,7 @@ import numpy as np
 
 from stacked_ram.images.formats import has_heif
 from stacked_ram.images.names import path_text
-from stacked_ram.preparation.boxes import fits_photo, stored_box
+from stacked_ram.preparation.boxes import box_text, stored_box
 from stacked_ram.preparation.checked import Checked, CheckPlan
 from stacked_ram.preparation.damage import NEEDS_HEIF
 from stacked_ram.preparation.fingerprint import SourceFingerprint
@@ -54,6 +54,8 @@ CREATE TABLE photos (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, changed IN
     moved TEXT);
 DROP TABLE IF EXISTS dropped;
 CREATE TABLE dropped (file BLOB, class TEXT, detail TEXT);
+DROP TABLE IF EXISTS boxes;
+CREATE TABLE boxes (id INTEGER, class TEXT, box TEXT);
 """
 )
 CHECKED_COLUMNS = (  # the values of a check, as `_to_row` gives them
@@ -138,11 +140,16 @@ class Catalogue:
                         size = -1
                         missing.append(number)
                 row = (file, size, changed, record.class_name, record.split, record.group)
-                box = None
-                if record.box is not None:
-                    box = " ".join(str(x) for x in (*record.box, *(record.box_of or ())))
+                box = None if record.box is None else box_text(record.box, record.box_of)
                 content = row if box is None else (*row, box)
-                fingerprint.add(file, record.source, content)
+                fingerprint.add(file, record.source, content, record.boxes)
+                self._db.executemany(
+                    "INSERT INTO boxes VALUES (?,?,?)",
+                    (
+                        (number, name, box_text(found, record.box_of))
+                        for name, found in record.boxes
+                    ),
+                )
                 yield (file, size, touched, *row[3:], box, _lot(seed, file))
 
         self._db.executemany(
@@ -152,6 +159,7 @@ class Catalogue:
         )
         self._db.execute("CREATE INDEX photos_file ON photos (file)")
         self._db.execute("CREATE INDEX photos_class ON photos (class)")
+        self._db.execute("CREATE INDEX boxes_id ON boxes (id)")
         # A file that is missing now is the source's fault; one that goes missing later is not.
         self.take((number, Checked("unreadable", "no such file")) for number in missing)
         return fingerprint
@@ -199,10 +207,14 @@ class Catalogue:
             self._db.execute("DELETE FROM photos WHERE id = ?", [number])
 
     def relabel(self, numbers: Iterable[int], name: str) -> None:
-        """Give photos another class."""
-        self._db.executemany(
-            "UPDATE photos SET class = ? WHERE id = ?", ((name, number) for number in numbers)
-        )
+        """Give photos, and their boxes of the same class, another class."""
+        for number in numbers:
+            self._db.execute(
+                "UPDATE boxes SET class = ? WHERE id = ? AND class ="
+                " (SELECT class FROM photos WHERE id = ?)",
+                [name, number, number],
+            )
+            self._db.execute("UPDATE photos SET class = ? WHERE id = ?", [name, number])
 
     def move(self, numbers: Iterable[int], split: str) -> None:
         """Fix the split of photos, whether the source has an official split or not."""
@@ -214,7 +226,8 @@ class Catalogue:
     def rename_classes(self, names: Mapping[str, str]) -> None:
         """Give photos another class. names: old class -> new class."""
         pairs = [(new, old) for old, new in names.items()]
-        self._db.executemany("UPDATE photos SET class = ? WHERE class = ?", pairs)
+        for table in ("photos", "boxes"):
+            self._db.executemany(f"UPDATE {table} SET class = ? WHERE class = ?", pairs)
 
     def keep_classes(self, names: Iterable[str]) -> None:
         """Remove the photos of all other classes."""
@@ -430,19 +443,24 @@ class Catalogue:
     def dataset(self) -> Iterator[tuple[CheckedRecord, EncodedPhoto]]:
         """Iterate over the photos to store, in the order of the source."""
         query = (
-            "SELECT p.file, p.class, p.split, p.grp, p.box, p.fold, c.stored, c.sha256,"
+            "SELECT p.id, p.file, p.class, p.split, p.grp, p.box, p.fold, c.stored, c.sha256,"
             " c.raw_width, c.raw_height, c.orientation, c.width, c.height, c.repairs, c.phash,"
             " c.sums, c.squares, c.preview"
             f" {_USABLE} AND p.split IS NOT NULL ORDER BY p.id"
         )
         for row in self._db.execute(query):
-            (file, name, split, group, box, fold, stored, sha256, raw_width, raw_height, turned,
-             width, height, repairs, phash, sums, squares, preview) = row  # fmt: skip
+            (number, file, name, split, group, box, fold, stored, sha256, raw_width, raw_height,
+             turned, width, height, repairs, phash, sums, squares, preview) = row  # fmt: skip
             path = self.plan.folder / stored
+            size = raw_width, raw_height, turned, width, height
+            listed = self._db.execute(
+                "SELECT class, box FROM boxes WHERE id = ? ORDER BY rowid", [number]
+            )
+            boxes = [(label, stored_box(text, *size)) for label, text in listed]
             record = CheckedRecord(
-                path_text(os.fsdecode(file)), name, split, group,
-                stored_box(box, raw_width, raw_height, turned, width, height),
+                path_text(os.fsdecode(file)), name, split, group, stored_box(box, *size),
                 fold, path, width, height, tuple(repairs.split()),
+                tuple((label, found) for label, found in boxes if found is not None),
             )  # fmt: skip
             yield record, EncodedPhoto(
                 path, path.suffix, width, height, sha256, f"{phash % 2**64:016x}",
@@ -483,9 +501,10 @@ class Catalogue:
     def boxes_lost(self) -> int:
         """Count the boxes that were drawn on a photo of another size."""
         return sum(
-            fits_photo(box, width, height) is None
-            for box, width, height in self._db.execute(
-                f"SELECT p.box, c.raw_width, c.raw_height {_USABLE} AND p.box IS NOT NULL"
+            stored_box(*row) is None
+            for row in self._db.execute(
+                "SELECT p.box, c.raw_width, c.raw_height, c.orientation, c.width, c.height"
+                f" {_USABLE} AND p.box IS NOT NULL"
             )
         )
 

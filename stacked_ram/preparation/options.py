@@ -21,7 +21,7 @@ from stacked_ram.runtime.program import program
 
 Layout = Literal[
     "auto", "class_folders", "split_folders", "labels_csv", "flowers17", "flowers102",
-    "stanford_dogs", "cub200", "bach", "metadata", "mnist",
+    "stanford_dogs", "cub200", "bach", "metadata", "coco", "yolo", "voc", "mnist",
 ]  # fmt: skip
 Download = Literal[
     "flowers17", "flowers102", "stanford_dogs", "cub200", "bach", "mnist", "fashion_mnist", "kmnist"
@@ -81,7 +81,8 @@ class PrepareOptions:
     layout: Layout = "auto"
     """Layout of SOURCE; auto detects it."""
     labels: Path | None = None
-    """CSV with the columns file and label, and optionally split, group and the object's box."""
+    """CSV with the columns file and label, and optionally split, group and the object's box; or a
+    JSON file of COCO annotations."""
     group_pattern: str | None = None
     """Regular expression on a photo's path in SOURCE: photos with the same bracketed part (without
     brackets: the same match) stay in one split."""
@@ -253,8 +254,9 @@ class PrepareOptions:
              "--folds uses fold 0 as valid, --valid-ratio draws it: not both"),
             ("official_split" in given and self.split == "ratio",
              "--official-split follows the source's split, --split ratio draws another: not both"),
-            ("labels" in given and self.layout not in ("auto", "labels_csv"),
-             f"--labels is for photos that a CSV names, not --layout {self.layout}: not both"),
+            ("labels" in given and self.layout not in ("auto", "labels_csv", "coco"),
+             f"--labels is for photos that a CSV or COCO file names, not --layout {self.layout}: "
+             "not both"),
             (self.drop_leaks and self.split == "ratio",
              "--drop-leaks is for an official split, --split ratio draws another, which keeps "
              "copies together: not both"),

@@ -501,6 +501,7 @@ def _write(
                 box=record.box,
                 fold=record.fold,
                 repairs=record.repairs,
+                boxes=record.boxes,
             )
         _record_more(catalogue, options, writer)
         for caption, first, second in _pairs_to_show(found, outcome):

@@ -8,6 +8,9 @@ from pathlib import Path
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels; right and bottom are one past the last pixel."""
 
+FRACTIONS = (1, 1)
+"""The `box_of` of a box in fractions of the width and height of the upright photo."""
+
 SPLITS = ("train", "valid", "test")
 
 
@@ -22,7 +25,8 @@ class Record:
         group: photos with the same group stay in the same split; "" for none.
         box: of the object, in pixels of the photo as stored in the file, before any EXIF rotation.
         box_of: (width, height) of the photo on which the box was drawn, if known. The box is not
-            used for a photo of another size.
+            used for a photo of another size. If it is the size of the photo turned upright, so is
+            the box.
         boxes: (class, box) of every object, if the source may list several; `box` is among them.
     """
 
@@ -50,6 +54,7 @@ class CheckedRecord:
             unchanged tiled TIFF.
         width, height: of the stored photo, in pixels.
         repairs: what was done to it, as in the manifest ("exif_rotation", "cmyk", ...).
+        boxes: (class, box) of every object, if the source may list several.
     """
 
     source: str
@@ -62,6 +67,7 @@ class CheckedRecord:
     width: int
     height: int
     repairs: tuple[str, ...]
+    boxes: tuple[tuple[str, Box], ...] = ()
 
 
 @dataclass(frozen=True)

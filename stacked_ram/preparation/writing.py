@@ -44,6 +44,7 @@ MANIFEST_COLUMNS = (
     "path", "class", "split", "width", "height", "sha256", "phash", "group",
     "box_left", "box_top", "box_right", "box_bottom", "source", "repairs", "fold",
 )  # fmt: skip
+BOXES_COLUMNS = ("path", "class", "box_left", "box_top", "box_right", "box_bottom")
 FORMAT = 1
 
 _TABLES = f"""
@@ -52,6 +53,8 @@ CREATE TABLE stored (path TEXT PRIMARY KEY, path_key TEXT UNIQUE, class TEXT, sp
     width INTEGER, height INTEGER, sha256 TEXT, phash TEXT, grp TEXT, box_left REAL, box_top REAL,
     box_right REAL, box_bottom REAL, source TEXT, repairs TEXT, fold INTEGER,
     preview BLOB);
+CREATE TABLE boxes (path TEXT, class TEXT, box_left REAL, box_top REAL, box_right REAL,
+    box_bottom REAL);
 """
 
 
@@ -133,6 +136,7 @@ class DatasetWriter:
         box: Box | None = None,
         fold: int | None = None,
         repairs: Sequence[str] = (),
+        boxes: Iterable[tuple[str, Box]] = (),
     ) -> str:
         """Store one photo and its row of the manifest; return its path relative to DEST.
 
@@ -141,6 +145,7 @@ class DatasetWriter:
             name: the name of the file without suffix; it is made safe and unique. If empty, the
                 stem of `source`.
             box: (left, top, right, bottom) in pixels of the stored photo.
+            boxes: (class, box) of every object, for boxes.csv.
         """
         folder = f"{split}/{self.folders[class_name]}"
         stem = f"{folder}/{safe_name(name or Path(source).stem, max_bytes=120)}"
@@ -162,6 +167,11 @@ class DatasetWriter:
                 number = self._next_number.get(stem.casefold(), 1) + 1
                 self._next_number[stem.casefold()] = number
                 path = f"{stem}-{number}{photo.suffix}"
+        clipped = ((label, clip_box(found, photo.width, photo.height)) for label, found in boxes)
+        self._rows.executemany(
+            "INSERT INTO boxes VALUES (?,?,?,?,?,?)",
+            ((path, label, *found) for label, found in clipped if found is not None),
+        )
         if isinstance(photo.content, bytes):
             (self._tree / path).write_bytes(photo.content)
         else:
@@ -228,7 +238,7 @@ class DatasetWriter:
         notes: Sequence[str] = (),
         details: Mapping[str, object] | None = None,
     ) -> Path:
-        """Write manifest.csv, dataset.yaml and the reports, and rename the folder to DEST.
+        """Write the tables, dataset.yaml and the reports, and rename the folder to DEST.
 
         Args:
             rule: how the split was made, in words.
@@ -245,6 +255,9 @@ class DatasetWriter:
             " box_right, box_bottom, source, repairs, fold FROM stored ORDER BY path"
         )
         write_table(self._tree / "manifest.csv", MANIFEST_COLUMNS, manifest)
+        if self._rows.execute("SELECT 1 FROM boxes LIMIT 1").fetchone():
+            boxes = self._rows.execute("SELECT * FROM boxes ORDER BY path, rowid")
+            write_table(self._tree / "boxes.csv", BOXES_COLUMNS, boxes)
         report = self._rows.execute(
             "SELECT source, class, 'stored', '', '', repairs, path FROM stored UNION ALL"
             " SELECT source, class, fate, problem, detail, '', '' FROM left_out"

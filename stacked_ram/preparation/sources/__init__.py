@@ -8,12 +8,15 @@ from pathlib import Path
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.sources import (
     bach,
+    coco,
     cub200,
     flowers,
     folders,
     labels_csv,
     metadata,
     stanford_dogs,
+    voc,
+    yolo,
 )
 from stacked_ram.preparation.sources.common import Source, entries, split_of
 from stacked_ram.preparation.sources.tables import find_tables
@@ -29,10 +32,16 @@ _ADAPTERS: dict[str, _Adapter] = {
     "cub200": (cub200.fits, cub200.read),
     "bach": (bach.fits, bach.read),
     "metadata": (metadata.fits, metadata.read),
+    "coco": (coco.fits, coco.read),
+    "yolo": (yolo.fits, yolo.read),
+    "voc": (voc.fits, voc.read),
     "split_folders": (folders.split_folders_fit, folders.read_split_folders),
     "labels_csv": (labels_csv.labels_csv_fits, labels_csv.read_labels_csv),
     "class_folders": (folders.class_folders_fit, folders.read_class_folders),
 }
+# Layouts that a part of a source may have, too, such as a single class folder: they are looked for
+# only where the whole source begins.
+_ANYWHERE = ("metadata", "coco", "yolo", "voc", "split_folders", "labels_csv")
 
 
 def find_digits(root: Path, options: PrepareOptions) -> Path | None:
@@ -58,6 +67,8 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
     Raises:
         UserError: no layout fits, or the requested layout does not.
     """
+    if options.labels is not None and options.labels.suffix.lower() == ".json":
+        return coco.read(root, options)
     if options.labels is not None:
         return labels_csv.read_labels_csv(root, options)
     for name, (fits, read) in _ADAPTERS.items():
@@ -66,7 +77,7 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
         bases: Iterable[Path] = _bases(root)
         if name == "class_folders":  # a folder around the class folders is not a class
             bases = reversed(list(_single_chain(root)))
-        elif options.layout == "auto" and name in ("metadata", "split_folders", "labels_csv"):
+        elif options.layout == "auto" and name in _ANYWHERE:
             bases = _single_chain(root)
         base = next((base for base in bases if fits(base)), None)
         if base is not None:

@@ -29,7 +29,14 @@ class PhotoFinder:
         self._missing_count = 0
         self._by_name: dict[str, list[str]] | None = None
 
-    def find(self, name: str, where: str, folder: str | None = None) -> Path:
+    def find(
+        self,
+        name: str,
+        where: str,
+        folder: str | None = None,
+        near: Path | None = None,
+        other: str = "",
+    ) -> Path:
         """Return the path of a photo; if there is none, the path that its name says.
 
         Args:
@@ -37,6 +44,8 @@ class PhotoFinder:
             where: the list and line, for messages.
             folder: preferred, if several folders hold a photo of this name; a split's name stands
                 for all the ways to write it.
+            near: a folder; photos that share more of its path are preferred.
+            other: another name of the photo, of use where the first leaves a choice.
 
         Raises:
             UserError: the name leads out of the source, or several photos have it.
@@ -48,9 +57,10 @@ class PhotoFinder:
                 self.found += 1
                 return here
         candidates = self._candidates(path.relative_to(self.root).parts)
-        if len(candidates) > 1 and folder is not None:
-            preferred = [c for c in candidates if folder in (c.parts[0], split_of(c.parts[0]))]
-            candidates = preferred or candidates
+        if not candidates and other:
+            candidates = self._candidates(inside(self.root, other, where).parts[-1:])
+        if len(candidates) > 1:
+            candidates = self._preferred(candidates, folder, near, other)
         if len(candidates) > 1:
             raise UserError(
                 f"{where}: {name!r} may be {candidates[0]} or {candidates[1]}: give the path"
@@ -76,6 +86,22 @@ class PhotoFinder:
                 + (" ..." if self._missing_count > len(self._missing) else "")
                 + f" (none of {self._missing_count}): paths are relative to SOURCE"
             )
+
+    def count(self) -> int:
+        """Return the number of photos in the source, by their suffixes."""
+        return sum(file.suffix.lower() in _PHOTO_SUFFIXES for file in walk(self.root))
+
+    def _preferred(
+        self, candidates: list[Path], folder: str | None, near: Path | None, other: str
+    ) -> list[Path]:
+        chosen = [c for c in candidates if folder and folder in (c.parts[0], split_of(c.parts[0]))]
+        if near is not None:
+            above = {near, *near.parents}
+            shared = [len(above & {*(self.root / path).parents}) for path in candidates]
+            chosen = [c for c, n in zip(candidates, shared, strict=True) if n == max(shared)]
+        if len(chosen) > 1:
+            chosen = [path for path in chosen if path.name == other] or chosen
+        return chosen or candidates
 
     def _candidates(self, parts: tuple[str, ...]) -> list[Path]:
         if self._by_name is None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
 from stacked_ram.images.names import path_text
+from stacked_ram.preparation.boxes import largest_box
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import Box, Record
 from stacked_ram.preparation.sources.common import Source, entries, read_mat, walk
+from stacked_ram.preparation.sources.voc import read_annotation
 from stacked_ram.runtime.errors import UserError
-
-_MOST_BYTES = 2**20
 
 
 def fits(root: Path) -> bool:
@@ -39,49 +38,23 @@ def read(root: Path, options: PrepareOptions) -> Source:
 
 
 def _records(root: Path, splits: dict[str, str], source: Source) -> Iterator[Record]:
-    boxes = root / "Annotation"
-    has_boxes = boxes.is_dir()
+    annotations = root / "Annotation"
+    has_boxes = annotations.is_dir()
     unreadable = 0
     for folder in entries(root / "Images")[0]:
         breed = path_text(folder.name.split("-", 1)[-1])
         for file in walk(folder):
-            box = size = None
-            annotation = boxes / folder.name / file.stem
-            if has_boxes and annotation.is_file():
+            boxes: tuple[tuple[str, Box], ...] = ()
+            size = None
+            path = annotations / folder.name / file.stem
+            if has_boxes and path.is_file():
                 try:
-                    box, size = read_annotation(annotation)
+                    found = read_annotation(path)
+                    boxes, size = tuple((breed, box) for _, box in found.boxes), found.size
                 except ValueError:
-                    unreadable += 1
+                    pass
+                unreadable += not boxes
             split = splits.get(f"{folder.name}/{file.name}")
-            yield Record(file, breed, split, "", box, size)
+            yield Record(file, breed, split, "", largest_box(boxes), size, boxes)
     if unreadable:
         source.notes.append(f"{unreadable} annotations could not be read: their photos have no box")
-
-
-def read_annotation(path: Path) -> tuple[Box, tuple[int, int] | None]:
-    """Read a PASCAL VOC annotation: the box of its largest object, and the photo's (width, height).
-
-    Raises:
-        ValueError: the file is not such an annotation.
-    """
-    with open(path, "rb") as file:
-        text = file.read(_MOST_BYTES + 1)
-    # Annotations need no entities, which malicious files use to expand without end.
-    if len(text) > _MOST_BYTES or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ValueError("not an annotation")
-    try:
-        tree = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise ValueError(str(error)) from error
-    boxes = []
-    for found in tree.iter("bndbox"):
-        left, top, right, bottom = (
-            float(found.findtext(name) or "nan") for name in ("xmin", "ymin", "xmax", "ymax")
-        )
-        if left < right and top < bottom:
-            boxes.append((left, top, right, bottom))
-    if not boxes:
-        raise ValueError("no box")
-    width, height = (int(tree.findtext(f"size/{name}") or 0) for name in ("width", "height"))
-    largest = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
-    return largest, (width, height) if width and height else None
