@@ -82,6 +82,24 @@ def test_rows_of_a_csv_are_boxes_of_one_photo(tmp_path: Path) -> None:
     check_boxes(tmp_path / "out")
 
 
+def test_rows_of_a_csv_may_have_several_labels_if_each_has_its_box(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    lines = ["file,category,xmin,ymin,xmax,ymax"]
+    for n in range(14):
+        photo(source / f"{n}.png", n)
+        other = ("dot", SMALL) if n < 13 else ("a", LARGE)  # two labels for one box
+        for label, box in (other, ("ab"[n % 2], LARGE)):
+            lines.append(f"{n}.png,{label}," + ",".join(map(str, box)))
+    (source / "boxes.csv").write_text("\n".join(lines))
+    info = run(source, tmp_path / "out")
+    assert info["left_out"] == {"conflict": 2}
+    assert {row["class"] for row in rows(tmp_path / "out")} == {"a", "b"}
+    assert "13 photos show objects of several classes" in " ".join(info["notes"])
+    found = [row for row in rows(tmp_path / "out", "boxes.csv") if row["class"] != "dot"]
+    assert len(found) == 13
+    assert {tuple(float(row[side]) for side in SIDES) for row in found} == {LARGE}
+
+
 def coco(
     photos: list[tuple[str, int]], size_of: str = "file", names: tuple[str, ...] = ("a", "b", "dot")
 ) -> str:

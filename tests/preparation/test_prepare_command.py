@@ -148,7 +148,7 @@ def test_digits_are_recognised(tmp_path: Path) -> None:
 def test_mistakes_are_one_line_and_code_2(
     tmp_path: Path, capsys, monkeypatch, arguments: list[str], message: str
 ) -> None:
-    class_folders(tmp_path / "in", {"a": 1})
+    class_folders(tmp_path / "in", {"a": 1, "b": 1})
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()

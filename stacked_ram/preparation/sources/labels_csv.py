@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stacked_ram.images.names import printable
@@ -10,6 +10,7 @@ from stacked_ram.preparation.boxes import largest_box
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import Box, Record
 from stacked_ram.preparation.sources.common import Source, read_table, split_of
+from stacked_ram.preparation.sources.objects import ObjectRecords
 from stacked_ram.preparation.sources.photo_names import PhotoFinder
 from stacked_ram.preparation.sources.tables import (
     BOX,
@@ -35,12 +36,12 @@ def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
                 f"{root}: no CSV with the columns file and label: give --labels labels.csv"
             )
         raise not_understood(others)
-    source = read_tables(root, tables, "labels_csv")
+    source = read_tables(root, tables, "labels_csv", options)
     source.notes += [f"{table.describe()} is not used: it has no labels" for table in others]
     return source
 
 
-def read_tables(root: Path, tables: list[Table], layout: str) -> Source:
+def read_tables(root: Path, tables: list[Table], layout: str, options: PrepareOptions) -> Source:
     """Read the photos and labels of tables; the names of the photos are below `root` or beside.
 
     Raises:
@@ -59,8 +60,9 @@ def read_tables(root: Path, tables: list[Table], layout: str) -> Source:
     elif any(table.split for table in tables):
         names = ", ".join(table.path.name for table in tables)
         split_name = f"the files {names}" if layout == "labels_csv" else "the folders' own split"
-    records = (record for table in tables for record in _records(root, table))
-    return Source(layout, records, split_name)
+    source = Source(layout, [], split_name)
+    source.records = (r for table in tables for r in _records(root, table, source, options))
+    return source
 
 
 def not_understood(tables: list[Table]) -> UserError:
@@ -73,14 +75,16 @@ def not_understood(tables: list[Table]) -> UserError:
     )
 
 
-def _records(root: Path, table: Table) -> Iterator[Record]:
+def _records(root: Path, table: Table, source: Source, options: PrepareOptions) -> Iterator[Record]:
     photos = PhotoFinder(root, table.path)
     rows = (
         _record(row, f"{table.path}: line {line}", table, photos)
         for line, row in read_table(table.path)
     )
-    records = (record for record in rows if record is not None)
-    yield from _joined(records, table.path) if "box_left" in table.columns else records
+    records: Iterator[Record] = (record for record in rows if record is not None)
+    if "box_left" in table.columns:
+        records = _joined(records, table.path, source, options)
+    yield from records
     photos.check()
 
 
@@ -120,20 +124,36 @@ def _hot_label(row: dict[str, str], where: str, table: Table) -> str:
     return next(name for name in table.header if name.lower() == hot[0])
 
 
-def _joined(records: Iterator[Record], table: Path) -> Iterator[Record]:
-    """Join the rows of each photo and label, which give one box each. Holds all in memory."""
-    joined: dict[tuple[Path, str], Record] = {}
+def _joined(
+    records: Iterable[Record], table: Path, source: Source, options: PrepareOptions
+) -> Iterator[Record]:
+    """Join the rows of each photo, which are one object each. Holds all records in memory.
+
+    A photo with two labels for one box, or for none, keeps both: they are a conflict.
+    """
+    photos: dict[Path, list[Record]] = {}
     for record in records:
-        key = record.source, record.class_name
-        first = joined.setdefault(key, record)
-        if (first.split, first.group) != (record.split, record.group):
+        rows = photos.setdefault(record.source, [])
+        rows.append(record)
+        if (rows[0].split, rows[0].group) != (record.split, record.group):
             raise UserError(
                 f"{table}: {record.source.name} has several rows with different splits or groups"
             )
-        if first is not record:
-            boxes = first.boxes + record.boxes
-            joined[key] = Record(*key, first.split, first.group, largest_box(boxes), boxes=boxes)
-    yield from joined.values()
+    objects = ObjectRecords(options)
+    for path, rows in photos.items():
+        boxes = dict.fromkeys(found for row in rows for found in row.boxes)
+        labels = dict.fromkeys(row.class_name for row in rows)
+        distinct = len({box for _, box in boxes}) == len(boxes) and all(row.boxes for row in rows)
+        if len(labels) > 1 and distinct:
+            joined = objects.record(path, boxes, rows[0].split, None, rows[0].group)
+            assert joined is not None  # there are boxes
+            yield joined
+            continue
+        for label in labels:
+            own = tuple(found for found in boxes if found[0] == label)
+            split, group = rows[0].split, rows[0].group
+            yield Record(path, label, split, group, largest_box(own), boxes=own)
+    objects.add_notes(source)
 
 
 def _box(texts: list[str], where: str) -> Box | None:

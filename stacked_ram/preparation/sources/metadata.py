@@ -31,7 +31,7 @@ def read(root: Path, options: PrepareOptions) -> Source:
     labelled = [table for table in tables if table.has_labels]
     if not labelled:
         raise not_understood(tables)
-    source = read_tables(root, labelled, "metadata")
+    source = read_tables(root, labelled, "metadata", options)
     for table in tables:
         if not table.has_labels:
             source.notes.append(f"{table.path.parent.name}/{table.describe()} has no labels")

@@ -25,6 +25,7 @@ class ObjectRecords:
         boxes: Iterable[tuple[str, Box]],
         split: str | None,
         box_of: tuple[int, int] | None,
+        group: str = "",
     ) -> Record | None:
         """Return the record of a photo; None if it has no object.
 
@@ -38,9 +39,9 @@ class ObjectRecords:
         self._several += len({name for name, _ in wanted}) > 1
         box = largest_box(wanted)
         name = next(name for name, found in wanted if found == box)
-        return Record(photo, name, split, "", box, box_of, boxes)
+        return Record(photo, name, split, group, box, box_of, boxes)
 
-    def add_notes(self, source: Source, unnamed: int, unit: str) -> None:
+    def add_notes(self, source: Source, unnamed: int = 0, unit: str = "") -> None:
         """Add what the user should know, once all records are made.
 
         Args:
