@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.damage import HEIF_INSTALL, NEEDS_HEIF
 from stacked_ram.preparation.duplicates import Duplicates, drop_leaks, units_of
+from stacked_ram.preparation.multi_label import split_labels
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.sources.common import Source
 from stacked_ram.preparation.splits import TooFew, assign_units
 from stacked_ram.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 TRAIN, VALID, TEST = range(3)
 
@@ -65,6 +70,8 @@ def plan_splits(catalogue: Catalogue, source: Source, options: PrepareOptions) -
         rule, fractions = _follow_official(catalogue, source, options)
     else:
         rule, fractions = _draw_all(options)
+    if options.multi_label:
+        rule = rule.replace("stratified", "stratified by labels (Sechidis et al., 2011)")
     if options.folds is not None:
         rule += f"; {options.folds} folds outside test, fold 0 written as valid"
     plan = SplitPlan(rule, official, fractions)
@@ -119,6 +126,8 @@ def _follow_official(
 
 def _check_feasible(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
     """Refuse a split that is impossible even if all photos are usable and none is a duplicate."""
+    if catalogue.multi_label:  # a rare label need not be in every part
+        return
     names = sorted(catalogue.class_counts())
     photos = catalogue.columns(usable=False)
     units = units_of(photos["id"], photos["group"], np.empty((0, 2), dtype=np.int64))
@@ -170,6 +179,7 @@ def assign_splits(
             )
     names = sorted(catalogue.class_counts(usable=True))
     photos = catalogue.columns()
+    labels = _labels(catalogue, names, photos["klass"]) if catalogue.multi_label else None
     units = units_of(photos["id"], photos["group"], found.links())
     parts = np.full(len(units), TRAIN, dtype=np.int8)
     if plan.official:
@@ -179,19 +189,30 @@ def assign_splits(
         wanted = [plan.fractions.get(part, 0.0) for part in range(3)]
         fixed = _fixed_parts(photos, units, inside, plan, catalogue)
         parts[inside] = _assign(
-            photos, units, inside, wanted, names, _parts_text(plan), found, fixed
+            photos, units, inside, wanted, names, _parts_text(plan), found, fixed, labels
         )
     parts = np.where(photos["moved"] >= 0, photos["moved"], parts)
     folds = np.full(len(units), -1, dtype=np.int32)
     if options.folds is not None:
         inside = parts != TEST
         folds[inside] = _assign(
-            photos, units, inside, [1.0] * options.folds, names, f"{options.folds} folds", found
+            photos,
+            units,
+            inside,
+            [1.0] * options.folds,
+            names,
+            f"{options.folds} folds",
+            found,
+            labels=labels,
         )
         parts[inside] = np.where(folds[inside] == 0, VALID, TRAIN)
     _report_leaks(outcome, photos, parts, found, catalogue)
     for klass, name in enumerate(names):
-        counts = np.bincount(parts[photos["klass"] == klass], minlength=3)
+        if labels is None:
+            members = np.flatnonzero(photos["klass"] == klass)
+        else:
+            members = labels[:, [klass]].nonzero()[0]
+        counts = np.bincount(parts[members], minlength=3)
         missing = [SPLITS[part] for part in np.unique(parts) if not counts[part]]
         if missing:
             outcome.notes.append(f"class {name!r} has no photo in {' and '.join(missing)}")
@@ -253,7 +274,18 @@ def _assign(
     what: str,
     found: Duplicates,
     fixed: np.ndarray | None = None,
+    labels: csr_matrix | None = None,
 ) -> np.ndarray:
+    if labels is not None:
+        from stacked_ram.preparation.iterative_stratification import assign_iteratively
+
+        own = labels[np.flatnonzero(inside)]
+        parts = assign_iteratively(own, units[inside], photos["lot"][inside], fractions, fixed)
+        wanted = np.count_nonzero(fractions)
+        if len(np.unique(parts)) < wanted:
+            text = _number(len(parts), "usable photo")
+            raise UserError(f"{text}: too few for {what}: add photos, or ask for fewer parts")
+        return parts
     try:
         return assign_units(
             photos["klass"][inside], units[inside], photos["lot"][inside], fractions, fixed
@@ -265,6 +297,18 @@ def _assign(
         apart = len(np.unique(units_of(photos["id"], photos["group"], exact)[of_class]))
         alike = few.units < apart  # photos that look alike make the groups few
         raise _too_few(names[few.klass], photos_text, few.units, what, alike) from few
+
+
+def _labels(catalogue: Catalogue, names: list[str], klass: np.ndarray) -> csr_matrix:
+    """Return a matrix with 1 where a usable photo (row) has a label (column)."""
+    from scipy.sparse import csr_matrix
+
+    number_of = {name: number for number, name in enumerate(names)}
+    sets = [split_labels(text) for text in sorted(catalogue.class_texts(usable=True))]
+    rows = [row for row, found in enumerate(sets) for _ in found]
+    columns = [number_of[name] for found in sets for name in found]
+    ones = np.ones(len(rows), dtype=np.int64)
+    return csr_matrix((ones, (rows, columns)), shape=(len(sets), len(names)))[klass]
 
 
 def _parts_text(plan: SplitPlan) -> str:

@@ -27,6 +27,12 @@ from stacked_ram.preparation.checked import Checked, CheckPlan
 from stacked_ram.preparation.damage import NEEDS_HEIF
 from stacked_ram.preparation.fingerprint import SourceFingerprint
 from stacked_ram.preparation.large import has_vips
+from stacked_ram.preparation.multi_label import (
+    count_labels,
+    has_label,
+    join_labels,
+    split_labels,
+)
 from stacked_ram.preparation.perceptual import Fingerprint
 from stacked_ram.preparation.records import CheckedRecord, EncodedPhoto, Record
 from stacked_ram.runtime.errors import UserError
@@ -102,6 +108,7 @@ class Catalogue:
         if plan.keep_large:
             checked_as += f" large {has_vips()}"
         self.checked_as = checked_as
+        self.multi_label = False  # whether `class` is a text of several labels
         self.reused = 0  # photos of this run that were not decoded again
         known = self._db.execute("SELECT value FROM facts WHERE name = 'plan'").fetchone()
         if known != (checked_as,):
@@ -173,14 +180,23 @@ class Catalogue:
 
     def class_counts(self, *, usable: bool = False) -> dict[str, int]:
         """Count the photos of each class: all of them, or only those that can be stored."""
+        counts = self.class_texts(usable=usable)
+        return count_labels(counts) if self.multi_label else counts
+
+    def class_texts(self, *, usable: bool = False) -> dict[str, int]:
+        """Count the photos of each class or, with several labels, of each set of labels."""
         source = _USABLE if usable else "FROM photos p"
         return dict(self._db.execute(f"SELECT class, count(*) {source} GROUP BY class ORDER BY 1"))
+
+    def photo_count(self) -> int:
+        """Count all photos."""
+        return self._db.execute("SELECT count(*) FROM photos").fetchone()[0]
 
     def reasons(self, name: str) -> str:
         """List why photos of a class cannot be stored, with the number of photos per reason."""
         query = (
             "SELECT CASE c.problem WHEN '' THEN p.why ELSE c.problem END AS word, count(*)"
-            " FROM photos p JOIN checked c USING (file) WHERE p.class = ? AND word != ''"
+            f" FROM photos p JOIN checked c USING (file) WHERE {self._has_class} AND word != ''"
             " GROUP BY word ORDER BY word"
         )
         return ", ".join(f"{count} {word}" for word, count in self._db.execute(query, [name]))
@@ -228,13 +244,26 @@ class Catalogue:
         pairs = [(new, old) for old, new in names.items()]
         for table in ("photos", "boxes"):
             self._db.executemany(f"UPDATE {table} SET class = ? WHERE class = ?", pairs)
+        if self.multi_label:
+            for text in self.class_texts():
+                self._rename_text(text, [names.get(name, name) for name in split_labels(text)])
 
     def keep_classes(self, names: Iterable[str]) -> None:
-        """Remove the photos of all other classes."""
+        """Remove the photos of all other classes, or with several labels, those with none."""
+        if self.multi_label:
+            kept = set(names)
+            for text in self.class_texts():
+                self._rename_text(text, kept & set(split_labels(text)))
+            self._db.execute("DELETE FROM photos WHERE class = ''")
+            return
         self._db.execute("CREATE TEMP TABLE kept (class TEXT PRIMARY KEY)")
         self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((name,) for name in names))
         self._db.execute("DELETE FROM photos WHERE class NOT IN (SELECT class FROM kept)")
         self._db.execute("DROP TABLE kept")
+
+    def _rename_text(self, text: str, labels: Iterable[str]) -> None:
+        new = join_labels(labels)
+        self._db.execute("UPDATE photos SET class = ? WHERE class = ?", [new, text])
 
     def keep_most(self, number: int) -> None:
         """Keep `number` random photos per class, and the proportions of the official splits."""
@@ -507,6 +536,13 @@ class Catalogue:
                 f" {_USABLE} AND p.box IS NOT NULL"
             )
         )
+
+    @property
+    def _has_class(self) -> str:
+        """The condition that a photo has the class `?`."""
+        if self.multi_label:
+            return has_label("p.class")
+        return "p.class = ?"
 
     def _value(self, column: str, number: int) -> Any:
         """Return the value of a column (SQLite has no types) for a photo."""

@@ -47,7 +47,8 @@ RUN_ONLY = frozenset(
 # Kind or layout of a data set -> the options for it alone. All other options apply to every kind.
 ONLY_FOR = {
     "photos": (
-        "labels", "group_pattern", "join_classes", "max_per_class", "split", "test_ratio", "folds",
+        "labels", "multi_label", "label_separator", "group_pattern", "join_classes",
+        "max_per_class", "split", "test_ratio", "folds",
         "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
         "drop_leaks", "fixes", "quarantine",
         "keep_damaged", "short_side", "keep_size", "quality", "sixteen_bit_max",
@@ -83,6 +84,11 @@ class PrepareOptions:
     labels: Path | None = None
     """CSV with the columns file and label, and optionally split, group and the object's box; or a
     JSON file of COCO annotations."""
+    multi_label: bool = False
+    """Photos may have several labels: in the column label, as --label-separator separates them; in
+    several rows; in a column of 0 and 1 for each label; or all classes of its objects."""
+    label_separator: str = "|"
+    """With --multi-label: what separates the labels in the column label."""
     group_pattern: str | None = None
     """Regular expression on a photo's path in SOURCE: photos with the same bracketed part (without
     brackets: the same match) stay in one split."""
@@ -257,6 +263,14 @@ class PrepareOptions:
             ("labels" in given and self.layout not in ("auto", "labels_csv", "coco"),
              f"--labels is for photos that a CSV or COCO file names, not --layout {self.layout}: "
              "not both"),
+            ("label_separator" in given and not self.multi_label,
+             "--label-separator separates several labels of a photo: give --multi-label too"),
+            (not self.label_separator, "--label-separator is empty: give a character, as ;"),
+            (self.multi_label and scene,
+             "--scene is for photos with one label each, not --multi-label: not both"),
+            (self.multi_label and bool({"max_per_class", "fixes", "inspect"} & set(given)),
+             "--multi-label does not go with --max-per-class, --fixes or --inspect yet: leave them "
+             "out"),
             (self.drop_leaks and self.split == "ratio",
              "--drop-leaks is for an official split, --split ratio draws another, which keeps "
              "copies together: not both"),

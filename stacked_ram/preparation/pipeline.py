@@ -148,6 +148,7 @@ def _prepare_in(
         if not options.dry_run:
             restore(options.dest)
         info = existing_info(options.dest)
+        catalogue.multi_label = options.multi_label
         catalogue.plan = replace(plan, kept=kept_checks(options.dest, catalogue.checked_as))
         origin = _find_origin(options, command)
         # Before anything is unpacked. Files of digits are few, and have their own check.
@@ -369,7 +370,7 @@ def _refuse_one_class(
 ) -> None:
     """Refuse a single class, which most often means that labels were not understood."""
     counts = catalogue.class_counts()
-    if len(counts) == 1 and options.classes is None:
+    if len(counts) == 1 and len(catalogue.class_texts()) == 1 and options.classes is None:
         name = next(iter(counts))
         raise UserError(
             f"{root}: all photos have one class, {name!r}: check where the labels are (read as "
@@ -475,6 +476,8 @@ def _notes(
             "the data of JPEG photos were not checked for damage: this build of OpenCV does not "
             "pass on the warnings of its decoder"
         )
+    if catalogue.multi_label and (bare := catalogue.class_texts(usable=True).get("")):
+        notes.append(f"{bare} photos have no label")
     if lost := catalogue.boxes_lost():
         notes.append(f"{lost} boxes were drawn on photos of another size and are not used")
     return notes + outcome.notes
@@ -490,7 +493,9 @@ def _write(
     found: Duplicates,
 ) -> None:
     classes = list(catalogue.class_counts(usable=True))
-    with DatasetWriter(options, kind="photos", channels=3, classes=classes) as writer:
+    with DatasetWriter(
+        options, kind="photos", channels=3, classes=classes, multi_label=catalogue.multi_label
+    ) as writer:
         for record, photo in catalogue.dataset():
             writer.add(
                 photo,

@@ -21,6 +21,7 @@ from stacked_ram.preparation import plots
 from stacked_ram.preparation.encoding import TILE, small_jpeg, thumbnail_of
 from stacked_ram.preparation.fixes import FILE as FIXES
 from stacked_ram.preparation.fixes import Fix, read_fixes
+from stacked_ram.preparation.multi_label import has_label, photo_counts
 from stacked_ram.preparation.records import SPLITS
 
 REPORT_COLUMNS = ("source", "class", "fate", "problem", "detail", "repairs", "path")
@@ -64,7 +65,7 @@ def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, Any]) 
         write_pages(
             tree,
             info,
-            ((name, *_tiles(tree, rows, name, threads)) for name in info["classes"]),
+            ((name, *_tiles(tree, rows, name, info, threads)) for name in info["classes"]),
             before=[
                 "<h2>Sizes and aspect ratios of the stored photos</h2>",
                 plots.sizes_and_ratios(sizes),
@@ -72,7 +73,7 @@ def write_report(tree: Path, rows: sqlite3.Connection, info: Mapping[str, Any]) 
             after=itertools.chain(
                 left_out_figures(rows),
                 pair_figures(rows, threads),
-                [fixes_bar(tree, info["classes"])],
+                [] if info.get("labels") == "several" else [fixes_bar(tree, info["classes"])],
             ),
         )
 
@@ -111,8 +112,7 @@ def write_pages(
 
 
 def _summary(info: Mapping[str, Any]) -> Iterable[str]:
-    counts = info["counts"]
-    totals = ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS)
+    totals = ", ".join(f"{count} {split}" for split, count in photo_counts(info).items())
     numbers = ", ".join(f"{value:.3f}" for value in info["mean"])
     spreads = ", ".join(f"{value:.3f}" for value in info["std"])
     lines = [
@@ -139,14 +139,19 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _tiles(
-    tree: Path, rows: sqlite3.Connection, class_name: str, threads: Executor
+    tree: Path,
+    rows: sqlite3.Connection,
+    class_name: str,
+    info: Mapping[str, Any],
+    threads: Executor,
 ) -> tuple[list[Image.Image], list[str]]:
     """Return small pictures of a dozen photos of a class, and their paths in the source.
 
     Photos are ordered by hash: a random choice.
     """
+    condition = has_label("class") if info.get("labels") == "several" else "class = ?"
     chosen = rows.execute(
-        "SELECT path, preview, source FROM stored WHERE class = ? ORDER BY sha256, path LIMIT ?",
+        f"SELECT path, preview, source FROM stored WHERE {condition} ORDER BY sha256, path LIMIT ?",
         [class_name, SHEET_TILES],
     ).fetchall()
     pictures = [tree / path if preview is None else preview for path, preview, _ in chosen]

@@ -13,8 +13,8 @@ import yaml
 from stacked_ram.preparation.assign_splits import plan_splits
 from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.download import OFFICIAL, download_folder
+from stacked_ram.preparation.multi_label import photo_counts
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.sources.common import Source
 from stacked_ram.runtime.errors import UserError
 
@@ -106,7 +106,7 @@ def summary_of(dest: Path, info: Mapping[str, Any], *, unchanged: bool = False) 
     return PrepareSummary(
         dest=dest,
         classes=tuple(info["classes"]),
-        photos={split: sum(info["counts"][split].values()) for split in SPLITS},
+        photos=photo_counts(info),
         left_out=dict(info["left_out"]),
         repaired=dict(info["repaired"]),
         exact_duplicates=exact,
@@ -139,7 +139,7 @@ def plan_of_download(name: str, dest: Path) -> PrepareSummary:
 def plan_of_photos(catalogue: Catalogue, source: Source, options: PrepareOptions) -> PrepareSummary:
     """Return the summary of a dry run on the photos of a catalogue."""
     counts = catalogue.class_counts()
-    total, todo = sum(counts.values()), catalogue.to_check()
+    total, todo = catalogue.photo_count(), catalogue.to_check()
     lines = [
         f"read as {source.layout}: {total} photos in {len(counts)} classes",
         *(f"  {name}: {count}" for name, count in counts.items()),

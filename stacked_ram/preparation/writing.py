@@ -26,6 +26,7 @@ from stacked_ram.images.names import folder_names, safe_name
 from stacked_ram.preparation.boxes import clip_box
 from stacked_ram.preparation.encoding import encode_image
 from stacked_ram.preparation.kept_checks import write_checks
+from stacked_ram.preparation.multi_label import FOLDER, split_labels
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.records import SPLITS, Box, EncodedPhoto
@@ -83,7 +84,13 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, options: PrepareOptions, *, kind: str, channels: int, classes: Sequence[str]
+        self,
+        options: PrepareOptions,
+        *,
+        kind: str,
+        channels: int,
+        classes: Sequence[str],
+        multi_label: bool = False,
     ) -> None:
         """Create an empty tree in the working folder, replacing that of an earlier run.
 
@@ -91,16 +98,19 @@ class DatasetWriter:
             kind: "photos" or "digits".
             channels: of every photo: 3 (RGB) or 1 (grayscale).
             classes: all class names in any order. The label of a class is its index once sorted.
+            multi_label: whether the `class_name` of a photo is a text of several labels (see
+                stacked_ram.preparation.multi_label).
         """
         self.options = options
         self.kind = kind
         self.channels = channels
+        self.multi_label = multi_label
         self.folders = folder_names(classes)
         working = working_folder(options.dest)
         self._tree = working / "dataset"
         remove_tree(self._tree)
         for split in SPLITS:
-            for folder in self.folders.values():
+            for folder in [FOLDER] if multi_label else self.folders.values():
                 (self._tree / split / folder).mkdir(parents=True)
         database = working / "rows.sqlite"
         for leftover in working.glob("rows.sqlite*"):
@@ -147,7 +157,7 @@ class DatasetWriter:
             box: (left, top, right, bottom) in pixels of the stored photo.
             boxes: (class, box) of every object, for boxes.csv.
         """
-        folder = f"{split}/{self.folders[class_name]}"
+        folder = f"{split}/{FOLDER if self.multi_label else self.folders[class_name]}"
         stem = f"{folder}/{safe_name(name or Path(source).stem, max_bytes=120)}"
         path = f"{stem}{photo.suffix}"
         if box is not None:
@@ -254,7 +264,10 @@ class DatasetWriter:
             "SELECT path, class, split, width, height, sha256, phash, grp, box_left, box_top,"
             " box_right, box_bottom, source, repairs, fold FROM stored ORDER BY path"
         )
-        write_table(self._tree / "manifest.csv", MANIFEST_COLUMNS, manifest)
+        columns: tuple[str, ...] = MANIFEST_COLUMNS
+        if self.multi_label:
+            columns = tuple("labels" if name == "class" else name for name in columns)
+        write_table(self._tree / "manifest.csv", columns, manifest)
         if self._rows.execute("SELECT 1 FROM boxes LIMIT 1").fetchone():
             boxes = self._rows.execute("SELECT * FROM boxes ORDER BY path, rowid")
             write_table(self._tree / "boxes.csv", BOXES_COLUMNS, boxes)
@@ -275,8 +288,11 @@ class DatasetWriter:
     ) -> dict[str, object]:
         counts = {split: dict.fromkeys(self.folders, 0) for split in SPLITS}
         query = "SELECT split, class, count(*) FROM stored GROUP BY split, class"
+        photos = dict.fromkeys(SPLITS, 0)
         for split, class_name, count in self._rows.execute(query):
-            counts[split][class_name] = count
+            photos[split] += count
+            for name in split_labels(class_name) if self.multi_label else [class_name]:
+                counts[split][name] += count
         left_out = self._rows.execute(
             "SELECT problem, count(*) FROM left_out GROUP BY problem ORDER BY problem"
         )
@@ -291,8 +307,10 @@ class DatasetWriter:
             "kind": self.kind,
             "name": self.options.dest.name,
             "classes": list(self.folders),
-            "folders": list(self.folders.values()),
+            **({"labels": "several"} if self.multi_label else {}),
+            "folders": [FOLDER] if self.multi_label else list(self.folders.values()),
             "counts": counts,
+            **({"photos": photos} if self.multi_label else {}),
             **self._pixel_statistics(),
             "channels": self.channels,
             "rule": rule,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from stacked_ram.preparation.options import PrepareOptions
@@ -71,6 +72,8 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
         return coco.read(root, options)
     if options.labels is not None:
         return labels_csv.read_labels_csv(root, options)
+    if options.multi_label:
+        return _find_several(root, options)
     for name, (fits, read) in _ADAPTERS.items():
         if options.layout not in ("auto", name):
             continue
@@ -89,6 +92,26 @@ def find_source(root: Path, options: PrepareOptions) -> Source:
     raise UserError(
         f"{root}: no layout fits: no class folders with photos, no train/ valid/ test/, no CSV "
         f"with the columns file and label{unread_tables(root)}, no known data set (see --layout)"
+    )
+
+
+def _find_several(root: Path, options: PrepareOptions) -> Source:
+    """Read `root` with a layout that can give several labels to a photo."""
+    readers: dict[str, _Adapter] = {
+        **{name: _ADAPTERS[name] for name in ("coco", "yolo", "voc")},
+        "metadata": (partial(metadata.fits, multi_label=True), metadata.read),
+        "labels_csv": (
+            partial(labels_csv.labels_csv_fits, multi_label=True),
+            labels_csv.read_labels_csv,
+        ),
+    }
+    for base in _single_chain(root):
+        for name, (fits, read) in readers.items():
+            if options.layout in ("auto", name) and fits(base):
+                return read(base, options)
+    raise UserError(
+        f"{root}: --multi-label needs a CSV with the columns file and label, or one column of 0 "
+        f"and 1 for each label{unread_tables(root)}; or a metadata.jsonl, or annotations of objects"
     )
 
 

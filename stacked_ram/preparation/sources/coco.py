@@ -112,7 +112,10 @@ def _records(
         try:
             names = {entry["id"]: printable(str(entry["name"])) for entry in content["categories"]}
             boxes: dict[Any, list[tuple[str, Box]]] = {}
+            labels: dict[Any, set[str]] = {}
             for entry in content["annotations"]:
+                if options.multi_label:  # also without a box
+                    labels.setdefault(entry["image_id"], set()).add(names[entry["category_id"]])
                 if entry.get("iscrowd") or "bbox" not in entry:
                     continue
                 left, top, width, height = map(float, entry["bbox"])
@@ -123,7 +126,13 @@ def _records(
                 size = int(image.get("width") or 0), int(image.get("height") or 0)
                 photo = photos.find(str(image["file_name"]), str(file), split)
                 found = boxes.get(image["id"], ())
-                record = objects.record(photo, found, split, size if all(size) else None)
+                record = objects.record(
+                    photo,
+                    found,
+                    split,
+                    size if all(size) else None,
+                    labels=labels.get(image["id"], ()),
+                )
                 if record is not None:
                     yield record
         except (KeyError, TypeError, ValueError, AttributeError) as error:

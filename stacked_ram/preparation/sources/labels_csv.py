@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stacked_ram.images.names import printable
 from stacked_ram.preparation.boxes import largest_box
+from stacked_ram.preparation.multi_label import join_labels, split_labels
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import Box, Record
 from stacked_ram.preparation.sources.common import Source, read_table, split_of
@@ -22,14 +24,18 @@ from stacked_ram.preparation.sources.tables import (
 from stacked_ram.runtime.errors import UserError
 
 
-def labels_csv_fits(root: Path) -> bool:
+def labels_csv_fits(root: Path, *, multi_label: bool = False) -> bool:
     """Return whether a CSV gives photos and labels, or one for each split."""
-    return bool(find_tables(root)[0])
+    return bool(find_tables(root, multi_label=multi_label)[0])
 
 
 def read_labels_csv(root: Path, options: PrepareOptions) -> Source:
     """Read the photos and labels, and if they exist splits, groups, and the objects' boxes."""
-    tables, others = _given_table(root, options.labels) if options.labels else find_tables(root)
+    several = options.multi_label
+    if options.labels:
+        tables, others = _given_table(root, options.labels, several)
+    else:
+        tables, others = find_tables(root, multi_label=several)
     if not tables:
         if not others:
             raise UserError(
@@ -77,25 +83,32 @@ def not_understood(tables: list[Table]) -> UserError:
 
 def _records(root: Path, table: Table, source: Source, options: PrepareOptions) -> Iterator[Record]:
     photos = PhotoFinder(root, table.path)
+    separator = options.label_separator if options.multi_label else None
     rows = (
-        _record(row, f"{table.path}: line {line}", table, photos)
+        _record(row, f"{table.path}: line {line}", table, photos, separator)
         for line, row in read_table(table.path)
     )
     records: Iterator[Record] = (record for record in rows if record is not None)
-    if "box_left" in table.columns:
+    if options.multi_label or "box_left" in table.columns:
         records = _joined(records, table.path, source, options)
     yield from records
     photos.check()
 
 
-def _record(row: dict[str, str], where: str, table: Table, photos: PhotoFinder) -> Record | None:
-    """Read one row; None if it is empty."""
+def _record(
+    row: dict[str, str], where: str, table: Table, photos: PhotoFinder, separator: str | None
+) -> Record | None:
+    """Read one row; None if it is empty.
+
+    Args:
+        separator: of several labels; None if a photo has one label.
+    """
     columns = table.columns
     name = row.get(columns["file"], "")
-    label = _hot_label(row, where, table) if table.one_hot else row.get(columns["label"], "")
+    label = _label(row, where, table, separator)
     if not name and not label:
         return None
-    if not name or not label:
+    if not name or (not label and separator is None):
         raise UserError(f"{where}: {'label' if name else 'file'} is empty: fill it in")
     split = table.split
     text = row.get(columns["split"], "") if "split" in columns else ""
@@ -112,16 +125,32 @@ def _record(row: dict[str, str], where: str, table: Table, photos: PhotoFinder) 
     return Record(path, label, split, printable(group), box, boxes=((label, box),) if box else ())
 
 
-def _hot_label(row: dict[str, str], where: str, table: Table) -> str:
+def _label(row: dict[str, str], where: str, table: Table, separator: str | None) -> str:
+    if table.one_hot:
+        return _hot_label(row, where, table, separator is not None)
+    text = row.get(table.columns["label"], "")
+    if table.path.suffix.lower() == ".jsonl" and text.startswith("["):  # a list of JSON
+        if separator is None:
+            raise UserError(f"{where}: a list of labels: give --multi-label")
+        return join_labels((printable(str(label)) for label in json.loads(text)), where)
+    if separator is None:
+        return text
+    return join_labels(map(printable, text.split(separator)), where)
+
+
+def _hot_label(row: dict[str, str], where: str, table: Table, multi_label: bool) -> str:
     if not any(row.values()):
         return ""
     hot = hot_columns(row, table.one_hot)
     if hot is None:
         raise UserError(f"{where}: a column of a class holds something other than 0 and 1")
+    names = [printable(name) for name in table.header if name.lower() in hot]
+    if multi_label:
+        return join_labels(names, where)
     if len(hot) != 1:
         which = f"two labels ({hot[0]}, {hot[1]})" if hot else "no label"
-        raise UserError(f"{where}: {which}: a photo needs exactly one 1")
-    return next(name for name in table.header if name.lower() == hot[0])
+        raise UserError(f"{where}: {which}: a photo needs exactly one 1, or give --multi-label")
+    return names[0]
 
 
 def _joined(
@@ -129,7 +158,8 @@ def _joined(
 ) -> Iterator[Record]:
     """Join the rows of each photo, which are one object each. Holds all records in memory.
 
-    A photo with two labels for one box, or for none, keeps both: they are a conflict.
+    A photo with two labels for one box, or for none, keeps both: they are a conflict, unless
+    photos may have several labels.
     """
     photos: dict[Path, list[Record]] = {}
     for record in records:
@@ -142,6 +172,11 @@ def _joined(
     objects = ObjectRecords(options)
     for path, rows in photos.items():
         boxes = dict.fromkeys(found for row in rows for found in row.boxes)
+        if options.multi_label:
+            name = join_labels(label for row in rows for label in split_labels(row.class_name))
+            split, group, own = rows[0].split, rows[0].group, tuple(boxes)
+            yield Record(path, name, split, group, largest_box(own), boxes=own)
+            continue
         labels = dict.fromkeys(row.class_name for row in rows)
         distinct = len({box for _, box in boxes}) == len(boxes) and all(row.boxes for row in rows)
         if len(labels) > 1 and distinct:
@@ -171,9 +206,9 @@ def _box(texts: list[str], where: str) -> Box | None:
     return left, top, right, bottom
 
 
-def _given_table(root: Path, labels: Path) -> tuple[list[Table], list[Table]]:
+def _given_table(root: Path, labels: Path, multi_label: bool) -> tuple[list[Table], list[Table]]:
     path = next((path for path in (labels, root / labels) if path.is_file()), None)
     if path is None:
         raise UserError(f"--labels {labels}: no such file, neither here nor in {root}")
-    table = read_columns(path)
+    table = read_columns(path, multi_label=multi_label)
     return ([table], []) if table.has_labels else ([], [table])

@@ -18,14 +18,14 @@ from stacked_ram.runtime.errors import UserError
 _NAMES = ("metadata.jsonl", "metadata.csv")
 
 
-def fits(root: Path) -> bool:
+def fits(root: Path, *, multi_label: bool = False) -> bool:
     """Return whether a metadata file gives photos and labels, below `root` or as JSON lines."""
-    return any(table.has_labels for table in _tables(root))
+    return any(table.has_labels for table in _tables(root, multi_label))
 
 
 def read(root: Path, options: PrepareOptions) -> Source:
     """Read the photos that the metadata files name; folders called train, test ... are splits."""
-    tables = _tables(root)
+    tables = _tables(root, options.multi_label)
     if not tables:
         raise UserError(f"{root}: no {' or '.join(_NAMES)} found, in it or in its folders")
     labelled = [table for table in tables if table.has_labels]
@@ -38,11 +38,13 @@ def read(root: Path, options: PrepareOptions) -> Source:
     return source
 
 
-def _tables(root: Path) -> list[Table]:
+def _tables(root: Path, multi_label: bool) -> list[Table]:
     folders = entries(root)[0]
     files = [root / _NAMES[0], *(folder / name for folder in folders for name in _NAMES)]
     return [
-        replace(read_columns(file), split=_split(root, file)) for file in files if file.is_file()
+        replace(read_columns(file, multi_label=multi_label), split=_split(root, file))
+        for file in files
+        if file.is_file()
     ]
 
 

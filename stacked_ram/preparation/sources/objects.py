@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stacked_ram.preparation.boxes import largest_box
+from stacked_ram.preparation.multi_label import join_labels
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import Box, Record
 from stacked_ram.preparation.sources.common import Source, split_of
@@ -15,6 +16,7 @@ class ObjectRecords:
     """Make records, in which the largest object decides the class, and count special cases."""
 
     def __init__(self, options: PrepareOptions) -> None:
+        self._multi_label = options.multi_label
         self._chosen = {name.casefold() for name in options.class_list}
         self._empty = 0
         self._several = 0
@@ -26,12 +28,17 @@ class ObjectRecords:
         split: str | None,
         box_of: tuple[int, int] | None,
         group: str = "",
+        labels: Iterable[str] = (),
     ) -> Record | None:
         """Return the record of a photo; None if it has no object.
 
-        Of the classes that --classes names, if any is there, the largest object is chosen.
+        Of the classes that --classes names, if any is there, the largest object is chosen. With
+        --multi-label, the photo has the labels of all objects, and those in `labels`; perhaps none.
         """
         boxes = tuple(boxes)
+        if self._multi_label:
+            name = join_labels((*labels, *(label for label, _ in boxes)), str(photo))
+            return Record(photo, name, split, group, largest_box(boxes), box_of, boxes)
         if not boxes:
             self._empty += 1
             return None

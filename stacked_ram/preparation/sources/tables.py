@@ -60,8 +60,11 @@ class Table:
         return f"{self.path.name} with the columns {shown}"
 
 
-def read_columns(path: Path) -> Table:
+def read_columns(path: Path, *, multi_label: bool = False) -> Table:
     """Read the header of a CSV, and its first rows where it may be one-hot.
+
+    Args:
+        multi_label: whether a photo may have several labels, or none.
 
     Raises:
         UserError: the file cannot be read.
@@ -74,15 +77,19 @@ def read_columns(path: Path) -> Table:
         match = next((name for name in known if name in by_name), None)
         if match is not None:
             columns[meaning] = by_name[match]
+    if multi_label and "label" not in columns:
+        match = next((name for name in ("labels", "tags") if name in by_name), None)
+        if match is not None:
+            columns["label"] = by_name[match]
     one_hot: tuple[str, ...] = ()
     if "label" not in columns and "file" in columns:
         others = tuple(name for name in names if name and name not in columns.values())
-        if len(others) > 1 and _is_one_hot(path, others):
+        if len(others) > 1 and _is_one_hot(path, others, multi_label):
             one_hot = others
     return Table(path, columns, one_hot, header)
 
 
-def find_tables(root: Path) -> tuple[list[Table], list[Table]]:
+def find_tables(root: Path, *, multi_label: bool = False) -> tuple[list[Table], list[Table]]:
     """Return the CSVs in a folder (with labels, without), read by their columns.
 
     Several with labels are returned only if their names say a split each, as train.csv, test.csv.
@@ -94,7 +101,7 @@ def find_tables(root: Path) -> tuple[list[Table], list[Table]]:
     for file in entries(root)[1]:
         example = "submission" in file.stem.lower()  # Kaggle's form for answers, without truth
         if file.suffix.lower() in (".csv", ".tsv") and not example:
-            found.append(read_columns(file))
+            found.append(read_columns(file, multi_label=multi_label))
     fitting = [table for table in found if table.has_labels]
     others = [table for table in found if not table.has_labels]
     if len(fitting) > 1:
@@ -111,12 +118,15 @@ def find_tables(root: Path) -> tuple[list[Table], list[Table]]:
     return fitting, others
 
 
-def _is_one_hot(path: Path, columns: tuple[str, ...]) -> bool:
+def _is_one_hot(path: Path, columns: tuple[str, ...], multi_label: bool) -> bool:
     try:
         rows = [row for _, row in islice(read_table(path), _PEEK)]
     except UserError:  # it may be a list of something else
         return False
-    return bool(rows) and all(len(hot_columns(row, columns) or ()) == 1 for row in rows)
+    hot = [hot_columns(row, columns) for row in rows]
+    return bool(rows) and all(
+        names is not None and (multi_label or len(names) == 1) for names in hot
+    )
 
 
 def hot_columns(row: dict[str, str], columns: tuple[str, ...]) -> list[str] | None:
