@@ -1,4 +1,4 @@
-"""How fast photos are prepared, and how much memory a million of them take.
+"""How fast photos are prepared, what each check costs, and how much memory a million photos take.
 
     python benchmarks/preparing.py ../shared/data/flowers17   # rate, and memory at 1,000,000 rows
     python benchmarks/preparing.py --quick                    # both in small, on generated photos
@@ -7,6 +7,9 @@ Rate: the whole of `prepare_data.py` (listing, checks, duplicates, splits, repor
 the same number of processes that merely decode the same files and encode them again as JPEG. A
 ratio of 1 means that all the rest costs nothing. Both in seconds of the clock and in seconds of
 processor time, which other programs on the machine disturb less.
+
+Checks: processor time of the steps of a check, in milliseconds a photo, for the files as they are
+and for the same photos as PNG; the share is that of the whole check.
 
 Memory: the largest resident size of a process that takes in generated rows, finds duplicates,
 settles the split and writes the manifest; photos themselves are held by the workers, a bounded
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import multiprocessing
 import os
@@ -26,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +41,12 @@ from stacked_ram.preparation import writing
 from stacked_ram.preparation.assign_splits import assign_splits, plan_splits
 from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.checked import Checked, CheckPlan
+from stacked_ram.preparation.checks import check_photo
 from stacked_ram.preparation.duplicates import find_duplicates, leave_out_conflicts
+from stacked_ram.preparation.integrity import check_integrity
+from stacked_ram.preparation.jpeg import outline_of, warnings_pass
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.perceptual import Fingerprint
+from stacked_ram.preparation.perceptual import Fingerprint, fingerprint
 from stacked_ram.preparation.pipeline import prepare
 from stacked_ram.preparation.records import Record
 from stacked_ram.preparation.sources import find_source
@@ -67,6 +75,7 @@ def main() -> None:
             Path(place) / "photos", 60 if arguments.quick else 400
         )
         rate(source, Path(place), arguments.workers, repeats)
+        costs(source, Path(place))
         for count in rows:
             memory(count, Path(place) / f"rows{count}")
 
@@ -96,6 +105,52 @@ def rate(source: Path, place: Path, workers: int, repeats: int) -> None:
         f"ratio of the rates, median of {repeats}: {statistics.median(clock):.2f} by the clock, "
         f"{statistics.median(processor):.2f} by processor time"
     )
+
+
+def costs(source: Path, place: Path, most: int = 200) -> None:
+    """Print what each step of the check of a photo costs, in one process."""
+    options = PrepareOptions(source=source, dest=place / "x")
+    files = [record.source for record in find_source(source, options).records][:most]
+    pngs = place / "pngs"
+    pngs.mkdir()
+    for number, file in enumerate(files[: most // 4]):
+        with Image.open(file) as image:
+            image.convert("RGB").save(pngs / f"{number}.png", compress_level=1)
+    decoded = place / "decoded"
+    decoded.mkdir()
+    plan = CheckPlan(decoded, 512, QUALITY, 10**8)
+    warnings_pass()  # loads OpenCV
+    for name, photos in (("as they are", files), ("as PNG", sorted(pngs.iterdir()))):
+        contents = [photo.read_bytes() for photo in photos]
+        images = [Image.open(io.BytesIO(content)) for content in contents]
+        outlines = [
+            outline_of(content) if image.format == "JPEG" else None
+            for image, content in zip(images, contents, strict=True)
+        ]
+        steps = {
+            "hash": [partial(hashlib.sha256, content) for content in contents],
+            "outline of JPEG": [partial(outline_of, content) for content in contents],
+            "decode": [image.load for image in images],
+            "integrity": [
+                partial(check_integrity, *photo)
+                for photo in zip(images, contents, outlines, strict=True)
+            ],
+            "fingerprint": [partial(fingerprint, image.convert("RGB")) for image in images],
+            "whole check": [partial(check_photo, photo, plan) for photo in photos],
+        }
+        spent = {}
+        for step, calls in steps.items():
+            start = time.process_time()
+            for call in calls:
+                call()
+            spent[step] = (time.process_time() - start) * 1000 / len(calls)
+        print(
+            f"check of a photo {name}, milliseconds (share), {len(photos)} photos: "
+            + ", ".join(
+                f"{step} {cost:.2f} ({cost / spent['whole check']:.0%})"
+                for step, cost in spent.items()
+            )
+        )
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -3,9 +3,9 @@
 Decoders fill what they cannot read with grey, repeat the last row, or show noise, and say nothing.
 
     PNG           the CRC of every chunk
-    JPEG          the warnings of libjpeg; zeros where a progressive scan cannot have them
+    JPEG          the warnings of libjpeg, the range of its values, misplaced zeros
     GIF           the blocks of the first picture
-    TIFF          the checksums of Deflate, the warnings of libjpeg
+    TIFF          the checksums of Deflate; JPEG as above
 
 The other formats have no checksum; their decoders check lengths.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.preparation.checked import Refused
-from stacked_ram.preparation.jpeg import JpegOutline, decoder_warning
+from stacked_ram.preparation.jpeg import JpegOutline, data_fault
 
 _COMPRESSION, _STRIPS, _TILES, _JPEG_TABLES = 259, (273, 279), (324, 325), 347  # TIFF tags
 _DEFLATE, _JPEG = (8, 32946), 7
@@ -39,8 +39,8 @@ def check_integrity(image: Image.Image, content: bytes, outline: JpegOutline | N
             raise Refused("truncated", "the end of the JPEG is missing")
         if outline.zeros:
             raise Refused("damaged", "zeros in the middle of the JPEG")
-        if warning := decoder_warning(content):
-            raise Refused("damaged", f"the JPEG decoder warns: {warning}")
+        if fault := data_fault(content):
+            raise Refused("damaged", fault)
     elif image.format == "PNG":
         _check_png(content)
     elif image.format == "GIF":
@@ -103,11 +103,11 @@ def _check_tiff(image: TiffImageFile, content: bytes) -> None:
     for start, size in zip(starts, sizes, strict=False):
         strip = content[start : start + size]
         if compression == _JPEG:
-            warning = decoder_warning(tables[:-2] + strip[2:] if tables else strip)
+            fault = data_fault(tables[:-2] + strip[2:] if tables else strip)
         else:
-            warning = "" if _inflates(strip) else "wrong checksum"
-        if warning:
-            raise Refused("damaged", f"the TIFF data at byte {start}: {warning}")
+            fault = "" if _inflates(strip) else "wrong checksum"
+        if fault:
+            raise Refused("damaged", f"the TIFF data at byte {start}: {fault}")
 
 
 def _inflates(data: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 libjpeg decodes on after an error in the data, and only warns. Pillow drops the warnings. OpenCV
 has the same decoder, which prints the first warning of each photo to the standard error of the
-process.
+process. Some damage without a warning can be seen in the brightness of the blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from PIL import Image
 # In compressed data 0xff is followed by 0 or a restart marker; before a marker it may repeat.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 _END, _START_OF_SCAN = 0xD9, 0xDA
-_SEQUENTIAL = (0xC0, 0xC1)
+_QUANTISATION, _SEQUENTIAL = 0xDB, (0xC0, 0xC1)
+_FRAMES = (*_SEQUENTIAL, 0xC2)
 # The detail scans of a progressive JPEG join blocks without detail, so no coder writes that many
 # zeros. In its other scans, and in other JPEGs, they may be a white page.
 _ZEROS = bytes(1024)
@@ -75,9 +76,33 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         place = end
 
 
-def decoder_warning(content: bytes) -> str:
-    """Return libjpeg's first warning about the data of a JPEG; "" if it has none."""
-    return _warning(_data_only(content))
+def data_fault(content: bytes) -> str:
+    """Return what is wrong with the data of a JPEG, as far as it can be seen; "" if nothing is.
+
+    This is libjpeg's first warning. A changed bit that libjpeg does not notice often shifts the
+    brightness of all blocks after it, because each is stored as its difference from the one before.
+    Then some become brighter than white or darker than black, as no encoder writes them.
+    """
+    import cv2
+
+    data, limits = _prepared(content)
+    with _LOCK, _captured_stderr() as captured:
+        # An eighth of the size in grey: all data is decoded, and little else is done.
+        try:
+            means = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        except cv2.error as error:  # beyond OpenCV's own limits, which Pillow does not have
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError from error
+            means = None
+    lines = b"".join(captured).splitlines(keepends=True)
+    found = [line for line in lines if line.startswith(_WARNINGS)]
+    if others := [line for line in lines if line not in found]:
+        os.write(2, b"".join(others))  # from another thread
+    if found:
+        return f"the JPEG decoder warns: {found[0].decode('ascii', 'replace').strip()}"
+    if means is not None and limits and not limits[0] <= means.min() <= means.max() <= limits[1]:
+        return "blocks of the JPEG are darker than black or brighter than white"
+    return ""
 
 
 @cache
@@ -86,38 +111,62 @@ def warnings_pass() -> bool:
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(buffer, "JPEG")
     whole = buffer.getvalue()
-    return not decoder_warning(whole) and bool(decoder_warning(whole[:-400] + whole[-2:]))
+    return not data_fault(whole) and bool(data_fault(whole[:-400] + whole[-2:]))
 
 
-def _data_only(content: bytes) -> bytes:
-    """Return a JPEG without metadata, whose harmless oddities could hide a warning about data."""
-    parts, sequential = [content[:2]], False
+def _prepared(content: bytes) -> tuple[bytes, tuple[float, float] | None]:
+    """Prepare a JPEG for the check of its data.
+
+    Metadata is removed, since warnings about its harmless oddities would hide those about data. The
+    quantisation tables are changed so that pictures have a quarter of their contrast, and values
+    beyond black and white can be seen.
+
+    Returns:
+        The JPEG, and the (lowest, highest) mean of a block that an encoder may have written, None
+        if this is not known.
+    """
+    parts, sequential, table = [content[:2]], False, None
+    steps: dict[int | None, tuple[int, int]] = {}
     for kind, begin, end in _segments(content):
-        sequential = sequential or kind in _SEQUENTIAL
-        if kind == _START_OF_SCAN and sequential:  # some cameras write nonsense there
-            return b"".join([*parts, content[begin : end - 3], b"\0\x3f\0", content[end:]])
         if kind == _START_OF_SCAN:
-            return b"".join([*parts, content[begin:]])
+            scan, data = content[begin:end], content[end:]
+            if sequential:  # some cameras write nonsense there
+                scan = scan[:-3] + b"\0\x3f\0"
+            known = table in steps and content.find(b"\xff\xdb", end) < 0
+            return b"".join([*parts, scan, data]), _limits(steps[table]) if known else None
+        segment = content[begin:end]
+        if kind == _QUANTISATION:
+            segment = _with_less_contrast(segment, steps)
+        elif kind in _FRAMES and len(segment) >= 13 and segment[9] in (1, 3):
+            sequential = kind in _SEQUENTIAL
+            table = segment[12] if segment[10] != ord("R") else None  # of the brightness
         if not 0xE0 <= kind <= 0xEF and kind != 0xFE:  # application data, a comment
-            parts.append(content[begin:end])
-    return content
+            parts.append(segment)
+    return content, None
 
 
-def _warning(content: bytes) -> str:
-    import cv2
+def _with_less_contrast(segment: bytes, steps: dict[int | None, tuple[int, int]]) -> bytes:
+    """Divide the steps of the blocks' means by 4, and remove all other detail.
 
-    with _LOCK, _captured_stderr() as captured:
-        # An eighth of the size in grey: all data is decoded, and little else is done.
-        try:
-            cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        except cv2.error as error:  # beyond OpenCV's own limits, which Pillow does not have
-            if error.code == cv2.Error.StsNoMem:
-                raise MemoryError from error
-    lines = b"".join(captured).splitlines(keepends=True)
-    found = [line for line in lines if line.startswith(_WARNINGS)]
-    if others := [line for line in lines if line not in found]:
-        os.write(2, b"".join(others))  # from another thread
-    return found[0].decode("ascii", "replace").strip() if found else ""
+    Args:
+        steps: gets the step of each table before and after.
+    """
+    result, place = segment[:4], 4
+    while place < len(segment):
+        size = 2 if segment[place] >> 4 else 1
+        before = int.from_bytes(segment[place + 1 : place + 1 + size], "big")
+        after = max(1, before // 4)
+        steps[segment[place] & 15] = before, after
+        result += segment[place : place + 1] + after.to_bytes(size, "big") + bytes(63 * size)
+        place += 1 + 64 * size
+    return result
+
+
+def _limits(step: tuple[int, int]) -> tuple[float, float]:
+    before, after = step
+    # One step is an eighth of this many grey levels; encoders may be off by a step or two.
+    most = (127.5 + 16 + before / 4) * after / max(before, 1)
+    return 127.5 - most, 127.5 + most
 
 
 @contextmanager

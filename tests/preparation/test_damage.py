@@ -14,7 +14,7 @@ from PIL import Image
 from stacked_ram.preparation import pipeline
 from stacked_ram.preparation.checked import CheckPlan
 from stacked_ram.preparation.checks import check_photo
-from stacked_ram.preparation.jpeg import decoder_warning, warnings_pass
+from stacked_ram.preparation.jpeg import data_fault, warnings_pass
 from stacked_ram.runtime.errors import RunFailed
 
 
@@ -96,6 +96,31 @@ def test_odd_metadata_is_no_damage_and_hides_none(plan: CheckPlan) -> None:
         assert check(zeroed(odd, 0.5, 0.25), plan) == "damaged"
 
 
+def test_jpeg_whose_brightness_is_shifted(plan: CheckPlan) -> None:
+    """A changed bit of a difference shifts all blocks after it, and libjpeg does not warn."""
+    patches = np.random.default_rng(0).integers(0, 5, (30, 40), dtype=np.uint8) * 60
+    whole = jpeg(Image.fromarray(patches).resize((320, 240), Image.Resampling.BICUBIC))
+    place, faults = random.Random(0), []
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[place.randrange(len(whole) // 4, len(whole) - 2)] ^= 1 << place.randrange(8)
+        faults.append(data_fault(bytes(damaged)))
+    assert sum(fault.startswith("blocks of the JPEG are darker") for fault in faults) >= 5
+
+
+def test_extreme_photos_are_no_damage(plan: CheckPlan) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (240, 320, 3), dtype=np.uint8) * 255
+    stripes = np.zeros((240, 320, 3), dtype=np.uint8)
+    stripes[::2] = 255
+    halves = np.zeros((240, 320, 3), dtype=np.uint8)
+    halves[:, 163:] = 255
+    for pixels in (noise, stripes, halves):
+        for settings in JPEGS.values():
+            for quality in (1, 10, 50, 90, 100):
+                whole = jpeg(Image.fromarray(pixels), quality=quality, **settings)
+                assert check(whole, plan) == "", (settings, quality)
+
+
 def test_white_page_is_no_damage(plan: CheckPlan) -> None:
     page = Image.new("RGB", (900, 1000), "white")
     for settings in JPEGS.values():
@@ -118,8 +143,8 @@ def test_other_output_is_passed_on(capfd: pytest.CaptureFixture[str], monkeypatc
         return real(*arguments)
 
     monkeypatch.setattr(cv2, "imdecode", loud)
-    assert decoder_warning(encoded(1, "JPEG")) == ""
-    assert decoder_warning(zeroed(encoded(1, "JPEG"), 0.5, 0.25)) != ""
+    assert data_fault(encoded(1, "JPEG")) == ""
+    assert data_fault(zeroed(encoded(1, "JPEG"), 0.5, 0.25)) != ""
     assert capfd.readouterr().err == "a word from another thread\n" * 2
 
 
