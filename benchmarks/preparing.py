@@ -130,12 +130,12 @@ def costs(source: Path, place: Path, most: int = 200) -> None:
         steps = {
             "hash": [partial(hashlib.sha256, content) for content in contents],
             "outline of JPEG": [partial(outline_of, content) for content in contents],
-            "decode": [image.load for image in images],
+            "decode": [image.load for image in images],  # its pixels stay for the next steps
             "integrity": [
                 partial(check_integrity, *photo)
                 for photo in zip(images, contents, outlines, strict=True)
             ],
-            "fingerprint": [partial(fingerprint, image.convert("RGB")) for image in images],
+            "fingerprint": [partial(fingerprint, image) for image in images],
             "whole check": [partial(check_photo, photo, plan) for photo in photos],
         }
         spent = {}
@@ -219,7 +219,7 @@ def plan_rows(count: int, place: Path) -> tuple[float, float, float]:
         catalogue.take(checked(rng, start, min(BATCH, count - start)))
         catalogue.save()
     found = find_duplicates(catalogue, options.near_duplicates)
-    leave_out_conflicts(catalogue, found)
+    leave_out_conflicts(catalogue, found, near=False)
     plan = plan_splits(catalogue, source, options)
     assign_splits(catalogue, source, options, plan, found)
     writing.place_file = lambda source, target: None  # rows only

@@ -193,6 +193,15 @@ def _decode(
     is_deep = is_16_bit(image, content)
     if is_deep:
         repairs.append("16_bit")
+    outline = outline_of(content) if image_format in ("JPEG", "MPO") else None
+    if outline is not None and outline.scans > MAX_SCANS:
+        raise Refused("too_slow", f"a JPEG of {outline.scans} scans; photos have about 10")
+    try:
+        check_integrity(image, content, outline)
+    except Refused as refusal:
+        if refusal.problem != "damaged" or not plan.keep_damaged:
+            raise
+        repairs.append("damaged")
     if image_format == "PNG":
         image.load()  # its EXIF may come after the pixels, and reading it would hide their faults
     orientation = _orientation(image)
@@ -203,16 +212,7 @@ def _decode(
         scale = 2 * plan.short_side / min(width, height)
         if scale < 1:
             image.draft(image.mode, (int(width * scale) + 1, int(height * scale) + 1))
-    outline = outline_of(content) if image_format in ("JPEG", "MPO") else None
-    if outline is not None and outline.scans > MAX_SCANS:
-        raise Refused("too_slow", f"a JPEG of {outline.scans} scans; photos have about 10")
     image.load()
-    try:
-        check_integrity(image, content, outline)
-    except Refused as refusal:
-        if refusal.problem != "damaged" or not plan.keep_damaged:
-            raise
-        repairs.append("damaged")
     depth = depth_of(image, content) if is_deep else None
     white = (depth.white or plan.white) if depth else 0
     if white and not image.mode.startswith("I"):

@@ -1,4 +1,4 @@
-"""Check a decoded photo by what its format can tell about damage.
+"""Check a photo by what its format can tell about damage.
 
 Decoders fill what they cannot read with grey, repeat the last row, or show noise, and say nothing.
 
@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stacked_ram.preparation.checked import Refused
-from stacked_ram.preparation.jpeg import JpegOutline, data_fault
+from stacked_ram.preparation.jpeg import JpegOutline, data_fault, outline_of
 
 _COMPRESSION, _STRIPS, _TILES, _JPEG_TABLES = 259, (273, 279), (324, 325), 347  # TIFF tags
 _DEFLATE, _JPEG = (8, 32946), 7
@@ -26,7 +26,7 @@ _PIECE = 2**20
 
 
 def check_integrity(image: Image.Image, content: bytes, outline: JpegOutline | None) -> None:
-    """Check the content of a photo that was decoded without an error.
+    """Check the content of a photo that was opened, and perhaps not decoded yet.
 
     Args:
         outline: of a JPEG.
@@ -39,7 +39,7 @@ def check_integrity(image: Image.Image, content: bytes, outline: JpegOutline | N
             raise Refused("truncated", "the end of the JPEG is missing")
         if outline.zeros:
             raise Refused("damaged", "zeros in the middle of the JPEG")
-        if fault := data_fault(content):
+        if fault := data_fault(content, outline):
             raise Refused("damaged", fault)
     elif image.format == "PNG":
         _check_png(content)
@@ -101,9 +101,12 @@ def _check_tiff(image: TiffImageFile, content: bytes) -> None:
         return
     starts, sizes = (tags.get(tag, ()) for tag in (_TILES if _TILES[0] in tags else _STRIPS))
     for start, size in zip(starts, sizes, strict=False):
+        if start + size > len(content):
+            continue  # the decoder reports it
         strip = content[start : start + size]
         if compression == _JPEG:
-            fault = data_fault(tables[:-2] + strip[2:] if tables else strip)
+            jpeg = tables[:-2] + strip[2:] if tables else strip
+            fault = data_fault(jpeg, outline_of(jpeg))
         else:
             fault = "" if _inflates(strip) else "wrong checksum"
         if fault:

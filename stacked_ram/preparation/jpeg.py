@@ -40,11 +40,13 @@ class JpegOutline:
         has_end: whether the picture reaches its end marker. A file whose second half is zeros
             decodes without an error, but has none.
         zeros: whether zeros were written over the data.
+        late_tables: whether there are quantisation tables after the first scan.
     """
 
     scans: int
     has_end: bool
-    zeros: bool = False
+    zeros: bool
+    late_tables: bool
 
 
 def outline_of(content: bytes) -> JpegOutline:
@@ -52,15 +54,16 @@ def outline_of(content: bytes) -> JpegOutline:
 
     Content after the end (a video, another picture) and a preview inside the header are ignored.
     """
-    scans, details, start, zeros = 0, False, 0, False
+    scans, details, start, zeros, late_tables = 0, False, 0, False, False
     for kind, begin, end in _segments(content):
         zeros = zeros or (details and content.find(_ZEROS, start, begin) >= 0)
         details = kind == _START_OF_SCAN and content[end - 3 : end - 2] not in (b"\0", b"")
         scans += kind == _START_OF_SCAN
+        late_tables = late_tables or (scans > 0 and kind == _QUANTISATION)
         start = end
         if kind == _END:
-            return JpegOutline(scans, True, zeros)
-    return JpegOutline(scans, False, zeros)
+            return JpegOutline(scans, True, zeros, late_tables)
+    return JpegOutline(scans, False, zeros, late_tables)
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -76,7 +79,7 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         place = end
 
 
-def data_fault(content: bytes) -> str:
+def data_fault(content: bytes, outline: JpegOutline) -> str:
     """Return what is wrong with the data of a JPEG, as far as it can be seen; "" if nothing is.
 
     This is libjpeg's first warning. A changed bit that libjpeg does not notice often shifts the
@@ -100,7 +103,9 @@ def data_fault(content: bytes) -> str:
         os.write(2, b"".join(others))  # from another thread
     if found:
         return f"the JPEG decoder warns: {found[0].decode('ascii', 'replace').strip()}"
-    if means is not None and limits and not limits[0] <= means.min() <= means.max() <= limits[1]:
+    if means is None or limits is None or outline.late_tables:
+        return ""
+    if not limits[0] <= means.min() <= means.max() <= limits[1]:
         return "blocks of the JPEG are darker than black or brighter than white"
     return ""
 
@@ -111,7 +116,9 @@ def warnings_pass() -> bool:
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(buffer, "JPEG")
     whole = buffer.getvalue()
-    return not data_fault(whole) and bool(data_fault(whole[:-400] + whole[-2:]))
+    broken = whole[:-400] + whole[-2:]
+    outline = outline_of(whole)
+    return not data_fault(whole, outline) and bool(data_fault(broken, outline))
 
 
 def _prepared(content: bytes) -> tuple[bytes, tuple[float, float] | None]:
@@ -125,15 +132,16 @@ def _prepared(content: bytes) -> tuple[bytes, tuple[float, float] | None]:
         The JPEG, and the (lowest, highest) mean of a block that an encoder may have written, None
         if this is not known.
     """
-    parts, sequential, table = [content[:2]], False, None
+    parts: list[bytes | memoryview] = [content[:2]]
+    sequential, table = False, None
     steps: dict[int | None, tuple[int, int]] = {}
     for kind, begin, end in _segments(content):
         if kind == _START_OF_SCAN:
-            scan, data = content[begin:end], content[end:]
-            if sequential:  # some cameras write nonsense there
-                scan = scan[:-3] + b"\0\x3f\0"
-            known = table in steps and content.find(b"\xff\xdb", end) < 0
-            return b"".join([*parts, scan, data]), _limits(steps[table]) if known else None
+            if sequential:  # some cameras write nonsense at the end of this segment
+                parts += [content[begin : end - 3], b"\0\x3f\0"]
+                begin = end
+            data = b"".join([*parts, memoryview(content)[begin:]])
+            return data, _limits(steps[table]) if table in steps else None
         segment = content[begin:end]
         if kind == _QUANTISATION:
             segment = _with_less_contrast(segment, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -243,6 +244,7 @@ def _start_worker(parent: int, notes: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Image.MAX_IMAGE_PIXELS = None
     time_limit.limit_in(Path(notes))
+    importlib.import_module("cv2")  # now, while the source is listed
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -14,7 +14,7 @@ from PIL import Image
 from stacked_ram.preparation import pipeline
 from stacked_ram.preparation.checked import CheckPlan
 from stacked_ram.preparation.checks import check_photo
-from stacked_ram.preparation.jpeg import data_fault, warnings_pass
+from stacked_ram.preparation.jpeg import data_fault, outline_of, warnings_pass
 from stacked_ram.runtime.errors import RunFailed
 
 
@@ -55,6 +55,10 @@ def check(content: bytes, plan: CheckPlan, name: str = "x.jpg") -> str:
     path = plan.folder.parent / name
     path.write_bytes(content)
     return check_photo(path, plan).problem
+
+
+def fault_of(content: bytes) -> str:
+    return data_fault(content, outline_of(content))
 
 
 JPEGS = {
@@ -104,7 +108,7 @@ def test_jpeg_whose_brightness_is_shifted(plan: CheckPlan) -> None:
     for _ in range(60):
         damaged = bytearray(whole)
         damaged[place.randrange(len(whole) // 4, len(whole) - 2)] ^= 1 << place.randrange(8)
-        faults.append(data_fault(bytes(damaged)))
+        faults.append(fault_of(bytes(damaged)))
     assert sum(fault.startswith("blocks of the JPEG are darker") for fault in faults) >= 5
 
 
@@ -143,8 +147,8 @@ def test_other_output_is_passed_on(capfd: pytest.CaptureFixture[str], monkeypatc
         return real(*arguments)
 
     monkeypatch.setattr(cv2, "imdecode", loud)
-    assert data_fault(encoded(1, "JPEG")) == ""
-    assert data_fault(zeroed(encoded(1, "JPEG"), 0.5, 0.25)) != ""
+    assert fault_of(encoded(1, "JPEG")) == ""
+    assert fault_of(zeroed(encoded(1, "JPEG"), 0.5, 0.25)) != ""
     assert capfd.readouterr().err == "a word from another thread\n" * 2
 
 
