@@ -82,14 +82,8 @@ class Workers:
             initializer=_start_worker,
             initargs=(os.getpid(), self._notes.name),
         )
-        # The first task starts all of them. Each would first run the caller's script again, which
-        # it does not need, and which may lack an `if __name__ == "__main__"`.
-        caller = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            self._pool.submit(int)
-        finally:
-            sys.modules["__main__"] = caller
+        for _ in range(self.count):  # a task starts a process, unless one is idle
+            _submit(self._pool, int)
         return self._pool
 
     def replace(self) -> None:
@@ -130,7 +124,7 @@ class Workers:
         try:
             for task in tasks:
                 unsent = [task]
-                waiting.append((task, pool.submit(work, task)))
+                waiting.append((task, _submit(pool, work, task)))
                 unsent = []
                 if len(waiting) >= most:
                     yield _result(waiting[0][1], while_waiting)
@@ -230,6 +224,22 @@ def _in_time(
         yield [(number, given_up) for number, path in undone if path in late]
         rest = [[photo] for photo in undone if photo[1] not in late]
         chunks = itertools.chain(rest, chunks)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, work: Callable[..., Result], *task: object
+) -> Future[Result]:
+    """Give a task to the processes.
+
+    It may start a process, which would first run the caller's script again. It does not need that,
+    and the script may lack an `if __name__ == "__main__"`.
+    """
+    caller = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        return pool.submit(work, *task)
+    finally:
+        sys.modules["__main__"] = caller
 
 
 def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked]]:

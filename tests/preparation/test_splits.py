@@ -98,3 +98,21 @@ def test_units_are_connected_by_groups_and_by_copies() -> None:
     assert units[3] == units[4]
     assert len(set(units)) == 3
     assert len(set(units_of(ids, groups * 0, links[:0]))) == 6
+
+
+@settings(max_examples=100, deadline=None)
+@given(fractions=FRACTIONS, seed=st.integers(0, 999))
+def test_fixed_parts_are_kept_and_counted(fractions: list[float], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = np.repeat(np.arange(3), 30)
+    units = np.arange(90)
+    units[rng.integers(0, 30, 6)] = 0  # a unit of several photos of the first class
+    fixed = np.where(rng.random(90) < 0.2, rng.integers(0, len(fractions), 90), -1)[units]
+    parts = assign_units(classes, units, lots(seed, 90), fractions, fixed)
+    assert (parts[fixed >= 0] == fixed[fixed >= 0]).all()
+    assert len(np.unique(np.stack([units, parts]), axis=1).T) == len(np.unique(units))
+    exact = np.array(fractions) / sum(fractions) * 30
+    for klass in (1, 2):
+        of_class = classes == klass
+        if (np.bincount(fixed[of_class & (fixed >= 0)], minlength=len(exact)) <= exact).all():
+            assert np.abs(np.bincount(parts[of_class], minlength=len(exact)) - exact).max() <= 2
