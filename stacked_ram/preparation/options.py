@@ -182,7 +182,7 @@ class PrepareOptions:
     """Number of processes; 0: one per core."""
     inspect: bool = False
     """Also look for photos that a person should look at: dark, blurred, likely mislabelled, copies
-    and the like. Writes DEST/inspection.html and .csv (needs the package cleanlab)."""
+    and the like. Writes DEST/inspection.html and .csv."""
     dry_run: bool = False
     """Show what would be done; write nothing."""
     overwrite: bool = False

@@ -109,13 +109,12 @@ def prepare(
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             if not (working / FILE).exists():
                 working = scratch
-        if options.inspect:  # late: not every preparation waits for torch
-            from stacked_ram.preparation.inspection import inspect_photos, needs_cleanlab
-
-            needs_cleanlab()
         try:
             summary = _prepare_in(working, scratch, options, command)
             if options.inspect and not options.dry_run:
+                # late: not every preparation waits for torch
+                from stacked_ram.preparation.inspection import inspect_photos
+
                 counts = inspect_photos(dest)["problem"].value_counts(sort=False)
                 found = {str(name): int(count) for name, count in counts.items() if count}
                 summary = replace(summary, inspected=found)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from making import rows, run, save, summarise
+from making import rows, run, save
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from stacked_ram.preparation.inspection import inspect_photos
-from stacked_ram.runtime.errors import UserError
-
-pytest.importorskip("cleanlab")
 
 
 def scene(kind: int, seed: int) -> Image.Image:
@@ -92,11 +88,3 @@ def test_a_planted_fault_is_found_under_its_name(inspected, problem):
 def test_clean_photos_are_hardly_accused(inspected):
     accused = {row["path"] for row in inspected if row["path"][-1].isdigit()}
     assert len(accused - {"stripes3"}) <= 1
-
-
-def test_without_its_package_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cleanlab", None)
-    save(scene(0, 1), tmp_path / "in" / "a" / "1.png")
-    with pytest.raises(UserError, match="pip install 'cleanlab"):
-        summarise(tmp_path / "in", tmp_path / "out", inspect=True)
-    assert not (tmp_path / "out").exists()
