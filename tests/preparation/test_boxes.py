@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +270,44 @@ def test_annotations_inside_one_class_do_not_hide_the_other_classes(tmp_path: Pa
         photo(source / "ab"[n % 2] / f"{n}.png", n)
     (source / "a" / "0.xml").write_text(voc("0.png", 0))
     assert run(source, tmp_path / "out")["classes"] == ["a", "b"]
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Return the content with a few bytes changed, left out, or exchanged for odd ones."""
+    changed = bytearray(content)
+    for _ in range(rng.randrange(1, 4)):
+        place = rng.randrange(len(changed))
+        odd = rng.choice(
+            [b"\0", b"\xff", b'"', b"[", b"}", b"-", b"nan", b"1e999", b"<", b"\n", b""]
+        )
+        changed[place : place + rng.randrange(1, 4)] = odd
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["csv", "coco", "yolo", "names", "voc"])
+def test_odd_annotations_are_read_or_refused(tmp_path: Path, kind: str) -> None:
+    """Never with another error than the user's, and never with a data set that is not sound."""
+    source, rng = tmp_path / "in", random.Random(kind)
+    for n in range(8):
+        photo(source / "images" / f"{n}.png", n)
+    table = "file,label,xmin,ymin,xmax,ymax\n"
+    table += "".join(f"images/{n}.png,{'ab'[n % 2]},1,1,{n + 9},9\n" for n in range(8))
+    listed = [(f"images/{n}.png", 1) for n in range(8)]
+    files = {
+        "csv": {"labels.csv": table},
+        "coco": {"annotations.json": coco(listed).replace("empty", "images/0")},
+        "yolo": {f"labels/{n}.txt": yolo_lines(n, 1) for n in range(8)},
+        "voc": {f"Annotations/{n}.xml": voc(f"{n}.png", n) for n in range(8)},
+    }
+    files["names"] = files["yolo"] | {"data.yaml": "names: [a, b, dot]\nkpt_shape: [1, 2]\n"}
+    for name, text in files[kind].items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    run(source, tmp_path / "whole")
+    changed = source / list(files[kind])[-1]
+    content = changed.read_bytes()
+    for _ in range(20):
+        changed.write_bytes(mutated(content, rng))
+        with contextlib.suppress(UserError):
+            run(source, tmp_path / "out", overwrite=True, classes="a,b")
+            check_sound(tmp_path / "out")

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from making import class_folders, dataset_info, picture, rows, run, save, summarise, tree_digest
@@ -133,6 +134,30 @@ def test_a_known_size_or_sha256_is_checked(tmp_path: Path, monkeypatch) -> None:
         )
         with pytest.raises(UserError, match=message):
             downloading.download("bach", tmp_path / "out")
+
+
+def test_digits_of_the_same_size_are_not_the_same_digits(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    labels = (np.arange(200) % 10).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (200, 12, 12), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        head = bytes([0, 0, 8, 3, 0, 0, 0, 200, 0, 0, 0, 12, 0, 0, 0, 12])
+        (source / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        head = bytes([0, 0, 8, 1, 0, 0, 0, 200])
+        (source / f"{part}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    run(source, tmp_path / "out")
+    assert summarise(source, tmp_path / "out").unchanged
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as opened:
+        for path in sorted(source.iterdir()):
+            opened.write(path, path.name)
+    run(tmp_path / "in.zip", tmp_path / "zipped")
+    assert summarise(tmp_path / "in.zip", tmp_path / "zipped").unchanged
+    (source / "train-images-idx3-ubyte").write_bytes(
+        (source / "t10k-images-idx3-ubyte").read_bytes()[:16] + (255 - images).tobytes()
+    )
+    with pytest.raises(UserError, match="before it changed"):
+        run(source, tmp_path / "out")
 
 
 def test_data_sets_of_earlier_releases_are_still_recognised(tmp_path: Path) -> None:

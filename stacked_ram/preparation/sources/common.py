@@ -174,7 +174,10 @@ def read_header(path: Path) -> list[str]:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    except csv.Error as error:
+        raise UserError(f"{path}: line 1: {error}") from error
 
 
 def _delimiter(header: str) -> str:

@@ -10,6 +10,7 @@ from stacked_ram.preparation.multi_label import join_labels
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import Box, Record
 from stacked_ram.preparation.sources.common import Source, split_of
+from stacked_ram.runtime.errors import UserError
 
 
 class ObjectRecords:
@@ -34,8 +35,13 @@ class ObjectRecords:
 
         Of the classes that --classes names, if any is there, the largest object is chosen. With
         --multi-label, the photo has the labels of all objects, and those in `labels`; perhaps none.
+
+        Raises:
+            UserError: an object has no class name.
         """
         boxes = tuple(boxes)
+        if not all(name for name, _ in boxes):
+            raise UserError(f"the annotation of {photo}: an object has no class name")
         if self._multi_label:
             name = join_labels((*labels, *(label for label, _ in boxes)), str(photo))
             return Record(photo, name, split, group, largest_box(boxes), box_of, boxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def read_annotation(path: Path) -> Annotation:
         if left < right and top < bottom:
             name = printable((found.findtext("name") or "").strip())
             boxes.append((name, (left, top, right, bottom)))
-    width, height = (int(float(tree.findtext(f"size/{n}") or 0)) for n in ("width", "height"))
-    size = (width, height) if width and height else None
+    width, height = (float(tree.findtext(f"size/{n}") or 0) for n in ("width", "height"))
+    known = 0 < width < math.inf and 0 < height < math.inf
+    size = (int(width), int(height)) if known else None
     return Annotation(tuple(boxes), size, (tree.findtext("filename") or "").strip())

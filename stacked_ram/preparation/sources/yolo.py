@@ -159,5 +159,7 @@ def _names(root: Path, settings: dict) -> dict[int, str]:
     if names is None:
         file = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
         names = [] if file is None else [line.strip() for line in read_lines(file)]
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
-    return {int(key): printable(str(name)) for key, name in pairs}
+    pairs = dict(names if isinstance(names, dict) else enumerate(names))
+    if not all(isinstance(k, int) and isinstance(name, str | int) for k, name in pairs.items()):
+        raise UserError(f"{root}: `names` of the YAML file must be a list of names of classes")
+    return {key: printable(str(name)) for key, name in pairs.items()}
