@@ -254,7 +254,7 @@ def _sample_label(files: dict[str, Path], where: str) -> str | list[str]:
         label: Any = read_text(files["cls"]).strip()
     else:
         label = _label_in(_parsed(files["json"].read_bytes())) if "json" in files else None
-    if label in (None, "", []):
+    if label in (None, ""):
         raise UserError(f"{where}: has no label: it needs a .cls, or a .json with `label`")
     return [str(item) for item in label] if isinstance(label, list) else str(label)
 

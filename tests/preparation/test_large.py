@@ -64,6 +64,23 @@ def test_large_tiffs_are_kept_byte_for_byte(source: Path, tmp_path: Path) -> Non
     assert page.count("data:image/jpeg") == 2
 
 
+def test_large_tiffs_of_a_data_set_are_not_decoded_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(source, tmp_path / "out")
+    before = rows(tmp_path / "out")
+    decoded = []
+    decode = large.fingerprint_tiles
+    monkeypatch.setattr(
+        large, "fingerprint_tiles", lambda path: decoded.append(path) or decode(path)
+    )
+    write_pyramid(source / "a/new.tif", smooth_pixels(200, 300, 7))
+    prepared(source, tmp_path / "out", overwrite=True)
+    assert len(decoded) == 1
+    assert {row["sha256"] for row in before} < {row["sha256"] for row in rows(tmp_path / "out")}
+    assert not list(tmp_path.glob(".out*"))
+
+
 def test_mean_and_std_count_the_pixels_of_large_photos(tmp_path: Path, monkeypatch) -> None:
     source = class_folders(tmp_path / "in", {"b": 3})
     (source / "a").mkdir()

@@ -125,6 +125,26 @@ def test_a_plain_parquet_file(tmp_path: Path) -> None:
     check_sound(tmp_path / "out")
 
 
+def test_lists_of_labels_in_parquet_and_webdataset(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    lists = [[0], [1], [0, 1], []]
+    photos = [(content, lists[n % 4]) for n, (content, _) in enumerate(rows_of(24))]
+    several = {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": list(NAMES)}}
+    write_parquet(tmp_path / "a.parquet", photos, label=several)
+    files = {}
+    for number, (content, labels) in enumerate(photos):
+        files[f"{number}.jpg"] = content
+        files[f"{number}.json"] = json.dumps({"labels": [NAMES[n] for n in labels]}).encode()
+    write_tar(tmp_path / "b.tar", files)
+    for source in ("a.parquet", "b.tar"):
+        info = run(tmp_path / source, tmp_path / f"{source} out", multi_label=True)
+        assert info["classes"] == ["cat", "dog"]
+        found = sorted(row["labels"] for row in by_source(tmp_path / f"{source} out").values())
+        assert found == sorted(["cat", "dog", "cat|dog", ""] * 6)
+    with pytest.raises(UserError, match="a list of labels: give --multi-label"):
+        run(tmp_path / "a.parquet", tmp_path / "out")
+
+
 def test_an_empty_cell_is_one_quarantined_photo(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [*rows_of(12), (b"", 0), (b"no photo", 1)])
     run(tmp_path / "a.parquet", tmp_path / "out")
