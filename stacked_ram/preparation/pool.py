@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import multiprocessing
@@ -253,7 +254,8 @@ def _start_worker(parent: int, notes: str) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Image.MAX_IMAGE_PIXELS = None
-    time_limit.limit_in(Path(notes))
+    with contextlib.suppress(FileNotFoundError):  # the run ended while this process started
+        time_limit.limit_in(Path(notes))
     importlib.import_module("cv2")  # now, while the source is listed
 
     def watch() -> None:

@@ -44,6 +44,21 @@ def test_a_dry_run_returns_its_plan(tmp_path: Path) -> None:
     assert "'rare' has 1 photo" in str(plan.problem)
 
 
+def test_a_run_may_end_while_its_worker_processes_start(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from stacked_ram.preparation.pool import Workers\n"
+        "with Workers(2) as workers:\n"
+        "    workers.start()\n"
+        "    workers.dismiss()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_script_needs_no_guard_for_worker_processes(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "in", {"a": 5, "b": 5})
     script = tmp_path / "script.py"
