@@ -59,6 +59,11 @@ def second_interrupt_ends() -> Iterator[None]:
     Python handles signals only between its own steps, so it may never come to them while a decoder
     in C is running. A thread reads them here from where C leaves their numbers.
     """
+    try:
+        # A copy, because standard error is redirected while warnings of a C library are read.
+        messages = os.dup(2)
+    except OSError:  # it is closed
+        messages = os.open(os.devnull, os.O_WRONLY)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     try:
@@ -66,6 +71,7 @@ def second_interrupt_ends() -> Iterator[None]:
     except ValueError:  # outside the main thread, which gets the signals
         reader.close()
         writer.close()
+        os.close(messages)
         yield
         return
 
@@ -74,9 +80,10 @@ def second_interrupt_ends() -> Iterator[None]:
         while numbers := reader.recv(64):
             interrupts += numbers.count(signal.SIGINT)
             if interrupts >= 2:
-                os.write(2, b"stopped\n")
+                os.write(messages, b"stopped\n")
                 os._exit(128 + signal.SIGINT)
         reader.close()
+        os.close(messages)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
