@@ -115,7 +115,9 @@ def _write(
         )
         file.writelines(left_out_figures(rows))
         file.writelines(pair_figures(rows, threads))
-        file.write(fixes_bar(tree, list(total)) + "</body></html>\n")
+        if not catalogue.multi_label:  # for which there are no fixes
+            file.write(fixes_bar(tree, list(total)))
+        file.write("</body></html>\n")
 
 
 def _rows(catalogue: Catalogue) -> Iterator[tuple[str, ...]]:

@@ -120,3 +120,14 @@ def test_a_folder_of_that_name_is_left_alone(tmp_path: Path, source: Path) -> No
     assert os.listdir(other) == ["mine.txt"]
     run(source, tmp_path / "out")
     assert os.listdir(other) == ["mine.txt"]
+
+
+def test_a_failed_run_with_several_labels_leaves_its_report_too(
+    tmp_path: Path, source: Path
+) -> None:
+    lines = [f"{path.relative_to(source)},x y" for path in sorted(source.rglob("photo*.jpg"))]
+    (source / "labels.csv").write_text("\n".join(["file,label", *lines, "a/text.jpg,x"]) + "\n")
+    with pytest.raises(RunFailed, match=r"--strict: .*see .*report.html"):
+        run(source, tmp_path / "out", strict=True, multi_label=True, label_separator=" ")
+    page = (tmp_path / "out.failed/report.html").read_text(encoding="utf-8")
+    assert "a/text.jpg" in page and "<script" not in page
