@@ -60,6 +60,7 @@ DOUBTED = 0.1  # probability of its own class below which a label is doubted
 SAME = 0.92  # correlation of two grey images that show the same photo
 LIKE = 0.75  # at half the size, below which they cannot
 BATCH = 64
+FRAME = 12  # grey values by which a frame may vary
 FOLDS = 5
 
 
@@ -138,9 +139,10 @@ def measure(path: Path) -> Measured:
     pixels_CHW = open_photo(path, short_side=2 * SIDE)
     assert isinstance(pixels_CHW, np.ndarray)  # a reduced photo is in memory
     photo = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels_CHW, 0, 2)))
-    rgb = np.asarray(resized(photo, (EMBEDDED, EMBEDDED)))
     grey = photo.convert("L")
-    small = np.asarray(resized(grey, (SMALL, SMALL)))
+    inside = without_frame(np.asarray(grey))
+    rgb = np.asarray(resized(photo.crop(inside), (EMBEDDED, EMBEDDED)))
+    small = np.asarray(resized(grey.crop(inside), (SMALL, SMALL)))
     if (scale := SIDE / min(grey.size)) < 1:
         grey = resized(grey, (round(grey.width * scale), round(grey.height * scale)))
     values_HW = np.asarray(grey, np.float32)
@@ -156,6 +158,20 @@ def measure(path: Path) -> Measured:
         small,
         rgb,
     )
+
+
+def without_frame(grey_HW: np.ndarray) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) inside a frame of one grey on all four sides; the whole
+    photo where there is none."""
+    whole = 0, 0, grey_HW.shape[1], grey_HW.shape[0]
+    differs_HW = np.abs(grey_HW.astype(np.int16) - int(grey_HW[0, 0])) > FRAME
+    rows, columns = (np.flatnonzero(differs_HW.mean(axis) > 0.02) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return whole
+    inside = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    framed = inside[0] > 0 and inside[1] > 0 and inside[2] < whole[2] and inside[3] < whole[3]
+    wide = min(inside[2] - inside[0], inside[3] - inside[1]) > 0.5 * min(grey_HW.shape)
+    return inside if framed and wide else whole
 
 
 def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -343,13 +359,15 @@ def correlation_of_parts(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def best_match(first: np.ndarray, second: np.ndarray, step: int) -> float:
-    """The highest correlation of one with a part of the other, whose sides differ by `step`."""
+    """The highest correlation of one with a part of the other, whose sides differ by `step`. The
+    part may be a step wider or narrower than high, as a frame makes it where photos are oblong."""
     import cv2
 
     best, full = correlation(first, second), len(first)
     for whole, part in ((first, second), (second, first)):
-        for side in range(full - step, round(0.78 * full) - 1, -step):
-            small = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
-            found = cv2.matchTemplate(whole, small, cv2.TM_CCOEFF_NORMED)
-            best = max(best, float(found.max()))
+        for height in range(full - step, round(0.78 * full) - 1, -step):
+            for width in (height - step, height, height + step):
+                small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+                found = cv2.matchTemplate(whole, small, cv2.TM_CCOEFF_NORMED)
+                best = max(best, float(found.max()))
     return best
