@@ -5,6 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
+
+# Tests under pytest -n keep the machine busy; so that no command says so among its own words.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import torch
 from tiny import tiny_digits, tiny_photos
 
