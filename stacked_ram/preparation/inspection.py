@@ -11,9 +11,9 @@ first) and `inspection.html` (the same with pictures). Nothing else is changed.
 
 The first four are compared with fixed limits (`LIMITS`), measured on flowers, dogs and streets. The
 last three read the features of an ImageNet network (EfficientNet-lite0). A label is doubted where a
-logistic regression that has not seen the photo does not believe it, and hardly any of the photos
-nearest to it have it. (benchmarks/inspection.py; confident learning, Northcutt et al., 2021, on the
-same predictions found fewer planted errors for as many clean photos accused.)
+logistic regression that has not seen the photo does not believe it, and at most one of the ten
+photos nearest to it has it. (benchmarks/inspection.py; confident learning, Northcutt et al., 2021,
+on the same predictions found fewer planted errors for as many clean photos accused.)
 
 N photos   D features
 """
@@ -56,7 +56,7 @@ SIDE = 256  # shorter side at which pixels are measured
 EMBEDDED = 160  # side of the image that the network sees
 SMALL = 64  # side of the grey image by which copies are told
 NEAREST = 10  # photos, by which a label or a copy is judged
-DOUBTED = 0.1  # probability of its own class below which a label is doubted
+DOUBTED = 0.08  # probability of its own class below which a label is doubted
 SAME = 0.92  # correlation of two grey images that show the same photo
 LIKE = 0.75  # at half the size, below which they cannot
 BATCH = 64
