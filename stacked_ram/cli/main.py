@@ -121,7 +121,9 @@ def run(arguments: list[str]) -> int | None:
     if name not in COMMANDS:
         raise UserError(f"unknown command `{name}`{nearest(name, COMMANDS)}")
     options = parse(name, rest)
-    if getattr(options, "config", None) is not None:  # before torch: a wrong name is said at once
+    if (
+        isinstance(options, Train | Tune) and options.config is not None
+    ):  # before torch: a wrong name is said at once
         read_dataset_info(Path(options.fields.data.dataset))
     sleep_at_barriers_if_busy()
     room, function = COMMANDS[name][1].split(":")

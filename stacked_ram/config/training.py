@@ -56,7 +56,7 @@ class TrainingConfig:
     label_smoothing: BelowOne = 0.0
     """Label smoothing of the classification loss."""
     class_weights: bool = False
-    """Weight the classification loss by the inverse of the classes' shares."""
+    """Weight the classification loss by the inverse of the classes' frequencies."""
     # Losses
     step_losses: Literal["all", "last"] = "all"
     """Classification loss after every step, or after the last."""

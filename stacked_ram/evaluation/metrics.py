@@ -18,8 +18,8 @@ BINS = 15
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """95 % confidence interval of a share, `right` of `count` (Wilson, 1927). Unlike a bootstrap
-    it does not shrink to nothing where all or none are right."""
+    """95 % confidence interval of a proportion, `right` of `count` (Wilson, 1927). Unlike a
+    bootstrap it does not shrink to nothing where all or none are right."""
     from scipy.stats import binomtest
 
     found = binomtest(int(right), int(count)).proportion_ci(0.95, "wilson")

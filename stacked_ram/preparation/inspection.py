@@ -54,7 +54,7 @@ LIMITS = {
 }
 SIDE = 256  # shorter side at which pixels are measured
 EMBEDDED = 160  # side of the image that the network sees
-SMALL = 64  # side of the grey image by which copies are told
+SMALL = 64  # side of the grey image by which copies are recognised
 NEAREST = 10  # photos, by which a label or a copy is judged
 DOUBTED = 0.08  # probability of its own class below which a label is doubted
 SAME = 0.92  # correlation of two grey images that show the same photo

@@ -9,7 +9,7 @@ import shlex
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ from stacked_ram.preparation.assign_splits import (
 )
 from stacked_ram.preparation.catalogue import FILE, Catalogue
 from stacked_ram.preparation.checked import NO_FAULT, CheckPlan
-from stacked_ram.preparation.damage import HEIF_INSTALL, NEEDS_HEIF
-from stacked_ram.preparation.depth import FEW_LEVELS, FULL, common_white
+from stacked_ram.preparation.depth import common_white
 from stacked_ram.preparation.download import download
 from stacked_ram.preparation.duplicates import (
     Duplicates,
@@ -40,8 +39,8 @@ from stacked_ram.preparation.failed_report import remove_failed_report, write_fa
 from stacked_ram.preparation.fingerprint import fingerprint_of_files
 from stacked_ram.preparation.fixes import FILE as FIXES
 from stacked_ram.preparation.fixes import apply_fixes, match_class
-from stacked_ram.preparation.jpeg import warnings_pass
 from stacked_ram.preparation.kept_checks import kept_checks
+from stacked_ram.preparation.notes import notes_of, pairs_to_show
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.pool import Workers, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
@@ -53,7 +52,6 @@ from stacked_ram.preparation.quarantine import (
 from stacked_ram.preparation.sources import find_digits, find_source, unread_tables
 from stacked_ram.preparation.sources.common import Source, entries
 from stacked_ram.preparation.summary import (
-    DUPLICATES_NOTE,
     PrepareSummary,
     plan_of_download,
     plan_of_photos,
@@ -72,7 +70,6 @@ from stacked_ram.preparation.workdir import (
 from stacked_ram.preparation.writing import DatasetWriter
 from stacked_ram.runtime.errors import RunFailed, UserError
 
-_PAIRS_SHOWN = 200
 _WORTH_KEEPING = ("source.done", "decoded")  # files in the working folder that a next run can use
 
 
@@ -279,7 +276,7 @@ def _prepare_photos(
         if options.drop_duplicates:
             drop_copies(catalogue, found)
         outcome = assign_splits(catalogue, source, options, plan, found)
-        notes = _notes(catalogue, source, options, plan, found, left_out, outcome)
+        notes = notes_of(catalogue, source, options, plan, found, left_out, outcome)
         if options.background is None:
             _write(catalogue, source, options, plan, outcome, notes, found)
         else:
@@ -293,7 +290,7 @@ def _prepare_photos(
             )
     except UserError as error:
         _quarantine(catalogue, options)
-        pairs = _pairs_to_show(found, SplitOutcome())
+        pairs = pairs_to_show(found, SplitOutcome())
         report = write_failed_report(catalogue, options, str(error), origin.command, pairs)
         if report is not None:
             error.args = (f"{error}; see {report / 'report.html'}",)
@@ -431,57 +428,6 @@ def _stop_at_trouble(catalogue: Catalogue) -> None:
             )
 
 
-def _notes(
-    catalogue: Catalogue,
-    source: Source,
-    options: PrepareOptions,
-    plan: SplitPlan,
-    found: Duplicates,
-    left_out: int,
-    outcome: SplitOutcome,
-) -> list[str]:
-    notes = list(source.notes)
-    if found.exact or found.near:
-        notes.append(
-            DUPLICATES_NOTE.format(len(found.exact), len(found.near))
-            + ": "
-            + ("kept in the splits of the source" if plan.official else "kept in one split")
-            + (", one of each group of exact ones" if options.drop_duplicates else "")
-        )
-    conflicts = found.conflicts + (found.near_conflicts if options.drop_near_conflicts else [])
-    if conflicts:
-        fate = f"{left_out} left out" if left_out else "kept (--keep-conflicts)"
-        notes.append(f"{len(conflicts)} pairs show the same photo under two labels: {fate}")
-    if found.near_conflicts and not options.drop_near_conflicts:
-        count = len(found.near_conflicts)
-        notes.append(
-            f"{count} pair{'s look' if count > 1 else ' looks'} alike, but "
-            f"{'have' if count > 1 else 'has'} two labels: kept (see the report; "
-            "--drop-near-conflicts leaves them out)"
-        )
-    deep, top = catalogue.undeclared_16_bit()
-    if deep and (white := options.sixteen_bit_max or common_white(top)) < FULL:
-        why = "--sixteen-bit-max" if options.sixteen_bit_max else "none is brighter"
-        notes.append(f"{deep} 16-bit photos declare no white: {white} was used ({why})")
-    if flat := catalogue.repair_count("few_grey_levels"):
-        notes.append(
-            f"{flat} 16-bit photos have fewer than {FEW_LEVELS} grey levels once in 8 bits: if "
-            "they should not be so dark, give their white with --sixteen-bit-max"
-        )
-    if heic := catalogue.problem_count(NEEDS_HEIF):
-        notes.append(f"{heic} HEIC photos are left out: {HEIF_INSTALL}, then run again")
-    if not warnings_pass():
-        notes.append(
-            "the data of JPEG photos were not checked for damage: this build of OpenCV does not "
-            "pass on the warnings of its decoder"
-        )
-    if catalogue.multi_label and (bare := catalogue.class_texts(usable=True).get("")):
-        notes.append(f"{bare} photos have no label")
-    if lost := catalogue.boxes_lost():
-        notes.append(f"{lost} boxes were drawn on photos of another size and are not used")
-    return notes + outcome.notes
-
-
 def _write(
     catalogue: Catalogue,
     source: Source,
@@ -508,7 +454,7 @@ def _write(
                 boxes=record.boxes,
             )
         _record_more(catalogue, options, writer)
-        for caption, first, second in _pairs_to_show(found, outcome):
+        for caption, first, second in pairs_to_show(found, outcome):
             writer.show_pair(
                 caption,
                 (catalogue.source_of(first), catalogue.source_of(second)),
@@ -531,20 +477,6 @@ def _record_more(catalogue: Catalogue, options: PrepareOptions, writer: DatasetW
             source=source_path, class_name=name, fate=fate, problem=problem, detail=detail,
             preview=preview,
         )  # fmt: skip
-
-
-def _pairs_to_show(found: Duplicates, outcome: SplitOutcome) -> Iterator[tuple[str, int, int]]:
-    """Iterate over pairs for the report, conflicts and leaks first: a reader must see those."""
-    conflicts, leaks = {*found.conflicts, *found.near_conflicts}, set(outcome.leaks)
-    near = {(first, second): bits for first, second, bits in found.near}
-    pairs = [
-        *found.conflicts, *outcome.leaks, *found.near_conflicts, *found.exact, *near,
-    ]  # fmt: skip
-    for first, second in list(dict.fromkeys(pairs))[:_PAIRS_SHOWN]:
-        caption = f"near ({near[first, second]} bits)" if (first, second) in near else "exact"
-        caption += ", two labels" if (first, second) in conflicts else ""
-        caption += ", in two splits" if (first, second) in leaks else ""
-        yield caption, first, second
 
 
 def _what_to_do(error: Exception, dest: Path) -> str:

@@ -414,7 +414,7 @@ class Trainer:
 
 
 def class_weights(dataset: Dataset) -> Tensor:
-    """Inverse of the classes' shares, with a mean of 1 over the photos."""
+    """Inverse of the classes' frequencies, with a mean of 1 over the photos."""
     counts_N = torch.bincount(torch.from_numpy(dataset.labels), minlength=len(dataset.classes))
     return len(dataset) / (len(counts_N) * counts_N.float())
 
