@@ -126,6 +126,8 @@ def _follow_official(
 
 def _check_feasible(catalogue: Catalogue, plan: SplitPlan, options: PrepareOptions) -> None:
     """Refuse a split that is impossible even if all photos are usable and none is a duplicate."""
+    if not plan.fractions and options.folds is None:  # nothing is drawn
+        return
     if catalogue.multi_label:  # a rare label need not be in every part
         return
     names = sorted(catalogue.class_counts())

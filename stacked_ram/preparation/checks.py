@@ -41,7 +41,6 @@ from stacked_ram.preparation.depth import FULL, depth_of, has_few_levels, is_16_
 from stacked_ram.preparation.encoding import encode_image, small_jpeg, thumbnail
 from stacked_ram.preparation.integrity import check_integrity
 from stacked_ram.preparation.jpeg import outline_of
-from stacked_ram.preparation.kept_checks import find_check
 from stacked_ram.preparation.perceptual import fingerprint
 from stacked_ram.preparation.time_limit import limited
 from stacked_ram.preparation.workdir import write_bytes
@@ -90,7 +89,7 @@ def _check(source: Path, plan: CheckPlan) -> Checked:
     except Refused as refusal:
         return Checked(refusal.problem, refusal.detail)
     digest = hashlib.sha256(content).hexdigest()
-    if (kept := find_check(digest, source.suffix, plan)) is not None:
+    if (kept := _kept_check(digest, source, plan)) is not None:
         return kept
     with limited(source, plan.seconds):
         try:
@@ -100,6 +99,14 @@ def _check(source: Path, plan: CheckPlan) -> Checked:
             preview = _preview(content, plan) if seen else None
             return Checked(refusal.problem, refusal.detail, digest, preview)
         return _store(image, header, content, digest, plan)
+
+
+def _kept_check(digest: str, source: Path, plan: CheckPlan) -> Checked | None:
+    if plan.kept is None:
+        return None
+    from stacked_ram.preparation.kept_checks import find_check  # workers start faster without it
+
+    return find_check(digest, source.suffix, plan.kept, plan)
 
 
 @dataclass(frozen=True)
@@ -292,7 +299,7 @@ def _store_large(source: Path, header: large.TiledHeader, plan: CheckPlan) -> Ch
     copy = None
     try:
         copy, digest, size = large.copy_with_hash(source, plan.folder)
-        if (kept := find_check(digest, source.suffix, plan)) is not None:
+        if (kept := _kept_check(digest, source, plan)) is not None:
             return kept
         found, preview, (width, height) = large.fingerprint_tiles(copy)
         file = Path(digest[:1]) / f"{digest}.tif"

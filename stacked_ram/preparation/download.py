@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +143,7 @@ def download(name: str, dest: Path) -> Downloaded:
         part = path.with_name(f"{path.name}.part")
         try:
             fetch(file.url, part)
-        except (OSError, urllib.error.URLError, ValueError) as error:
+        except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             by_hand = " ".join(remote.url for remote in OFFICIAL[name])
             raise UserError(
@@ -164,6 +162,9 @@ def fetch(url: str, part: Path) -> None:
     Raises:
         OSError: the transfer was interrupted; the part that arrived is kept.
     """
+    import urllib.error  # only here: it takes long to import
+    import urllib.request
+
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:

@@ -232,14 +232,18 @@ def units_of(ids: np.ndarray, groups: np.ndarray, links: np.ndarray) -> np.ndarr
         groups: number of each photo's group, 0: none, `(N,)`.
         links: pairs of numbers of duplicates, `(P, 2)`; numbers that are not in `ids` are ignored.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     here = np.isin(links, ids).all(axis=1)
     ends = np.searchsorted(ids, links[here])
     in_group = np.flatnonzero(groups)
     rows = np.concatenate([ends[:, 0], in_group])
     columns = np.concatenate([ends[:, 1], len(ids) + groups[in_group]])
-    nodes = len(ids) + int(groups.max(initial=0)) + 1
-    graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1][: len(ids)]
+    # Every node takes the lowest number among its neighbours, and that node's number, until none
+    # changes. (scipy's connected components would take longer to import than this runs.)
+    lowest = np.arange(len(ids) + int(groups.max(initial=0)) + 1)
+    while True:
+        before = lowest.copy()
+        np.minimum.at(lowest, rows, lowest[columns])
+        np.minimum.at(lowest, columns, lowest[rows])
+        lowest = lowest[lowest]
+        if np.array_equal(before, lowest):
+            return np.unique(lowest[: len(ids)], return_inverse=True)[1]

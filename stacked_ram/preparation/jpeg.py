@@ -41,12 +41,14 @@ class JpegOutline:
             decodes without an error, but has none.
         zeros: whether zeros were written over the data.
         late_tables: whether there are quantisation tables after the first scan.
+        segments: those up to its end, as (kind of marker, begin, end).
     """
 
     scans: int
     has_end: bool
     zeros: bool
     late_tables: bool
+    segments: tuple[tuple[int, int, int], ...]
 
 
 def outline_of(content: bytes) -> JpegOutline:
@@ -55,15 +57,19 @@ def outline_of(content: bytes) -> JpegOutline:
     Content after the end (a video, another picture) and a preview inside the header are ignored.
     """
     scans, details, start, zeros, late_tables = 0, False, 0, False, False
-    for kind, begin, end in _segments(content):
+    segments = []
+    for segment in _segments(content):
+        segments.append(segment)
+        kind, begin, end = segment
         zeros = zeros or (details and content.find(_ZEROS, start, begin) >= 0)
         details = kind == _START_OF_SCAN and content[end - 3 : end - 2] not in (b"\0", b"")
         scans += kind == _START_OF_SCAN
         late_tables = late_tables or (scans > 0 and kind == _QUANTISATION)
         start = end
         if kind == _END:
-            return JpegOutline(scans, True, zeros, late_tables)
-    return JpegOutline(scans, False, zeros, late_tables)
+            break
+    has_end = bool(segments) and segments[-1][0] == _END
+    return JpegOutline(scans, has_end, zeros, late_tables, tuple(segments))
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -88,7 +94,7 @@ def data_fault(content: bytes, outline: JpegOutline) -> str:
     """
     import cv2
 
-    data, limits = _prepared(content)
+    data, limits = _prepared(content, outline)
     with _LOCK, _captured_stderr() as captured:
         # An eighth of the size in grey: all data is decoded, and little else is done.
         try:
@@ -121,7 +127,7 @@ def warnings_pass() -> bool:
     return not data_fault(whole, outline) and bool(data_fault(broken, outline))
 
 
-def _prepared(content: bytes) -> tuple[bytes, tuple[float, float] | None]:
+def _prepared(content: bytes, outline: JpegOutline) -> tuple[bytes, tuple[float, float] | None]:
     """Prepare a JPEG for the check of its data.
 
     Metadata is removed, since warnings about its harmless oddities would hide those about data. The
@@ -135,7 +141,7 @@ def _prepared(content: bytes) -> tuple[bytes, tuple[float, float] | None]:
     parts: list[bytes | memoryview] = [content[:2]]
     sequential, table = False, None
     steps: dict[int | None, tuple[int, int]] = {}
-    for kind, begin, end in _segments(content):
+    for kind, begin, end in outline.segments:
         if kind == _START_OF_SCAN:
             if sequential:  # some cameras write nonsense at the end of this segment
                 parts += [content[begin : end - 3], b"\0\x3f\0"]

@@ -59,30 +59,29 @@ def kept_checks(dest: Path, checked_as: str) -> Path | None:
     return dest / FILE if found == (checked_as,) else None
 
 
-def find_check(digest: str, suffix: str, plan: CheckPlan) -> Checked | None:
+def find_check(digest: str, suffix: str, kept: Path, plan: CheckPlan) -> Checked | None:
     """Return the kept check of a file, after placing its stored photo under `plan.folder`.
 
     Args:
         digest: SHA-256 of the file; suffix: of its name.
+        kept: the file of `kept_checks`.
 
     Raises:
         OSError: the photo could not be stored.
     """
-    if plan.kept is None:
-        return None
     query = (
         f"SELECT path, {', '.join(f'c.{name}' for name in CHECKED_COLUMNS)} FROM checked c"
         " JOIN photos USING (sha256) WHERE source_sha256 = ? AND suffix = ?"
     )
     try:
         # Opened for each photo: on some systems an open file keeps its folder from being renamed.
-        with contextlib.closing(_open(plan.kept)) as database:
+        with contextlib.closing(_open(kept)) as database:
             row = database.execute(query, [digest, _key(suffix)]).fetchone()
     except sqlite3.Error:
         return None
     if row is None:
         return None
-    photo, checked = plan.kept.parent / row[0], checked_from_row(row[1:])
+    photo, checked = kept.parent / row[0], checked_from_row(row[1:])
     if checked.top and plan.white not in (0, checked.white):  # 16 bits, converted otherwise
         return None
     try:

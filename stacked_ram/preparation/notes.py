@@ -9,7 +9,6 @@ from stacked_ram.preparation.catalogue import Catalogue
 from stacked_ram.preparation.damage import HEIF_INSTALL, NEEDS_HEIF
 from stacked_ram.preparation.depth import FEW_LEVELS, FULL, common_white
 from stacked_ram.preparation.duplicates import Duplicates
-from stacked_ram.preparation.jpeg import warnings_pass
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.sources.common import Source
 from stacked_ram.preparation.summary import DUPLICATES_NOTE
@@ -25,8 +24,14 @@ def notes_of(
     found: Duplicates,
     left_out: int,
     outcome: SplitOutcome,
+    *,
+    jpegs_checked: bool,
 ) -> list[str]:
-    """Return what dataset.yaml and the summary say of the source, its photos and the split."""
+    """Return what dataset.yaml and the summary say of the source, its photos and the split.
+
+    Args:
+        jpegs_checked: whether the data of JPEG photos could be checked for damage.
+    """
     notes = list(source.notes)
     if found.exact or found.near:
         notes.append(
@@ -57,7 +62,7 @@ def notes_of(
         )
     if heic := catalogue.problem_count(NEEDS_HEIF):
         notes.append(f"{heic} HEIC photos are left out: {HEIF_INSTALL}, then run again")
-    if not warnings_pass():
+    if not jpegs_checked:
         notes.append(
             "the data of JPEG photos were not checked for damage: this build of OpenCV does not "
             "pass on the warnings of its decoder"

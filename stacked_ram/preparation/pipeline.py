@@ -42,7 +42,7 @@ from stacked_ram.preparation.fixes import apply_fixes, match_class
 from stacked_ram.preparation.kept_checks import kept_checks
 from stacked_ram.preparation.notes import notes_of, pairs_to_show
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.pool import Workers, check_all
+from stacked_ram.preparation.pool import Workers, can_check_jpegs, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
 from stacked_ram.preparation.quarantine import (
     Quarantined,
@@ -268,6 +268,7 @@ def _prepare_photos(
     found = Duplicates()
     try:
         _check(catalogue, options, workers)
+        jpegs_checked = can_check_jpegs(workers)
         workers.dismiss()
         found = find_duplicates(catalogue, options.near_duplicates, official=plan.official)
         left_out = 0
@@ -276,7 +277,10 @@ def _prepare_photos(
         if options.drop_duplicates:
             drop_copies(catalogue, found)
         outcome = assign_splits(catalogue, source, options, plan, found)
-        notes = notes_of(catalogue, source, options, plan, found, left_out, outcome)
+        notes = notes_of(
+            catalogue, source, options, plan, found, left_out, outcome,
+            jpegs_checked=jpegs_checked,
+        )  # fmt: skip
         if options.background is None:
             _write(catalogue, source, options, plan, outcome, notes, found)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import multiprocessing
 import os
@@ -11,7 +10,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -26,6 +24,8 @@ from PIL import Image
 from stacked_ram.preparation import time_limit
 from stacked_ram.preparation.checked import MACHINE, Checked, CheckPlan
 from stacked_ram.preparation.checks import check_photo
+from stacked_ram.preparation.jpeg import warnings_pass
+from stacked_ram.preparation.processes import fresh_processes
 from stacked_ram.runtime.errors import RunFailed
 
 CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed
@@ -66,7 +66,7 @@ class Workers:
         return None if self._notes is None else Path(self._notes.name)
 
     def start(self) -> ProcessPoolExecutor | None:
-        """Start the processes now, so that they import modules while this process is busy.
+        """Start the processes.
 
         Returns:
             The processes; None with one worker.
@@ -75,16 +75,12 @@ class Workers:
             return self._pool
         if self._notes is None:
             self._notes = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        # Spawned, not forked, so that they share neither the database nor the threads of this
-        # process, on every system.
         self._pool = ProcessPoolExecutor(
             self.count,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=fresh_processes(),
             initializer=_start_worker,
-            initargs=(os.getpid(), self._notes.name),
+            initargs=(self._notes.name,),
         )
-        for _ in range(self.count):  # a task starts a process, unless one is idle
-            _submit(self._pool, int)
         return self._pool
 
     def replace(self) -> None:
@@ -197,6 +193,19 @@ def check_all(
         )
 
 
+def can_check_jpegs(workers: Workers) -> bool:
+    """Return whether the data of JPEG photos can be checked for damage.
+
+    A worker answers, since it has loaded the decoder.
+    """
+    (answer,) = workers.in_order(_warnings_pass, [None], str)
+    return answer
+
+
+def _warnings_pass(_: None) -> bool:
+    return warnings_pass()
+
+
 def _in_time(
     check: Callable[[list[Photo]], list[tuple[int, Checked]]],
     chunks: Iterator[list[Photo]],
@@ -247,7 +256,7 @@ def _check_chunk(chunk: list[Photo], plan: CheckPlan) -> list[tuple[int, Checked
     return [(number, check_photo(path, plan)) for number, path in chunk]
 
 
-def _start_worker(parent: int, notes: str) -> None:
+def _start_worker(notes: str) -> None:
     """Leave Ctrl-C to the parent, end with it, limit the time of photos, but not their size.
 
     check_photo has its own limit of the size.
@@ -256,11 +265,11 @@ def _start_worker(parent: int, notes: str) -> None:
     Image.MAX_IMAGE_PIXELS = None
     with contextlib.suppress(FileNotFoundError):  # the run ended while this process started
         time_limit.limit_in(Path(notes))
-    importlib.import_module("cv2")  # now, while the source is listed
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+    def end_with_parent() -> None:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()

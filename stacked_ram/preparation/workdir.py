@@ -11,8 +11,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.version import __version__
 
@@ -98,6 +96,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def write_info(tree: Path, info: Mapping[str, object]) -> None:
     """Write dataset.yaml and flush it to disk."""
+    import yaml  # only here, so that worker processes start without it
+
     with open(tree / "dataset.yaml", "w", encoding="utf-8") as file:
         yaml.safe_dump(info, file, sort_keys=False, allow_unicode=True, width=100)
         file.flush()

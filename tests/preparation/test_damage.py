@@ -11,7 +11,7 @@ import pytest
 from making import class_folders, dataset_info, jpeg, problems, rows, run, summarise
 from PIL import Image
 
-from stacked_ram.preparation import notes
+from stacked_ram.preparation import pool
 from stacked_ram.preparation.checked import CheckPlan
 from stacked_ram.preparation.checks import check_photo
 from stacked_ram.preparation.jpeg import data_fault, outline_of, warnings_pass
@@ -212,8 +212,8 @@ def test_keep_damaged(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_decoder_without_warnings_is_noted(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(notes, "warnings_pass", lambda: False)
-    info = run(class_folders(tmp_path / "in", {"a": 6, "b": 6}), tmp_path / "set")
+    monkeypatch.setattr(pool, "warnings_pass", lambda: False)
+    info = run(class_folders(tmp_path / "in", {"a": 6, "b": 6}), tmp_path / "set", workers=1)
     assert any("not checked for damage" in note for note in info["notes"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -35,18 +36,23 @@ def start(source: Path, dest: Path, *more: str) -> subprocess.Popen:
     )
 
 
-def children(pid: int) -> list[int]:
-    """Return the worker processes of a process, where /proc lists them."""
-    found = []
+def children(pid: int) -> dict[int, bytes]:
+    """Return the children of a process with their command lines, where /proc lists them."""
+    found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-            command = (status.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and b"spawn_main" in command:
-            found.append(int(status.parent.name))
+        with contextlib.suppress(OSError):
+            parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid:
+                found[int(status.parent.name)] = (status.parent / "cmdline").read_bytes()
     return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the worker processes, which are forked from a server where that is possible."""
+    found = children(pid)
+    servers = [child for child, command in found.items() if b"forkserver" in command]
+    spawned = [child for child, command in found.items() if b"spawn_main" in command]
+    return spawned + [worker for server in servers for worker in children(server)]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +167,7 @@ def test_a_dead_worker_is_reported_and_no_worker_outlives_the_run(
 ) -> None:
     process = start(source, tmp_path / "set", "--workers", "2")
     deadline = time.monotonic() + 30
-    while not (workers := children(process.pid)) and time.monotonic() < deadline:
+    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(workers[0], signal.SIGKILL)
     _, error = process.communicate(timeout=60)
@@ -173,7 +179,7 @@ def test_a_dead_worker_is_reported_and_no_worker_outlives_the_run(
 
     process = start(source, tmp_path / "set", "--workers", "2")
     deadline = time.monotonic() + 30
-    while not (workers := children(process.pid)) and time.monotonic() < deadline:
+    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.kill()
     process.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def flowers17_fits(root: Path) -> bool:
     return (
         (root / "jpg").is_dir()
         and not (root / "imagelabels.mat").is_file()
-        and any(_NUMBERED.fullmatch(file.name) for file in entries(root / "jpg")[1])
+        and any(map(_NUMBERED.fullmatch, os.listdir(root / "jpg")))
     )
 
 
