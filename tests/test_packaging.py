@@ -33,6 +33,17 @@ def test_extras_agree_with_the_requirement_files():
         assert wanted == [line for line in lines if line and line[0] not in "#-"]
 
 
+def test_the_licence_of_every_requirement_is_listed():
+    """docs/licences.md is up to date; .ci/licences.py writes it."""
+    page = (ROOT / "docs" / "licences.md").read_text()
+    for file in ROOT.glob("requirements*.txt"):
+        for line in file.read_text().splitlines():
+            if line and line[0] not in "#- ":
+                name = Requirement(line.partition(" #")[0]).name.replace("_", "-").lower()
+                extra = file.stem.removeprefix("requirements-")
+                assert f"| {name} |" in page or extra == "lowest", f"{file.name}: {name}"
+
+
 def test_a_room_imports_only_lower_rooms(monkeypatch, capsys):
     """The contracts of pyproject.toml; `lint-imports` says the same."""
     monkeypatch.chdir(ROOT)

@@ -46,7 +46,8 @@ class Viz:
     attention: bool = False
     """Also draw maps of the attention at each step over the photos."""
     animate: bool = False
-    """Also write each photo as GIF and MP4, and all of them as one grid."""
+    """Also write each photo as GIF, and as MP4 (pip install -r requirements-video.txt), and all of
+    them as one grid."""
     one_per_class: bool = False
     """Draw one photo of each class in a row, and nothing else."""
     compare: Path | None = None

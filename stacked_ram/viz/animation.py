@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,11 @@ def grid_frame(records: Sequence[PhotoRecord], steps: int) -> Figure:
     return sheet.figure
 
 
+def formats() -> tuple[str, ...]:
+    """Return the formats that can be written here. MP4 needs the package imageio-ffmpeg."""
+    return ("gif", "mp4") if find_spec("imageio_ffmpeg") else ("gif",)
+
+
 def save(records: PhotoRecord | Sequence[PhotoRecord], path: str | Path) -> Path:
     """Write the animation of one photo, or of several as a grid, as .gif or .mp4.
 
@@ -180,7 +186,7 @@ def write_mp4(frames: Sequence[np.ndarray], seconds: Sequence[float], path: Path
         import imageio_ffmpeg
     except ImportError:
         raise UserError(
-            "MP4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg"
+            "MP4 needs the package imageio-ffmpeg: pip install -r requirements-video.txt"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")

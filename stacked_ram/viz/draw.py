@@ -162,7 +162,7 @@ def draw_photos(
 
 
 def save_animations(drawer: Drawer, name: str, records: list[PhotoRecord]) -> None:
-    for format in ("gif", "mp4"):
+    for format in animation.formats():
         drawer.files.append(animation.save(records, drawer.free(name, format)))
 
 
