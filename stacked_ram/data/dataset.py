@@ -21,7 +21,7 @@ from stacked_ram.runtime.program import program
 
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
-ROWS = ("labels", "boxes", "sizes")  # arrays with a row for each photo
+ROWS = ("labels", "boxes", "objects", "sizes")  # arrays with a row for each photo
 LIMIT_SEED = 0  # fixed, so that `limit_photos` always keeps the same photos
 
 
@@ -94,6 +94,9 @@ class Dataset:
     """int64 (N,), index in classes."""
     boxes: np.ndarray
     """float32 (N, 4): left, top, right, bottom in pixels of the stored photo; nan: no box."""
+    objects: np.ndarray
+    """float32 (N, O, 4): the boxes of all objects of the photo's class; nan where there are
+    fewer than O."""
     sizes: np.ndarray
     """int64 (N, 2): height and width of the stored photo."""
 
@@ -206,6 +209,7 @@ def _open_photos(
         names=part["path"].tolist(),
         labels=part["class"].map(index).to_numpy(np.int64),
         boxes=part[BOX].to_numpy(np.float32),
+        objects=_read_objects(folder, part),
         sizes=part[["height", "width"]].to_numpy(np.int64),
         manifest=Manifest(
             sizes_M2=manifest[["height", "width"]].to_numpy(np.int64),
@@ -214,6 +218,36 @@ def _open_photos(
         ),
         scene=SceneShape.from_info(info["scene"]) if info.get("scene") else None,
     )
+
+
+def _read_objects(folder: Path, part: Any) -> np.ndarray:
+    """Read the boxes of boxes.csv that have the class of their photo, N x O x 4. A photo without
+    any has that of the manifest."""
+    import pandas
+
+    boxes_N4 = part[BOX].to_numpy(np.float32)
+    path = folder / "boxes.csv"
+    if not path.is_file():
+        return boxes_N4[:, None]
+    try:
+        text = {"path": str, "class": str}
+        table = pandas.read_csv(path, dtype=text, keep_default_na=False, usecols=[*text, *BOX])
+        found_M4 = table[BOX].to_numpy(np.float32)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); run {program('prepare')} SOURCE {folder} "
+            "--overwrite"
+        ) from None
+    own = part[["path", "class"]].assign(row=np.arange(len(part)))
+    rows_M = table.merge(own, "left")["row"].fillna(-1).to_numpy(np.int64)
+    found_M4, rows_M = found_M4[rows_M >= 0], rows_M[rows_M >= 0]
+    order = rows_M.argsort(kind="stable")
+    rows_M, found_M4 = rows_M[order], found_M4[order]
+    number_M = np.arange(len(rows_M)) - np.searchsorted(rows_M, rows_M)  # 0, 1, ... in each photo
+    objects_NO4 = np.full((len(part), number_M.max(initial=0) + 1, 4), np.nan, np.float32)
+    objects_NO4[:, 0] = boxes_N4
+    objects_NO4[rows_M, number_M] = found_M4
+    return objects_NO4
 
 
 def _read_manifest(folder: Path, info: dict[str, Any]) -> Any:
@@ -264,7 +298,7 @@ def _open_digits(
     clutter = int(info.get("clutter", 0))
     training = split == "train"
     loaded = {part: _read_arrays(folder, part, training) for part in SPLITS if part in parts}
-    images_NHW, labels, boxes = map(np.concatenate, zip(*loaded.values(), strict=True))
+    images_NHW, labels, objects = map(np.concatenate, zip(*loaded.values(), strict=True))
     pieces_NP3 = _read_pieces(folder, [(part, len(loaded[part][0])) for part in loaded])
     canvas = tuple(info.get("canvas") or images_NHW.shape[1:])
     if not training and pieces_NP3 is None and images_NHW.shape[1:] != canvas:
@@ -282,7 +316,8 @@ def _open_digits(
             f"{part}/images.npy:{i}" for part, (_, ys, _) in loaded.items() for i in range(len(ys))
         ],
         labels=labels,
-        boxes=boxes,
+        boxes=objects[:, 0],
+        objects=objects,
         sizes=np.tile(np.array(canvas, np.int64), (len(labels), 1)),
         digits=Digits(
             images_NHW=images_NHW,
@@ -300,7 +335,7 @@ def _open_digits(
 def _read_arrays(
     folder: Path, split: str, training: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read images_NHW (uint8), labels_N (int64) and boxes_N4 (float32) of one split of digits.
+    """Read images_NHW (uint8), labels_N (int64) and objects_NO4 (float32) of one split of digits.
 
     training: read the digits alone, also from a split that holds canvases made of them.
     """
@@ -309,17 +344,19 @@ def _read_arrays(
     images = _read_array(home / ("digits.npy" if raw else "images.npy"), split)
     labels = _read_array(home / "labels.npy", split)
     in_pieces = (home / "pieces.npy").is_file()
-    boxes = np.full((len(labels), 4), np.nan)
-    if not training and not in_pieces and (home / "boxes.npy").is_file():
-        boxes = _read_array(home / "boxes.npy", split)
+    objects = np.full((len(labels), 1, 4), np.nan)
+    if (in_pieces or not training) and (home / "boxes.npy").is_file():
+        objects = _read_array(home / "boxes.npy", split)
+        objects = objects[:, None] if objects.ndim == 2 else objects
     if (
         images.dtype != np.uint8
         or images.ndim != 3
         or (labels.shape != images.shape[:1] and not in_pieces)
-        or boxes.shape != (len(labels), 4)
+        or objects.ndim != 3
+        or objects.shape[::2] != (len(labels), 4)
     ):
         raise UserError(f"{home}: its arrays do not belong together; prepare the data set again")
-    return images, labels.astype(np.int64), boxes.astype(np.float32)
+    return images, labels.astype(np.int64), objects.astype(np.float32)
 
 
 def _read_pieces(folder: Path, parts: list[tuple[str, int]]) -> np.ndarray | None:

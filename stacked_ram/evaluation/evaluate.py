@@ -345,6 +345,9 @@ def scores(predictions: Predictions) -> dict[str, Any]:
             "hit_by_any": float(predictions.hit_NT[boxed].any(1).mean()),
             "box_covered": predictions.covered_NT[boxed].mean(0).tolist(),
             "box_covered_best": float(predictions.covered_NT[boxed].max(1).mean()),
+            "object_found": np.logical_or.accumulate(predictions.covered_NT[boxed] >= 0.5, axis=1)
+            .mean(0)
+            .tolist(),
         }
     return found
 

@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
+from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.evaluation.controls import Locate
 from stacked_ram.models.trace import Trace
@@ -120,7 +121,7 @@ def predict_split(
         how |= {"rollouts": samples, "sample": True}
     parts: list[dict[str, Tensor]] = []
     for batch, trace in traces(model, loader, **how):
-        found = measure(trace, batch)
+        found = measure(trace, batch, objects_of(loader.dataset, batch))
         if keep_beliefs:
             found["beliefs_NTC"] = beliefs_of(trace.logits_BTN, batch.labels_B)
             if trace.stop_logits_BT is not None:
@@ -144,7 +145,17 @@ def beliefs_of(logits_RTN: Tensor, labels_B: Tensor) -> Tensor:
     return torch.where(broken_BT1, wrong_BN[:, None], beliefs_BTN)
 
 
-def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
+def objects_of(dataset: Dataset, batch: Batch) -> Tensor:
+    """The boxes of all objects in pixels of the batch's photos, B x O x 4."""
+    if dataset.objects.shape[1] == 1:
+        return batch.boxes_B4[:, None]
+    index_B = batch.index_B.cpu().numpy()
+    stored_B2 = torch.from_numpy(dataset.sizes[index_B]).to(batch.sizes_B2.device)
+    scale_B14 = (batch.sizes_B2 / stored_B2).flip(1).repeat(1, 2)[:, None]
+    return torch.from_numpy(dataset.objects[index_B]).to(batch.boxes_B4.device) * scale_B14
+
+
+def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor]:
     """The fields of Predictions for one batch; of several rollouts the locations are those of the
     first."""
     assert trace.boxes_BTSK4 is not None and trace.read_B is not None
@@ -164,8 +175,8 @@ def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
         "right_NT": beliefs_BTN.argmax(2) == labels_B[:, None],
         "read_N": trace.read_B[::rollouts].float().nan_to_num(0.0),
         "locations_NT2": locations_BT2,
-        "hit_NT": hits(locations_BT2, batch.boxes_B4, batch.sizes_B2),
-        "covered_NT": covered(finest_BTK4, batch.boxes_B4),
+        "hit_NT": hits(locations_BT2, objects_BO4, batch.sizes_B2),
+        "covered_NT": covered(finest_BTK4, objects_BO4),
     }
     if last_BN.shape[1] > TOP:
         found["top_N"] = (last_BN > own_B[:, None]).sum(1) < TOP
@@ -175,21 +186,24 @@ def measure(trace: Trace, batch: Batch) -> dict[str, Tensor]:
     return found
 
 
-def hits(locations_BT2: Tensor, boxes_B4: Tensor, sizes_B2: Tensor) -> Tensor:
-    """Whether each location lies in the box, its edges included (1, 0, or nan without a box),
+def hits(locations_BT2: Tensor, boxes_BO4: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Whether each location lies in a box, its edges included (1, 0, or nan without a box),
     B x T."""
-    pixels_BT2 = (locations_BT2 + 1) / 2 * sizes_B2.flip(1)[:, None]
-    inside_BT = (pixels_BT2 >= boxes_B4[:, None, :2]) & (pixels_BT2 <= boxes_B4[:, None, 2:])
-    return inside_BT.all(2).float() + 0 * boxes_B4.sum(1)[:, None]
+    pixels_BT12 = ((locations_BT2 + 1) / 2 * sizes_B2.flip(1)[:, None])[:, :, None]
+    boxes_B1O4 = boxes_BO4[:, None]
+    inside_BTO2 = (pixels_BT12 >= boxes_B1O4[..., :2]) & (pixels_BT12 <= boxes_B1O4[..., 2:])
+    return inside_BTO2.all(3).any(2).float() + 0 * boxes_BO4[:, 0].sum(1)[:, None]
 
 
-def covered(patches_BTK4: Tensor, boxes_B4: Tensor) -> Tensor:
-    """Fraction of each box that the narrowest patch of each glimpse covers, B x T."""
+def covered(patches_BTK4: Tensor, boxes_BO4: Tensor) -> Tensor:
+    """Fraction of a box that the narrowest patch of each glimpse covers, of the box that it covers
+    best, B x T."""
     widths_BTK = patches_BTK4[..., 2] - patches_BTK4[..., 0]
     narrowest = widths_BTK.argmin(2)[..., None, None].expand(-1, -1, 1, 4)
-    patch_BT4 = patches_BTK4.gather(2, narrowest).squeeze(2)
-    box_B14 = boxes_B4[:, None]
-    low = torch.maximum(patch_BT4[..., :2], box_B14[..., :2])
-    high = torch.minimum(patch_BT4[..., 2:], box_B14[..., 2:])
-    shared_BT = (high - low).clamp(min=0).prod(2)
-    return shared_BT / (box_B14[..., 2:] - box_B14[..., :2]).prod(2)
+    patch_BT14 = patches_BTK4.gather(2, narrowest)
+    boxes_B1O4 = boxes_BO4[:, None]
+    low = torch.maximum(patch_BT14[..., :2], boxes_B1O4[..., :2])
+    high = torch.minimum(patch_BT14[..., 2:], boxes_B1O4[..., 2:])
+    areas_B1O = (boxes_B1O4[..., 2:] - boxes_B1O4[..., :2]).prod(3)
+    fraction_BTO = (high - low).clamp(min=0).prod(3) / areas_B1O
+    return fraction_BTO.nan_to_num(-1.0).amax(2) + 0 * boxes_BO4[:, 0].sum(1)[:, None]

@@ -33,6 +33,10 @@ def summary(evaluation: Evaluation) -> str:
     if "hit_rate" in report:
         lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
         lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")
+        lines.append(
+            f"  object found       {percents(report['object_found'])} by each glimpse or before"
+            "   (half of it in a patch)"
+        )
     for name, control in report.get("controls", {}).items():
         distance = 100 * (report["accuracy"] - control["accuracy"])
         label = f"control: {name}"

@@ -42,8 +42,9 @@ class Canvases:
     the digits over them."""
 
     def boxes(self) -> np.ndarray:
-        """Return the boxes of the digits, N x K x 4 (left, top, right, bottom), int64."""
-        corners_NK2 = self.pieces_NP3[:, -DIGITS:, :0:-1].astype(np.int64)
+        """Return the boxes of the digits of the canvas's class, N x 3 x 4 (left, top, right,
+        bottom), int64."""
+        corners_NK2 = self.pieces_NP3[:, -DIGITS:, :0:-1][:, :SAME].astype(np.int64)
         return np.concatenate([corners_NK2, corners_NK2 + SIDE], 2)
 
 

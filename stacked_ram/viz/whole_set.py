@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.evaluation.predictions import hits, traces
+from stacked_ram.evaluation.predictions import hits, objects_of, traces
 from stacked_ram.evaluation.verdict import FEWEST, movement
 from stacked_ram.models.attention.hard import CategoricalPolicy
 from stacked_ram.runs.checkpoint import LoadedRun
@@ -115,6 +115,7 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
         confidence_BT, predicted_BT = belief_BTN.max(2)
         boxes_B4, sizes_B2 = numpy(batch.boxes_B4), numpy(batch.sizes_B2)
         locations_BTS2 = trace.locations_BTS2
+        boxes_B14 = objects_of(split.dataset, batch)
         middle_B12 = torch.zeros_like(locations_BTS2[:, :1, -1])
         part = {
             "index": numpy(batch.index_B).astype(int),
@@ -123,9 +124,9 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
             "true_NT": numpy(belief_BTN.gather(2, labels_B11)[..., 0]),
             "confidence_NT": numpy(confidence_BT),
             "locations_NTS2": numpy(locations_BTS2),
-            "inside_NT": numpy(hits(locations_BTS2[:, :, -1], batch.boxes_B4, batch.sizes_B2)),
+            "inside_NT": numpy(hits(locations_BTS2[:, :, -1], boxes_B14, batch.sizes_B2)),
             "box_fraction_N": np.prod(boxes_B4[:, 2:] - boxes_B4[:, :2], 1) / np.prod(sizes_B2, 1),
-            "centre_inside_N": numpy(hits(middle_B12, batch.boxes_B4, batch.sizes_B2))[:, 0],
+            "centre_inside_N": numpy(hits(middle_B12, boxes_B14, batch.sizes_B2))[:, 0],
         }
         if trace.glance_logits_BN is not None:
             part["glance_predicted_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)

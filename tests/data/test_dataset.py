@@ -29,6 +29,23 @@ def test_a_split_with_its_labels_and_boxes(tmp_path):
     assert dataset.mean == (0.4, 0.4, 0.4)
 
 
+def test_all_objects_of_the_photos_class_come_from_boxes_csv(tmp_path):
+    make_photos(tmp_path)
+    names = opened(tmp_path, "valid").names
+    lines = ["path,class,box_left,box_top,box_right,box_bottom"]
+    lines += [f"{names[1]},b,1,2,3,4", f"{names[1]},c,9,9,12,12", f"{names[0]},a,5,6,20,18"]
+    lines += [f"{names[1]},b,5,6,20,18"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    objects = opened(tmp_path, "valid").objects
+    assert objects.shape == (len(names), 2, 4) and objects.dtype == np.float32
+    assert objects[1].tolist() == [[1, 2, 3, 4], [5, 6, 20, 18]]
+    others = np.delete(objects, 1, axis=0)
+    assert (others[:, 0] == [5, 6, 20, 18]).all() and np.isnan(others[:, 1]).all()
+    (tmp_path / "boxes.csv").write_text("path,class\n")
+    with pytest.raises(UserError, match=r"boxes\.csv: cannot be read"):
+        opened(tmp_path, "valid")
+
+
 def test_a_class_named_like_a_missing_value_is_a_class(tmp_path):
     make_photos(tmp_path, classes=("NA", "null", "nan"))
     assert set(opened(tmp_path).labels) == {0, 1, 2}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas
@@ -55,6 +56,24 @@ def test_the_files_of_a_test_agree_with_each_other(run, photos, capsys):
     shown = capsys.readouterr().out
     assert "one deterministic pass" in shown
     assert "control: centre" in shown
+
+
+def test_an_object_is_found_if_any_of_its_class_is_in_a_patch(run, photos, tmp_path):
+    """One object lies in a corner, another at the centre, where the control looks."""
+    data = tmp_path / "two_objects"
+    shutil.copytree(photos, data)
+    manifest = pandas.read_csv(data / "manifest.csv")
+    corner = manifest.assign(box_left=0, box_top=0, box_right=1, box_bottom=1)
+    middle = manifest.assign(
+        box_left=manifest["width"] / 2 - 1, box_right=manifest["width"] / 2 + 1,
+        box_top=manifest["height"] / 2 - 1, box_bottom=manifest["height"] / 2 + 1,
+    )  # fmt: skip
+    columns = ["path", "class", "box_left", "box_top", "box_right", "box_bottom"]
+    for objects, found in (([corner, middle], 1), ([corner], 0)):
+        pandas.concat(objects)[columns].to_csv(data / "boxes.csv", index=False)
+        run_test(Options(runs=(run,), dataset=data, out=tmp_path / "out", controls=True))
+        centre = json.loads((tmp_path / "out" / "test.json").read_text())["controls"]["centre"]
+        assert centre["hit_rate"][-1] == centre["object_found"][-1] == found
 
 
 def test_figures_are_reproducible_and_do_not_depend_on_the_batches(run, tmp_path):

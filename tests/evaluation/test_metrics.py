@@ -72,7 +72,7 @@ def test_averages_are_exact_over_batches_of_any_size_and_resume_from_a_state():
 
 def test_hits_and_coverage_on_a_photo_that_is_not_square():
     nan = float("nan")
-    boxes = torch.tensor([[10.0, 0, 20, 10], [0, 0, 100, 50], [nan] * 4])
+    boxes = torch.tensor([[10.0, 0, 20, 10], [0, 0, 100, 50], [nan] * 4])[:, None]
     sizes = torch.tensor([[50, 100]] * 3)  # height, width
     locations = torch.tensor([[[-0.7, -0.8], [-0.7, 0.8]]]).expand(3, 2, 2)  # (15, 5), (15, 45)
     found = hits(locations, boxes, sizes)
@@ -82,3 +82,14 @@ def test_hits_and_coverage_on_a_photo_that_is_not_square():
     fractions = covered(patches[:, None].expand(3, 1, 2, 4), boxes)
     assert fractions[:2, 0].tolist() == pytest.approx([25 / 100, 50 / 5000])
     assert fractions[2].isnan().all()
+
+
+def test_of_several_objects_any_can_be_hit_and_the_best_is_covered():
+    nan = float("nan")
+    boxes = torch.tensor([[[10.0, 0, 20, 10], [10, 40, 20, 50]], [[10, 40, 20, 50], [nan] * 4]])
+    sizes = torch.tensor([[50, 100]] * 2)
+    locations = torch.tensor([[[-0.7, -0.8], [-0.7, 0.8], [0.7, 0.8]]]).expand(2, 3, 2)
+    assert hits(locations, boxes, sizes).tolist() == [[1, 1, 0], [0, 1, 0]]
+    patches = torch.tensor([[[10.0, 38, 20, 48]], [[50, 0, 60, 10]]])[None].expand(2, 2, 1, 4)
+    found = covered(patches, boxes)
+    assert found.flatten().tolist() == pytest.approx([0.8, 0, 0.8, 0])

@@ -15,7 +15,7 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
-from stacked_ram.preparation.megapixel import DIGITS, SAME, SIDE, draw_canvases
+from stacked_ram.preparation.megapixel import SAME, SIDE, draw_canvases
 
 CANVAS = 300
 
@@ -67,9 +67,9 @@ def test_three_digits_of_the_label_none_on_another():
     classes = labels[found.digits_NK]
     assert ((classes == found.labels_N[:, None]).sum(1) == SAME).all()
     boxes = found.boxes()
-    assert boxes.shape == (40, DIGITS, 4) and boxes.min() >= 0 and boxes.max() <= CANVAS
+    assert boxes.shape == (40, SAME, 4) and boxes.min() >= 0 and boxes.max() <= CANVAS
     apart = np.abs(boxes[:, :, None, :2] - boxes[:, None, :, :2]).max(3)
-    assert (apart[:, ~np.eye(DIGITS, dtype=bool)] >= SIDE).all()
+    assert (apart[:, ~np.eye(SAME, dtype=bool)] >= SIDE).all()
 
 
 def test_batches_are_the_canvases_drawn_piece_by_piece(prepared):
