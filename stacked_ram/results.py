@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stacked_ram.evaluation.early_exit import Stop
 from stacked_ram.runtime.errors import UserError, check
 
 if TYPE_CHECKING:
@@ -62,16 +63,9 @@ class Result:
     ) -> Result:
         """The result of a whole pass; with `stop_at`, as if the model had stopped looking once a
         class had this probability."""
-        glance, beliefs = record.glance_belief_N, record.beliefs_TN
-        belief, glimpses = beliefs[-1], len(beliefs)
-        if stop_at is not None:
-            if glance is not None and glance.max() >= stop_at:
-                belief, glimpses = glance, 0
-            elif (sure := beliefs.max(1) >= stop_at).any():
-                glimpses = int(sure.argmax()) + 1
-                belief = beliefs[glimpses - 1]
-        shown = record.until(glimpses)
-        return cls(photo, record.classes, belief, shown.locations_TS2[:, -1], lambda: shown)
+        shown = record.stopped_by(None if stop_at is None else Stop(stop_at))
+        locations_T2 = shown.locations_TS2[:, -1]
+        return cls(photo, record.classes, shown.belief_N, locations_T2, lambda: shown)
 
     # ------------------------------------------------------------------ figures
 

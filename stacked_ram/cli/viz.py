@@ -41,6 +41,11 @@ class Viz:
     """The most photos to draw one by one. Default: 12; in the report: 100."""
     glimpses: int | None = None
     """Glimpses at each photo. Default: the run's."""
+    stop_at: float | None = None
+    """Stop looking at a photo once one class has this probability, 0 to 1, as `predict` does."""
+    stop_by: Literal["belief", "stop"] = "belief"
+    """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
+    with learned_stop)."""
     separate: bool = False
     """Draw scan path, patch strip and belief as a picture each."""
     attention: bool = False
@@ -92,6 +97,12 @@ def check(options: Viz) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}: {value} is below 1")
+    if options.stop_at is None and options.stop_by == "stop":
+        raise UserError("--stop-by stop: give the --stop-at to compare")
+    if options.stop_at is not None and not 0 <= options.stop_at <= 1:
+        raise UserError(f"--stop-at: {options.stop_at} is not in 0 to 1")
+    if options.app and options.stop_by == "stop":
+        raise UserError("--stop-by stop: the app stops by the belief alone")
     modes = [
         name for name in ("report", "app", "one_per_class", "compare") if getattr(options, name)
     ]
@@ -110,9 +121,10 @@ def draw(run: Path, options: Viz) -> list[Path]:
     if options.app:
         from stacked_ram.viz.app import serve
 
-        serve(run, options.compare, host=options.host, port=options.port, **where)
+        where |= {"host": options.host, "port": options.port, "stop_at": options.stop_at}
+        serve(run, options.compare, **where)
         return []
-    where |= {"out": options.out, "format": options.format}
+    where |= {"out": options.out, "format": options.format, "stop": early_exit(options)}
     if options.one_per_class:
         from stacked_ram.viz.draw import draw_one_per_class
 
@@ -138,6 +150,13 @@ def draw(run: Path, options: Viz) -> list[Path]:
         animate=options.animate,
         **where,
     )
+
+
+def early_exit(options: Viz) -> Any:
+    """The `Stop` that was asked for, or None."""
+    from stacked_ram.evaluation.early_exit import Stop
+
+    return None if options.stop_at is None else Stop(options.stop_at, options.stop_by)
 
 
 def named_photos(options: Viz, limit: int) -> list[Path] | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stacked_ram.models.ram import RAM
 from stacked_ram.ops.patches import Photos
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import UserError, check
 
 if TYPE_CHECKING:  # predict has no use for these imports
     import pandas
@@ -31,6 +31,19 @@ if TYPE_CHECKING:  # predict has no use for these imports
 Criterion = Literal["belief", "stop"]
 ExitTable = dict[str, NDArray]  # threshold, accuracy, mean_glimpses, by rising threshold
 NEVER = float("inf")  # a threshold that no photo passes
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a photo is looked at no longer. Raises UserError for a threshold outside 0 to 1."""
+
+    at: float
+    """The least probability, 0 to 1, that stops it."""
+    by: Criterion = "belief"
+    """Whose: the likeliest class's, or the stopping head's."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.at <= 1, f"stop_at: {self.at} is not in 0 to 1")
 
 
 @dataclass
@@ -106,13 +119,16 @@ def exit_table(
     """
     right_BT = beliefs_BTN.argmax(2) == np.asarray(labels_B)[:, None]
     sure_BT = beliefs_BTN.max(2) if stops_BT is None else np.asarray(stops_BT)
+    return table_of(right_BT, sure_BT, fewest)
+
+
+def table_of(right_BT: NDArray, sure_BT: NDArray, fewest: int) -> ExitTable:
+    """`exit_table` from whether each prediction is right, and the probability that decides."""
     thresholds = np.unique(sure_BT[:, :-1])
     thresholds = np.concatenate([[0.0], thresholds, [NEVER]])
-    # the first step at which each photo passes: how sure it was at most up to each step
-    most_BT = np.maximum.accumulate(sure_BT[:, :-1], axis=1)
     accuracy, glimpses = [], []
     for threshold in thresholds:
-        last_B = (most_BT < threshold).sum(1)
+        last_B = stopped_after(sure_BT, threshold)
         accuracy.append(right_BT[np.arange(len(last_B)), last_B].mean())
         glimpses.append(last_B.mean() + fewest)
     return {
@@ -120,6 +136,16 @@ def exit_table(
         "accuracy": np.array(accuracy),
         "mean_glimpses": np.array(glimpses),
     }
+
+
+def stopped_after(sure_BT: NDArray, threshold: float) -> NDArray:
+    """Index of the first step at which each photo passes; of the last step where none does.
+
+    sure_BT: the probability that decides, after each step.
+    """
+    # how sure it was at most up to each step
+    most_BT = np.maximum.accumulate(sure_BT[:, :-1], axis=1)
+    return (most_BT < threshold).sum(1)
 
 
 def choose_threshold(

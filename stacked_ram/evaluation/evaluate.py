@@ -157,7 +157,7 @@ def evaluate(
             found = predict_split(
                 loaded.model, valid, keep_beliefs=True, progress="validation split", **how
             )
-        threshold = choose_threshold(table_of(found), **wanted)
+        threshold = choose_threshold(exit_table_of(found), **wanted)
     with opened_split(loaded, config, photos) as loader:
         how["left_out"] = left_out = LeftOut(photos)
         predictions = predict_split(
@@ -299,7 +299,7 @@ def early_exit(
     predictions: Predictions, threshold: float, cost: Cost
 ) -> tuple[dict[str, Any], bytes]:
     """The figures of early exit at a threshold, and the curve over all thresholds (CSV)."""
-    table = table_of(predictions)
+    table = exit_table_of(predictions)
     accuracy, mean_glimpses = exit_at(table, threshold)
     curve = exit_curve(table, cost)
     return {
@@ -311,7 +311,7 @@ def early_exit(
     }, curve.round(6).to_csv(index=False).encode()
 
 
-def table_of(predictions: Predictions) -> ExitTable:
+def exit_table_of(predictions: Predictions) -> ExitTable:
     """What each threshold would give; the predictions were made with `keep_beliefs`."""
     beliefs_NTC = predictions.beliefs_NTC
     assert beliefs_NTC is not None

@@ -22,7 +22,7 @@ from PIL import Image
 
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, verdict
+from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, stop_words, verdict
 from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
 from stacked_ram.viz.foveate import foveated
@@ -38,6 +38,7 @@ from stacked_ram.viz.style import (
     TITLE,
     WRONG,
     Sheet,
+    counted,
     fitted,
     frame,
     show_image,
@@ -66,13 +67,18 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     sheet = Sheet(PAGE, TITLE + max(tall, known_tall + 0.3 + bars) + lines + 2 * EDGE)
     if steps == record.steps:
         text, colour = verdict(record)
+        text += stop_words(record)
     else:
-        text = f"after {steps} of {record.steps} glimpses" if steps else "before the first glimpse"
+        text = (
+            f"after {steps} of {counted(record.all_steps, 'glimpse')}"
+            if steps
+            else "before the first glimpse"
+        )
         colour = QUIET
     sheet.text(EDGE, 0.2, fitted(text, PAGE - 2 * EDGE, 10, "bold"), fontsize=10, color=colour,
                fontweight="bold")  # fmt: skip
     axes = sheet.axes(EDGE, TITLE, wide, tall)
-    draw_surface(axes, surface, view, last=steps)
+    draw_surface(axes, surface, view, record.colours, last=steps)
     known = sheet.axes(right, TITLE, known_wide, known_tall)
     show_image(known, foveated(record, steps))
     frame(known, FAINT, 0.7)
@@ -103,10 +109,10 @@ def grid_frame(records: Sequence[PhotoRecord], steps: int) -> Figure:
         x = EDGE + number % columns * (side + EDGE) + (side - wide) / 2
         y = EDGE + number // columns * (tall + 0.26) + (tall - high)
         done = min(steps, record.steps)
-        draw_surface(
-            sheet.axes(x, y, wide, high), surface, view, last=done, weight=0.8, nested=False
-        )
-        text, colour = verdict(record.until(done)) if done else ("…", QUIET)
+        axes = sheet.axes(x, y, wide, high)
+        draw_surface(axes, surface, view, record.colours, last=done, weight=0.8, nested=False)
+        seen = done or record.glance_belief_N is not None
+        text, colour = verdict(record.until(done)) if seen else ("…", QUIET)
         text = text.split(", is ")[0]
         sheet.text(x + wide / 2, y + high + 0.14, fitted(text, side, 7.5, "bold"), fontsize=7.5,
                    color=colour, ha="center", fontweight="bold")  # fmt: skip

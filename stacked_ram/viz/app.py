@@ -30,6 +30,7 @@ def serve(
     run: str | Path,
     other: str | Path | None = None,
     *,
+    stop_at: float | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     split: SplitName = "test",
@@ -40,6 +41,7 @@ def serve(
 
     Args:
         other: one more run to choose from, besides the runs in the same folder as `run`.
+        stop_at: stop at this confidence, as the page's slider says in the beginning.
         host: the default is reachable from this machine alone.
         split, dataset: where the example photos come from, as in `draw_run`.
 
@@ -56,7 +58,7 @@ def serve(
         app_page = import_page(uploads)
         first = cached_run(str(run), device)
         examples = example_photos(first, uploads / "examples", split, dataset)
-        page = app_page.build_page(known_runs(run, other), first, examples, device)
+        page = app_page.build_page(known_runs(run, other), first, examples, device, stop_at)
         try:
             _, address, _ = page.launch(
                 server_name=host,

@@ -30,8 +30,15 @@ def as_uploaded(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
 
-def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], device: str) -> Any:
-    """The page: its parts and their events. runs: names and paths. device: for other runs."""
+def build_page(
+    runs: dict[str, str],
+    first: LoadedRun,
+    examples: list[str],
+    device: str,
+    stop_at: float | None = None,
+) -> Any:
+    """The page: its parts and their events. runs: names and paths. device: for other runs.
+    stop_at: the confidence to stop at in the beginning."""
     names = list(runs)
     glimpses = first.config.model.num_glimpses
     with gradio.Blocks(title="See what it saw", delete_cache=(60, KEPT)) as page:
@@ -51,7 +58,7 @@ def build_page(runs: dict[str, str], first: LoadedRun, examples: list[str], devi
                     elem_id="glimpses",
                 )  # fmt: skip
                 confidence = gradio.Slider(
-                    0.3, 1.0, value=1.0, step=0.01, elem_id="threshold",
+                    0.3, 1.0, value=stop_at or 1.0, step=0.01, elem_id="threshold",
                     label="stop at this confidence (1: never)",
                 )  # fmt: skip
                 with gradio.Row():

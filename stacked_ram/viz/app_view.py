@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from stacked_ram.evaluation.early_exit import Stop
 from stacked_ram.images.decoding import true_size
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import figures
 from stacked_ram.viz.animation import figure_pixels, photo_frame
-from stacked_ram.viz.belief import verdict
+from stacked_ram.viz.belief import beliefs, stop_words, verdict
 from stacked_ram.viz.photos import read_file
 from stacked_ram.viz.records import record_photos
 
@@ -44,8 +45,8 @@ def location_of(path: str, index: Any) -> tuple[float, float]:
 def watch(
     run: LoadedRun, path: str, steps: int, least: float, first: tuple[float, float] | None
 ) -> Iterator[tuple[str, np.ndarray, dict[str, float], np.ndarray | None]]:
-    """Yield a line of text, a picture and the belief after each step; after the last the patches
-    too.
+    """Yield a line of text, a picture and the belief after the glance, where there is one, and
+    after each step; after the last the patches too.
 
     least: stop at the first step with this confidence; 1: never. first: location (x, y) of the
     first glimpse; None: the model's own. Raises UserError for a file that is no photo, cannot be
@@ -54,19 +55,19 @@ def watch(
     check_upload(path)
     photo = read_file(run, Path(path))
     photo.label = None  # an upload's folder says nothing about it
-    (record,) = record_photos(run, [photo], num_glimpses=steps, first_location=first)
-    if least < 1:
-        enough_T = record.beliefs_TN.max(1) >= least
-        record = record.until(int(enough_T.argmax()) + 1 if enough_T.any() else steps)
-    for step in range(1, record.steps + 1):
+    stop = Stop(least) if least < 1 else None
+    how: dict[str, Any] = {"num_glimpses": steps, "first_location": first, "stop": stop}
+    (record,) = record_photos(run, [photo], **how)
+    for step, belief_N in zip(*beliefs(record), strict=True):
         started = time.monotonic()
         frame = figure_pixels(photo_frame(record, step))
         probabilities = {
             name: float(probability)
-            for name, probability in zip(record.classes, record.beliefs_TN[step - 1], strict=True)
+            for name, probability in zip(record.classes, belief_N, strict=True)
         }
         last = step == record.steps
-        says = verdict(record)[0] if last else f"after glimpse {step} …"
+        so_far = f"after glimpse {step} …" if step else "after the glance …"
+        says = verdict(record)[0] + stop_words(record) if last else so_far
         strip = figure_pixels(figures.strip(record)) if last else None
         yield f"### {says}" if last else says, frame, probabilities, strip
         if not last:

@@ -20,7 +20,7 @@ from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.figures import draw_title
 from stacked_ram.viz.overview import odd
 from stacked_ram.viz.records import PhotoRecord, sampled_locations
-from stacked_ram.viz.style import EDGE, PAGE, QUIET, TITLE, Sheet, is_dark, step_colours, styled
+from stacked_ram.viz.style import EDGE, PAGE, QUIET, TITLE, Sheet, is_dark, styled
 
 SAMPLES = 400
 FINE = 33  # cells over the longer side for densities of sampled paths
@@ -50,7 +50,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
     draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
     sheet.text(EDGE, TITLE + 0.06, text, fontsize=7, color=QUIET)
-    colours = step_colours(record.steps)
+    colours = record.colours
     for row, level in enumerate(levels):
         for step in range(record.steps):
             x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2

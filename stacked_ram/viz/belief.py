@@ -16,10 +16,10 @@ from stacked_ram.viz.style import (
     QUIET,
     RIGHT,
     WRONG,
+    counted,
     fitted,
     shrunk,
     spread_apart,
-    step_colours,
 )
 
 TOP = 5
@@ -34,6 +34,25 @@ def verdict(record: PhotoRecord) -> tuple[str, str]:
     if label == record.predicted:
         return f"✓ {says}", RIGHT
     return f"✗ {says}, is {record.classes[label]}", WRONG
+
+
+def stop_words(record: PhotoRecord) -> str:
+    """Where it stopped, to follow the verdict; empty where it was not made to stop."""
+    if record.stop is None:
+        return ""
+    if not record.steps:
+        return ", the glance was enough"
+    if record.stopped:
+        return f", stopped after {used_words(record)}"
+    return f", needed {used_words(record)}"
+
+
+def used_words(record: PhotoRecord) -> str:
+    """`2 of 6 glimpses`, `all 6 glimpses`, or `glance alone`."""
+    if not record.steps:
+        return "glance alone"
+    whole = counted(record.all_steps, "glimpse")
+    return f"{record.steps} of {whole}" if record.stopped else f"all {whole}"
 
 
 def percent(probability: float) -> str:
@@ -76,20 +95,21 @@ def draw_lines(
     steps, belief = beliefs(record)
     shown = steps <= (record.steps if last is None else last)
     names = min(1.25, 0.36 * width)
-    per_step = (width - names) / (steps[-1] - steps[0] + 1)
-    right = steps[-1] + 0.5
+    ticks = np.arange(steps[0], record.all_steps + 1)
+    per_step = (width - names) / len(ticks)
+    right = ticks[-1] + 0.5
     axes.set(
         xlim=(steps[0] - 0.5, right + names / per_step),
         ylim=(0, 1.0),
         yticks=[0, 0.5, 1],
         yticklabels=["0", "50", "100 %"],
-        xticks=steps,
-        xticklabels=["glance" if step == 0 else str(step) for step in steps],
+        xticks=ticks,
+        xticklabels=["glance" if step == 0 else str(step) for step in ticks],
     )
     axes.spines["bottom"].set_bounds(steps[0] - 0.5, right)
     axes.set_xlabel("after glimpse", labelpad=2, x=(width - names) / width / 2)
     axes.hlines([0.5, 1], steps[0] - 0.5, right, color=FAINT, linewidth=0.5, zorder=0)
-    colours = step_colours(record.steps)
+    colours = record.colours
     lines = leading(record)
     predictions = set(belief[shown].argmax(1).tolist())
     for rank, label in reversed(list(enumerate(lines))):
@@ -113,7 +133,7 @@ def draw_lines(
     places = [float(belief[end, label]) for label in lines]
     least = 9.5 / 72 / height
     # names stand at the right; in an animation, beside the ends of unfinished lines
-    names_at = right if end == len(steps) - 1 else steps[end] + 0.4
+    names_at = right if steps[end] == ticks[-1] else steps[end] + 0.4
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):
@@ -128,11 +148,15 @@ def draw_lines(
             color=colour_of(record, label) if strong else QUIET,
             fontweight="bold" if strong else "normal",
         )  # fmt: skip
-    draw_ribbon(axes, record, per_step, height, int(shown.sum()))
+    draw_ribbon(axes, record, per_step, height, int(shown.sum()), right)
+    if record.stop is not None and record.stop.by == "belief":
+        axes.hlines(record.stop.at, steps[0] - 0.5, right, color=INK, linewidth=0.7, zorder=0)
+        axes.text(steps[0] - 0.45, record.stop.at, f"stops at {percent(record.stop.at)}",
+                  fontsize=6, va="top" if record.stop.at > 0.9 else "bottom")  # fmt: skip
 
 
 def draw_ribbon(
-    axes: Axes, record: PhotoRecord, per_step: float, height: float, count: int
+    axes: Axes, record: PhotoRecord, per_step: float, height: float, count: int, right: float
 ) -> None:
     """A ribbon over the axes: the class predicted after each step, equal neighbours joined."""
     steps, belief = beliefs(record)
@@ -155,9 +179,11 @@ def draw_ribbon(
             fontsize=size, color="white", zorder=7, fontweight="bold",
         )  # fmt: skip
         start += length
+    ended = record.stopped and count == len(steps)
     axes.text(
-        steps[-1] + 0.5 + 0.09 / per_step, low + tall / 2, "← its prediction", va="center_baseline",
-        fontsize=6.5, color=QUIET,
+        (steps[-1] + 0.5 if ended else right) + 0.09 / per_step, low + tall / 2,
+        "■ stopped here" if ended else "← its prediction", va="center_baseline", fontsize=6.5,
+        color=INK if ended else QUIET, fontweight="bold" if ended else "normal",
     )  # fmt: skip
 
 

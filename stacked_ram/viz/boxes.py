@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, show_image, step_colours
+from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, show_image
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
@@ -34,6 +34,8 @@ View = tuple[float, float, float, float]
 def view_of(size: tuple[float, float], boxes_TK4: np.ndarray) -> View:
     """The photo and its boxes, as far as BEYOND outside the photo."""
     height, width = size
+    if not boxes_TK4.size:
+        return (0, 0, width, height)
     least, most = boxes_TK4.reshape(-1, 4).min(0), boxes_TK4.reshape(-1, 4).max(0)
     rim = 0.02 * min(height, width)
     return (
@@ -61,6 +63,7 @@ def draw_surface(
     axes: Axes,
     surface: Surface,
     view: View,
+    colours: Sequence[str],
     *,
     last: int | None = None,
     weight: float = 1.0,
@@ -69,8 +72,8 @@ def draw_surface(
 ) -> None:
     """The photo with the boxes of the first `last` steps (default: all).
 
-    The axes must have the shape of the view. weight: of lines and numbers. nested: draw all boxes
-    of a glimpse, or (in small pictures) the narrowest alone.
+    The axes must have the shape of the view. colours: of the steps. weight: of lines and numbers.
+    nested: draw all boxes of a glimpse, or (in small pictures) the narrowest alone.
     """
     height, width = surface.size
     left, top, right, bottom = view
@@ -79,14 +82,12 @@ def draw_surface(
     show_image(axes, surface.image_HWC, (0, width, height, 0))
     edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
     axes.add_patch(edge)
-    steps = len(surface.boxes_TK4)
-    colours = step_colours(steps)
-    shown = range(steps if last is None else last)
+    shown = range(len(surface.boxes_TK4) if last is None else last)
     for step in shown:
         boxes_K4 = surface.boxes_TK4[step, : None if nested else 1]
         below = coinciding(surface.boxes_TK4, step, surface.size)
         draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step, below)
-    draw_path(axes, surface, view, shown, weight)
+    draw_path(axes, surface, view, shown, colours, weight)
     if not numbers:
         return
     tags = place_tags(axes, surface, view, shown, TAG * weight)
@@ -165,7 +166,12 @@ def centres(surface: Surface) -> np.ndarray:
 
 
 def draw_path(
-    axes: Axes, surface: Surface, view: View, steps: Sequence[int], weight: float = 1.0
+    axes: Axes,
+    surface: Surface,
+    view: View,
+    steps: Sequence[int],
+    colours: Sequence[str],
+    weight: float = 1.0,
 ) -> None:
     """A dot at each glimpse's centre and an arrow from each to the next."""
     points_T2 = centres(surface)
@@ -183,7 +189,6 @@ def draw_path(
         outline = patheffects.Stroke(linewidth=2.6 * weight, foreground="#14161a")
         arrow.set_path_effects([outline, patheffects.Normal()])
         axes.add_patch(arrow)
-    colours = step_colours(len(points_T2))
     for step in steps:
         axes.plot(
             *points_T2[step], "o", markersize=3.4 * weight, markerfacecolor=colours[step],

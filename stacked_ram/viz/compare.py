@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stacked_ram.evaluation.early_exit import Stop
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs
@@ -35,7 +36,7 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.thumbnails import draw_small, small_size
+from stacked_ram.viz.thumbnails import CAPTION, draw_small, small_size
 from stacked_ram.viz.whole_set import WholeSet, record_split
 
 PHOTOS = 6
@@ -50,6 +51,7 @@ def compare_runs(
     format: str = "png",
     limit: int = LIMIT,
     num_glimpses: int | None = None,
+    stop: Stop | None = None,
     split: SplitName = "test",
     dataset: str | Path | None = None,
     device: str = "auto",
@@ -61,6 +63,7 @@ def compare_runs(
     photos of the split differ, and where there is no photo that both can read.
     """
     run, other = loaded(run, device), loaded(other, device)
+    how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop}
     if other.classes != run.classes:
         raise UserError(
             f"{other.path}: knows other classes than {run.path}; compare runs on the same data set"
@@ -70,7 +73,7 @@ def compare_runs(
     if photos is not None:
         files = photo_files(photos)[:limit]
         both = read_files(run, files), read_files(other, files)
-        draw_pairs(drawer, names, record_pairs(run, other, *both, num_glimpses))
+        draw_pairs(drawer, names, record_pairs(run, other, *both, how))
         return drawer.files
     with Split(run, split, dataset) as opened, Split(other, split, opened.dataset.folder) as same:
         if same.dataset.names != opened.dataset.names:
@@ -79,25 +82,25 @@ def compare_runs(
                 f" {run.path} (their fold or train_on differ); leave out --split: the test split"
                 " is the same for both"
             )
-        wholes = record_both(run, other, opened, same)
+        wholes = record_both(run, other, opened, same, stop)
         drawer.save("compare", compare_overview(wholes, names))
         rows = distinguishing(*wholes, min(limit, PHOTOS))
         both = opened.photos(rows), same.photos(rows)
-        draw_pairs(drawer, names, record_pairs(run, other, *both, num_glimpses))
+        draw_pairs(drawer, names, record_pairs(run, other, *both, how))
     return drawer.files
 
 
 def record_both(
-    run: LoadedRun, other: LoadedRun, split: Split, same: Split
+    run: LoadedRun, other: LoadedRun, split: Split, same: Split, stop: Stop | None = None
 ) -> tuple[WholeSet, WholeSet]:
     """A pass of each run over the photos that both can read; other photos are taken out of both
     splits."""
-    whole = record_split(run, split)
+    whole = record_split(run, split, stop)
     same.keep_named(whole.names)
-    other_whole = record_split(other, same)
+    other_whole = record_split(other, same, stop)
     if other_whole.names != whole.names:
         split.keep_named(other_whole.names)
-        whole = record_split(run, split)
+        whole = record_split(run, split, stop)
     return whole, other_whole
 
 
@@ -106,14 +109,15 @@ def record_pairs(
     other: LoadedRun,
     photos: Sequence[Photo],
     other_photos: Sequence[Photo],
-    num_glimpses: int | None,
+    how: dict[str, Any],
 ) -> list[tuple[PhotoRecord, PhotoRecord]]:
-    """Records of each photo that both runs could read. Raises UserError where there is none."""
-    recorded = partial(record_photos, num_glimpses=num_glimpses, skip_unreadable=True)
-    theirs = {record.photo.key: record for record in recorded(other, other_photos)}
+    """Records of each photo that both runs could read. how: as for `record_photos`. Raises
+    UserError where there is none."""
+    how = {**how, "skip_unreadable": True}
+    theirs = {record.photo.key: record for record in record_photos(other, other_photos, **how)}
     pairs = [
         (record, theirs[record.photo.key])
-        for record in recorded(run, photos)
+        for record in record_photos(run, photos, **how)
         if record.photo.key in theirs
     ]
     if not pairs:
@@ -146,7 +150,7 @@ def compare_figure(
     chart = 1.9
     side = (PAGE - chart - 0.75 - 3 * EDGE) / 2
     talls = [max(small_size(record, side, side)[1] for record in pair) for pair in pairs]
-    sheet = Sheet(PAGE, 0.36 + sum(tall + 0.42 for tall in talls))
+    sheet = Sheet(PAGE, 0.36 + sum(tall + CAPTION + 0.06 for tall in talls))
     for number, name in enumerate(names):
         x = EDGE + number * (side + EDGE)
         sheet.text(x + side / 2, 0.22, fitted(name, side, 9, "bold"), fontsize=9, ha="center",
@@ -161,7 +165,7 @@ def compare_figure(
         height = min(tall - 0.1, 1.6)
         axes = sheet.axes(PAGE - EDGE - chart, y + (tall - height) / 2, chart, height)
         draw_pair(axes, pair)
-        y += tall + 0.42
+        y += tall + CAPTION + 0.06
     return sheet.figure
 
 
@@ -257,7 +261,7 @@ def draw_agreement(
 def distinguishing(first: WholeSet, second: WholeSet, count: int = PHOTOS) -> np.ndarray:
     """Rows of the photos that tell two models apart: first those that only one of them classifies
     right, by turns; then those where their beliefs in the true class differ most."""
-    gap_N = first.true_NT[:, -1] - second.true_NT[:, -1]
+    gap_N = first.true_N - second.true_N
     only_first = np.flatnonzero(first.right_N & ~second.right_N)
     only_second = np.flatnonzero(second.right_N & ~first.right_N)
     only_first = only_first[np.argsort(-gap_N[only_first], kind="stable")]

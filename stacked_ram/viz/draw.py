@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
 from stacked_ram.data.dataset import stratified
+from stacked_ram.evaluation.early_exit import Stop
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runs.folder import check_folder
 from stacked_ram.runtime.errors import UserError
@@ -21,7 +22,7 @@ from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import FORMATS, counted, save_figure
-from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
+from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def draw_run(
     format: str = "png",
     limit: int = LIMIT,
     num_glimpses: int | None = None,
+    stop: Stop | None = None,
     separate: bool = False,
     attention: bool = False,
     animate: bool = False,
@@ -76,6 +78,7 @@ def draw_run(
         out: folder. Default: RUN/pictures.
         limit: the most photos to draw one by one.
         num_glimpses: at each photo. Default: the run's.
+        stop: when to look no longer at a photo. Default: never before the last glimpse.
         separate: draw scan path, patch strip and belief as a picture each.
         attention: also draw maps of the attention at each step.
         animate: also write each photo as GIF and MP4, and all of them as one grid.
@@ -87,14 +90,14 @@ def draw_run(
     run = loaded(run, device)
     drawer = Drawer(out or run.folder / "pictures", format)
     draw = partial(
-        draw_photos, drawer, run, num_glimpses=num_glimpses, separate=separate,
+        draw_photos, drawer, run, num_glimpses=num_glimpses, stop=stop, separate=separate,
         attention=attention, animate=animate,
     )  # fmt: skip
     if photos is not None:
         draw(read_files(run, photo_files(photos)[:limit]))
         return drawer.files
     with Split(run, split, dataset) as opened:
-        draw_split(drawer, run, opened, record_split(run, opened))
+        draw_split(drawer, run, opened, record_split(run, opened, stop))
         draw(opened.photos(stratified(opened.dataset.labels, limit)))
     return drawer.files
 
@@ -104,6 +107,7 @@ def draw_one_per_class(
     *,
     out: str | Path | None = None,
     format: str = "png",
+    stop: Stop | None = None,
     split: SplitName = "test",
     dataset: str | Path | None = None,
     device: str = "auto",
@@ -112,8 +116,9 @@ def draw_one_per_class(
     run = loaded(run, device)
     drawer = Drawer(out or run.folder / "pictures", format)
     with Split(run, split, dataset) as opened:
-        rows = gallery.one_per_class(record_split(run, opened))
-        records = list(record_photos(run, opened.photos(rows), skip_unreadable=True))
+        rows = gallery.one_per_class(record_split(run, opened, stop))
+        photos = opened.photos(rows)
+        records = list(record_photos(run, photos, stop=stop, skip_unreadable=True))
     more, columns = "that of median confidence", min(10, len(records))
     figure = gallery.rows_figure([("", records)], "One photo of each class", more, columns)
     drawer.save("one_per_class", figure)
@@ -139,20 +144,24 @@ def draw_photos(
     photos: Iterable[Photo],
     *,
     num_glimpses: int | None = None,
+    stop: Stop | None = None,
     separate: bool = False,
     attention: bool = False,
     animate: bool = False,
 ) -> None:
     """Draw photos one by one; the options are those of `draw_run`."""
     grid = []
-    for record in record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True):
+    how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop, "skip_unreadable": True}
+    for record in record_photos(run, photos, **how):
         name = stem(record.photo)
         if separate:
             for part, figure in figures.PARTS.items():
                 drawer.save(f"{name}_{part}", figure(record))
         else:
             drawer.save(name, figures.story(record))
-        if attention:
+        if attention and not record.steps:
+            log.warning("%s: the glance was enough; there is no attention to draw", name)
+        elif attention:
             drawer.save(f"{name}_attention", attention_figure(record, run.model))
         if animate:
             save_animations(drawer, name, [record])
@@ -172,12 +181,13 @@ def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
         log.warning("warning: %s", note)
     photos = counted(len(whole.labels_N), "photo")
     title = f"{run.folder.name}: {photos} of {whole.dataset}, {whole.split} split"
-    drawer.save("overview", overview_figure(whole, title))
+    drawer.save("overview", overview_figure(whole, title, chosen_threshold(run, whole)))
 
     def records(rows: Iterable[int]) -> list[PhotoRecord]:
-        return list(record_photos(run, split.photos(rows), skip_unreadable=True))
+        photos = split.photos(rows)
+        return list(record_photos(run, photos, stop=whole.stop, skip_unreadable=True))
 
-    for name, (title, choose) in gallery.CHOICES.items():
+    for name, (title, choose) in gallery.choices(whole).items():
         rows = choose(whole, gallery.PHOTOS)
         if len(rows):
             drawer.save(f"gallery_{name}", gallery.gallery_figure(records(rows), title))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from stacked_ram.viz.belief import draw_lines, verdict
+from stacked_ram.viz.belief import draw_lines, stop_words, verdict
 from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.patch_strip import (
     GAP,
@@ -24,6 +24,7 @@ from stacked_ram.viz.patch_strip import (
     draw_patches,
     draw_top_row,
     foveated_height,
+    rows_of,
     strip_height,
     top_height,
 )
@@ -46,10 +47,10 @@ LINES_BOTTOM = 0.36
 
 
 def draw_title(sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float) -> None:
-    """The prediction, and the photo's name at the right."""
+    """The prediction and where it stopped, and the photo's name at the right."""
     text, colour = verdict(record)
-    sheet.text(x, y, fitted(text, width, 10, "bold"), color=colour, fontsize=10,
-               fontweight="bold")  # fmt: skip
+    text = fitted(text + stop_words(record), width, 10, "bold")
+    sheet.text(x, y, text, color=colour, fontsize=10, fontweight="bold")
     left = width - text_width(text, 10, "bold") - 0.3
     name = fitted(record.photo.name, left, 7) if left > 0.5 else ""
     sheet.text(x + width, y, name, color=QUIET, fontsize=7, ha="right")
@@ -81,7 +82,7 @@ def single_story(record: PhotoRecord) -> Figure:
     sheet = Sheet(width, height)
     draw_title(sheet, record, EDGE, 0.2, inner)
     axes = sheet.axes(EDGE, TITLE, photo_width, photo_height)
-    draw_surface(axes, surface, view)
+    draw_surface(axes, surface, view, record.colours)
     left = EDGE + photo_width + 0.15
     draw_belief(sheet, record, left, TITLE, width - EDGE - left, top)
     y = TITLE + top + 0.14
@@ -103,7 +104,7 @@ def stacked_story(record: PhotoRecord) -> Figure:
         view = view_of(surface.size, surface.boxes_TK4)
         shape = view_shape(record, surface, view)
         photo_width, photo_height = fit(shape, 0.36 * inner - 0.05, 2.6)
-        patches = surface.patch_rows * (cell + GAP)
+        patches = rows_of(record, surface) * (cell + GAP)
         patches += HEAD if number == 0 else 0
         rows.append((surface, view, photo_width, photo_height, max(photo_height, patches) + 0.3))
     full = cell_size(record, inner)
@@ -118,7 +119,7 @@ def stacked_story(record: PhotoRecord) -> Figure:
     for number, (surface, view, photo_width, photo_height, tall) in enumerate(rows):
         sheet.text(EDGE, y + 0.12, surface.title, fontsize=7.5, fontweight="bold", color=INK)
         axes = sheet.axes(EDGE, y + 0.18, photo_width, photo_height)
-        draw_surface(axes, surface, view, weight=0.85)
+        draw_surface(axes, surface, view, record.colours, weight=0.85)
         below = y + 0.18
         if number == 0:
             below = draw_head(sheet, record, strip_left, below - 0.08, cell)
@@ -159,7 +160,8 @@ def scan_path(record: PhotoRecord) -> Figure:
     for surface, view, wide, tall in rows:
         if many:
             sheet.text(EDGE, y + 0.13, surface.title, fontsize=7.5, fontweight="bold", color=INK)
-        draw_surface(sheet.axes((width - wide) / 2, y + head, wide, tall), surface, view)
+        axes = sheet.axes((width - wide) / 2, y + head, wide, tall)
+        draw_surface(axes, surface, view, record.colours)
         y += tall + head + EDGE
     return sheet.figure
 

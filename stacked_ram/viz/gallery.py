@@ -20,8 +20,10 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.thumbnails import ROOMY, draw_small, small_size
+from stacked_ram.viz.thumbnails import CAPTION, ROOMY, draw_small, small_size
 from stacked_ram.viz.whole_set import WholeSet
+
+Choose = Callable[[WholeSet, int], np.ndarray]
 
 COLUMNS = 4
 PHOTOS = 12
@@ -30,13 +32,13 @@ PAIRS, EACH = 4, 4
 
 def best(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
     """Rows of the photos whose true class got the highest probability."""
-    return np.argsort(-whole.true_NT[:, -1], kind="stable")[:count]
+    return np.argsort(-whole.true_N, kind="stable")[:count]
 
 
 def worst(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
     """Rows of the most confident wrong predictions."""
     wrong = np.flatnonzero(~whole.right_N)
-    return wrong[np.argsort(-whole.confidence_NT[wrong, -1], kind="stable")][:count]
+    return wrong[np.argsort(-whole.confidence_N[wrong], kind="stable")][:count]
 
 
 def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
@@ -47,18 +49,48 @@ def changed(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
     return order[whole.changes_N[order] > 0][:count]
 
 
+def enough(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
+    """Rows of the photos that needed the fewest glimpses, the surest first; empty where the model
+    was not made to stop."""
+    return by_used(whole, whole.used_N == (0 if whole.has_glance else 1), count)
+
+
+def needed_all(whole: WholeSet, count: int = PHOTOS) -> np.ndarray:
+    """Rows of the photos that needed every glimpse, the least sure first."""
+    return by_used(whole, whole.used_N == whole.steps, count, surest=False)
+
+
+def by_used(
+    whole: WholeSet, wanted_N: np.ndarray, count: int, *, surest: bool = True
+) -> np.ndarray:
+    if whole.stop is None:
+        return np.array([], int)
+    rows = np.flatnonzero(wanted_N)
+    sign = -1 if surest else 1
+    return rows[np.argsort(sign * whole.confidence_N[rows], kind="stable")][:count]
+
+
+def choices(whole: WholeSet) -> dict[str, tuple[str, Choose]]:
+    """The galleries by name, with their titles."""
+    fewest = "A glance was enough" if whole.has_glance else "One glimpse was enough"
+    return CHOICES | {
+        "enough": (fewest, enough),
+        "needed_all": ("Needed every glimpse", needed_all),
+    }
+
+
 def confused(
     whole: WholeSet, pairs: int = PAIRS, each: int = EACH
 ) -> list[tuple[int, int, np.ndarray]]:
     """The pairs of classes that are confused most, as (true, predicted, rows), the rows with the
     most confident mistakes first."""
     wrong = np.flatnonzero(~whole.right_N)
-    true, predicted = whole.labels_N[wrong], whole.predicted_NT[wrong, -1]
+    true, predicted = whole.labels_N[wrong], whole.predicted_N[wrong]
     found, counts = np.unique(np.stack([true, predicted], 1), axis=0, return_counts=True)
     result = []
     for pair in np.argsort(-counts, kind="stable")[:pairs]:
         rows = wrong[(true == found[pair, 0]) & (predicted == found[pair, 1])]
-        rows = rows[np.argsort(-whole.confidence_NT[rows, -1], kind="stable")]
+        rows = rows[np.argsort(-whole.confidence_N[rows], kind="stable")]
         result.append((int(found[pair, 0]), int(found[pair, 1]), rows[:each]))
     return result
 
@@ -72,11 +104,11 @@ def one_per_class(whole: WholeSet) -> np.ndarray:
     rows = []
     for label in np.unique(whole.labels_N):
         mine = np.flatnonzero(whole.labels_N == label)
-        rows.append(mine[np.argsort(whole.true_NT[mine, -1], kind="stable")[len(mine) // 2]])
+        rows.append(mine[np.argsort(whole.true_N[mine], kind="stable")[len(mine) // 2]])
     return np.array(rows)
 
 
-CHOICES: dict[str, tuple[str, Callable[[WholeSet, int], np.ndarray]]] = {
+CHOICES: dict[str, tuple[str, Choose]] = {
     "best": ("Most confident right predictions", best),
     "worst": ("Most confident wrong predictions", worst),
     "changed": ("Predictions that changed most often", changed),
@@ -102,12 +134,12 @@ def rows_figure(
             part = photos[start : start + columns]
             tall = max(small_size(record, side, side * 1.15)[1] for record in part)
             rows.append((name if start == 0 else "", part, tall))
-    height = 0.4 + sum(tall + 0.36 + (0.24 if name else 0) for name, _, tall in rows)
+    height = 0.4 + sum(tall + CAPTION + (0.24 if name else 0) for name, _, tall in rows)
     sheet = Sheet(width, height)
     sheet.text(EDGE, 0.22, title, fontsize=10, fontweight="bold")
     sheet.text(EDGE + text_width(title, 10, "bold") + 0.14, 0.22, more, fontsize=7.5, color=QUIET)
     if side < ROOMY:
-        draw_key(sheet, max(record.steps for _, part, _ in rows for record in part))
+        draw_key(sheet, max(record.all_steps for _, part, _ in rows for record in part))
     y = 0.36
     for name, part, tall in rows:
         if name:
@@ -116,7 +148,7 @@ def rows_figure(
             y += 0.24
         for number, record in enumerate(part):
             draw_small(sheet, record, EDGE + number * (side + gap), y, side, tall)
-        y += tall + 0.36
+        y += tall + CAPTION
     return sheet.figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -9,8 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stacked_ram.evaluation.early_exit import exit_at, exit_curve
 from stacked_ram.evaluation.metrics import wilson_interval
 from stacked_ram.evaluation.verdict import spread_T
+from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.style import (
     FAINT,
@@ -42,8 +45,11 @@ CENTRE_LINE: LineStyleType = (0, (5, 1.5, 1, 1.5))
 
 
 @styled
-def overview_figure(whole: WholeSet, title: str) -> Figure:
-    """Densities of locations by step and by class, and charts of a whole split."""
+def overview_figure(whole: WholeSet, title: str, threshold: float | None = None) -> Figure:
+    """Densities of locations by step and by class, and charts of a whole split.
+
+    threshold: of early exit, to be marked on its curve.
+    """
     inner = PAGE - 2 * EDGE
     shape = whole.aspect
     levels = whole.locations_NTS2.shape[2]
@@ -53,8 +59,13 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     class_cell, class_tall = map_size(inner, columns, shape, 1.1)
     class_rows = -(-len(classes) // columns)
     notes = warnings(whole)
+    charts = [draw_accuracy, draw_distance] + ([draw_inside] if whole.has_boxes else [])
+    if whole.can_stop:
+        charts.append(partial(draw_exits, threshold=threshold))
+    per_row = 2 if len(charts) == 4 else len(charts)
+    chart_rows = -(-len(charts) // per_row)
     height = (
-        0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + CHARTS + 0.3
+        0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + chart_rows * CHARTS + 0.3
         + class_rows * (class_tall + 0.24) + EDGE
     )  # fmt: skip
     sheet = Sheet(PAGE, height)
@@ -66,12 +77,11 @@ def overview_figure(whole: WholeSet, title: str) -> Figure:
     heading(sheet, y, "Where it looks at each step", "darker: more often; white: in no photo")
     y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
     y += 0.26
-    charts = [draw_accuracy, draw_distance] + ([draw_inside] if whole.has_boxes else [])
-    room = inner / len(charts)
+    room = inner / per_row
     for number, draw_chart in enumerate(charts):
-        x = EDGE + number * room + 0.42
-        draw_chart(sheet.axes(x, y + 0.24, room - 0.55, CHARTS - 0.62), whole)
-    y += CHARTS + 0.2
+        x, top = EDGE + number % per_row * room + 0.42, y + number // per_row * CHARTS
+        draw_chart(sheet.axes(x, top + 0.24, room - 0.55, CHARTS - 0.62), whole)
+    y += chart_rows * CHARTS + 0.2
     some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
     explanation = "all locations that the model chose; below, the class's accuracy"
     heading(sheet, y, f"Where it looks in each class{some}", explanation)
@@ -270,3 +280,26 @@ def draw_inside(axes: Axes, whole: WholeSet) -> None:
     legend(axes, lines, ["this model", *controls])
     axes.set_title("Glimpses in the object's box", fontweight="bold", loc="left", pad=8)
     step_axis(axes, steps, "glimpse")
+
+
+def draw_exits(axes: Axes, whole: WholeSet, threshold: float | None) -> None:
+    """Accuracy against mean cost where the model stops early, over all thresholds; a ring at the
+    threshold."""
+    assert whole.cost is not None  # of a recorded split
+    table, by = whole.exits()
+    curve = exit_curve(table, whole.cost)
+    axes.plot(curve["mean_gmacs"], curve["accuracy"], color=INK, linewidth=1.3)
+    values = curve["accuracy"].to_list()
+    if threshold is not None:
+        accuracy, glimpses = exit_at(table, threshold)
+        place = (whole.cost.before + glimpses * whole.cost.per_glimpse, accuracy)
+        axes.plot(*place, "o", markersize=7, markerfacecolor="none", color=INK, clip_on=False)
+        text = f"{by} ≥ {percent(threshold)}: {100 * accuracy:.1f} %,\n{glimpses:.2f} glimpses"
+        right = place[0] > np.mean(axes.get_xlim())
+        axes.annotate(text, place, xytext=(-6 if right else 6, -7), textcoords="offset points",
+                      fontsize=7, va="top", ha="right" if right else "left")  # fmt: skip
+    percent_axis(axes, min(values) - 0.05, max(values))
+    axes.set_title("Stopping early", fontweight="bold", loc="left", pad=8)
+    axes.set_title("over all thresholds", fontsize=6.5, color=QUIET, loc="right", pad=8)
+    axes.set_xlabel("mean GMACs a photo", labelpad=2)
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))

@@ -6,7 +6,7 @@ from stacked_ram.viz.belief import TOP, beliefs, draw_top
 from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image, step_colours
+from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image
 
 LABEL = 0.82  # inches for the names of the rows
 GAP = 0.06
@@ -15,8 +15,8 @@ ROW = 0.145  # inches for one class of the top five
 
 
 def columns_of(record: PhotoRecord) -> int:
-    """Number of steps, and 1 more where a glance starts the core."""
-    return len(beliefs(record)[0])
+    """Number of steps of the whole pass, and 1 more where a glance starts the core."""
+    return len(beliefs(record)[0]) - record.steps + record.all_steps
 
 
 def cell_size(record: PhotoRecord, width: float) -> float:
@@ -33,7 +33,7 @@ def column_x(record: PhotoRecord, x: float, cell: float, step: int) -> float:
 
 def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """Numbers over the columns; returns the y below."""
-    colours = step_colours(record.steps)
+    colours = record.colours
     for step in beliefs(record)[0]:
         axes = sheet.bare(column_x(record, x, cell, step), y, cell, HEAD)
         if step == 0:
@@ -41,6 +41,9 @@ def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float
                       fontsize=7)  # fmt: skip
         else:
             draw_tag(axes, (cell / 2, HEAD / 2 - 0.01), str(step), colours[step - 1])
+    if record.stopped:
+        axes = sheet.bare(column_x(record, x, cell, record.steps + 1), y, cell, HEAD)
+        axes.text(0.02, HEAD / 2, "■ stopped here", va="center", fontsize=7, fontweight="bold")
     return y + HEAD
 
 
@@ -59,7 +62,9 @@ def draw_patches(
     sheet: Sheet, record: PhotoRecord, surface: Surface, x: float, y: float, cell: float
 ) -> float:
     """A row for each of the K patches, the narrowest first; returns the y below."""
-    colours = step_colours(record.steps)
+    colours = record.colours
+    if not record.steps:
+        return y + cell + GAP
     for k in range(surface.patch_rows):
         left, _, right, _ = surface.boxes_TK4[0, k]
         wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
@@ -106,9 +111,14 @@ def draw_top_row(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: fl
     return y + rows * ROW + GAP
 
 
+def rows_of(record: PhotoRecord, surface: Surface) -> int:
+    """Rows that `draw_patches` takes; without steps one, for the glance."""
+    return surface.patch_rows if record.steps else 1
+
+
 def strip_height(record: PhotoRecord, cell: float, surfaces: int = 1) -> float:
     """Inches that `draw_head` and `draw_patches` take."""
-    rows = sum(surface.patch_rows for surface in record.surfaces[:surfaces])
+    rows = sum(rows_of(record, surface) for surface in record.surfaces[:surfaces])
     return HEAD + rows * (cell + GAP)
 
 

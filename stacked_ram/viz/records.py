@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stacked_ram.evaluation.early_exit import Stop, check_criterion, stopped_after
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.retina import PatchRetina
@@ -28,7 +29,7 @@ from stacked_ram.runtime.devices import autocast
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.feature_colours import FeatureColours
 from stacked_ram.viz.photos import AnyPhoto, Photo, as_photo
-from stacked_ram.viz.style import counted
+from stacked_ram.viz.style import counted, step_colours
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,13 @@ class PhotoRecord:
     """Weight of each region before each glimpse, where the attention weighs regions."""
     std: float | None = None
     """Standard deviation of a Gaussian policy, in units of location."""
+    stops_T: np.ndarray | None = None
+    """Probability of being right already after each step, by the stopping head where there is
+    one."""
+    most_steps: int = 0
+    """The steps of the whole pass, where the record holds fewer of them; see `until`."""
+    stop: Stop | None = None
+    """What it was made to stop by."""
 
     @property
     def photo_surfaces(self) -> list[Surface]:
@@ -95,14 +103,37 @@ class PhotoRecord:
         return len(self.beliefs_TN)
 
     @property
+    def all_steps(self) -> int:
+        """The steps of the whole pass, also of one that was stopped."""
+        return max(self.most_steps, self.steps)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it stopped before its last step."""
+        return self.steps < self.all_steps
+
+    @property
+    def colours(self) -> list[str]:
+        """A colour for each step, the same whether it was stopped or not."""
+        return step_colours(self.all_steps)
+
+    @property
+    def belief_N(self) -> np.ndarray:
+        """Class probabilities after the last step; without steps, after the glance."""
+        if self.steps:
+            return self.beliefs_TN[-1]
+        assert self.glance_belief_N is not None  # only a glance can be enough
+        return self.glance_belief_N
+
+    @property
     def predicted(self) -> int:
-        """The class predicted after the last step."""
-        return int(self.beliefs_TN[-1].argmax())
+        """The class predicted in the end."""
+        return int(self.belief_N.argmax())
 
     @property
     def confidence(self) -> float:
         """Probability of the predicted class."""
-        return float(self.beliefs_TN[-1].max())
+        return float(self.belief_N.max())
 
     @property
     def correct(self) -> bool | None:
@@ -117,7 +148,10 @@ class PhotoRecord:
 
     @property
     def final_from(self) -> int:
-        """The step (from 1) from which the prediction stayed the same until the end."""
+        """The step (from 1) from which the prediction stayed the same until the end; 0 without
+        steps."""
+        if not self.steps:
+            return 0
         differs = np.flatnonzero(self.beliefs_TN.argmax(1) != self.predicted)
         return int(differs[-1]) + 2 if len(differs) else 1
 
@@ -140,7 +174,24 @@ class PhotoRecord:
             region_weights_TYX=None if weights is None else weights[:steps],
             means_TS2=self.means_TS2[:steps],
             chosen_T=self.chosen_T[:steps],
+            stops_T=None if self.stops_T is None else self.stops_T[:steps],
+            most_steps=self.all_steps,
         )
+
+    def stopped_by(self, stop: Stop | None) -> PhotoRecord:
+        """The record as if the model had stopped where `look_until` stops; None: the whole."""
+        if stop is None:
+            return self
+        if stop.by == "belief":
+            glance = self.glance_belief_N
+            sure_T = self.beliefs_TN.max(1)
+            fewest = 1 if glance is None else 0
+            sure_T = sure_T if glance is None else np.append(glance.max(), sure_T)
+        else:
+            assert self.stops_T is not None  # `check_criterion` was asked
+            sure_T, fewest = self.stops_T, 1
+        steps = fewest + int(stopped_after(sure_T[None], stop.at)[0])
+        return dataclasses.replace(self.until(steps), stop=stop)
 
 
 def record_photos(
@@ -149,6 +200,7 @@ def record_photos(
     *,
     num_glimpses: int | None = None,
     first_location: tuple[float, float] | None = None,
+    stop: Stop | None = None,
     skip_unreadable: bool = False,
 ) -> Iterator[PhotoRecord]:
     """Run the model on photos and record everything, in the order given.
@@ -160,17 +212,22 @@ def record_photos(
         photos: paths, PIL images, arrays H x W x C, tensors C x H x W, or `Photo` objects.
         num_glimpses: at each photo. Default: the run's.
         first_location: (x, y) of the first glimpse, each in [-1, 1]. Default: the model's own.
+        stop: when to look no longer. Default: never before the last glimpse.
         skip_unreadable: leave out large photos that cannot be read where the model looks, with a
             warning.
 
-    Raises UserError, naming the photo, when a photo cannot be read.
+    Raises UserError, naming the photo, when a photo cannot be read, and where the model cannot
+    stop by what is asked.
     """
+    if stop is not None:
+        check_criterion(run.model, stop.by)
     for batch in batches(run, photos):
         try:
-            yield from record_batch(
+            records = record_batch(
                 run.model, batch, run.classes, num_glimpses=num_glimpses,
                 first_location=first_location, precision=run.config.training.precision,
             )  # fmt: skip
+            yield from (record.stopped_by(stop) for record in records)
         except UnreadablePhoto as error:
             if not skip_unreadable:
                 raise UserError(str(error)) from None
@@ -282,7 +339,7 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
         )
         for level in levels
     ]
-    glance = trace.glance_logits_BN
+    glance, stops = trace.glance_logits_BN, trace.stop_logits_BT
     return PhotoRecord(
         photo=photo,
         classes=tuple(classes),
@@ -292,6 +349,7 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
         glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
         means_TS2=numpy(trace.means_BTS2[row]),
         chosen_T=trace.chosen_T,
+        stops_T=None if stops is None else numpy(stops[row].sigmoid()),
     )
 
 

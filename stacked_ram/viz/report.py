@@ -24,19 +24,20 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from stacked_ram.data.dataset import stratified
+from stacked_ram.evaluation.early_exit import Stop, exit_at, exit_curve
 from stacked_ram.evaluation.verdict import spread_T
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import check_folder, now, write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import gallery
-from stacked_ram.viz.belief import TOP, beliefs
+from stacked_ram.viz.belief import TOP, beliefs, percent
 from stacked_ram.viz.boxes import view_of
 from stacked_ram.viz.draw import SplitName, loaded
 from stacked_ram.viz.overview import chosen_locations, density_of
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, Surface, record_photos
 from stacked_ram.viz.style import counted, step_colours
-from stacked_ram.viz.whole_set import WholeSet, record_split, warnings
+from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 
 LIMIT = 100  # photos
 LARGEST = 15_000_000  # bytes of a report of a hundred photos
@@ -57,6 +58,7 @@ def write_report(
     out: str | Path | None = None,
     limit: int = LIMIT,
     num_glimpses: int | None = None,
+    stop: Stop | None = None,
     split: SplitName = "test",
     dataset: str | Path | None = None,
     device: str = "auto",
@@ -70,14 +72,15 @@ def write_report(
     run = loaded(run, device)
     folder = Path(out or run.folder)
     check_folder(folder)
+    how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop}
     if photos is not None:
-        content = page(run, read_files(run, photo_files(photos)[:limit]), num_glimpses)
+        content = page(run, read_files(run, photo_files(photos)[:limit]), how)
     else:
         with Split(run, split, dataset) as opened:
-            whole = record_split(run, opened)
+            whole = record_split(run, opened, stop)
             rows, galleries = chosen_rows(opened, whole, limit)
             chosen = opened.photos(rows)
-            content = page(run, chosen, num_glimpses, whole, galleries)
+            content = page(run, chosen, how, whole, galleries)
     write_atomically(folder / "report.html", content)
     return folder / "report.html"
 
@@ -90,7 +93,7 @@ def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], li
     labels, names = split.dataset.labels, split.dataset.names
     count = min(max(2, most // 8), gallery.PHOTOS)
     groups = {
-        title: choose(whole, count).tolist() for title, choose in gallery.CHOICES.values()
+        title: choose(whole, count).tolist() for title, choose in gallery.choices(whole).values()
     } | {
         gallery.pair_title(whole, true, predicted): rows.tolist()
         for true, predicted, rows in gallery.confused(whole, pairs=max(1, min(3, most // 16)))
@@ -107,12 +110,13 @@ def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], li
 def page(
     run: LoadedRun,
     photos: Sequence[Photo],
-    num_glimpses: int | None = None,
+    how: dict[str, Any],
     whole: WholeSet | None = None,
     galleries: Sequence[dict[str, Any]] = (),
 ) -> bytes:
-    """The content of report.html, with photos as large as the limit on its size allows."""
-    records = list(record_photos(run, photos, num_glimpses=num_glimpses, skip_unreadable=True))
+    """The content of report.html, with photos as large as the limit on its size allows. how: as
+    for `record_photos`."""
+    records = list(record_photos(run, photos, skip_unreadable=True, **how))
     if not records:
         raise UserError("--report: no photos to show")
     data = page_data(run, records, whole, galleries)
@@ -145,7 +149,7 @@ def page_data(
 ) -> dict[str, Any]:
     """What the page's script reads, without the photos."""
     model = run.config.model
-    counts = {record.steps for record in records}
+    counts = {record.all_steps for record in records}
     parts = [
         f"{counted(max(counts), 'glimpse')} of {counted(model.num_patches, 'patch', 'patches')},"
         f" {model.patch_size} px",
@@ -157,7 +161,13 @@ def page_data(
         photos = counted(len(whole.labels_N), "photo")
         accuracy = 100 * whole.right_N.mean()
         parts.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({whole.dataset}, {whole.split})")
+        if whole.stop is not None:
+            parts.insert(1, f"{whole.used_N.mean():.2f} glimpses a photo on average")
         counts.add(whole.steps)
+    stop = records[0].stop
+    if stop is not None:
+        by = "one class" if stop.by == "belief" else "its stopping head"
+        parts.insert(0, f"stops looking once {by} has {percent(stop.at)}")
     return {
         "title": run.folder.resolve().name,
         "summary": " · ".join(parts),
@@ -167,7 +177,8 @@ def page_data(
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
         "galleries": numbered(galleries, records),
-        "whole": None if whole is None else whole_entry(whole),
+        "whole": None if whole is None else whole_entry(whole, chosen_threshold(run, whole)),
+        "stops": stop is not None,
         "training": training_curves(run.folder / "metrics.csv"),
     }
 
@@ -207,6 +218,7 @@ def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
         "image": picture(reduced(image_HWC, side)),
         "glance": None if record.glance_HWC is None else picture(record.glance_HWC),
         "first": len(belief) - record.steps,
+        "steps": record.all_steps,
         "belief": [
             {
                 "top": [[int(label), rounded(row[label])] for label in np.argsort(-row)[:TOP]],
@@ -228,7 +240,7 @@ def surface_entry(record: PhotoRecord, surface: Surface) -> dict[str, Any]:
         "view": rounded(view_of(surface.size, surface.boxes_TK4), 2),
         "boxes": rounded(surface.boxes_TK4, 2),
         "image": None if is_photo else picture(surface.image_HWC),
-        "sprite": picture(sprite(surface.patches_TKPPC)) if surface.patch_rows else None,
+        "sprite": picture(sprite(surface.patches_TKPPC)) if surface.patches_TKPPC.size else None,
         "onPhoto": any(surface is other for other in record.photo_surfaces),
     }
 
@@ -260,8 +272,8 @@ def picture(pixels: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def whole_entry(whole: WholeSet) -> dict[str, Any]:
-    """The figures of the whole split."""
+def whole_entry(whole: WholeSet, threshold: float | None) -> dict[str, Any]:
+    """The figures of the whole split. threshold: of early exit, to be marked on its curve."""
     shape = whole.aspect
     steps, accuracy = whole.accuracy()
     entry = {
@@ -285,6 +297,7 @@ def whole_entry(whole: WholeSet) -> dict[str, Any]:
             for label in whole.labels[:MOST_CLASSES]
         ],
         "inside": None,
+        "exits": exits_entry(whole, threshold) if whole.can_stop else None,
     }
     if whole.has_boxes:
         entry |= {
@@ -293,6 +306,20 @@ def whole_entry(whole: WholeSet) -> dict[str, Any]:
             "random": rounded(np.nanmean(whole.box_fraction_N)),
         }
     return entry
+
+
+def exits_entry(whole: WholeSet, threshold: float | None) -> dict[str, Any]:
+    """Accuracy against mean cost over all thresholds, and at the chosen one."""
+    assert whole.cost is not None  # of a recorded split
+    table, by = whole.exits()
+    curve = exit_curve(table, whole.cost)
+    entry = {"accuracy": rounded(curve["accuracy"]), "gmacs": rounded(curve["mean_gmacs"], 5)}
+    if threshold is None:
+        return entry
+    accuracy, glimpses = exit_at(table, threshold)
+    gmacs = whole.cost.before + glimpses * whole.cost.per_glimpse
+    words = f"{by} ≥ {percent(threshold)}: {100 * accuracy:.1f} %, {glimpses:.2f} glimpses"
+    return entry | {"chosen": {"accuracy": accuracy, "gmacs": gmacs, "words": words}}
 
 
 def grid(
@@ -314,14 +341,16 @@ def training_curves(path: Path) -> list[dict[str, Any]]:
     table = pandas.read_csv(path)
     epochs = table["epoch"].astype(int).tolist()
     curves = []
-    for title, percent, columns in CURVES:
+    for title, in_percent, columns in CURVES:
         series = []
         for part, column in columns.items():
             if column in table:
                 values = [rounded(value) if np.isfinite(value) else None for value in table[column]]
                 series.append({"name": part, "values": values})
         if series:
-            curves.append({"title": title, "percent": percent, "epochs": epochs, "series": series})
+            curves.append(
+                {"title": title, "percent": in_percent, "epochs": epochs, "series": series}
+            )
     return curves
 
 

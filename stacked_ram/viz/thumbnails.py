@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from stacked_ram.viz.belief import percent, verdict
+from stacked_ram.viz.belief import percent, used_words, verdict
 from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.records import PhotoRecord
-from stacked_ram.viz.style import INK, Sheet, shrunk
+from stacked_ram.viz.style import INK, QUIET, Sheet, shrunk
 
+CAPTION = 0.48  # inches for the lines below
 ROOMY = 1.2  # inches; smaller pictures have no room for numbers
 
 
@@ -24,17 +25,27 @@ def small_size(record: PhotoRecord, width: float, height: float) -> tuple[float,
 def draw_small(
     sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float, height: float
 ) -> None:
-    """A small scan path in this area, and one or two lines about the prediction below."""
+    """A small scan path in this area; below, one or two lines about the prediction, and the name
+    of the file."""
     surface, view = record.surfaces[-1], small_view(record)
     wide, tall = small_size(record, width, height)
     axes = sheet.axes(x + (width - wide) / 2, y + (height - tall), wide, tall)
     roomy = width >= ROOMY
-    draw_surface(axes, surface, view, weight=0.8 if roomy else 0.6, nested=False, numbers=roomy)
+    draw_surface(
+        axes, surface, view, record.colours, weight=0.8 if roomy else 0.6, nested=False,
+        numbers=roomy,
+    )  # fmt: skip
     lines, colour = caption(record, roomy)
-    for number, text in enumerate(lines):
+    for number, text in enumerate([*lines, file_name(record)]):
         text, size = shrunk(text, width, 6.8, 5.5)
+        tint = (colour, INK)[number] if number < len(lines) else QUIET
         sheet.text(x + width / 2, y + height + 0.13 + 0.115 * number, text, fontsize=size,
-                   color=INK if number else colour, ha="center")  # fmt: skip
+                   color=tint, ha="center")  # fmt: skip
+
+
+def file_name(record: PhotoRecord) -> str:
+    """The photo's name without its folders, which name its class."""
+    return record.photo.name.rpartition("/")[2]
 
 
 def caption(record: PhotoRecord, roomy: bool) -> tuple[list[str], str]:
@@ -42,7 +53,10 @@ def caption(record: PhotoRecord, roomy: bool) -> tuple[list[str], str]:
     text, colour = verdict(record)
     if roomy:
         said, _, true = text.partition(", is ")
-        return ([said, f"is {true}"] if true else [said]), colour
+        more = [f"is {true}"] if true else []
+        if record.stop is not None:
+            more.append(used_words(record))
+        return [said, ", ".join(more)] if more else [said], colour
     predicted = record.classes[record.predicted]
     label = record.photo.label
     if label is None:

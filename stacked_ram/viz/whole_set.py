@@ -5,12 +5,21 @@ N photos   T steps   S levels
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from stacked_ram.data.left_out import LeftOut
+from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
+from stacked_ram.evaluation.early_exit import (
+    ExitTable,
+    Stop,
+    check_criterion,
+    stopped_after,
+    table_of,
+)
 from stacked_ram.evaluation.predictions import hits, objects_of, traces
 from stacked_ram.evaluation.verdict import FEWEST, movement
 from stacked_ram.models.attention.hard import CategoricalPolicy
@@ -48,6 +57,15 @@ class WholeSet:
     chosen_T: tuple[bool, ...]
     """Whether the attention (policy or soft) chose the location of each step."""
     glance_predicted_N: np.ndarray | None = None
+    glance_true_N: np.ndarray | None = None
+    glance_confidence_N: np.ndarray | None = None
+    stops_NT: np.ndarray | None = None
+    """Probability of being right already after each step, by the stopping head where there is
+    one."""
+    stop: Stop | None = None
+    """When the model stops looking; None: never before the last step."""
+    cost: Cost | None = None
+    """Of a photo of typical size."""
     cells: tuple[int, int] | None = None
     """Rows and columns of the cells that a categorical policy chooses among; None for others."""
 
@@ -56,8 +74,68 @@ class WholeSet:
         return self.predicted_NT == self.labels_N[:, None]
 
     @property
+    def has_glance(self) -> bool:
+        """Whether a glance starts the core, so that it may be enough."""
+        return self.glance_predicted_N is not None
+
+    def with_glance(self, values_NT: np.ndarray, glance_N: np.ndarray | None) -> np.ndarray:
+        """Values after each step, and before them that after the glance where there is one."""
+        return values_NT if glance_N is None else np.hstack([glance_N[:, None], values_NT])
+
+    @property
+    def used_N(self) -> np.ndarray:
+        """Glimpses at each photo before the model stopped; 0 where its glance was enough."""
+        if self.stop is None:
+            return np.full(len(self.labels_N), self.steps)
+        sure_NT, fewest = self.sure
+        return stopped_after(sure_NT, self.stop.at) + fewest
+
+    @property
+    def sure(self) -> tuple[np.ndarray, int]:
+        """The probability that decides on stopping after each step, and the glimpses that the
+        first of them follows."""
+        if self.stop is not None and self.stop.by == "stop":
+            assert self.stops_NT is not None  # `check_criterion` was asked
+            return self.stops_NT, 1
+        sure_NT = self.with_glance(self.confidence_NT, self.glance_confidence_N)
+        return sure_NT, 1 + self.steps - sure_NT.shape[1]
+
+    def in_the_end(self, values_NT: np.ndarray, glance_N: np.ndarray | None) -> np.ndarray:
+        """Of values after each step, those where the model stopped."""
+        values_NT = self.with_glance(values_NT, glance_N)
+        return values_NT[np.arange(len(values_NT)), self.used_N - self.steps - 1]
+
+    @property
+    def predicted_N(self) -> np.ndarray:
+        """Class predicted where the model stopped."""
+        return self.in_the_end(self.predicted_NT, self.glance_predicted_N)
+
+    @property
+    def true_N(self) -> np.ndarray:
+        """Probability of the true class where the model stopped."""
+        return self.in_the_end(self.true_NT, self.glance_true_N)
+
+    @property
+    def confidence_N(self) -> np.ndarray:
+        """Probability of the predicted class where the model stopped."""
+        return self.in_the_end(self.confidence_NT, self.glance_confidence_N)
+
+    @property
     def right_N(self) -> np.ndarray:
-        return self.right_NT[:, -1]
+        return self.predicted_N == self.labels_N
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether there is a step before the last, after which it could stop."""
+        return self.cost is not None and self.steps + self.has_glance > 1
+
+    def exits(self) -> tuple[ExitTable, str]:
+        """What stopping at each threshold would give, and what the threshold is compared with."""
+        sure_NT, fewest = self.sure
+        right_NT = self.with_glance(self.predicted_NT, self.glance_predicted_N)
+        right_NT = right_NT[:, -sure_NT.shape[1] :] == self.labels_N[:, None]
+        by = "belief" if self.stop is None else self.stop.by
+        return table_of(right_NT, sure_NT, fewest), by
 
     @property
     def steps(self) -> int:
@@ -100,10 +178,11 @@ class WholeSet:
         return np.arange(self.steps + 1), np.concatenate([[of_glance], accuracy_T])
 
 
-@torch.inference_mode()
-def record_split(run: LoadedRun, split: Split) -> WholeSet:
+def record_split(run: LoadedRun, split: Split, stop: Stop | None = None) -> WholeSet:
     """One deterministic pass over a split, in the precision in which the run is tested. Photos
-    that cannot be read are taken out of the split."""
+    that cannot be read are taken out of the split. stop: when the model stops looking."""
+    if stop is not None:
+        check_criterion(run.model, stop.by)
     model, attention = run.model, run.model.levels[-1].attention
     left_out = LeftOut(split.dataset)
     chosen: tuple[bool, ...] = ()
@@ -129,7 +208,13 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
             "centre_inside_N": numpy(hits(middle_B12, boxes_B14, batch.sizes_B2))[:, 0],
         }
         if trace.glance_logits_BN is not None:
-            part["glance_predicted_N"] = numpy(trace.glance_logits_BN.argmax(1)).astype(int)
+            glance_BN = trace.glance_logits_BN.float().softmax(1)
+            sure_B, predicted_B = glance_BN.max(1)
+            part["glance_predicted_N"] = numpy(predicted_B).astype(int)
+            part["glance_confidence_N"] = numpy(sure_B)
+            part["glance_true_N"] = numpy(glance_BN.gather(1, batch.labels_B[:, None])[:, 0])
+        if trace.stop_logits_BT is not None:
+            part["stops_NT"] = numpy(trace.stop_logits_BT.float().sigmoid())
         parts.append(part)
         chosen = tuple(step or not model.has_policy for step in trace.chosen_T)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -145,6 +230,8 @@ def record_split(run: LoadedRun, split: Split) -> WholeSet:
         names=dataset.names,
         sizes_N2=dataset.sizes,
         chosen_T=chosen,
+        stop=stop,
+        cost=photo_cost(model, *typical_size(dataset, run.config.data)),
         cells=attention.regions if isinstance(attention, CategoricalPolicy) else None,
         **{name: value[order] for name, value in joined.items()},
     )
@@ -164,3 +251,16 @@ def warnings(whole: WholeSet) -> list[str]:
             " into the border."
         )
     return found
+
+
+def chosen_threshold(run: LoadedRun, whole: WholeSet) -> float | None:
+    """The threshold that the model stops at here; otherwise the one that `test --exit-accuracy` or
+    `--exit-glimpses` wrote into the run's folder, if it did."""
+    if whole.stop is not None:
+        return whole.stop.at
+    try:
+        report = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
+        found = report["early_exit"]
+        return found["threshold"] if found["by"] == "belief" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no test, another test, or one without early exit

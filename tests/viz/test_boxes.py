@@ -34,7 +34,7 @@ def drawn(record, step: int, boxes: bool) -> np.ndarray:
     wide, tall = fit(view_shape(record, surface, view), 1e9, 40 * (view[3] - view[1]) / 100)
     sheet = Sheet(wide, tall)
     axes = sheet.axes(0, 0, wide, tall)
-    draw_surface(axes, surface, view, last=0)
+    draw_surface(axes, surface, view, record.colours, last=0)
     if boxes:
         draw_boxes(axes, surface.boxes_TK4[step, :1], surface.size, "#00ff00", weight=0.5)
     content = figure_bytes(sheet.figure, "png", 100)

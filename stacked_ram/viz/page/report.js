@@ -24,7 +24,10 @@ const state = { photo: 0, step: 0, surface: 0, timer: null, pictures: [] };
 const current = () => data.photos[state.photo];
 const steps = (photo) => photo.belief.length - photo.first;
 const predictionAt = (photo, step) => photo.belief[step - 1 + photo.first];
-const colours = (photo) => data.colours[steps(photo)];
+const colours = (photo) => data.colours[photo.steps];
+const stopped = (photo) => steps(photo) < photo.steps;
+const stopWords = (photo) => !data.stops ? "" : !steps(photo) ? ", the glance was enough"
+  : stopped(photo) ? `, stopped after ${steps(photo)} of ${counted(photo.steps, "glimpse")}` : `, needed all ${counted(photo.steps, "glimpse")}`;
 const isDark = (colour) => {
   const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   return 0.299 * r + 0.587 * g + 0.114 * b < 140;
@@ -88,11 +91,12 @@ function showVerdict(photo) {
   words.className = "";
   if (!prediction) { words.textContent = "before the first glimpse"; words.dataset.predicted = ""; return; }
   const [label, probability] = prediction.top[0];
+  const end = state.step === steps(photo) ? stopWords(photo) : "";
   const says = `says ${data.classes[label]} (${percent(probability)})`;
   words.dataset.predicted = data.classes[label];
-  if (photo.label === null) words.textContent = says;
-  else if (label === photo.label) { words.textContent = `✓ ${says}`; words.className = "right"; }
-  else { words.textContent = `✗ ${says}, is ${data.classes[photo.label]}`; words.className = "wrong"; }
+  if (photo.label === null) words.textContent = says + end;
+  else if (label === photo.label) { words.textContent = `✓ ${says}${end}`; words.className = "right"; }
+  else { words.textContent = `✗ ${says}, is ${data.classes[photo.label]}${end}`; words.className = "wrong"; }
 }
 
 function showStage(photo) {
@@ -182,7 +186,7 @@ function showBelief(photo) {
 
 function showLines(photo) {
   const wide = 400, tall = 92, low = 70, high = 8;
-  const count = photo.belief.length;
+  const count = photo.first + photo.steps;
   const x = (index) => count === 1 ? wide / 2 : 24 + index * (wide - 48) / (count - 1);
   const y = (probability) => low - probability * (low - high);
   const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": "belief over the steps" });
@@ -199,6 +203,7 @@ function showLines(photo) {
     if (index < drawn) svg.append(draw("circle", { cx: x(index), cy: y(belief.followed), r: step === state.step ? 6 : 4, fill: tint, stroke: "#fff" }));
     svg.append(draw("text", { x: x(index), y: tall - 4, "text-anchor": "middle" }, String(step > 0 ? step : "glance")));
   });
+  if (stopped(photo) && state.step === steps(photo)) svg.append(draw("text", { x: x(drawn - 1) + 9, y: 18, style: "font-weight: 700; fill: var(--ink)", "data-stopped": "" }, "■ stopped here"));
   const words = photo.label === null ? "its prediction" : "the true class" + (own.length && svg.querySelectorAll("polyline").length > 1 ? ", and (orange) its prediction" : "");
   $("lines").replaceChildren(svg, make("div", { className: "legend", textContent: `belief in ${words}, 0 to 100 %` }));
 }
@@ -331,11 +336,11 @@ function thumb(index) {
 }
 
 function filter() {
-  const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value;
+  const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value, used = $("byused").value;
   let count = 0;
   for (const thumb of $("photos").children) {
     const photo = data.photos[Number(thumb.dataset.photo)];
-    const fits = (!label || photo.label === Number(label)) && (!prediction || photo.correct === (prediction === "right")) && (!finalFrom || photo.finalFrom === Number(finalFrom));
+    const fits = (!label || photo.label === Number(label)) && (!prediction || photo.correct === (prediction === "right")) && (!finalFrom || photo.finalFrom === Number(finalFrom)) && (!used || steps(photo) === Number(used));
     thumb.hidden = !fits;
     count += fits;
   }
@@ -347,8 +352,10 @@ function fillFilters() {
   $("byclass").append(...labels.map((label) => make("option", { value: label, textContent: data.classes[label] })));
   const most = Math.max(...data.photos.map(steps));
   for (let step = 1; step <= most; step++) $("byfinal").append(make("option", { value: step, textContent: counted(step, "glimpse") }));
+  for (const used of [...new Set(data.photos.map(steps))].sort((a, b) => a - b)) $("byused").append(make("option", { value: used, textContent: used ? counted(used, "glimpse") : "the glance alone" }));
+  $("byused").parentElement.hidden = !data.stops;
   if (!labels.length) $("byclass").parentElement.hidden = $("byprediction").parentElement.hidden = true;
-  for (const id of ["byclass", "byprediction", "byfinal"]) $(id).onchange = filter;
+  for (const id of ["byclass", "byprediction", "byfinal", "byused"]) $(id).onchange = filter;
   $("filters").onreset = () => setTimeout(filter);
 }
 
@@ -371,13 +378,14 @@ function chart(title, series, options) {
       draw("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, write(value)));
   }
   const every = Math.max(1, Math.ceil(xs.length / 8));
-  xs.forEach((value, index) => { if (index % every === 0) svg.append(draw("text", { x: x(value), y: low + 15, "text-anchor": "middle" }, String(options.names ? options.names[index] : value))); });
+  xs.forEach((value, index) => { if (index % every === 0) svg.append(draw("text", { x: x(value), y: low + 15, "text-anchor": "middle" }, String(options.names ? options.names[index] : Number.isInteger(value) ? value : Number(value.toPrecision(2))))); });
   svg.append(draw("text", { x: (left + wide) / 2, y: tall - 3, "text-anchor": "middle" }, options.below));
   for (const curve of series) {
     const points = curve.values.map((value, index) => value === null ? null : `${x(xs[index])},${y(value)}`).filter((place) => place);
     svg.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: curve.colour, "stroke-width": 2.2, "stroke-dasharray": curve.dash || "" }));
-    if (xs.length <= 30 && !curve.dash) curve.values.forEach((value, index) => { if (value !== null) svg.append(draw("circle", { cx: x(xs[index]), cy: y(value), r: 3.2, fill: curve.tints ? curve.tints[index] : curve.colour, stroke: "var(--card)" })); });
+    if (xs.length <= 30 && !curve.dash && curve.dots !== false) curve.values.forEach((value, index) => { if (value !== null) svg.append(draw("circle", { cx: x(xs[index]), cy: y(value), r: 3.2, fill: curve.tints ? curve.tints[index] : curve.colour, stroke: "var(--card)" })); });
   }
+  if (options.mark) svg.append(draw("circle", { cx: x(options.mark.gmacs), cy: y(options.mark.accuracy), r: 6, fill: "none", stroke: "var(--ink)", "stroke-width": 2, "data-mark": "" }));
   const legend = make("div", { className: "legend" }, ...(series.length < 2 ? [] : series.map((curve) => {
     const key = make("i");
     key.style.borderTopColor = curve.colour;
@@ -385,6 +393,15 @@ function chart(title, series, options) {
     return make("span", {}, key, curve.name);
   })));
   return make("div", { className: "chart" }, make("h3", { textContent: title }), svg, legend);
+}
+
+// Accuracy against mean cost where the model stops early; a ring at the chosen threshold.
+function exitChart({ accuracy, gmacs, chosen }) {
+  const range = [Math.min(...accuracy, 1) - 0.05, Math.max(...accuracy) + 0.02];
+  const element = chart("Accuracy when it stops early", [{ name: "", values: accuracy, colour: "var(--ink)", dots: false }],
+    { xs: gmacs, percent: true, below: "mean GMACs a photo, over all thresholds", from: Math.max(0, range[0]), to: Math.min(1, range[1]), mark: chosen });
+  element.append(make("div", { className: "legend", textContent: chosen ? `◯ ${chosen.words}` : "no threshold chosen: --stop-at shows one" }));
+  return element;
 }
 
 function densityMap(grid, caption, shape) {
@@ -418,6 +435,7 @@ function showWhole() {
     { name: "this model", values: whole.inside, colour: "var(--right)" },
     { name: "always the centre", values: flat(whole.centre), colour: "var(--wrong)", dash: "5 4" },
     { name: "random locations", values: flat(whole.random), colour: "var(--other)", dash: "2 3" }], { xs: later, percent: true, below: "glimpse", from: 0, to: Math.min(1, 1.1 * Math.max(...whole.inside, whole.centre, whole.random)) }));
+  if (whole.exits) charts.push(exitChart(whole.exits));
   $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
     make("h2", { textContent: "Where it looks at each step" }), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
     make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, accuracy]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * accuracy)} % right`, whole.shape))));
