@@ -24,6 +24,12 @@ class Test:
     """Also look at the centre only, at random places, once only, and measure a linear probe of the
     backbone: what the policy must beat. And at the object's box, where it is known: what locations
     can win."""
+    explain: bool = False
+    """Also say whether it mattered where it looked: a cause for every mistake, how often a better
+    place existed, which glimpse decided, deletion and insertion, what was read."""
+    fixations: Path | None = None
+    """Also compare with where people looked: a CSV with the columns path, x and y (in pixels) and,
+    if there were several people, person; fixations in the order of time."""
     mc_samples: int = 0
     """Also average the beliefs of this many sampled scan paths a photo, reported apart."""
     crops: Literal[1, 5, 10] = 1
@@ -74,6 +80,8 @@ def test(options: Test) -> None:
             loaded,
             options.split,
             controls=options.controls,
+            explain=options.explain,
+            fixations=options.fixations,
             mc_samples=options.mc_samples,
             crops=options.crops,
             exit_accuracy=options.exit_accuracy,
@@ -100,6 +108,8 @@ def check_kept(path: Path, options: Test) -> None:
     early = (options.exit_accuracy, options.exit_glimpses, options.stop_at)
     measured = {
         "controls": options.controls,
+        "explain": options.explain,
+        "fixations": options.fixations is not None,
         "mc_samples": options.mc_samples > 0,
         "crops": options.crops > 1,
         "early_exit": any(value is not None for value in early),

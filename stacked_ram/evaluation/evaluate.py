@@ -4,6 +4,7 @@
     SPLIT.json             all figures
     SPLIT_per_class.csv    SPLIT_confusion.csv    SPLIT_confusion.png    SPLIT_photos.csv
     SPLIT_early_exit.csv   accuracy against mean GMACs over all thresholds, on request
+    SPLIT_explain.csv, .npz   causes and better places of each photo; maps and curves, on request
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from stacked_ram.evaluation.early_exit import (
     exit_curve,
     exit_table,
 )
+from stacked_ram.evaluation.fixations import against_people, read_fixations
 from stacked_ram.evaluation.metrics import (
     calibration_error,
     confusion,
@@ -111,6 +113,8 @@ def evaluate(
     split: Split = "test",
     *,
     controls: bool = False,
+    explain: bool = False,
+    fixations: str | Path | None = None,
     mc_samples: int = 0,
     crops: int = 1,
     exit_accuracy: float | None = None,
@@ -124,7 +128,9 @@ def evaluate(
     """Measure a trained model on a split in one deterministic pass, and on request in other ways.
 
     controls: also make it look at the centre, at random places, only once, and at the object's box
-    where it is known, and measure a linear probe of the backbone. mc_samples: also average the
+    where it is known, and measure a linear probe of the backbone. explain: also say whether it
+    mattered where it looked, and give every mistake a cause. fixations: a CSV of where people
+    looked (evaluation/fixations.py), to compare with. mc_samples: also average the
     beliefs of this many sampled scan paths a photo. crops: also average those of 5 or 10 crops.
     exit_accuracy, exit_glimpses: also stop early, at the threshold that reaches this accuracy
     (0 to 1) or this mean number of glimpses on the validation split; stop_at: at this threshold
@@ -145,6 +151,7 @@ def evaluate(
     # a quick training's limit does not hold here: it would test on a part by accident
     config = replace_fields(loaded.config, changes | {"limit_photos": limit_photos}, "test")
     set_switches(config.training, loaded.device)
+    people = None if fixations is None else read_fixations(Path(fixations))
     photos = open_dataset(config.data, split)
     loaded.check_fits(photos)
     how: dict[str, Any] = {
@@ -194,7 +201,20 @@ def evaluate(
                 "gmacs": crops * photo_cost(loaded.model, *size).total,
                 **{name: cropped[name] for name in CROP_FIGURES},
             }
-    tables: dict[str, bytes] = {}
+        if people is not None:
+            seen = [photos.names[row] for row in predictions.index_N]
+            sizes = {
+                name: (int(h), int(w))
+                for name, (h, w) in zip(photos.names, photos.sizes, strict=True)
+            }
+            paths = dict(zip(seen, predictions.locations_NT2, strict=True))
+            figures["fixations"] = against_people(paths, sizes, people, Path(fixations or ""))
+        tables: dict[str, bytes] = {}
+        if explain:
+            from stacked_ram.evaluation.explain import explain_split
+
+            figures["explain"], more = explain_split(loaded, loader, config, left_out)
+            tables |= more
     if threshold is not None:
         figures["early_exit"], tables["_early_exit.csv"] = early_exit(predictions, threshold, cost)
         figures["early_exit"] |= (

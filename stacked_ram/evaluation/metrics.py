@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,13 @@ def paired_interval(right_N: np.ndarray, other_N: np.ndarray) -> tuple[float, fl
     difference = ours - theirs
     width = Z_95 * np.sqrt((ours + theirs - difference**2) / (count + 2))
     return float(max(-1.0, difference - width)), float(min(1.0, difference + width))
+
+
+def mean_interval(values_N: np.ndarray) -> dict[str, Any]:
+    """Mean over photos and its 95 % confidence interval (normal); that of one photo is a point."""
+    mean = float(values_N.mean())
+    half = Z_95 * float(values_N.std(ddof=1)) / len(values_N) ** 0.5 if len(values_N) > 1 else 0.0
+    return {"mean": mean, "interval_95": [mean - half, mean + half]}
 
 
 def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stacked_ram.evaluation.evaluate import Evaluation
 from stacked_ram.evaluation.predictions import TOP
 
@@ -55,9 +57,67 @@ def summary(evaluation: Evaluation) -> str:
         lines.append(
             f"  {mean['pass']}: accuracy {mean['accuracy']:.2%}, {mean['gmacs']:.4f} GMACs"
         )
+    if "explain" in report:
+        lines += explained(report["explain"])
+    if "fixations" in report:
+        lines += beside_people(report["fixations"])
     if report["meaning"]:
         lines += ["What this means:", *(f"  {line}" for line in report["meaning"])]
     return "\n".join(lines)
+
+
+def explained(figures: dict[str, Any]) -> list[str]:
+    """The figures of `--explain`, in words."""
+    better = figures["better_place"]
+    lines = ["Whether it mattered where it looked (docs/explaining.md defines each figure):"]
+    for name, cause in figures["causes"].items():
+        lines.append(
+            f"  {name:34} {cause['photos']:5d} mistakes"
+            f"   ({cause['mended_by_a_better_place']} recognised with one glimpse elsewhere)"
+        )
+    lines.append(
+        f"  a better place existed  {better['fraction']:7.2%} of photos; best place:"
+        f" {100 * better['mean_gain']:+.1f} points of belief on average"
+    )
+    if better["of_mistakes"] is not None:
+        chance = better["of_mistakes_for_another_class"]
+        other = "" if chance is None else f" (another wrong class: {chance:.1%}, by chance)"
+        lines.append(f"  recognised elsewhere    {better['of_mistakes']:7.2%} of mistakes{other}")
+    beaten = ["-" if each is None else f"{100 * each:.0f}" for each in figures["places_beaten"]]
+    lines.append(f"  places beaten           {' '.join(beaten)} %   by glimpse (random: 50)")
+    drops = {"without it": figures["hidden"], "at a random place": figures["replaced"]}
+    for name, found in drops.items():
+        lines.append(f"  belief lost {name:18} {percents(found['drop'])} by glimpse")
+    for row in figures["coverage"]:
+        if all("accuracy" in row.get(name, {}) for name in ("hit", "missed")):
+            hit, missed = row["hit"], row["missed"]
+            lines.append(
+                f"  object hit by {row['width_px']:.0f} px patch: accuracy {hit['accuracy']:.1%} of"
+                f" {hit['photos']}; missed: {missed['accuracy']:.1%} of {missed['photos']}"
+            )
+    for kind in ("insertion", "deletion"):
+        for name, curve in figures.get(kind, {}).items():
+            low, high = curve["area"]["interval_95"]
+            lines.append(
+                f"  {kind} area, {name:30} {curve['area']['mean']:.3f}   ({low:.3f} to {high:.3f})"
+            )
+    lines += [f"  {note}" for note in figures["curve_notes"]]
+    return [*lines, *(f"  {line}" for line in figures["meaning"])]
+
+
+def beside_people(figures: dict[str, Any]) -> list[str]:
+    """The figures of `--fixations`, in words."""
+    lines = [
+        f"Against people ({figures['fixations']} fixations on {figures['photos']} photos;"
+        " 95 % confidence interval):"
+    ]
+    names = {"nss": "NSS", "auc_judd": "AUC-Judd", "path_distance": "scan-path distance"}
+    for key, name in names.items():
+        for kind in ("model", "centre bias"):
+            low, high = figures[kind][key]["interval_95"]
+            mean = figures[kind][key]["mean"]
+            lines.append(f"  {name + ', ' + kind:32} {mean:6.3f}   ({low:.3f} to {high:.3f})")
+    return lines
 
 
 def percents(values: list[float]) -> str:

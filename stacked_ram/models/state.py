@@ -5,6 +5,7 @@ R rows = photos times rollouts   S levels   D features   N classes
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -74,3 +75,26 @@ class LoopState:
         self.contexts = self.contexts and [context.select(rows_r) for context in self.contexts]
         self.glance_logits_RN, self.glance_RD = some(self.glance_logits_RN), some(self.glance_RD)
         self.earlier = [[location[rows_r] for location in levels] for levels in self.earlier]
+
+    def repeat(self, times: int) -> LoopState:
+        """Return this state with each row `times` times, next to each other. The views, which have
+        a row for each photo, stay as they are."""
+
+        def more(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.repeat_interleave(times, 0)
+
+        return dataclasses.replace(
+            self,
+            core_states=[
+                tuple(part.repeat_interleave(times, 0) for part in parts)
+                for parts in self.core_states
+            ],
+            outputs=[output.repeat_interleave(times, 0) for output in self.outputs],
+            contexts=self.contexts and [context.repeat(times) for context in self.contexts],
+            glance_logits_RN=more(self.glance_logits_RN),
+            glance_RD=more(self.glance_RD),
+            earlier=[
+                [location.repeat_interleave(times, 0) for location in levels]
+                for levels in self.earlier
+            ],
+        )

@@ -100,6 +100,10 @@ class PatchRetina(nn.Module):
         """
         geometry = self.smooth_geometry if smooth else self.geometry
         patches = [surface.patches(locations_R2, geometry) for surface in view.surfaces]
+        return self.feature(patches, locations_R2), patches
+
+    def feature(self, patches: list[Tensor], locations_R2: Tensor) -> Tensor:
+        """Return the glimpse feature, R x D, of the patches that were read at these locations."""
         what = [net(read) for net, read in zip(self.whats, patches, strict=True)]
         where = self.where(locations_R2).relu()
-        return self.combine(torch.cat([*what, where.to(what[0].dtype)], 1)).relu(), patches
+        return self.combine(torch.cat([*what, where.to(what[0].dtype)], 1)).relu()
