@@ -34,14 +34,15 @@ def cause_of(own_K: np.ndarray, best_forced: float, hit: bool | None) -> str:
     return NEVER_LOOKED if missed else NOT_RECOGNISED
 
 
-def hits_box(patches_BTSK4: Tensor, boxes_B4: Tensor) -> Tensor:
-    """Whether each patch was at the object: its box and the patch share at least half the area of
-    the smaller of the two. B x T x S x K: 1, 0, or nan without a box."""
-    box = boxes_B4[:, None, None, None]
-    low = torch.maximum(patches_BTSK4[..., :2], box[..., :2])
-    high = torch.minimum(patches_BTSK4[..., 2:], box[..., 2:])
+def hits_box(patches_BTSK4: Tensor, objects_BO4: Tensor) -> Tensor:
+    """Whether each patch was at an object: box and patch share at least half the area of the
+    smaller of the two. B x T x S x K: 1, 0, or nan without a box. O boxes of objects a photo, nan
+    where there are fewer."""
+    box = objects_BO4[:, None, None, None]
+    patch = patches_BTSK4.unsqueeze(-2)
+    low = torch.maximum(patch[..., :2], box[..., :2])
+    high = torch.minimum(patch[..., 2:], box[..., 2:])
     shared = (high - low).clamp(min=0).prod(-1)
-    patch = (patches_BTSK4[..., 2:] - patches_BTSK4[..., :2]).prod(-1)
-    whole = (box[..., 2:] - box[..., :2]).prod(-1)
-    smaller = torch.minimum(patch, whole)
-    return torch.where(smaller.isnan(), smaller, (shared >= smaller / 2).to(smaller.dtype))
+    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (patch, box)]
+    hit = (shared >= torch.minimum(*areas) / 2).any(-1).float()
+    return hit + 0 * objects_BO4[:, 0].sum(1).view(-1, 1, 1, 1)

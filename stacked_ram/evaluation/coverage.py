@@ -38,7 +38,7 @@ class Coverage:
         self.widths: list[np.ndarray] = []
 
     def add(
-        self, read_BTSK4: Tensor, boxes_B4: Tensor, sizes_B2: Tensor, labels_B: Tensor,
+        self, read_BTSK4: Tensor, objects_BO4: Tensor, sizes_B2: Tensor, labels_B: Tensor,
         right_B: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
         """Add photos. Returns whether a glimpse was at the object with its narrowest patch (nan
@@ -50,7 +50,7 @@ class Coverage:
         labels, which = labels_B.cpu().numpy(), right_B.astype(int)
         np.add.at(self.sums_N2SKYX, (labels, which), cover)
         np.add.at(self.counts_N2, (labels, which), 1)
-        hits_BSK = hits_box(read_BTSK4, boxes_B4).amax(1).cpu().numpy()
+        hits_BSK = hits_box(read_BTSK4, objects_BO4).amax(1).cpu().numpy()
         self.hits.append(hits_BSK)
         self.right.append(right_B)
         widths_BTSK = (read_BTSK4[..., 2] - read_BTSK4[..., 0]).cpu().numpy()

@@ -33,6 +33,7 @@ from stacked_ram.evaluation.cost import typical_size
 from stacked_ram.evaluation.coverage import Coverage
 from stacked_ram.evaluation.insertion import OWN, RANDOM, Curves, Heat
 from stacked_ram.evaluation.metrics import calibration_error
+from stacked_ram.evaluation.predictions import objects_of
 from stacked_ram.evaluation.what_if import WhatIf, grid_of, what_if
 from stacked_ram.images.lazy import LazyPhotos
 from stacked_ram.models.attention.base import region_centres
@@ -121,7 +122,7 @@ def explain_split(
         part = reduced(found, batch, temperature)
         right_B = part["predicted_N"] == part["labels_N"]
         part["hit_N"] = coverage.add(
-            found.boxes_BTSK4, batch.boxes_B4, batch.sizes_B2, batch.labels_B, right_B
+            found.boxes_BTSK4, objects_of(dataset, batch), batch.sizes_B2, batch.labels_B, right_B
         )
         parts.append(part)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

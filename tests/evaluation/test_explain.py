@@ -48,10 +48,13 @@ def test_every_mistake_gets_the_first_cause_that_fits(own, best, hit, cause):
 
 def test_an_object_is_hit_by_half_of_the_smaller_area():
     patches = torch.tensor([[0, 0, 10, 10], [5, 0, 15, 10], [6, 0, 16, 10], [0, 0, 40, 40.0]])
-    boxes = torch.tensor([[0, 0, 10, 10], [float("nan")] * 4])
+    nothing = [float("nan")] * 4
+    boxes = torch.tensor([[[0, 0, 10, 10], nothing], [nothing, nothing]])
     found = hits_box(patches.view(1, 4, 1, 1, 4).expand(2, -1, -1, -1, -1), boxes)
     assert found[0].flatten().tolist() == [1, 1, 0, 1]
     assert found[1].isnan().all()
+    several = torch.tensor([[[80, 80, 90, 90], [6, 0, 16, 10.0]]])
+    assert hits_box(patches.view(1, 4, 1, 1, 4), several).flatten().tolist() == [0, 1, 1, 1]
 
 
 def test_coverage_is_the_area_that_was_read():
