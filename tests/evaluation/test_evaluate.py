@@ -68,6 +68,7 @@ def test_an_object_is_found_if_any_of_its_class_is_in_a_patch(run, photos, tmp_p
         box_left=manifest["width"] / 2 - 1, box_right=manifest["width"] / 2 + 1,
         box_top=manifest["height"] / 2 - 1, box_bottom=manifest["height"] / 2 + 1,
     )  # fmt: skip
+    corner.to_csv(data / "manifest.csv", index=False)
     columns = ["path", "class", "box_left", "box_top", "box_right", "box_bottom"]
     for objects, found in (([corner, middle], 1), ([corner], 0)):
         pandas.concat(objects)[columns].to_csv(data / "boxes.csv", index=False)
