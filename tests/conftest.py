@@ -12,8 +12,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import torch
 from tiny import tiny_digits, tiny_photos
 
-# A job that a shell starts in the background ignores Ctrl-C; some tests send it.
+# A job that a shell starts in the background ignores Ctrl-C, and one under nohup SIGHUP; some tests
+# send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Under pytest -n, each process and its children use an equal part of the cores.
 processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -19,6 +19,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from stacked_ram.runtime.errors import UserError, nearest
 
 Positive = Annotated[int, Ge(1)]
+UpTo100 = Annotated[int, Ge(1), Le(100)]
+Steps = Annotated[int, Ge(1), Le(10_000)]
+Pixels = Annotated[int, Ge(1), Le(10_000)]  # a side of what a network is given
 NotNegative = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NotNegativeFloat = Annotated[float, Ge(0)]

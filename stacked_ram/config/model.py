@@ -9,8 +9,11 @@ from typing import Any, Literal
 from stacked_ram.config.fields import (
     BelowOne,
     NotNegative,
+    Pixels,
     Positive,
     PositiveFloat,
+    Steps,
+    UpTo100,
     convert_fields,
 )
 from stacked_ram.runtime.errors import check, nearest
@@ -33,9 +36,9 @@ class ModelConfig:
     (models/protocols.py says what the class must do)."""
     retina_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a retina of your own."""
-    patch_size: Positive = 8
+    patch_size: Pixels = 8
     """Height and width of a patch as the network gets it, in pixels."""
-    num_patches: Positive = 1
+    num_patches: UpTo100 = 1
     """Co-centred patches in a glimpse."""
     glimpse_scale: PositiveFloat = 2.0
     """How many times wider each patch of a glimpse is than the one before."""
@@ -69,7 +72,7 @@ class ModelConfig:
     """Levels of looking: none; `rnn`, a recurrent layer and a location a level; `conv`, one
     location on the photo and on the feature maps made from it; `backbone`, the same on the maps
     of a timm backbone."""
-    num_levels: Positive = 1
+    num_levels: UpTo100 = 1
     """Levels of the stack (S)."""
     stack_location: Literal["own", "shared"] = "own"
     """stack rnn: whether each level chooses its own location."""
@@ -90,7 +93,7 @@ class ModelConfig:
     dropout: BelowOne = 0.0
     """Dropout before the classifier."""
     # Attention
-    num_glimpses: Positive = 6
+    num_glimpses: Steps = 6
     """Steps (T)."""
     attention: str = "hard"
     """How the next location is chosen: `hard` (sampled from a policy; REINFORCE), `soft` (the
@@ -106,7 +109,7 @@ class ModelConfig:
     """Standard deviation at the end of training, reached on a line. None: it stays."""
     first_location: Literal["random", "centre", "learned"] = "random"
     """Where the first glimpse looks (evaluation with `random` looks at the centre first)."""
-    glance: tuple[Positive, Positive] | None = None
+    glance: tuple[Pixels, Pixels] | None = None
     """Height and width of a low-resolution look at the whole photo before the first glimpse.
     None: no glance."""
     glance_stride: Positive | None = None

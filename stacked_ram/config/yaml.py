@@ -24,6 +24,7 @@ RENAMED = {
     "checkpoint_steps": "activation_checkpointing",
     "accumulate": "accumulation_steps",
 }
+DEEPEST, MOST_NODES = 50, 1_000_000  # of a YAML text
 RENAMED_VALUES = {"patch_unit": {"share": "fraction"}}
 SECTIONS: dict[str, type[DataConfig | ModelConfig | TrainingConfig]] = {
     "data": DataConfig,
@@ -111,17 +112,19 @@ def load_config(name_or_path: str | Path) -> Config:
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a config: no text in UTF-8") from None
     try:
+        values = parse_yaml(text) or {}
         twice = repeated_key(yaml.compose(text, yaml.SafeLoader))
         if twice is not None:
             raise UserError(f"{path}: `{twice}` is given twice")
-        return from_dict(parse_yaml(text) or {}, str(path))
+        return from_dict(values, str(path))
     except yaml.YAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
         raise UserError(f"{path}: not valid YAML{where}") from None
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values from YAML. Raises yaml.YAMLError.
+    """Plain values from YAML. Raises yaml.YAMLError, also for a text that holds itself, is very
+    deep, or grows very large by its aliases.
 
     PyYAML follows YAML 1.1, in which 1e-3 is a text (1.0e-3 is a number); here it is a number.
     """
@@ -132,7 +135,36 @@ def parse_yaml(text: str) -> Any:
 
     exponent = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
-    return yaml.load(text, Loader)
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        check_size(node, {})
+        return loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("too deep") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # PyYAML's own, for a tag or a date that does not suit its value
+        raise yaml.YAMLError(str(error)) from None
+
+
+def check_size(node: Any, sizes: dict[int, int], depth: int = 0) -> int:
+    """Count the nodes of a YAML tree; an alias counts as all that it stands for.
+
+    sizes: of the nodes that were counted, by id; 0: being counted. Raises yaml.YAMLError.
+    """
+    import yaml
+
+    if id(node) not in sizes:
+        sizes[id(node)] = 0
+        parts = node.value if isinstance(node.value, list) else []
+        nodes = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(check_size(one, sizes, depth + 1) for one in nodes)
+    size = sizes[id(node)]
+    if not size or depth > DEEPEST or size > MOST_NODES:
+        raise yaml.YAMLError("holds itself" if not size else "too deep or too large")
+    return size
 
 
 def repeated_key(node: Any) -> str | None:

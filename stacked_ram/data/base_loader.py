@@ -78,9 +78,13 @@ class Loader:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from the `state_dict` of a loader with the same data and config."""
-        self.set_epoch(state["epoch"])
-        self.position = state["position"]
+        """Continue from the `state_dict` of a loader with the same data and config. Raises
+        ValueError for a position that no epoch has."""
+        epoch, position = int(state["epoch"]), int(state["position"])
+        self.set_epoch(epoch)
+        if not 0 <= position <= len(self):
+            raise ValueError(f"position {position} of {len(self)} batches")
+        self.position = position
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch on this rank."""

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from stacked_ram.config.yaml import parse_yaml
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
 
@@ -31,7 +32,7 @@ def read_dataset_info(folder: Path) -> dict[str, Any]:
         )
     again = f"run {program('prepare')} SOURCE {folder} --overwrite"
     try:
-        info = yaml.safe_load(path.read_text(encoding="utf-8"))
+        info = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path}: not valid YAML; {again}") from None
     except OSError as error:

@@ -67,6 +67,7 @@ class GlanceAdder:
         self.dataset, self.device = loader.dataset, loader.device
         self.model, self.glance = model, glance
         self.precision = config.training.precision
+        self.alone = self.device.type == "cpu"
         nothing = torch.zeros(1, loader.dataset.channels, 8, 8, dtype=torch.uint8)
         parts = self.find(model.photos(nothing.to(loader.device)))
         self.shapes_P = [tuple(part.shape[1:]) for part in parts]
@@ -84,6 +85,7 @@ class GlanceAdder:
         depends = (
             digest(weights), config.model.backbone, glance.size, glance.regions, glance.stride,
             kept_as, model.mean.tolist(), model.std.tolist(), self.precision,
+            "alone" if self.alone else self.device.type,
         )  # fmt: skip
         key = f"{NAME}{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}"
         sizes_M2 = np.ones_like(stored_M2)
@@ -117,10 +119,24 @@ class GlanceAdder:
         batch.glance = regions, pooled
 
     def compute(self, batch: Batch, places: list[int]) -> np.ndarray:
-        """Compute the features of the photos at these places of the batch, as rows of bytes."""
-        photos = self.model.photos(batch.pixels_BCHW, batch.sizes_B2)
+        """Compute the features of the photos at these places of the batch, as rows of bytes.
+
+        On a CPU each photo is computed alone: the last bits of a batch's features depend on which
+        photos are in it, and a resumed run has others in its first batch, or another cache.
+        """
+        if self.alone:
+            return np.concatenate([self.find_bytes(batch, [place]) for place in places])
+        return self.find_bytes(batch, places)
+
+    def find_bytes(self, batch: Batch, places: list[int]) -> np.ndarray:
+        pixels_BCHW, sizes_B2 = batch.pixels_BCHW, batch.sizes_B2
+        assert isinstance(pixels_BCHW, Tensor)  # photos that are read by region are not cached
         if len(places) < len(batch):
-            photos = photos.select(torch.tensor(places, device=photos.device))
+            index_b = torch.tensor(places, device=pixels_BCHW.device)
+            sizes_B2 = sizes_B2[index_b]
+            height, width = sizes_B2.amax(0).tolist()
+            pixels_BCHW = pixels_BCHW[index_b, :, :height, :width].contiguous()
+        photos = self.model.photos(pixels_BCHW, sizes_B2)
         parts = [part.cpu().flatten(1).contiguous() for part in self.find(photos)]
         return torch.cat([part.view(torch.uint8) for part in parts], 1)[:, None, None].numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import multiprocessing.util  # noqa: F401  its exit hook must be there before ours
 import shutil
@@ -25,7 +26,8 @@ from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset import PhotoDataset
 from stacked_ram.data.photo_batches import BatchMaker
 from stacked_ram.images.decoding import MAX_PIXELS
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import RunFailed, UserError
+from stacked_ram.runtime.signals import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +121,27 @@ class PhotoLoader(Loader):
         self.workers = None
 
 
+class WorkerLost(RunFailed):
+    """A worker process ended. Exit code 1."""
+
+
+@contextlib.contextmanager
+def watched_workers() -> Iterator[None]:
+    """Inside the `with`, a worker process that ends by itself raises WorkerLost.
+
+    The training process hears of it by a signal, so torch raises its error anywhere.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerLost(
+            "a process that reads photos was ended from outside, as the system does when memory is"
+            " short; make room, or give fewer --workers or a smaller --batch-size"
+        ) from None
+
+
 class _Left(torch.utils.data.Sampler):
     """The remaining batches of the loader's epoch, each as (epoch, rows)."""
 
@@ -144,12 +167,12 @@ def _close_all() -> None:
 
 
 def _leave_to_parent(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a worker: the parent saves first, and then ends its workers.
+    """Ignore Ctrl-C and the like in a worker: the parent saves first, and then ends its workers.
 
     Print nothing if the parent ends while it takes a batch.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     print_it = sys.excepthook
 
     def hook(kind: type[BaseException], *more: Any) -> None:

@@ -24,6 +24,7 @@ from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.photo_loader import watched_workers
 from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
 from stacked_ram.evaluation.early_exit import (
@@ -247,7 +248,8 @@ def opened_split(loaded: LoadedRun, config: Config, dataset: Dataset) -> Iterato
     loader = make_loader(dataset, config, train=False, device=loaded.device)
     try:
         use_glance_cache(loader, loaded.model, config)
-        yield loader
+        with watched_workers():
+            yield loader
     finally:
         loader.close()
 

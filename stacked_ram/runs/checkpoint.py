@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from torch import Tensor
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import from_dict, to_dict
 from stacked_ram.ops.digest import digest
-from stacked_ram.runs.folder import write_atomically
+from stacked_ram.runs.folder import STATES, write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.version import __version__
@@ -100,6 +101,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], metadata: Metadata) -> 
         **vars(metadata),
         "config": to_dict(metadata.config),
     }
+    about["seal"] = seal(about)
     content = safetensors.torch.save(tensors, {"stacked_ram": json.dumps(about)})
     write_atomically(path, content)
 
@@ -120,25 +122,47 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Metadata]:
         raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
     if notes is None:
         raise UserError(f"{path}: weights without our metadata; not written by this program")
-    about = json.loads(notes)
-    if about.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: format {about.get('format')} (version {about.get('version')}); this program"
-            f" reads format {FORMAT}: use that version, or train again"
-        )
-    if digest(tensors) != about["digest"]:
-        raise UserError(f"{path}: damaged (its content does not match its digest)")
-    metadata = Metadata(
-        config=from_dict(about["config"], f"{path} (its config)"),
-        classes=tuple(about["classes"]),
-        channels=about["channels"],
-        mean=tuple(about["mean"]),
-        std=tuple(about["std"]),
-        epoch=about["epoch"],
-        progress=about["progress"],
-        metrics=about["metrics"],
-    )
-    return tensors, metadata
+    try:
+        about = json.loads(notes)
+        whole = about.pop("seal", None) in (None, seal(about))  # earlier versions wrote none
+        if whole and about["format"] != FORMAT:
+            raise UserError(
+                f"{path}: format {about['format']} (version {about.get('version')}); this program"
+                f" reads format {FORMAT}: use that version, or train again"
+            )
+        if not whole or digest(tensors) != about["digest"]:
+            raise UserError(f"{path}: damaged (its content does not match its digest)")
+        return tensors, metadata_of(about, f"{path} (its config)")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged (in its metadata: {brief(error)})") from None
+
+
+def seal(about: dict[str, Any]) -> str:
+    """The digest of a weights file's metadata."""
+    kept = {key: value for key, value in about.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def metadata_of(about: dict[str, Any], source: str) -> Metadata:
+    """The metadata that a weights file holds as JSON. source: the file's name, for errors.
+
+    Raises UserError for a config that is not valid, and ValueError, KeyError or TypeError if other
+    values are missing or of a wrong kind.
+    """
+    config = from_dict(about["config"], source)
+    classes, channels = tuple(about["classes"]), about["channels"]
+    if not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes are not names")
+    if channels not in (1, 3):
+        raise ValueError(f"{channels} channels")
+    mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
+    if not len(mean) == len(std) == channels:
+        raise ValueError("mean and std do not have a value for each channel")
+    return Metadata(
+        config=config, classes=classes, channels=channels, mean=mean, std=std,
+        epoch=int(about["epoch"]), progress=float(about["progress"]),
+        metrics=dict(about["metrics"]),
+    )  # fmt: skip
 
 
 def without_aliases(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,6 +171,25 @@ def without_aliases(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in weights.items():
         first.setdefault((value.data_ptr() if value.numel() else id(value), value.shape), name)
     return {name: weights[name] for name in first.values()}
+
+
+def misfit_without_memory(build: Callable[[], Any], weights: dict[str, Tensor]) -> str:
+    """Return what of these weights does not fit the model, or "", without memory for the model: a
+    config that was changed may ask for any number of units."""
+    try:
+        with torch.device("meta"):
+            wanted = build().state_dict()
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # some networks compute with values while they are built
+        return "" if "meta tensor" in str(error) else brief(error)
+    stored = sum(value.numel() for value in weights.values())
+    for name, value in wanted.items():
+        if name in weights and weights[name].shape != value.shape:
+            return f"{name} is {tuple(weights[name].shape)}, not {tuple(value.shape)}"
+        if value.numel() > stored:  # not only another name of a tensor
+            return f"misses {name}"
+    return ""
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> str:
@@ -191,33 +234,46 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
     path = weights_file(run)
     weights, metadata = read_weights(path)
     chosen = pick_device(str(device))
-    model = build_model(
-        metadata.config.model,
-        num_classes=len(metadata.classes),
-        channels=metadata.channels,
-        mean=metadata.mean,
-        std=metadata.std,
-        load_weights=False,
-    )
-    reason = load_weights(model, weights)
+
+    def build() -> Any:
+        return build_model(
+            metadata.config.model,
+            num_classes=len(metadata.classes),
+            channels=metadata.channels,
+            mean=metadata.mean,
+            std=metadata.std,
+            load_weights=False,
+        )
+
+    reason = misfit_without_memory(build, weights)
+    if not reason:
+        model = build()
+        reason = load_weights(model, weights)
     if reason:
         raise UserError(
             f"{path}: its weights do not fit the model that this version builds ({reason})"
         )
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: its weights are not finite ({name}); train again")
     model.anneal(metadata.progress)
     config = resolve_auto(metadata.config, chosen, trained=True)
     return LoadedRun(model.to(chosen).eval(), metadata, path, chosen, config)
 
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:
-    """Write a training state; remove all but the last two. Raises NotWritten (disk full)."""
+    """Write a training state; keep it and the one before it, and remove the others: earlier ones,
+    and damaged ones of a later step. Raises NotWritten (disk full)."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
     path = folder / f"state-{step:09d}-{checksum(content)}.pt"
     write_atomically(path, content)
-    for old in state_files(folder)[KEPT_STATES:]:
-        old.unlink(missing_ok=True)
+    files = state_files(folder)
+    newest = files.index(path)
+    for other in files[:newest] + files[newest + KEPT_STATES :]:
+        with contextlib.suppress(OSError):
+            other.unlink()
     return path
 
 
@@ -229,28 +285,51 @@ def checksum(content: bytes) -> str:
 def state_files(folder: Path) -> list[Path]:
     """Return the training states, newest first, without those that a run removes meanwhile."""
     found = []
-    for path in folder.glob("state-*.pt"):
+    for path in folder.glob(STATES):
         with contextlib.suppress(FileNotFoundError):
             found.append((path.name.split("-")[1], path.stat().st_mtime_ns, path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """Read the newest training state that is not damaged; None if there is no state.
+def restore(folder: Path, take: Callable[[dict[str, Any]], None]) -> bool:
+    """Give the newest training state that is not damaged to `take`; return False if there is none.
 
-    Damaged states are reported on stderr. Raises UserError if all are damaged, or the newest has
-    another format.
+    A state that cannot be read, or that `take` fails on, is reported on stderr, and the one before
+    it is tried. Raises UserError if that is so with all, for one of another format, and as `take`.
     """
     files = state_files(folder)
     for path in files:
-        content = path.read_bytes()
-        if checksum(content) != path.stem.split("-")[-1]:
-            print(f"{path}: damaged; resuming from the state before it", file=sys.stderr)
-            continue
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise UserError(f"{path}: format {state['format']}; this program reads format {FORMAT}")
-        return state
+        try:
+            take(read_state(path))
+            return True
+        except (UserError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        except Exception as error:  # of what is wrong with its content, there are many kinds
+            reason = f"damaged ({brief(error)})"
+        print(f"{path}: {reason}; resuming from the state before it", file=sys.stderr)
     if files:
-        raise UserError(f"{folder}: every training state is damaged; start again with --overwrite")
-    return None
+        raise UserError(
+            f"{folder}: every training state is damaged or cannot be read; put one back, or start"
+            " again with --overwrite"
+        )
+    return False
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a training state. Raises UserError for one of another format, and other errors for one
+    that is damaged."""
+    content = path.read_bytes()
+    if checksum(content) != path.stem.split("-")[-1]:
+        raise ValueError("its content does not match its name")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise UserError(f"{path}: format {state['format']}; this program reads format {FORMAT}")
+    return state
+
+
+def brief(error: Exception) -> str:
+    """Return the first line of an error's text, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

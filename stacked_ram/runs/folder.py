@@ -16,9 +16,11 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -28,13 +30,18 @@ from typing import IO, Any
 
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, to_dict
-from stacked_ram.runtime.errors import NotWritten, UserError
+from stacked_ram.runtime.errors import NotWritten, UserError, discard_output
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.version import __version__
 
 RESULTS = Path("results")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
-OURS = ("config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors")
+OURS = (
+    "config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors", "last.safetensors"
+)  # fmt: skip
+STATES = "state-*.pt"
+# what a write that was killed leaves of these
+LEFT = re.compile(rf"\.({'|'.join(map(re.escape, OURS))}|state-.*\.pt)\.\d+\.tmp")
 # files that `test` writes: these follow the name of the split
 TESTED = (
     ".json", "_per_class.csv", "_confusion.csv", "_confusion.png", "_photos.csv", "_early_exit.csv"
@@ -94,22 +101,37 @@ def save_config(config: Config, path: Path) -> None:
     write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
 
 
-def lock_file(path: Path) -> IO[str]:
-    """Lock a file until it is closed or the process ends.
+_LOCKED: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
-    Raises BlockingIOError if another process holds the lock.
+
+def lock_file(path: Path, wait: bool = False) -> IO[str]:
+    """Lock a file until it is closed or this process ends, whatever becomes of its children.
+
+    wait: until another process has released it. Raises BlockingIOError otherwise.
     """
     file = open(path, "w")  # noqa: SIM115 (kept open on purpose)
+    _LOCKED.add(file)
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except ImportError:  # Windows has no such lock
         pass
     except BlockingIOError:
         file.close()
         raise
     return file
+
+
+def _close_locks() -> None:
+    """Close the copies of a forked process (of a loader): they would hold the locks of a parent
+    that was killed."""
+    for file in list(_LOCKED):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 class RunFolder:
@@ -125,7 +147,9 @@ class RunFolder:
         check_folder(self.path)
         if (self.path / "dataset.yaml").exists():
             raise UserError(f"{self.path}: is a data set; choose another folder with --out")
-        taken = self._taken()
+        self._check_tensorboard()
+        taken = [name for name in OURS if (self.path / name).exists()]
+        taken += [state.name for state in self.path.glob(STATES)]
         if taken and not overwrite:
             raise UserError(
                 f"{self.path}: holds a run already ({taken[0]}); go on with `{program()} train"
@@ -136,14 +160,14 @@ class RunFolder:
         """Start a new run. Raises UserError as `check_free` does."""
         self.check_free(overwrite)
         self._take()
-        if self._taken():
-            self._clear()
+        self._clear()
         self.save_config(config)
         self._note_start(config.training.seed, "started")
 
     def go_on(self) -> None:
         """Continue the run that is in the folder."""
         config = self.config()
+        self._check_tensorboard()
         self._take()
         self._note_start(config.training.seed, "resumed")
 
@@ -160,50 +184,69 @@ class RunFolder:
         self._echo = write
 
     def log(self, text: str) -> None:
-        """Print a line, and add it to log.txt with date and time."""
-        self._echo(text)
+        """Add a line to log.txt with date and time, and print it."""
         stamp = f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S}"
         # A line of the log does not end a run; a full disk is reported when weights are saved.
         with suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{stamp} {text}\n")
+        try:
+            self._echo(text)
+            sys.stdout.flush()
+        except OSError:  # the terminal, or the reader (`| head`), has gone; the work goes on
+            discard_output()
 
     def close(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
+    def _check_tensorboard(self) -> None:
+        """Raise UserError where no curves could be written."""
+        place = self.path / "tensorboard"
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{place}: is a file, where the folder of the curves goes; move it")
+
     def _take(self) -> None:
-        """Lock the folder until `close` or the end of the process."""
+        """Lock the folder until `close` or the end of the process, and sweep it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(self.path / ".lock")
+            for path in self.path.glob(".*.tmp"):
+                if LEFT.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         except BlockingIOError:
             raise UserError(f"{self.path}: another process is training this run") from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
-    def _taken(self) -> list[str]:
-        return [name for name in OURS if (self.path / name).exists()]
-
     def _clear(self) -> None:
-        """Remove the files of an earlier run, and no others."""
-        tested = [split + name for split in ("train", "valid", "test") for name in TESTED]
-        for name in (*OURS, "last.safetensors", *tested):
-            (self.path / name).unlink(missing_ok=True)
-        for state in self.path.glob("state-*.pt"):
+        """Remove the files of an earlier run, and no others.
+
+        The states go first, then the config: what is left when this is killed cannot be resumed,
+        and is still known as a run until all of it is gone.
+        """
+        for state in self.path.glob(STATES):
             state.unlink()
+        if not any((self.path / name).exists() for name in OURS):
+            return
+        config, *others = OURS
+        tested = [split + name for split in ("train", "valid", "test") for name in TESTED]
+        for name in (config, *tested):
+            (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for name in others:
+            (self.path / name).unlink(missing_ok=True)
 
     def _note_start(self, seed: int, what: str) -> None:
         """Add this start to run.json."""
         path = self.path / "run.json"
         try:
             notes = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            notes = {}
+            starts = [*notes.setdefault("starts", [])]
+        except (OSError, ValueError, RecursionError, AttributeError, TypeError):  # it was changed
+            notes, starts = {}, []
         start = {what: now(), "command": command_line(), **environment()}
-        notes.setdefault("seed", seed)
-        notes.setdefault("starts", []).append(start)
+        notes = {"seed": seed, **notes, "starts": [*starts, start]}
         write_atomically(path, (json.dumps(notes, indent=2) + "\n").encode())
 
 

@@ -39,7 +39,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def run_entry_point(work: Callable[[], int | None]) -> int:
     """Run a command: a UserError becomes one line on stderr and its exit code."""
     try:
-        return work() or 0
+        code = work() or 0
+        flush_output()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -47,5 +49,22 @@ def run_entry_point(work: Callable[[], int | None]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output (`| head`) has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
+
+
+def flush_output() -> None:
+    """Write out what was printed. Raises NotWritten if that fails (disk full), and BrokenPipeError
+    if nobody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise NotWritten(f"standard output: cannot be written ({error.strerror})") from None
+
+
+def discard_output() -> None:
+    """Let what is printed from now on, and what is in the buffer, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

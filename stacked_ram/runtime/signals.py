@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and print how to resume."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the step, save, and print how to resume."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has no such signal
+    STOP_SIGNALS.append(signal.SIGHUP)
+
 
 class Stopped(SystemExit):
-    """The run was stopped by a signal, and everything is saved. Exit code 130 (Ctrl-C) or 143."""
+    """The run was stopped by a signal, and everything is saved. Exit code 130 (Ctrl-C), 143
+    or 129."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -22,8 +27,6 @@ class Stopped(SystemExit):
 class StopSignals:
     """Inside the `with`, the first signal is only noted; the second ends the process."""
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self) -> None:
         self.caught = 0
         """The number of the caught signal; 0: none."""
@@ -31,7 +34,10 @@ class StopSignals:
         self._owner = os.getpid()
 
     def __enter__(self) -> StopSignals:
-        for number in self.SIGNALS:
+        for number in STOP_SIGNALS:
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if ignored and number not in (signal.SIGINT, signal.SIGTERM):  # SIGHUP, by nohup
+                continue
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # outside the main thread Python allows no handlers

@@ -27,6 +27,7 @@ from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
+from stacked_ram.data.photo_loader import WorkerLost, watched_workers
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
 from stacked_ram.runs import checkpoint
@@ -43,6 +44,7 @@ from stacked_ram.training.step import TrainStep
 from stacked_ram.training.validation import validate
 
 MOST_LEFT_OUT = 0.1  # of a split's photos, because they cannot be read
+RESULTS = ("metrics.csv", "best.safetensors", "last.safetensors")
 CHECK_EVERY = 0.5  # seconds between two checks for losses that are not finite
 
 
@@ -112,6 +114,7 @@ class Trainer:
         self.best: float | None = None
         self.epochs_since_best = 0  # epochs without a better metric
         self.resumed = False
+        self.keeps_glances: bool | None = None  # None: not known yet
 
     # ------------------------------------------------------------------ the run
 
@@ -125,7 +128,7 @@ class Trainer:
         """
         try:
             self.begin(overwrite)
-            with contextlib.closing(self), StopSignals() as self.signals:
+            with contextlib.closing(self), StopSignals() as self.signals, watched_workers():
                 try:
                     for callback in self.callbacks:
                         callback.on_train_start(self)
@@ -137,6 +140,8 @@ class Trainer:
                 write_rows(self.run.path / "metrics.csv", self.history)
                 self.log(self.summary())
             return self.best_row()
+        except WorkerLost as error:
+            raise RunFailed(f"{error}, then go on with --resume {self.run.path}") from None
         except NotWritten as error:
             raise RunFailed(
                 f"{error}; make room, then resume from the last checkpoint with --resume"
@@ -155,6 +160,8 @@ class Trainer:
         self.log(self.header())
         if self.train_step.step and not self.finished:
             self.log(f"resuming at epoch {self.epoch + 1}, step {self.train_step.step}")
+        if not self.train_step.step:  # results without a state would be those of another training
+            self.save()
 
     def train_epochs(self) -> None:
         self.saved_at = self.checked_at = time.monotonic()
@@ -163,6 +170,13 @@ class Trainer:
         use_glance_cache(self.loader, model, self.config)
         if self.valid_loader is not None:
             use_glance_cache(self.valid_loader, model, self.config)
+        kept = self.loader.add_glance is not None
+        if self.keeps_glances not in (None, kept):
+            self.log(
+                "the glances of the photos were kept before, and now they are not, or the other way"
+                " round (`cache`): the result is no longer the same to the last bits"
+            )
+        self.keeps_glances = kept
         while not self.finished:
             self.loader.set_epoch(self.epoch)
             started = time.monotonic()
@@ -207,6 +221,11 @@ class Trainer:
                 self.valid_left_out,
             )  # fmt: skip
             row |= {f"valid_{name}": six_digits(value) for name, value in metrics.items()}
+        if not all(value.isfinite().all() for value in self.model.state_dict().values()):
+            raise RunFailed(
+                f"epoch {self.epoch + 1}: the weights, or statistics of batch norm, are not finite;"
+                " lower --learning-rate or set --clip-norm, and start anew"
+            )
         self.epoch += 1
         self.history.append(row)
         train_step.end_epoch()
@@ -313,7 +332,7 @@ class Trainer:
     # ------------------------------------------------------------------ saving and resuming
 
     def save_or_stop(self) -> None:
-        """Between two steps: save now and then; after Ctrl-C or SIGTERM save and stop."""
+        """Between two steps: save now and then; after Ctrl-C, SIGTERM or SIGHUP save and stop."""
         due = time.monotonic() - self.saved_at >= 60 * self.settings.save_every
         due, stopping = self.anywhere(due and self.world.is_main, self.signals.caught > 0)
         if due or stopping:
@@ -373,6 +392,7 @@ class Trainer:
             "epoch": self.epoch,
             "history": self.history,
             "best": self.best,
+            "keeps_glances": self.keeps_glances,
             "epochs_since_best": self.epochs_since_best,
         }
 
@@ -382,13 +402,27 @@ class Trainer:
         loaders = [self.loader, *([self.valid_loader] if self.valid_loader is not None else [])]
         return [loader.dataset.digest() for loader in loaders]
 
-    def resume(self) -> bool:
-        """Go back to the newest whole training state of the run; False if it has none yet. Called
-        before `fit`."""
+    def resume(self) -> None:
+        """Go back to the newest whole training state of the run, or to its start if nothing has
+        come of it yet. Called before `fit`.
+
+        Raises UserError if the run has results and no state, or was trained on other photos or with
+        another number of processes.
+        """
         self.resumed = True
-        state = checkpoint.read_state(self.run.path)
-        if state is None:
-            return False
+        if checkpoint.restore(self.run.path, self.load_state_dict):
+            return
+        results = [name for name in RESULTS if (self.run.path / name).exists()]
+        if results:
+            raise UserError(
+                f"{self.run.path}: holds {results[0]} and no training state (state-*.pt), so it"
+                " cannot be resumed; put its states back, start it anew with --overwrite, or choose"
+                " another --out"
+            )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a training state. Raises UserError if it belongs to another training, and other
+        errors if it is not complete."""
         for name, what, now in (
             ("world", "processes", self.world.size),
             ("batches", "batches an epoch", len(self.loader)),
@@ -406,11 +440,10 @@ class Trainer:
         self.train_step.load_state_dict(state["learner"])
         self.train_step.left_out.before = set(state.get("left_out", ()))  # earlier states have none
         self.loader.load_state_dict(state["loader"])
-        for name in ("epoch", "history", "best"):
-            setattr(self, name, state[name])
+        self.epoch, self.history = int(state["epoch"]), list(state["history"])
+        self.best, self.keeps_glances = state["best"], state.get("keeps_glances")
         stale = "stale" if "stale" in state else "epochs_since_best"  # its old name
-        self.epochs_since_best = state[stale]
-        return True
+        self.epochs_since_best = int(state[stale])
 
 
 def class_weights(dataset: Dataset) -> Tensor:

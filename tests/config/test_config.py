@@ -18,6 +18,7 @@ from stacked_ram.config.yaml import (
     replace_fields,
     to_dict,
 )
+from stacked_ram.data.dataset_info import read_dataset_info
 from stacked_ram.runs.folder import save_config
 from stacked_ram.runtime.errors import UserError
 
@@ -311,3 +312,31 @@ def test_auto_goes_by_what_the_processor_can(
     assert elsewhere.channels_last == (used == "bf16")
     error = capsys.readouterr().err
     assert says in error and len(error.splitlines()) == bool(says)
+
+
+ODD_YAML = {
+    "recursive": "data: &a {dataset: *a}",
+    "recursive options": "model: {core: 'a:B', core_options: &a {x: [*a]}}",
+    "deep": "data: " + "[" * 3000,
+    "deep mapping": "data: " + "{a: " * 400 + "1" + "}" * 400,
+    "impossible date": "data: {dataset: 2026-13-45}",
+    "odd tag": "training: {epochs: !!int x}",
+    "odd boolean": "data: {flip: !!bool x}",
+    "odd date": "data: {dataset: !!timestamp x}",
+    "many aliases": "a0: &a0 [x, x]\n"
+    + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+    + "data: {dataset: *a29}",
+    "python tag": "data: !!python/object/apply:os.system ['touch executed']",
+}
+
+
+@pytest.mark.parametrize("name", ODD_YAML)
+def test_odd_yaml_is_refused_by_name_and_executes_nothing(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("config.yaml", "dataset.yaml"):
+        (tmp_path / file).write_text(ODD_YAML[name])
+    with pytest.raises(UserError, match=r"config\.yaml: not valid YAML"):
+        load_config(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=r"dataset\.yaml: not valid YAML"):
+        read_dataset_info(tmp_path)
+    assert not (tmp_path / "executed").exists()

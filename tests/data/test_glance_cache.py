@@ -16,8 +16,10 @@ from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.loader import make_loader
 from stacked_ram.models.build import build_model
 from stacked_ram.models.glance import Glance
+from stacked_ram.runs.checkpoint import read_weights
 from stacked_ram.runtime.devices import autocast
-from stacked_ram.training.run import train_run
+from stacked_ram.training.run import resume_run, train_run
+from stacked_ram.training.trainer import Trainer
 
 FROZEN = {
     "retina": "backbone", "backbone": "test_efficientnet", "patch_size": 32, "num_patches": 1,
@@ -61,6 +63,43 @@ def caches(loader):
 
 def kept(folder):
     return sorted(path.name for path in folder.glob(".cache/*glance*.pixels"))
+
+
+def test_bits_do_not_depend_on_the_batch_that_filled_the_cache_nor_on_the_kind_of_cache(
+    folder, tmp_path, monkeypatch
+):
+    """A fresh run, and one that was stopped and resumed with another cache."""
+
+    def outputs(run):
+        return [(run / name).read_bytes() for name in ("metrics.csv", "last.safetensors")]
+
+    config = tiny_config(folder, **FROZEN | {"cache": "memory"}, epochs=2)
+    train_run(config, tmp_path / "memory")
+    list(made(folder, batch_size=1)[0])  # a part of the cache, in other batches
+    kept_on_disk = replace_fields(config, {"cache": "disk"})
+    end_epoch = Trainer.end_epoch
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def stopped(self, *some):
+            end_epoch(self, *some)
+            raise KeyboardInterrupt
+
+        patched.setattr(Trainer, "end_epoch", stopped)
+        train_run(kept_on_disk, tmp_path / "disk")
+    resume_run(tmp_path / "disk", config)
+    expected, found = outputs(tmp_path / "memory"), outputs(tmp_path / "disk")
+    assert found[0] == expected[0]
+    weights = [read_weights(tmp_path / run / "last.safetensors")[0] for run in ("memory", "disk")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_run_that_resumes_without_its_kept_glances_says_where_the_bits_end(folder, tmp_path):
+    config = tiny_config(folder, **FROZEN, epochs=1)
+    train_run(config, tmp_path / "run")
+    resume_run(tmp_path / "run", replace_fields(config, {"epochs": 2, "cache": "none"}))
+    assert "last bits" in (tmp_path / "run" / "log.txt").read_text()
+    resume_run(tmp_path / "run", replace_fields(config, {"epochs": 3, "cache": "none"}))
+    assert (tmp_path / "run" / "log.txt").read_text().count("last bits") == 1
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -110,7 +110,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(whole, tmp_
     assert outputs(folder) == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_state_and_says_how_to_resume(
     whole, tmp_path, monkeypatch, capsys, number
 ):
