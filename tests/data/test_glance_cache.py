@@ -75,8 +75,9 @@ def test_bits_do_not_depend_on_the_batch_that_filled_the_cache_nor_on_the_kind_o
 
     config = tiny_config(folder, **FROZEN | {"cache": "memory"}, epochs=2)
     train_run(config, tmp_path / "memory")
-    list(made(folder, batch_size=1)[0])  # a part of the cache, in other batches
     kept_on_disk = replace_fields(config, {"cache": "disk"})
+    others = {"batch_size": 1, "epochs": 1}
+    train_run(replace_fields(kept_on_disk, others), tmp_path / "other")  # fills the cache
     end_epoch = Trainer.end_epoch
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
 
