@@ -42,7 +42,8 @@ class DataConfig:
     flip: bool = False
     """Mirror training photos left to right, half of the time."""
     crop_area: tuple[PositiveFloat, Fraction] = (1.0, 1.0)
-    """Crop training photos to a random fraction of their area, between these two; (1, 1): none."""
+    """Crop training photos to a random fraction of their area, between these two; (1, 1): none.
+    Where the data set knows the box of the object, the crop holds it."""
     colour_jitter: Fraction = 0.0
     """Strength of random brightness, contrast, saturation and hue of training photos, 0 to 1."""
     rotate: NotNegativeFloat = 0.0

@@ -39,9 +39,21 @@ def no_crops(sizes_B2: np.ndarray) -> Crops:
 
 
 def random_crops(
-    data: DataConfig, seed: int, epoch: int, rows: Rows, sizes_B2: np.ndarray
+    data: DataConfig,
+    seed: int,
+    epoch: int,
+    rows: Rows,
+    sizes_B2: np.ndarray,
+    boxes_B4: np.ndarray,
 ) -> Crops:
-    """Draw the crops of training photos of these sizes, by flip and crop_area."""
+    """Draw the crops of training photos of these sizes, by flip and crop_area.
+
+    A photo whose object is cut off would have a wrong label. So where the box of the object is
+    known, its crop holds all of the box, or lies in it if the box is larger.
+
+    Args:
+        boxes_B4: (left, top, right, bottom) of the object in pixels of the photo; nan: not known.
+    """
     windows_B4, flips_B = no_crops(sizes_B2)
     draws_B5 = random_numbers(5, seed, epoch, *rows)
     if data.flip:
@@ -55,7 +67,13 @@ def random_crops(
         fractions_B2 = np.minimum(fractions_B2, 1)
         fractions_B2 = np.clip(area_B[:, None] / fractions_B2[:, ::-1], None, 1)
         crop_B2 = np.clip(np.rint(sizes_B2 * fractions_B2), 1, sizes_B2).astype(np.int64)
-        start_B2 = np.floor(draws_B5[:, 3:] * (sizes_B2 - crop_B2 + 1)).astype(np.int64)
+        most_B2 = sizes_B2 - crop_B2
+        first_B2 = np.nan_to_num(np.ceil(boxes_B4[:, 2:])[:, ::-1] - crop_B2, nan=0)
+        last_B2 = np.nan_to_num(np.floor(boxes_B4[:, :2])[:, ::-1], nan=np.inf)
+        first_B2, last_B2 = np.minimum(first_B2, last_B2), np.maximum(first_B2, last_B2)
+        first_B2, last_B2 = np.clip(first_B2, 0, most_B2), np.clip(last_B2, 0, most_B2)
+        start_B2 = first_B2 + np.floor(draws_B5[:, 3:] * (last_B2 - first_B2 + 1))
+        start_B2 = start_B2.astype(np.int64)
         windows_B4[:, :2] = start_B2[:, ::-1]
         windows_B4[:, 2:] = (start_B2 + crop_B2)[:, ::-1]
     return Crops(windows_B4, flips_B)

@@ -176,7 +176,12 @@ class BatchMaker(torch.utils.data.Dataset):
         sizes_B2 = self.sizes_N2[rows.index_B]
         if not self.train:
             return no_crops(sizes_B2)
-        return random_crops(self.data, self.seed, epoch, rows, sizes_B2)
+        boxes_B4 = self.dataset.boxes[rows.index_B]
+        if self.scenes is not None:  # composed anew, with the object elsewhere
+            boxes_B4 = np.full_like(boxes_B4, np.nan)
+        scale_B2 = (sizes_B2 / self.dataset.sizes[rows.index_B])[:, ::-1]
+        boxes_B4 = boxes_B4 * np.tile(scale_B2, 2)
+        return random_crops(self.data, self.seed, epoch, rows, sizes_B2, boxes_B4)
 
     def final_sizes(self, crops: Crops) -> np.ndarray:
         """Return (height, width) of each cropped photo in its batch."""

@@ -10,8 +10,9 @@ COUNT = 3000
 ROWS = Rows(np.arange(COUNT), np.zeros(COUNT, int))
 
 
-def crops_of(sizes_B2, **data):
-    return random_crops(DataConfig(**data), 0, 0, ROWS, sizes_B2)
+def crops_of(sizes_B2, boxes_B4=None, **data):
+    boxes_B4 = np.full((COUNT, 4), np.nan) if boxes_B4 is None else boxes_B4
+    return random_crops(DataConfig(**data), 0, 0, ROWS, sizes_B2, boxes_B4)
 
 
 def test_crops_have_the_requested_areas_and_nearly_the_photos_proportions():
@@ -42,6 +43,31 @@ def test_half_of_the_photos_are_flipped_independent_of_their_crops():
     crops = crops_of(sizes_B2, flip=True, crop_area=(0.5, 1.0))
     assert (crops.flips_B == flips).all()
     assert abs(np.corrcoef(crops.flips_B, crops.windows_B4[:, 0])[0, 1]) < 0.05
+
+
+def test_a_crop_holds_the_box_of_its_photo():
+    sizes_B2 = np.tile([300, 400], (COUNT, 1))
+    rng = np.random.default_rng(0)
+    left_B, top_B = rng.uniform(0, 370, COUNT), rng.uniform(0, 280, COUNT)
+    boxes_B4 = np.stack([left_B, top_B, left_B + 30, top_B + 20], 1)
+    boxes_B4[::3] = np.nan
+    free = crops_of(sizes_B2, crop_area=(0.1, 0.5))
+    crops = crops_of(sizes_B2, boxes_B4, crop_area=(0.1, 0.5))
+    assert (crops.sizes_B2 == free.sizes_B2).all()
+    assert (crops.windows_B4[::3] == free.windows_B4[::3]).all()  # drawn as without boxes
+    low_B2, high_B2 = crops.windows_B4[:, :2], crops.windows_B4[:, 2:]
+    assert (low_B2 >= 0).all() and (high_B2 <= [400, 300]).all()
+    known = ~np.isnan(boxes_B4[:, 0])
+    assert (low_B2 <= boxes_B4[:, :2])[known].all() and (high_B2 >= boxes_B4[:, 2:])[known].all()
+    place_B = (left_B + 15 - low_B2[:, 0]) / (high_B2 - low_B2)[:, 0]
+    assert place_B[known].std() > 0.2  # anywhere in the crop
+
+
+def test_a_crop_smaller_than_the_box_lies_in_it():
+    boxes_B4 = np.tile([10.0, 20, 390, 290], (COUNT, 1))
+    crops = crops_of(np.tile([300, 400], (COUNT, 1)), boxes_B4, crop_area=(0.1, 0.2))
+    assert (crops.windows_B4[:, :2] >= [10, 20]).all()
+    assert (crops.windows_B4[:, 2:] <= [390, 290]).all()
 
 
 def test_boxes_follow_crop_and_flip():
