@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from stacked_ram.config.schema import Config
     from stacked_ram.models.protocols import Attention, Core, Retina
     from stacked_ram.models.ram import RAM
-    from stacked_ram.results import Result
+    from stacked_ram.results import Explanation, Result
     from stacked_ram.runtime.errors import RunFailed, UserError
     from stacked_ram.sklearn import GlimpseClassifier
     from stacked_ram.trained import Model, Run
@@ -67,6 +67,7 @@ _HOMES = {
     "Run": "trained",
     "Model": "trained",
     "Result": "results",
+    "Explanation": "results",
     "GlimpseClassifier": "sklearn",
     "Config": "config.schema",
     "RAM": "models.ram",
@@ -88,6 +89,7 @@ __all__ = [
     "Config",
     "Core",
     "Estimator",
+    "Explanation",
     "GlimpseClassifier",
     "Model",
     "Result",

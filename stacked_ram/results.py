@@ -15,15 +15,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stacked_ram.evaluation.early_exit import Stop
-from stacked_ram.runtime.errors import UserError, check
+from stacked_ram.runtime.errors import UserError, check, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from stacked_ram.evaluation.explain_photo import PhotoExplanation
+    from stacked_ram.runs.checkpoint import LoadedRun
     from stacked_ram.viz.records import PhotoRecord, Surface
 
 
-class Result:
+class Pictured:
+    """Something with a picture: shown, saved, and drawn by notebooks."""
+
+    def _figure(self) -> Figure:
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Show the picture: in a notebook below the cell, otherwise in a window."""
+        png = self._repr_png_()
+        try:
+            from IPython import get_ipython
+            from IPython.display import Image, display
+        except ImportError:
+            in_notebook = False
+        else:
+            in_notebook = hasattr(get_ipython(), "kernel")
+        if in_notebook:
+            display(Image(png))
+        else:
+            from PIL import Image as PillowImage
+
+            PillowImage.open(io.BytesIO(png)).show()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture: `.png`, `.svg` or `.pdf`."""
+        from stacked_ram.viz.style import save_figure
+
+        file = Path(path)
+        is_picture = file.suffix.lower() in (".png", ".svg", ".pdf")
+        check(is_picture, f"{file}: end the name in .png, .svg or .pdf")
+        return save_figure(self._figure(), file)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows for this at the end of a cell."""
+        from stacked_ram.viz.style import figure_bytes
+
+        return figure_bytes(self._figure())
+
+
+class Result(Pictured):
     """Where a model looked on one photo, and what it predicted.
 
     `model.look` and `model.predict` make these. Results of `predict` hold no pixels, so that many
@@ -52,20 +93,25 @@ class Result:
         locations: NDArray[np.float32],
         record: Callable[[], PhotoRecord],
         error: str | None = None,
+        run: LoadedRun | None = None,
     ) -> None:
         self.photo, self.classes, self.error = photo, classes, error
         self.belief, self.locations = belief, locations
-        self._make_record = record
+        self._make_record, self._run = record, run
 
     @classmethod
     def from_record(
-        cls, record: PhotoRecord, photo: str = "", stop_at: float | None = None
+        cls,
+        record: PhotoRecord,
+        photo: str = "",
+        stop_at: float | None = None,
+        run: LoadedRun | None = None,
     ) -> Result:
         """The result of a whole pass; with `stop_at`, as if the model had stopped looking once a
         class had this probability."""
         shown = record.stopped_by(None if stop_at is None else Stop(stop_at))
         locations_T2 = shown.locations_TS2[:, -1]
-        return cls(photo, record.classes, shown.belief_N, locations_T2, lambda: shown)
+        return cls(photo, record.classes, shown.belief_N, locations_T2, lambda: shown, run=run)
 
     # ------------------------------------------------------------------ figures
 
@@ -116,45 +162,41 @@ class Result:
         check(surface.patch_rows > 0, "patches: this model reads feature maps, not the photo")
         return surface.patches_TKPPC
 
+    def explain(self, about: str | None = None, *, places: int = 300) -> Explanation:
+        """Ask whether it mattered where the model looked on this photo.
+
+        Each glimpse is forced to each of many places, and left out, while the others stay where
+        they were. docs/explaining.md defines every figure.
+
+        Args:
+            about: the class whose belief is followed. Default: the true one, where the photo lies
+                in a folder named like a class; otherwise the predicted one.
+            places: the most places for each glimpse; a policy over cells has its own.
+
+        Raises:
+            UserError: there is no such class, the photo could not be read, or the glance was
+                enough, so that there is no glimpse to explain.
+        """
+        from stacked_ram.viz.explained import explain_record
+
+        record = self._record
+        check(
+            about is None or about in self.classes,
+            f"about: there is no class {about!r}{nearest(about or '', self.classes)}",
+        )
+        check(places >= 1, f"places: {places} is below 1")
+        check(self._run is not None, "explain: this result was not made by a model")
+        assert self._run is not None
+        label = None if about is None else self.classes.index(about)
+        return Explanation(record, explain_record(self._run, record, label, places))
+
     # ------------------------------------------------------------------ pictures
-
-    def show(self) -> None:
-        """Show the picture: in a notebook below the cell, otherwise in a window."""
-        png = self._repr_png_()
-        try:
-            from IPython import get_ipython
-            from IPython.display import Image, display
-        except ImportError:
-            in_notebook = False
-        else:
-            in_notebook = hasattr(get_ipython(), "kernel")
-        if in_notebook:
-            display(Image(png))
-        else:
-            from PIL import Image as PillowImage
-
-            PillowImage.open(io.BytesIO(png)).show()
-
-    def save(self, path: str | Path) -> Path:
-        """Write the picture: scan path, patches and beliefs. `.png`, `.svg` or `.pdf`."""
-        from stacked_ram.viz.style import save_figure
-
-        file = Path(path)
-        is_picture = file.suffix.lower() in (".png", ".svg", ".pdf")
-        check(is_picture, f"{file}: end the name in .png, .svg or .pdf")
-        return save_figure(self._figure(), file)
 
     def animate(self, path: str | Path) -> Path:
         """Write the scan path as an animation, `.gif` or `.mp4`."""
         from stacked_ram.viz.animation import save
 
         return save(self._record, path)
-
-    def _repr_png_(self) -> bytes:
-        """What a notebook shows for a result at the end of a cell."""
-        from stacked_ram.viz.style import figure_bytes
-
-        return figure_bytes(self._figure())
 
     def _figure(self) -> Figure:
         # late: matplotlib takes a second to import, and a label needs no picture
@@ -178,3 +220,75 @@ class Result:
             return f"<Result {name}: {self.error}>"
         glimpses = f"{self.glimpses} glimpse{'' if self.glimpses == 1 else 's'}"
         return f"<Result {name}: {self.label} {self.probability:.1%}, {glimpses}>"
+
+
+class Explanation(Pictured):
+    """What a model would have believed if one of its glimpses had been elsewhere, or missing.
+
+    `Result.explain` makes it. Beliefs are those in one class after the last glimpse, 0 to 1. If
+    `test --explain` was run, they are calibrated. Glimpses count from 1.
+    """
+
+    def __init__(self, record: PhotoRecord, found: PhotoExplanation) -> None:
+        self._record, self._found = record, found
+
+    @property
+    def about(self) -> str:
+        """The class that the beliefs are about."""
+        return self._found.classes[self._found.label]
+
+    @property
+    def belief(self) -> float:
+        """The belief with all glimpses where the model looked."""
+        return self._found.own
+
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """The belief by forced place of each glimpse: T x rows x columns over the photo."""
+        return self._found.maps_TYX
+
+    @property
+    def best(self) -> tuple[int, tuple[float, float], float]:
+        """The glimpse and the place, (x, y) from -1 to 1, that give the highest belief; and that
+        belief."""
+        step, place = self._found.best
+        x, y = self._found.places_G2[place].tolist()
+        return step + 1, (x, y), float(self._found.forced_TGN[step, place, self._found.label])
+
+    @property
+    def without(self) -> NDArray[np.float32]:
+        """The belief without each glimpse, T values."""
+        return self._found.without_T
+
+    @property
+    def at_random(self) -> NDArray[np.float32]:
+        """The belief with each glimpse at a random place, T values."""
+        return self._found.elsewhere_T
+
+    @property
+    def deciding(self) -> int:
+        """The glimpse whose absence changes the belief most."""
+        return self._found.deciding + 1
+
+    @property
+    def cause(self) -> str | None:
+        """Why the answer is wrong; None where it is right, or the true class is not known."""
+        return self._found.cause
+
+    @property
+    def evidence(self) -> list[NDArray[np.float32]] | None:
+        """For each surface that is read, T x K x P x P: what each patch pixel gave to the log
+        belief, in nats. None without Captum (`pip install -r requirements-explain.txt`)."""
+        return self._found.evidence
+
+    def _figure(self) -> Figure:
+        from stacked_ram.viz.explained import explained_figure
+
+        return explained_figure(self._record, self._found)
+
+    def __repr__(self) -> str:
+        glimpse, _, best = self.best
+        return (
+            f"<Explanation: {self.about} {self.belief:.1%}, at best {best:.1%} (glimpse {glimpse}"
+            f" elsewhere), glimpse {self.deciding} decided>"
+        )

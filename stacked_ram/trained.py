@@ -125,7 +125,7 @@ class Model:
         paths = [str(each) if isinstance(each, str | Path) else "" for each in photo]
         records = record_photos(self._loaded, photo)
         return [
-            Result.from_record(record, path, stop_at)
+            Result.from_record(record, path, stop_at, self._loaded)
             for path, record in zip(paths, records, strict=True)
         ]
 
@@ -171,7 +171,8 @@ class Model:
         belief = np.array([of_class[name] for name in self.classes if name in of_class], np.float32)
         locations = np.array(row.locations, np.float32).reshape(-1, 2)
         again = partial(self._record_again, row.path, len(locations))
-        return Result(row.path, self.classes, belief, locations, again, row.error or None)
+        error = row.error or None
+        return Result(row.path, self.classes, belief, locations, again, error, self._loaded)
 
     def _record_again(self, path: str, glimpses: int) -> PhotoRecord:
         """Look at a predicted photo once more, with as many glimpses as before."""
@@ -193,9 +194,9 @@ class Model:
             split: test, valid or train.
             controls: also measure what the policy must beat: the same model looking at the centre,
                 at random locations, or once; and the linear probe of its backbone.
-            options: of `stacked_ram.evaluation.evaluate.evaluate`: `mc_samples`, `crops`,
-                `exit_accuracy`, `exit_glimpses`, `stop_at`, `batch_size`, `limit_photos`,
-                `workers`.
+            options: of `stacked_ram.evaluation.evaluate.evaluate`: `explain`, `fixations`,
+                `mc_samples`, `crops`, `exit_accuracy`, `exit_glimpses`, `stop_at`, `batch_size`,
+                `limit_photos`, `workers`.
 
         Returns:
             The figures as attributes (`report.accuracy`, 0 to 1), `report.to_pandas()`, and

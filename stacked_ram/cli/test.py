@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from stacked_ram.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from stacked_ram.evaluation.evaluate import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +97,21 @@ def test(options: Test) -> None:
         )
         written = evaluation.save(folder)
         print(f"{summary(evaluation)}\n  written: {written}")
+        if options.explain:
+            print(f"  drawn: {draw_explained(folder, options.split, evaluation)}")
         found[str(run)] = evaluation
     if len(found) > 1:
         print(comparison(found))
+
+
+def draw_explained(folder: Path, split: str, evaluation: Evaluation) -> Path:
+    """Draw the figures of --explain beside the report."""
+    from stacked_ram.viz.explained_set import explained_set_figure, read_explained
+    from stacked_ram.viz.style import save_figure
+
+    title = f"{folder.resolve().name}: {split} split of {Path(evaluation.dataset).name}"
+    figure = explained_set_figure(read_explained(folder, split), title)
+    return save_figure(figure, folder / f"{split}_explain.png")
 
 
 def check_kept(path: Path, options: Test) -> None:

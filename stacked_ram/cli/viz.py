@@ -50,6 +50,9 @@ class Viz:
     """Draw scan path, patch strip and belief as a picture each."""
     attention: bool = False
     """Also draw maps of the attention at each step over the photos."""
+    explain: bool = False
+    """Also draw whether it mattered where the model looked: the belief by place of each glimpse,
+    and without it. Without photos: mistakes by their causes (after `test --explain`)."""
     animate: bool = False
     """Also write each photo as GIF, and as MP4 (pip install -r requirements-video.txt), and all of
     them as one grid."""
@@ -109,6 +112,9 @@ def check(options: Viz) -> None:
     if len(modes) > 1 and modes != ["app", "compare"]:
         given = " and ".join("--" + name.replace("_", "-") for name in modes)
         raise UserError(f"{given}: ask for one at a time")
+    if options.explain and modes:
+        other = "--" + modes[0].replace("_", "-")
+        raise UserError(f"--explain and {other}: ask for one at a time")
     if options.one_per_class and (options.files or options.photos):
         raise UserError("--one-per-class: takes its photos from the data set; name none")
 
@@ -147,6 +153,7 @@ def draw(run: Path, options: Viz) -> list[Path]:
         run,
         separate=options.separate,
         attention=options.attention,
+        explain=options.explain,
         animate=options.animate,
         **where,
     )

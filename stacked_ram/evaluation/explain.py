@@ -89,6 +89,11 @@ class Rows:
         return self.forced_NTG.max((1, 2))
 
     @property
+    def decided_N(self) -> np.ndarray:
+        """The glimpse whose absence changes the belief in the answer most."""
+        return np.abs(self.answer_N[:, None] - self.hidden_NT).argmax(1)
+
+    @property
     def better_N(self) -> np.ndarray:
         """Whether the true class is recognised with one glimpse elsewhere, and is not as it is."""
         return (self.best_belief_N >= SURE) & (self.own_NK[:, -1] < SURE)
@@ -278,13 +283,12 @@ def of_causes(rows: Rows) -> dict[str, Any]:
 
 def of_glimpses(rows: Rows) -> dict[str, Any]:
     """What the belief in the answer loses without each glimpse, and with it at a random place."""
-    decided_N = rows.hidden_NT.argmin(1)
     return {
         "hidden": {
             "drop": (rows.answer_N[:, None] - rows.hidden_NT).mean(0).tolist(),
             "flips": rows.flips_NT.mean(0).tolist(),
             "decided": [
-                float((decided_N == step).mean()) for step in range(rows.hidden_NT.shape[1])
+                float((rows.decided_N == step).mean()) for step in range(rows.hidden_NT.shape[1])
             ],
         },
         "replaced": {"drop": (rows.answer_N[:, None] - rows.replaced_NT).mean(0).tolist()},
@@ -383,7 +387,7 @@ def photo_table(rows: Rows, dataset: Dataset, grid: tuple[int, int]) -> str:
         "best_y": places_G2[rows.best_N % many, 1].round(4),
         "best_belief_true": rows.best_belief_N.round(4),
         "object_hit": ["" if np.isnan(hit) else bool(hit) for hit in rows.hit_N],
-        "deciding_glimpse": rows.hidden_NT.argmin(1) + 1,
+        "deciding_glimpse": rows.decided_N + 1,
         "belief_predicted": rows.answer_N.round(4),
     }
     for step in range(rows.hidden_NT.shape[1]):

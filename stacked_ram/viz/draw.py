@@ -16,8 +16,9 @@ from stacked_ram.evaluation.early_exit import Stop
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runs.folder import check_folder
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz import animation, figures, gallery
+from stacked_ram.viz import animation, explained_set, figures, gallery
 from stacked_ram.viz.attention_map import attention_figure
+from stacked_ram.viz.explained import explain_record, explained_figure
 from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
@@ -63,6 +64,7 @@ def draw_run(
     stop: Stop | None = None,
     separate: bool = False,
     attention: bool = False,
+    explain: bool = False,
     animate: bool = False,
     split: SplitName = "test",
     dataset: str | Path | None = None,
@@ -81,6 +83,8 @@ def draw_run(
         stop: when to look no longer at a photo. Default: never before the last glimpse.
         separate: draw scan path, patch strip and belief as a picture each.
         attention: also draw maps of the attention at each step.
+        explain: also draw whether it mattered where the model looked; without photos, of mistakes
+            by their causes, as `test --explain` found them.
         animate: also write each photo as GIF and MP4, and all of them as one grid.
         split: of the run's data set, where no photos are given.
         dataset: where the data set lies now. Default: where it was in training.
@@ -91,15 +95,46 @@ def draw_run(
     drawer = Drawer(out or run.folder / "pictures", format)
     draw = partial(
         draw_photos, drawer, run, num_glimpses=num_glimpses, stop=stop, separate=separate,
-        attention=attention, animate=animate,
+        attention=attention, explain=explain, animate=animate,
     )  # fmt: skip
     if photos is not None:
         draw(read_files(run, photo_files(photos)[:limit]))
         return drawer.files
+    causes = explained_set.read_causes(run.folder, split) if explain else None
     with Split(run, split, dataset) as opened:
         draw_split(drawer, run, opened, record_split(run, opened, stop))
-        draw(opened.photos(stratified(opened.dataset.labels, limit)))
+        if causes is None:
+            draw(opened.photos(stratified(opened.dataset.labels, limit)))
+        else:
+            draw(draw_causes(drawer, run, opened, causes, limit))
     return drawer.files
+
+
+def draw_causes(
+    drawer: Drawer, run: LoadedRun, split: Split, causes: dict[str, list[str]], limit: int
+) -> list[Photo]:
+    """Draw the explanation of a split, and a gallery of mistakes by their causes; returns as many
+    photos of each cause, `limit` in all."""
+    name = split.dataset.split
+    title = f"{run.folder.name}: {split.dataset.name}, {name} split"
+    arrays = explained_set.read_explained(run.folder, name)
+    drawer.save("explained", explained_set.explained_set_figure(arrays, title))
+    row_of = {name: row for row, name in enumerate(split.dataset.names)}
+    each = -(-limit // max(len(causes), 1))
+    photos = {
+        cause: split.photos([row_of[path] for path in paths if path in row_of][:each])
+        for cause, paths in causes.items()
+    }
+    groups = [
+        (f"{cause} ({counted(len(causes[cause]), 'photo')})", list(record_photos(run, some)))
+        for cause, some in photos.items()
+        if some
+    ]
+    if groups:
+        more = "those first that one better place would help most"
+        figure = gallery.rows_figure(groups, "Mistakes by cause", more, gallery.COLUMNS)
+        drawer.save("gallery_causes", figure)
+    return [photo for some in photos.values() for photo in some][:limit]
 
 
 def draw_one_per_class(
@@ -147,6 +182,7 @@ def draw_photos(
     stop: Stop | None = None,
     separate: bool = False,
     attention: bool = False,
+    explain: bool = False,
     animate: bool = False,
 ) -> None:
     """Draw photos one by one; the options are those of `draw_run`."""
@@ -163,6 +199,11 @@ def draw_photos(
             log.warning("%s: the glance was enough; there is no attention to draw", name)
         elif attention:
             drawer.save(f"{name}_attention", attention_figure(record, run.model))
+        if explain and not record.steps:
+            log.warning("%s: the glance was enough; there is no glimpse to explain", name)
+        elif explain:
+            found = explain_record(run, record)
+            drawer.save(f"{name}_explained", explained_figure(record, found))
         if animate:
             save_animations(drawer, name, [record])
             grid.append(record)

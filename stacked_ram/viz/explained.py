@@ -1,0 +1,240 @@
+"""One photo explained: what the model would have believed elsewhere, and which glimpse decided."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from stacked_ram.evaluation.explain_photo import PLACES, PhotoExplanation, explain_photo
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.viz.belief import percent
+from stacked_ram.viz.boxes import draw_surface, draw_tag, fit, view_of, view_shape
+from stacked_ram.viz.figures import draw_title
+from stacked_ram.viz.records import PhotoRecord, Surface, model_input
+from stacked_ram.viz.style import (
+    EDGE,
+    FAINT,
+    INK,
+    PAGE,
+    QUIET,
+    RIGHT,
+    TITLE,
+    WRONG,
+    Sheet,
+    fitted,
+    frame,
+    show_image,
+    styled,
+)
+
+BELIEF = mpl.colors.ListedColormap(mpl.colormaps["GnBu"](np.linspace(0, 0.95, 256)))
+EVIDENCE = mpl.colormaps["PuOr_r"]  # orange: for the class; purple: against it
+COLUMNS = 4  # maps in a row
+SQUARES = 24  # of a patch's evidence, at most, along a side
+SHARPEST = 480  # pixels of a drawn map's longer side
+BAR = 0.15  # inches for one bar under a patch
+
+
+def explain_record(
+    run: LoadedRun, record: PhotoRecord, about: int | None = None, places: int = PLACES
+) -> PhotoExplanation:
+    """Explain what a record shows; the arguments are those of `explain_photo`. Raises UserError for
+    one without glimpses."""
+    if not record.steps:
+        raise UserError(
+            f"{record.photo.name}: its glance was enough, so there is no glimpse to explain"
+        )
+    photo = record.photo
+    return explain_photo(
+        run, model_input(run.model, [photo]), label=photo.label, about=about, box_4=photo.box_4,
+        num_glimpses=record.steps, places=places,
+    )  # fmt: skip
+
+
+@styled
+def explained_figure(record: PhotoRecord, found: PhotoExplanation) -> Figure:
+    """The path; a map for each glimpse; and under each patch what the belief is without it."""
+    inner = PAGE - 2 * EDGE
+    steps, name = record.steps, found.classes[found.label]
+    columns = min(max(steps, 2), COLUMNS)
+    rows = -(-steps // columns)
+    side = (inner + 0.12) / columns - 0.12
+    wide, tall = fit(record.photo.true_aspect, side, 2.3)
+    surface = next((each for each in record.surfaces if not each.is_map), record.surfaces[0])
+    view = view_of(surface.size, surface.boxes_TK4)
+    photo_wide, photo_tall = fit(view_shape(record, surface, view), inner * 0.5, 2.9)
+    shown = patches_shown(record)
+    cell = min(1.1, (side - 0.08) / 2)
+    strip = (0 if shown is None else cell + 0.06) + 3 * BAR + 0.4
+    top = max(photo_tall, 1.5)
+    height = TITLE + top + 0.62 + rows * (tall + 0.32) + 0.4 + rows * strip + 0.1
+    sheet = Sheet(PAGE, height)
+    draw_title(sheet, record, EDGE, 0.2, inner)
+    draw_surface(sheet.axes(EDGE, TITLE, photo_wide, photo_tall), surface, view, record.colours)
+    draw_words(sheet, record, found, EDGE + photo_wide + 0.2, inner - photo_wide - 0.2)
+    y = TITLE + top + 0.2
+    heading = f"Belief in {name} at the end, with glimpse 1, 2, … at each place instead"
+    sheet.text(EDGE, y + 0.06, fitted(heading, inner, 8.5, "bold"), fontsize=8.5, fontweight="bold")
+    note = "× where it looked   ○ the best place; all other glimpses stay where they were"
+    sheet.text(EDGE, y + 0.22, note, fontsize=7, color=QUIET)
+    draw_scale(sheet, PAGE - EDGE - 1.7, y + 0.14, 1.7, BELIEF, ("0", "50", "100 %"))
+    y += 0.34
+    for step in range(steps):
+        x = EDGE + step % columns * (side + 0.12)
+        row_y = y + step // columns * (tall + 0.32)
+        head = sheet.bare(x, row_y, side, 0.24)
+        draw_tag(head, (0.09, 0.13), str(step + 1), record.colours[step])
+        best = float(found.maps_TYX[step].max())
+        text = f"best place {percent(best)}"
+        head.text(0.22, 0.13, text, fontsize=7, color=QUIET, va="center_baseline")
+        draw_map(sheet.axes(x, row_y + 0.25, wide, tall), record, found, step)
+    y += rows * (tall + 0.32) + 0.14
+    heading = f"Which glimpse decided: belief in {name} at the end"
+    sheet.text(EDGE, y + 0.06, fitted(heading, inner, 8.5, "bold"), fontsize=8.5, fontweight="bold")
+    if found.evidence is not None:
+        most = evidence_scale(found)
+        sheet.text(PAGE - EDGE - 1.85, y + 0.06, "evidence, nats a square", fontsize=7,
+                   color=QUIET, ha="right")  # fmt: skip
+        labels = (f"−{most:.2g}", "0", f"+{most:.2g}")
+        draw_scale(sheet, PAGE - EDGE - 1.7, y - 0.02, 1.7, EVIDENCE, labels)
+    y += 0.2
+    for step in range(steps):
+        x = EDGE + step % columns * (side + 0.12)
+        row_y = y + step // columns * strip
+        draw_glimpse(sheet, record, found, shown, step, x, row_y, side, cell)
+    return sheet.figure
+
+
+def draw_words(
+    sheet: Sheet, record: PhotoRecord, found: PhotoExplanation, x: float, width: float
+) -> None:
+    """What the maps and bars say, in sentences, beside the photo."""
+    name = found.classes[found.label]
+    step, place = found.best
+    best = float(found.forced_TGN[step, place, found.label])
+    lines = []
+    if found.cause is not None:
+        lines.append((f"Cause: {found.cause}", WRONG, "bold"))
+    lines.append((f"Belief in {name}: {percent(found.own)}", INK, "bold"))
+    if best > found.own + 0.005:
+        lines.append((f"best: {percent(best)}, with glimpse {step + 1} elsewhere", INK, "normal"))
+    else:
+        lines.append(("no other place of one glimpse gives more", INK, "normal"))
+    without = float(found.without_T[found.deciding])
+    if abs(found.own - without) > 0.005:
+        text = f"glimpse {found.deciding + 1} decided: {percent(without)} without it"
+    else:
+        text = "no single glimpse decided: none would be missed"
+    lines.append((text, INK, "normal"))
+    rows, columns = found.grid
+    lines.append((f"{rows} × {columns} places for each glimpse", QUIET, "normal"))
+    if found.calibrated:
+        words = f"calibrated (temperature {found.temperature:.2f})"
+    else:
+        words = "not calibrated: run test --explain first"
+    lines.append((words, QUIET, "normal"))
+    for number, (text, colour, weight) in enumerate(lines):
+        sheet.text(x, TITLE + 0.14 + 0.19 * number, fitted(text, width, 8, weight), color=colour,
+                   fontweight=weight)  # fmt: skip
+
+
+def draw_map(axes: Axes, record: PhotoRecord, found: PhotoExplanation, step: int) -> None:
+    """Colours of the belief over the photo, whose light and dark still show."""
+    height, width = record.photo.size
+    grey = record.photo.pixels_CHW.mean(0)
+    scale = min(1.0, SHARPEST / max(grey.shape))
+    small = tuple(max(1, round(side * scale)) for side in grey.shape[::-1])
+    light = np.asarray(Image.fromarray(grey.astype(np.uint8)).resize(small)) / 255
+    values = found.maps_TYX[step]
+    row = (np.arange(light.shape[0]) + 0.5) * values.shape[0] / light.shape[0]
+    column = (np.arange(light.shape[1]) + 0.5) * values.shape[1] / light.shape[1]
+    colours = BELIEF(values[row.astype(int)[:, None], column.astype(int)])[..., :3]
+    show_image(axes, colours * (0.35 + 0.65 * light[..., None]), (0, width, height, 0))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    frame(axes, FAINT, 0.6)
+    best = found.places_G2[int(values.argmax())]
+    for location, mark, size in ((record.locations_TS2[step, -1], "x", 6), (best, "o", 8)):
+        point = (location + 1) / 2 * (width, height)
+        for colour, line in (("#14161a", 3.0), ("#ffffff", 1.4)):
+            axes.plot(*point, mark, color=colour, markersize=size, markeredgewidth=line,
+                      markerfacecolor="none", zorder=8, clip_on=False)  # fmt: skip
+
+
+def patches_shown(record: PhotoRecord) -> Surface | None:
+    """The surface whose patches stand over the bars."""
+    return next((each for each in record.surfaces if each.patch_rows), None)
+
+
+def draw_glimpse(
+    sheet: Sheet, record: PhotoRecord, found: PhotoExplanation, shown: Surface | None, step: int,
+    x: float, y: float, width: float, cell: float,
+) -> None:  # fmt: skip
+    """A glimpse's narrowest patch, the evidence in it, and three bars under it."""
+    head = sheet.bare(x, y, width, 0.22)
+    draw_tag(head, (0.09, 0.1), str(step + 1), record.colours[step])
+    y += 0.22
+    if shown is not None:
+        axes = sheet.axes(x, y, cell, cell)
+        show_image(axes, shown.patches_TKPPC[step, 0])
+        frame(axes, record.colours[step])
+    if found.evidence is not None:
+        total = float(sum(each[step].sum() for each in found.evidence))
+        text = f"evidence {total:+.1f} nats".replace("-", "−")
+        head.text(cell + 0.08, 0.1, text, fontsize=7, color=QUIET, va="center_baseline")
+        axes = sheet.axes(x + cell + 0.08, y, cell, cell)
+        most = evidence_scale(found)
+        values = in_squares(found.evidence[0])[step, 0]
+        axes.imshow(values, cmap=EVIDENCE, vmin=-most, vmax=most, aspect="auto")
+        frame(axes, record.colours[step])
+    y += 0 if shown is None else cell + 0.06
+    bars = (
+        ("as it looked", found.own, INK),
+        (f"without {step + 1}", float(found.without_T[step]), RIGHT),
+        (f"{step + 1} at random", float(found.elsewhere_T[step]), QUIET),
+    )
+    axes = sheet.bare(x, y, width, 3 * BAR)
+    left, long = 0.74, width - 0.74 - 0.36
+    for number, (text, value, colour) in enumerate(bars):
+        middle = (number + 0.5) * BAR
+        axes.text(left - 0.05, middle, text, fontsize=6.5, ha="right", va="center_baseline",
+                  color=QUIET)  # fmt: skip
+        for size, tint in ((1.0, "#f1f3f6"), (value, colour)):
+            axes.add_patch(
+                Rectangle((left, middle - 0.05), long * size, 0.1, facecolor=tint, linewidth=0)
+            )
+        axes.text(left + long + 0.04, middle, percent(value), fontsize=6.5, va="center_baseline")
+
+
+def in_squares(evidence_TKPP: np.ndarray) -> np.ndarray:
+    """Evidence added up over squares of pixels, so that it can be seen."""
+    size = evidence_TKPP.shape[-1]
+    wide = -(-size // SQUARES)
+    count = -(-size // wide)
+    room = count * wide - size
+    padded = np.pad(evidence_TKPP, ((0, 0), (0, 0), (0, room), (0, room)))
+    return padded.reshape(*padded.shape[:2], count, wide, count, wide).sum((3, 5))
+
+
+def evidence_scale(found: PhotoExplanation) -> float:
+    """Nats that have the full colour: 99 of 100 squares have less."""
+    assert found.evidence is not None
+    return max(float(np.quantile(np.abs(in_squares(found.evidence[0])[:, 0]), 0.99)), 1e-9)
+
+
+def draw_scale(
+    sheet: Sheet, x: float, y: float, width: float, colours: mpl.colors.Colormap,
+    labels: tuple[str, str, str],
+) -> None:  # fmt: skip
+    """A bar of the colours with the values of its ends and middle under it."""
+    axes = sheet.axes(x, y - 0.08, width, 0.08)
+    axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto", extent=(0, 1, 0, 1))
+    axes.set(xticks=[0, 0.5, 1], xticklabels=labels, yticks=[])
+    axes.tick_params(length=2, labelsize=6.5, pad=1.5)
+    axes.spines[:].set_visible(False)
+    for label, place in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=True):
+        label.set(horizontalalignment=place)
