@@ -84,6 +84,8 @@ class Result(Pictured):
     error: str | None
     """Why the photo could not be read; None where it was read. With an error, all figures are
     empty."""
+    unknown: bool | None = None
+    """Whether the model is too unsure to answer; None where `predict` was given no `coverage`."""
 
     def __init__(
         self,

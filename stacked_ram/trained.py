@@ -136,6 +136,7 @@ class Model:
         *,
         stop_at: float | None = None,
         stop_by: Literal["belief", "stop"] = "belief",
+        coverage: float | None = None,
     ) -> Iterator[Result]:
         """Predict any number of photos, in order.
 
@@ -150,6 +151,9 @@ class Model:
                 the time of the other glimpses.
             stop_by: what `stop_at` is compared with: the belief, or the probability that the
                 stopping head gives (a model trained with `learned_stop`).
+            coverage: the fraction of photos, 0 to 1, that get an answer, if they are like those of
+                the validation split; the results of the others, of which the model is least sure,
+                are `unknown`. The model must be calibrated (`evaluate(calibrate=True)`).
 
         Raises:
             UserError: a value is out of range, a folder holds no photos, or there is no such CSV.
@@ -163,6 +167,7 @@ class Model:
             top=len(self.classes),
             stop_at=stop_at,
             stop_by=stop_by,
+            coverage=coverage,
         )
         return (self._result(row) for row in rows)
 
@@ -172,7 +177,9 @@ class Model:
         locations = np.array(row.locations, np.float32).reshape(-1, 2)
         again = partial(self._record_again, row.path, len(locations))
         error = row.error or None
-        return Result(row.path, self.classes, belief, locations, again, error, self._loaded)
+        result = Result(row.path, self.classes, belief, locations, again, error, self._loaded)
+        result.unknown = row.unknown
+        return result
 
     def _record_again(self, path: str, glimpses: int) -> PhotoRecord:
         """Look at a predicted photo once more, with as many glimpses as before."""
@@ -195,7 +202,8 @@ class Model:
             controls: also measure what the policy must beat: the same model looking at the centre,
                 at random locations, or once; and the linear probe of its backbone.
             options: of `stacked_ram.evaluation.evaluate.evaluate`: `explain`, `fixations`,
-                `mc_samples`, `crops`, `exit_accuracy`, `exit_glimpses`, `stop_at`, `batch_size`,
+                `mc_samples`, `crops`, `exit_accuracy`, `exit_glimpses`, `stop_at`, `calibrate`,
+                `unknown`, `batch_size`,
                 `limit_photos`, `workers`.
 
         Returns:

@@ -41,6 +41,9 @@ class Predict:
     stop_by: Literal["belief", "stop"] = "belief"
     """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
     with learned_stop)."""
+    coverage: float | None = None
+    """Answer for this fraction of photos like those of validation (0 to 1) and mark the others, of
+    which the model is least sure, as unknown; needs `test --calibrate` before."""
     batch_size: int = 32
     """Photos in a batch."""
     device: str = "auto"
@@ -72,12 +75,15 @@ def predict(options: Predict) -> int:
             top=options.top,
             stop_at=options.stop_at,
             stop_by=options.stop_by,
+            coverage=options.coverage,
         )
         # a bar between rows on the same terminal would tear them
         hidden = True if options.out is None and sys.stdout.isatty() else None
         rows = tqdm(rows, desc="predict", unit=" photos", disable=hidden, leave=False)
         columns = min(options.top, len(loaded.classes))
-        photos, errors = write_table(rows, options.out, columns, world)
+        photos, errors = write_table(
+            rows, options.out, columns, world, unknown=options.coverage is not None
+        )
         if not photos and "-" not in options.photos:
             raise UserError(
                 "no photos: name files, folders, patterns, CSV files, or - for standard input"

@@ -46,6 +46,12 @@ class Test:
     stop_at: float | None = None
     """The same with a threshold that was chosen before: that of a run which was trained on train
     alone, for one that has learned the validation split too."""
+    calibrate: bool = False
+    """First fit the temperature on the validation split, and store it in the model, so that its
+    probabilities are honest in all commands; also draw a reliability diagram."""
+    unknown: Path | None = None
+    """Also measure how well the model tells the test split of this prepared data set, which holds
+    none of its classes, from its own photos."""
     out: Path | None = None
     """Folder for test.json and its tables. Default: the run's."""
     overwrite: bool = False
@@ -90,6 +96,8 @@ def test(options: Test) -> None:
             exit_accuracy=options.exit_accuracy,
             exit_glimpses=options.exit_glimpses,
             stop_at=options.stop_at,
+            calibrate=options.calibrate,
+            unknown=options.unknown,
             dataset=options.dataset,
             batch_size=options.batch_size,
             limit_photos=options.limit_photos,
@@ -127,6 +135,8 @@ def check_kept(path: Path, options: Test) -> None:
         "fixations": options.fixations is not None,
         "mc_samples": options.mc_samples > 0,
         "crops": options.crops > 1,
+        "calibration": options.calibrate,
+        "unknown": options.unknown is not None,
         "early_exit": any(value is not None for value in early),
     }
     lost = [name for name, again in measured.items() if name in before and not again]

@@ -25,6 +25,7 @@ from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.photo_loader import watched_workers
+from stacked_ram.evaluation.calibration import calibrated, check_can_calibrate
 from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
 from stacked_ram.evaluation.early_exit import (
@@ -40,10 +41,12 @@ from stacked_ram.evaluation.metrics import (
     confusion,
     confusion_png,
     per_class,
+    reliability_png,
     wilson_interval,
 )
 from stacked_ram.evaluation.multicrop import Crops, crop_size
 from stacked_ram.evaluation.predictions import TOP, Predictions, predict_split
+from stacked_ram.evaluation.unknown import open_unknown, separation
 from stacked_ram.evaluation.verdict import compared, movement
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import command_line, environment, now, write_atomically
@@ -121,6 +124,8 @@ def evaluate(
     exit_accuracy: float | None = None,
     exit_glimpses: float | None = None,
     stop_at: float | None = None,
+    calibrate: bool = False,
+    unknown: str | Path | None = None,
     dataset: str | Path | None = None,
     batch_size: int | None = None,
     limit_photos: int | None = None,
@@ -135,8 +140,11 @@ def evaluate(
     beliefs of this many sampled scan paths a photo. crops: also average those of 5 or 10 crops.
     exit_accuracy, exit_glimpses: also stop early, at the threshold that reaches this accuracy
     (0 to 1) or this mean number of glimpses on the validation split; stop_at: at this threshold
-    (0 to 1). dataset: another prepared data set with the same classes. limit_photos: use at most
-    this many photos. dataset, batch_size and workers default to the run's.
+    (0 to 1). calibrate: first fit the temperature on the validation split, and store it in the
+    weights file. unknown: also measure how well the model tells the test split of this data set,
+    whose classes it does not know, from its own photos. dataset: another prepared data set with
+    the same classes. limit_photos: use at most this many photos. dataset, batch_size and workers
+    default to the run's.
 
     Raises UserError for options that cannot be had and for a data set that does not fit the run.
     """
@@ -160,6 +168,16 @@ def evaluate(
         "seed": config.training.seed,
     }
     threshold = stop_at
+    other = None if unknown is None else open_unknown(loaded, Path(unknown))
+    calibration = None
+    if calibrate:
+        check_can_calibrate(config)
+        with opened_split(loaded, config, open_dataset(config.data, "valid")) as valid:
+            found = predict_split(
+                loaded.model, valid, keep_beliefs=True, progress="validation split", **how
+            )
+        assert found.beliefs_NTC is not None  # keep_beliefs
+        calibration = calibrated(loaded, found.beliefs_NTC[:, -1], found.labels_N)
     if wanted:  # first: what cannot be reached is said before the longer part
         with opened_split(loaded, config, open_dataset(config.data, "valid")) as valid:
             found = predict_split(
@@ -181,6 +199,12 @@ def evaluate(
             **scores(predictions),
             "gmacs": {"photo": [*typical_size(photos, config.data)], **dataclasses.asdict(cost)},
         }
+        if calibration is not None:
+            figures["calibration"] = calibration
+        if other is not None:
+            with opened_split(loaded, config, other) as unknown_loader:
+                strange = predict_split(loaded.model, unknown_loader, progress="unknown", **how)
+            figures["unknown"] = {"dataset": str(other.folder), **separation(predictions, strange)}
         if controls:
             figures |= measure_controls(loaded, loader, predictions, cost.total, how)
         if mc_samples:
@@ -239,6 +263,8 @@ def evaluate(
         "_confusion.png": confusion_png(counts),
         "_photos.csv": photo_table(predictions, photos).encode(),
     }
+    if calibration is not None:
+        tables["_reliability.png"] = reliability_png(predictions.confidence_N, predictions.right_N)
     return Evaluation(figures, predictions, tables)
 
 

@@ -54,6 +54,32 @@ def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int =
     return float(np.abs(right - confidence).sum() / len(right_N))
 
 
+def reliability_png(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS) -> bytes:
+    """Draw a reliability diagram: accuracy over confidence, and how many photos are in each bin."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    place_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+    counts = np.bincount(place_N, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        accuracy = np.bincount(place_N, right_N, bins) / counts
+    middles = (np.arange(bins) + 0.5) / bins
+    figure = Figure(figsize=(4.2, 4.8), layout="constrained")
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    top.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="perfectly calibrated")
+    top.bar(middles, accuracy, width=0.9 / bins, color="#0072b2", label="this model")
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    error = calibration_error(confidence_N, right_N, bins)
+    top.set_title(f"Calibration error {error:.1%}, {len(right_N)} photos", fontsize=10)
+    top.legend(loc="upper left", fontsize=8, frameon=False)
+    below.bar(middles, counts, width=0.9 / bins, color="0.6")
+    below.set(xlabel="confidence: probability of the predicted class", ylabel="photos")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
+
+
 def per_class(
     labels_N: np.ndarray, predicted_N: np.ndarray, classes: Sequence[str]
 ) -> pandas.DataFrame:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from stacked_ram.data.photo_batches import open_as_trained
+from stacked_ram.evaluation.calibration import least_confidence
 from stacked_ram.evaluation.early_exit import Criterion, check_criterion, look_until
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.opening import photo_endings
@@ -44,6 +45,8 @@ class Row:
     """Empty where the photo could be read; all other fields are empty where it could not."""
     top: tuple[tuple[str, float], ...] = ()
     """The likeliest classes with their probabilities, 0 to 1, the likeliest first."""
+    unknown: bool | None = None
+    """Whether the model is too unsure to answer; None where `coverage` was not given."""
     locations: tuple[tuple[float, float], ...] = ()
     """(x, y) of each glimpse, in [-1, 1]; none where the glance was enough."""
 
@@ -60,19 +63,23 @@ def predict_stream(
     top: int = 5,
     stop_at: float | None = None,
     stop_by: Criterion = "belief",
+    coverage: float | None = None,
 ) -> Iterator[Row]:
     """Predict photo files in order, a row each; a photo that cannot be read gives a row with its
     error.
 
     names: paths of photos; they are read as they are needed. top: classes named for each photo.
     stop_at: look at a photo no longer once the likeliest class has this probability, 0 to 1
-    (stop_by `belief`), or the stopping head this one (`stop`). Raises UserError for values out of
-    range, and for `stop` where the model has no stopping head.
+    (stop_by `belief`), or the stopping head this one (`stop`). coverage: the fraction of photos,
+    0 to 1, that get an answer, if they are like those of the validation split; the others are
+    `unknown`. Raises UserError for values out of range, for `stop` where the model has no stopping
+    head, and for `coverage` where it is not calibrated.
     """
     check_options(batch_size, top, stop_at, stop_by)
     check_criterion(loaded.model, stop_by)
     set_switches(loaded.config.training, loaded.device)
-    how = {"top": top, "stop_at": stop_at, "stop_by": stop_by}
+    least = None if coverage is None else least_confidence(loaded, coverage)
+    how = {"top": top, "stop_at": stop_at, "stop_by": stop_by, "least": least}
     decoded = batches(opened(loaded, names, batch_size), batch_size)
     return (row for batch in decoded for row in predict_batch(loaded, batch, **how))
 
@@ -218,6 +225,7 @@ def look(
     top: int,
     stop_at: float | None,
     stop_by: Criterion,
+    least: float | None,
 ) -> Iterator[Row]:
     """The rows of photos in memory (with their sizes), or of LazyPhotos."""
     model, device = loaded.model, loaded.device
@@ -237,5 +245,6 @@ def look(
                 (loaded.classes[index], round(probability, 6))
                 for index, probability in zip(indices, probabilities, strict=True)
             ),
+            unknown=None if least is None else probabilities[0] < least,
             locations=tuple((round(x, 4), round(y, 4)) for x, y in locations[:glimpses]),
         )

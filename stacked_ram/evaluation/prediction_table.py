@@ -1,6 +1,8 @@
 """The table of predictions: CSV or JSON lines, written while the photos are read.
 
-    path, class, probability, class_2, probability_2, ..., glimpses, locations, error
+    path, class, probability, class_2, probability_2, ..., unknown, glimpses, locations, error
+
+The column `unknown` is there where a coverage was wanted.
 
 Locations share one column, `x y; x y`. Under torchrun each process writes a part of its own; the
 main one joins the parts in the order of the photos.
@@ -38,17 +40,23 @@ def check_out(out: Path) -> None:
 
 
 def write_table(
-    rows: Iterable[Row], out: Path | None, classes: int, world: World | None = None
+    rows: Iterable[Row],
+    out: Path | None,
+    classes: int,
+    world: World | None = None,
+    *,
+    unknown: bool = False,
 ) -> tuple[int, int]:
     """Write rows as they come, to stdout where `out` is None; returns how many rows there were,
     and how many had an error, over all processes.
 
-    classes: columns of classes in a CSV. A run that is stopped, and one without rows, leave no
-    table. Raises UserError or NotWritten naming a file that cannot be written.
+    classes: columns of classes in a CSV; unknown: whether it has a column `unknown`. A run that is
+    stopped, and one without rows, leave no table. Raises UserError or NotWritten naming a file that
+    cannot be written.
     """
     world = world or World()
     try:
-        counts = write_part(rows, out, classes, world)
+        counts = write_part(rows, out, columns(classes, unknown), world)
     except BaseException as error:
         if out is not None:
             part(out, world.rank).unlink(missing_ok=True)
@@ -62,7 +70,7 @@ def write_table(
 
 
 def write_part(
-    rows: Iterable[Row], out: Path | None, classes: int, world: World
+    rows: Iterable[Row], out: Path | None, header: list[str], world: World
 ) -> tuple[int, int]:
     """Write the rows of this process; returns how many, and how many with an error."""
     photos = errors = 0
@@ -76,7 +84,7 @@ def write_part(
                 file = stack.enter_context(open(path, "w", newline="", encoding="utf-8"))
             except OSError as error:
                 raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        table = csv.DictWriter(file, columns(classes), lineterminator="\n")
+        table = csv.DictWriter(file, header, lineterminator="\n")
         for row in rows:
             if not photos and not as_json and world.is_main:
                 table.writeheader()
@@ -91,11 +99,11 @@ def write_part(
     return photos, errors
 
 
-def columns(classes: int) -> list[str]:
+def columns(classes: int, unknown: bool = False) -> list[str]:
     """The header of a CSV with this many classes a photo."""
     numbers = ["", *(f"_{number}" for number in range(2, classes + 1))]
     named = [name + number for number in numbers for name in ("class", "probability")]
-    return ["path", *named, "glimpses", "locations", "error"]
+    return ["path", *named, *(["unknown"] if unknown else []), "glimpses", "locations", "error"]
 
 
 def as_cells(row: Row) -> dict[str, Any]:
@@ -106,6 +114,7 @@ def as_cells(row: Row) -> dict[str, Any]:
     return {
         "path": as_utf8(row.path),
         **dict(zip(columns(len(row.top))[1:], best, strict=False)),
+        **({} if row.unknown is None else {"unknown": row.unknown}),
         "glimpses": row.glimpses,
         "locations": "; ".join(f"{x} {y}" for x, y in row.locations),
     }
@@ -119,6 +128,7 @@ def as_object(row: Row) -> dict[str, Any]:
         "path": as_utf8(row.path),
         "class": row.top[0][0],
         "probability": row.top[0][1],
+        **({} if row.unknown is None else {"unknown": row.unknown}),
         "glimpses": row.glimpses,
         "top": row.top,
         "locations": row.locations,

@@ -32,6 +32,8 @@ class Predictions:
     predicted_N: np.ndarray
     confidence_N: np.ndarray
     """Probability of the predicted class."""
+    energy_N: np.ndarray
+    """Log sum exp of the class scores: low for photos unlike those of training."""
     loss_N: np.ndarray
     right_NT: np.ndarray
     """Whether the prediction after each step is right."""
@@ -163,6 +165,7 @@ def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor
     beliefs_BTN = beliefs_of(trace.logits_BTN, labels_B)
     last_BN = beliefs_BTN[:, -1]
     confidence_B, predicted_B = last_BN.max(1)
+    energy_R = trace.logits_BTN[:, -1].float().logsumexp(1)
     own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
     locations_BT2 = trace.locations_BTS2[::rollouts, :, -1].float().nan_to_num(0.0)
     finest_BTK4 = trace.boxes_BTSK4[::rollouts, :, 0].float().nan_to_num(0.0)
@@ -171,6 +174,7 @@ def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor
         "labels_N": labels_B,
         "predicted_N": predicted_B,
         "confidence_N": confidence_B,
+        "energy_N": energy_R.unflatten(0, (len(labels_B), -1)).mean(1),
         "loss_N": -own_B.clamp(min=1e-12).log(),
         "right_NT": beliefs_BTN.argmax(2) == labels_B[:, None],
         "read_N": trace.read_B[::rollouts].float().nan_to_num(0.0),

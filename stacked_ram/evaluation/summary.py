@@ -25,6 +25,20 @@ def summary(evaluation: Evaluation) -> str:
         f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
         f"  pixels read        {report['read']:7.2%}   (fraction of the photo, upper bound)",
     ]
+    if "calibration" in report:
+        fitted = report["calibration"]
+        before, after = fitted["calibration_error"]
+        lines.append(
+            f"  temperature        {fitted['temperature']:7.3f}   (calibration error on valid"
+            f" {before:.2%} before, {after:.2%} after)"
+        )
+    if "unknown" in report:
+        other = report["unknown"]
+        lines.append(
+            f"  unknown photos     AUROC {other['confidence']['auroc']:.3f} by confidence,"
+            f" {other['energy']['auroc']:.3f} by energy   ({other['photos'][1]} of"
+            f" {other['dataset']})"
+        )
     if f"top_{TOP}" in report:
         lines.append(f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}")
     if "accuracy_glance" in report:

@@ -57,6 +57,8 @@ class RAM(nn.Module):
         mean, std: of the photos' values in 0..1 units, a number for each channel.
     """
 
+    temperature: float = 1.0
+    """What the class scores are divided by, once the model is calibrated."""
     config: ModelConfig | None = None
     """The config given to `build_model`; the model itself does not read it."""
     mean: Tensor
@@ -310,7 +312,8 @@ class RAM(nn.Module):
 
     def scores(self, output: Tensor) -> Tensor:
         """Compute class scores from the top core's output, of one step or several."""
-        return self.classifier(self.dropout(output)).float()
+        scores = self.classifier(self.dropout(output)).float()
+        return scores if self.temperature == 1 else scores / self.temperature
 
     def heads(self, policy_inputs: list[Tensor]) -> Heads:
         """Compute class scores, baseline and stopping score of all steps at once. policy_inputs:

@@ -51,6 +51,11 @@ class Metadata:
     progress: float = 1.0
     """Fraction of the training that was done, 0 to 1 (the policy's std depends on it)."""
     metrics: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+    """What the class scores are divided by (evaluation/calibration.py)."""
+    confidences: tuple[float, ...] = ()
+    """Quantiles of the confidence on the validation split, from 0 to 1 in equal steps; none before
+    calibration."""
 
 
 @dataclass
@@ -161,7 +166,8 @@ def metadata_of(about: dict[str, Any], source: str) -> Metadata:
     return Metadata(
         config=config, classes=classes, channels=channels, mean=mean, std=std,
         epoch=int(about["epoch"]), progress=float(about["progress"]),
-        metrics=dict(about["metrics"]),
+        metrics=dict(about["metrics"]), temperature=float(about.get("temperature", 1)),
+        confidences=tuple(map(float, about.get("confidences", ()))),
     )  # fmt: skip
 
 
@@ -257,6 +263,7 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
         if not value.isfinite().all():
             raise UserError(f"{path}: its weights are not finite ({name}); train again")
     model.anneal(metadata.progress)
+    model.temperature = metadata.temperature
     config = resolve_auto(metadata.config, chosen, trained=True)
     return LoadedRun(model.to(chosen).eval(), metadata, path, chosen, config)
 

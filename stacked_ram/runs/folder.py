@@ -44,7 +44,8 @@ STATES = "state-*.pt"
 LEFT = re.compile(rf"\.({'|'.join(map(re.escape, OURS))}|state-.*\.pt)\.\d+\.tmp")
 # files that `test` writes: these follow the name of the split
 TESTED = (
-    ".json", "_per_class.csv", "_confusion.csv", "_confusion.png", "_photos.csv", "_early_exit.csv"
+    ".json", "_per_class.csv", "_confusion.csv", "_confusion.png", "_photos.csv", "_early_exit.csv",
+    "_reliability.png",
 )  # fmt: skip
 
 

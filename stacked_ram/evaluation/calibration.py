@@ -1,0 +1,104 @@
+"""Make a model's probabilities honest, and know below which of them it should not answer.
+
+Temperature scaling (Guo et al., "On calibration of modern neural networks", 2017, section 4.2)
+divides the class scores by one number, chosen for the smallest loss on the validation split. It
+changes no answer, only how sure the model says it is.
+
+N photos   C classes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from stacked_ram.config.schema import Config
+from stacked_ram.evaluation.metrics import calibration_error
+from stacked_ram.runs.checkpoint import LoadedRun, read_weights, save_weights
+from stacked_ram.runtime.errors import UserError, check
+
+LEAST = 1e-12  # probability
+PERCENTS = 101  # stored quantiles of the confidence: 0 to 100 % of the photos
+
+
+def check_can_calibrate(config: Config) -> None:
+    """Raise UserError if the run has learned the validation split."""
+    if config.data.train_on != "train":
+        raise UserError(
+            "--calibrate: the temperature is chosen on the validation split, which this run has"
+            f" learned (train_on: {config.data.train_on}); calibrate a run that was trained on"
+            " train alone"
+        )
+
+
+def fit_temperature(beliefs_NC: np.ndarray, labels_N: np.ndarray) -> float:
+    """Return the temperature for which these beliefs have the smallest mean loss."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda log: loss(tempered(beliefs_NC, np.exp(log)), labels_N), bounds=(-4, 4),
+        method="bounded",
+    )  # fmt: skip
+    return float(np.exp(found.x))
+
+
+def tempered(beliefs_NC: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities after their scores are divided by a temperature."""
+    scores_NC = np.log(np.maximum(beliefs_NC.astype(np.float64), LEAST)) / temperature
+    powers_NC = np.exp(scores_NC - scores_NC.max(1, keepdims=True))
+    return powers_NC / powers_NC.sum(1, keepdims=True)
+
+
+def loss(beliefs_NC: np.ndarray, labels_N: np.ndarray) -> float:
+    """Return the mean cross-entropy."""
+    own_N = beliefs_NC[np.arange(len(labels_N)), labels_N]
+    return float(-np.log(np.maximum(own_N, LEAST)).mean())
+
+
+def calibrated(loaded: LoadedRun, beliefs_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
+    """Calibrate a model by its beliefs about the validation split, and store it in its file.
+
+    Returns:
+        The temperature, and loss and calibration error on that split before and after.
+
+    Raises:
+        NotWritten: the weights file cannot be written.
+    """
+    further = fit_temperature(beliefs_NC, labels_N)
+    after_NC = tempered(beliefs_NC, further)
+    right_N = beliefs_NC.argmax(1) == labels_N
+    confidences = np.quantile(after_NC.max(1), np.linspace(0, 1, PERCENTS))
+    loaded.metadata = dataclasses.replace(
+        loaded.metadata,
+        temperature=loaded.metadata.temperature * further,
+        confidences=tuple(float(value) - 1e-6 for value in confidences),
+    )
+    loaded.model.temperature = loaded.metadata.temperature
+    weights, _ = read_weights(loaded.path)
+    save_weights(loaded.path, weights, loaded.metadata)
+    return {
+        "temperature": loaded.metadata.temperature,
+        "photos": len(labels_N),
+        "split": "valid",
+        "loss": [loss(beliefs_NC, labels_N), loss(after_NC, labels_N)],
+        "calibration_error": [
+            calibration_error(beliefs.max(1), right_N) for beliefs in (beliefs_NC, after_NC)
+        ],
+    }
+
+
+def least_confidence(loaded: LoadedRun, coverage: float) -> float:
+    """Return the confidence that a fraction `coverage` of the validation photos reached.
+
+    Raises:
+        UserError: the fraction is not in 0 to 1, or the model is not calibrated.
+    """
+    check(0 <= coverage <= 1, f"coverage: {coverage} is not in 0 to 1")
+    known = loaded.metadata.confidences
+    if not known:
+        raise UserError(
+            f"{loaded.path}: --coverage needs a calibrated model; run `test --calibrate` first"
+        )
+    return float(np.interp(1 - coverage, np.linspace(0, 1, len(known)), known))

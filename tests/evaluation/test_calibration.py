@@ -1,0 +1,115 @@
+"""Calibrated probabilities, the answer "unknown", and photos of other classes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny import tiny_config, tiny_photos
+
+import stacked_ram as ram
+from stacked_ram.cli.predict import Predict, predict
+from stacked_ram.cli.test import Test as Options
+from stacked_ram.cli.test import test as run_test
+from stacked_ram.evaluation.calibration import fit_temperature, loss, tempered
+from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.runtime.errors import UserError
+from stacked_ram.training.run import train_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration")
+    photos = tiny_photos(folder / "photos", counts=(18, 30, 12))
+    train_run(tiny_config(photos, epochs=2, num_glimpses=2), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_of_overconfident_beliefs_is_found(temperature):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 2, (20_000, 5))
+    true = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    labels = (true.cumsum(1) > rng.random((len(true), 1))).argmax(1)
+    said = tempered(true, 1 / temperature)
+    found = fit_temperature(said, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    assert loss(tempered(said, found), labels) <= loss(said, labels)
+    assert np.allclose(tempered(said, temperature), true, atol=1e-3)
+
+
+def test_calibration_is_stored_and_changes_no_answer(run, capsys):
+    photos = load_run(run).config.data.dataset
+    raw = [result.probability for result in ram.load(run).predict(f"{photos}/test")]
+    run_test(Options(runs=(run,)))
+    plain = json.loads((run / "test.json").read_text())
+    run_test(Options(runs=(run,), calibrate=True))
+    report = json.loads((run / "test.json").read_text())
+    fitted = report["calibration"]
+    assert fitted["photos"] == 30 and fitted["loss"][1] <= fitted["loss"][0]
+    assert report["accuracy"] == plain["accuracy"]
+    assert report["loss"] != plain["loss"]
+    assert (run / "test_reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert "temperature" in capsys.readouterr().out
+    assert load_run(run).metadata.temperature == pytest.approx(fitted["temperature"])
+    now = [result.probability for result in ram.load(run).predict(f"{photos}/test")]
+    assert np.mean(now) != pytest.approx(np.mean(raw), rel=1e-3)
+    assert (np.mean(now) < np.mean(raw)) == (fitted["temperature"] > 1)
+    # calibrating a calibrated model finds nothing more to do
+    run_test(Options(runs=(run,), calibrate=True))
+    assert load_run(run).metadata.temperature == pytest.approx(fitted["temperature"], rel=0.01)
+
+
+def test_coverage_marks_the_least_sure_photos(run, capsys):
+    photos = load_run(run).config.data.dataset
+    with pytest.raises(UserError, match="--coverage needs a calibrated model"):
+        predict(Predict(run=run, photos=(photos,), coverage=0.5))
+    run_test(Options(runs=(run,), calibrate=True))
+    capsys.readouterr()
+    predict(Predict(run=run, photos=(f"{photos}/valid",), coverage=0.5))
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    unknown = [row["unknown"] == "True" for row in rows]
+    assert 12 <= sum(unknown) <= 18  # of the 30 photos on which the threshold was chosen
+    sure = [float(row["probability"]) for row in rows]
+    assert max(p for p, no in zip(sure, unknown, strict=True) if no) <= min(
+        p for p, no in zip(sure, unknown, strict=True) if not no
+    )
+    answered = ram.load(run).predict(f"{photos}/valid", coverage=1)
+    assert {result.unknown for result in answered} == {False}
+    assert next(iter(ram.load(run).predict(f"{photos}/valid"))).unknown is None
+    with pytest.raises(UserError, match="coverage: 2 is not in 0 to 1"):
+        ram.load(run).predict(photos, coverage=2)
+
+
+def test_photos_of_other_classes_are_told_apart(run, tmp_path):
+    other = tiny_photos(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"--unknown: .*which it knows"):
+        run_test(Options(runs=(run,), unknown=other))
+    for name in ("dataset.yaml", "manifest.csv"):
+        text = (other / name).read_text()
+        for known in load_run(run).classes:
+            text = text.replace(known, f"{known}-other")
+        (other / name).write_text(text)
+    for folder in list(other.glob("*/*")):
+        folder.rename(folder.with_name(f"{folder.name}-other"))
+    run_test(Options(runs=(run,), unknown=other))
+    found = json.loads((run / "test.json").read_text())["unknown"]
+    assert found["photos"] == [12, 6]
+    for score in ("confidence", "energy"):
+        assert 0 <= found[score]["auroc"] <= 1 and 0 <= found[score]["false_95"] <= 1
+
+
+def test_a_run_that_learned_the_validation_split_is_not_calibrated(tmp_path, photos):
+    folder = tmp_path / "run"
+    train_run(tiny_config(photos, epochs=1, train_on="train+valid"), folder)
+    with pytest.raises(UserError, match=r"--calibrate: .*which this run has learned"):
+        run_test(Options(runs=(folder,), calibrate=True))
