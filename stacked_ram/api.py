@@ -1,6 +1,6 @@
 """The functions of the public API; the command line calls the same ones.
 
-Each function imports its room when it is called: listing presets does not wait for torch, nor
+Each function imports what it needs when it is called: listing presets does not wait for torch, nor
 preparing photos for the training code.
 """
 
