@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -103,6 +104,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
+    def class_counts(self) -> list[int]:
+        """Return the number of photos of each class."""
+        return np.bincount(self.labels, minlength=len(self.classes)).tolist()
+
     def digest(self) -> str:
         """Return a hash that identifies these photos and labels, wherever their folder is."""
         content = [self.kind, self.classes, self.mean, self.std, self.names, self.labels.tolist()]
@@ -159,6 +164,12 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     if config.limit_photos is None:
         return opened
     return only(opened, stratified(opened.labels, config.limit_photos))
+
+
+def is_uneven(counts: Sequence[int], times: float) -> bool:
+    """Return whether the largest class has `times` the photos of the smallest that has any."""
+    present = [count for count in counts if count]
+    return bool(present) and max(present) >= times * min(present)
 
 
 def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.ndarray:

@@ -47,7 +47,7 @@ from stacked_ram.evaluation.metrics import (
 from stacked_ram.evaluation.multicrop import Crops, crop_size
 from stacked_ram.evaluation.predictions import TOP, Predictions, predict_split
 from stacked_ram.evaluation.unknown import open_unknown, separation
-from stacked_ram.evaluation.verdict import compared, movement
+from stacked_ram.evaluation.verdict import compared, movement, unevenness
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import command_line, environment, now, write_atomically
 from stacked_ram.runtime.devices import set_switches
@@ -257,6 +257,8 @@ def evaluate(
     counts = confusion(predictions.labels_N, predictions.predicted_N, loaded.classes)
     by_class = per_class(predictions.labels_N, predictions.predicted_N, loaded.classes)
     figures["mean_f1"] = float(by_class["f1"].iloc[-1])
+    figures["balanced_accuracy"] = float(by_class["recall"].iloc[-1])
+    figures["meaning"] += unevenness(by_class["photos"].iloc[:-1])
     tables |= {
         "_per_class.csv": by_class.round(4).to_csv().encode(),
         "_confusion.csv": counts.to_csv().encode(),

@@ -12,12 +12,19 @@ def summary(evaluation: Evaluation) -> str:
     """The figures in words, for the terminal."""
     report = evaluation.figures
     low, high = report["interval_95"]
+    accuracy = (
+        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
+        f" {high:.2%}; one photo is {1 / report['photos']:.2%})"
+    )
+    balanced = [
+        f"  balanced accuracy  {report['balanced_accuracy']:7.2%}   (mean over classes)",
+        f"  mean F1            {report['mean_f1']:7.2%}",
+    ]
+    uneven = any(line.startswith("Classes are uneven") for line in report["meaning"])
     lines = [
         f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
         f" {report['photos']} photos, {report['pass']}:",
-        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
-        f" {high:.2%}; one photo is {1 / report['photos']:.2%})",
-        f"  mean F1            {report['mean_f1']:7.2%}",
+        *([*balanced, accuracy] if uneven else [accuracy, *balanced[1:]]),
         f"  calibration error  {report['calibration_error']:7.2%}",
         f"  after each glimpse {percents(report['accuracy_after'])}",
         f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
@@ -142,7 +149,7 @@ def comparison(evaluations: dict[str, Evaluation]) -> str:
     """Several runs: each one's figures, their mean and standard deviation."""
     import pandas
 
-    names = ["accuracy", f"top_{TOP}", "mean_f1", "calibration_error", "loss"]
+    names = ["accuracy", f"top_{TOP}", "balanced_accuracy", "mean_f1", "calibration_error", "loss"]
     table = pandas.DataFrame(
         {
             run: {name: found.figures.get(name) for name in names}

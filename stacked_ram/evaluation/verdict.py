@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stacked_ram.data.dataset import is_uneven
 from stacked_ram.evaluation.metrics import paired_interval
+
+if TYPE_CHECKING:
+    import pandas
 
 CLEAR = 0.05  # half the width of an interval of a difference up to which no difference is a finding
 SAME_PLACE = 0.05  # spread of locations over photos (the photo is 2 wide) below which it is one
 STANDS_STILL = 0.05  # mean distance from glimpse to glimpse
+UNEVEN = 2  # times as many photos in the largest class as in the smallest
 FEWEST = 10  # photos that say anything about locations
 
 
@@ -60,3 +66,14 @@ def spread_T(locations_NT2: np.ndarray) -> np.ndarray:
     """How far the locations of each step lie apart over the photos: root mean square distance
     from their mean. 0: one place for all photos."""
     return np.sqrt(((locations_NT2 - locations_NT2.mean(0)) ** 2).sum(2).mean(0))
+
+
+def unevenness(photos: pandas.Series) -> list[str]:
+    """Say what uneven classes mean for the accuracy. photos: of each class, by its name."""
+    if not is_uneven(photos.tolist(), UNEVEN):
+        return []
+    return [
+        f"Classes are uneven: always answering {photos.idxmax()!r} would be right for"
+        f" {photos.max() / photos.sum():.1%} of the photos; the balanced accuracy, the mean over"
+        " classes, counts every class alike."
+    ]

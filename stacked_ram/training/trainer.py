@@ -23,7 +23,7 @@ from torch import Tensor
 from stacked_ram.config.resolve import resolve_auto
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
-from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.dataset import Dataset, is_uneven, open_dataset
 from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
@@ -158,6 +158,8 @@ class Trainer:
         elif self.world.is_main:
             self.run.start(self.given_config, overwrite)
         self.log(self.header())
+        if note := self.unevenness():
+            self.log(note)
         if self.train_step.step and not self.finished:
             self.log(f"resuming at epoch {self.epoch + 1}, step {self.train_step.step}")
         if not self.train_step.step:  # results without a state would be those of another training
@@ -315,6 +317,19 @@ class Trainer:
         return (
             f"training on {device}, {self.settings.precision}: {photos} from"
             f" {self.dataset.folder}; results go to {self.run.path}"
+        )
+
+    def unevenness(self) -> str:
+        """What to do about classes of very different sizes; empty where nothing is to be done."""
+        helped = self.config.data.balanced_sampler or self.settings.class_weights
+        if helped or not is_uneven(self.dataset.class_counts(), 5):
+            return ""
+        counts = dict(zip(self.dataset.classes, self.dataset.class_counts(), strict=True))
+        large, small = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        return (
+            f"warning: classes are uneven: {counts[large]} photos of {large!r}, {counts[small]} of"
+            f" {small!r}; --balanced-sampler draws every class equally often, --class-weights"
+            " weights the loss"
         )
 
     def summary(self) -> str:

@@ -77,6 +77,31 @@ def test_an_object_is_found_if_any_of_its_class_is_in_a_patch(run, photos, tmp_p
         assert centre["hit_rate"][-1] == centre["object_found"][-1] == found
 
 
+def test_uneven_classes_put_the_balanced_accuracy_first(tmp_path, capsys):
+    """12 photos of one class against 1 of each other in training, and likewise in test."""
+    data = tiny_photos(tmp_path / "data", counts=(36, 6, 36))
+    table = pandas.read_csv(data / "manifest.csv")
+    kept = table.groupby(["split", "class"]).cumcount()
+    first = table["class"].iloc[0]
+    uneven = table[(table["class"] == first) | (kept < 2) | (table["split"] == "valid")]
+    uneven.to_csv(data / "manifest.csv", index=False)
+    folder = tmp_path / "run"
+    train_run(tiny_config(data, epochs=1), folder)
+    assert "warning: classes are uneven: 12 photos of" in (folder / "log.txt").read_text()
+    capsys.readouterr()
+    run_test(Options(runs=(folder,)))
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines.index("balanced") < lines.index("accuracy")
+    report = json.loads((folder / "test.json").read_text())
+    answers = pandas.read_csv(folder / "test_photos.csv")
+    recalls = (answers["class"] == answers["predicted"]).groupby(answers["class"]).mean()
+    assert report["balanced_accuracy"] == pytest.approx(recalls.mean())
+    assert f"always answering {first!r} would be right for 75.0%" in " ".join(report["meaning"])
+    other = tmp_path / "balanced"
+    train_run(tiny_config(data, epochs=1, balanced_sampler=True), other)
+    assert "classes are uneven" not in (other / "log.txt").read_text()
+
+
 def test_figures_are_reproducible_and_do_not_depend_on_the_batches(run, tmp_path):
     reports = []
     for name, batch_size in (("a", 2), ("b", 6), ("c", 6)):
