@@ -48,6 +48,9 @@ class Train:
     """Start anew where the run folder holds a run already."""
     seeds: tuple[int, ...] = ()
     """Train once with each of these seeds, into OUT-seed0 and so on, and compare."""
+    folds: bool = False
+    """Train once for each fold of the data set (prepared with --folds), into OUT-fold0 and so on,
+    compare, and write what each photo's own run says of it (OUT-out-of-fold.csv)."""
     profile: bool = False
     """Trace the first batches for TensorBoard."""
     log: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard"

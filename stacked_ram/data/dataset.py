@@ -202,9 +202,7 @@ def _open_photos(
     manifest = _read_manifest(folder, info)
     chosen = manifest["split"].isin(parts)
     if config.fold is not None and split != "test":
-        if "fold" not in manifest or manifest["fold"].isna().all():
-            raise UserError(f"fold: {folder} was prepared without --folds")
-        folds = sorted(manifest["fold"].dropna().astype(int).unique().tolist())
+        folds = _folds(manifest, folder)
         if config.fold not in folds:
             raise UserError(f"fold: {config.fold} is not among {folder}'s folds {folds}")
         held_out = manifest["fold"] == config.fold
@@ -229,6 +227,21 @@ def _open_photos(
         ),
         scene=SceneShape.from_info(info["scene"]) if info.get("scene") else None,
     )
+
+
+def folds_of(config: DataConfig) -> list[int]:
+    """Return the numbers of the folds of a data set. Raises UserError if it has none."""
+    folder = Path(config.dataset)
+    info = read_dataset_info(folder)
+    if info["kind"] == "digits":
+        raise UserError(f"fold: {folder} holds digits, which have no folds")
+    return _folds(_read_manifest(folder, info), folder)
+
+
+def _folds(manifest: Any, folder: Path) -> list[int]:
+    if "fold" not in manifest or manifest["fold"].isna().all():
+        raise UserError(f"fold: {folder} was prepared without --folds")
+    return sorted(manifest["fold"].dropna().astype(int).unique().tolist())
 
 
 def _read_objects(folder: Path, part: Any) -> np.ndarray:

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import field_sections, replace_fields, to_dict
+from stacked_ram.data.dataset import folds_of, open_dataset
+from stacked_ram.data.loader import make_loader
+from stacked_ram.evaluation.predictions import predict_split
+from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runs.folder import RunFolder, write_atomically
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import UserError
@@ -93,24 +100,91 @@ def train_seeds(
     A finished run is not trained again, and an interrupted one is resumed. The table of the best
     epochs is printed and written to FOLDER-seeds.csv.
     """
-    world = world or World()
-    rows = {}
-    for seed in seeds:
-        seeded = replace_fields(config, {"seed": seed}, "--seeds")
-        place = seed_folder(folder, seed)
-        if (place / "config.yaml").is_file() and not overwrite:
-            rows[seed] = resume_run(place, seeded, world, callbacks)
-        else:
-            rows[seed] = train_run(seeded, place, world, overwrite, callbacks)
-    if world.is_main:
-        path = folder.with_name(f"{folder.name}-seeds.csv")
-        print(seeds_table(rows, path), f"\n{path}")
+    return _train_each(config, folder, "seed", seeds, world, overwrite, callbacks)
+
+
+def train_folds(
+    config: Config,
+    folder: Path,
+    world: World | None = None,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> dict[int, Row]:
+    """Train a run for each fold of the data set, into FOLDER-fold0 and so on, as `train_seeds`.
+
+    Each photo outside the test split is in the validation split of one run. What that run says of
+    it is written to FOLDER-out-of-fold.csv: path, class, fold, predicted, and each class's
+    probability.
+
+    Raises UserError if the data set was prepared without folds.
+    """
+    folds = folds_of(config.data)
+    rows = _train_each(config, folder, "fold", folds, world, overwrite, callbacks)
+    if world is None or world.is_main:
+        path = folder.with_name(f"{folder.name}-out-of-fold.csv")
+        runs = [numbered_folder(folder, "fold", fold) for fold in folds]
+        write_atomically(path, out_of_fold(runs).encode())
+        print(path)
     return rows
 
 
-def seed_folder(folder: Path, seed: int) -> Path:
-    """FOLDER-seed0 and so on."""
-    return folder.with_name(f"{folder.name}-seed{seed}")
+def _train_each(
+    config: Config,
+    folder: Path,
+    field: Literal["seed", "fold"],
+    values: Sequence[int],
+    world: World | None,
+    overwrite: bool,
+    callbacks: Sequence[Callback],
+) -> dict[int, Row]:
+    """Train a run for each value of a field of the config."""
+    world = world or World()
+    rows = {}
+    for value in values:
+        changed = replace_fields(config, {field: value}, f"--{field}s")
+        place = numbered_folder(folder, field, value)
+        if (place / "config.yaml").is_file() and not overwrite:
+            rows[value] = resume_run(place, changed, world, callbacks)
+        else:
+            rows[value] = train_run(changed, place, world, overwrite, callbacks)
+    if world.is_main:
+        path = folder.with_name(f"{folder.name}-{field}s.csv")
+        print(table_of(rows, field, path), f"\n{path}")
+    return rows
+
+
+def numbered_folder(folder: Path, field: str, value: int) -> Path:
+    """FOLDER-seed0, FOLDER-fold0 and so on."""
+    return folder.with_name(f"{folder.name}-{field}{value}")
+
+
+def out_of_fold(runs: Sequence[Path]) -> str:
+    """The predictions of each run for its validation split, as one CSV, in the order of paths."""
+    import pandas
+
+    parts = []
+    for run in runs:
+        loaded = load_run(run)
+        dataset = open_dataset(loaded.config.data, "valid")
+        loader = make_loader(dataset, loaded.config, train=False, device=loaded.device)
+        try:
+            precision = loaded.config.training.precision
+            found = predict_split(loaded.model, loader, keep_beliefs=True, precision=precision)
+        finally:
+            loader.close()
+        assert found.beliefs_NTC is not None  # keep_beliefs
+        names = np.array(loaded.classes)
+        table = pandas.DataFrame(
+            {
+                "path": [dataset.names[row] for row in found.index_N],
+                "class": names[found.labels_N],
+                "fold": loaded.config.data.fold,
+                "predicted": names[found.predicted_N],
+            }
+        )
+        beliefs = pandas.DataFrame(found.beliefs_NTC[:, -1].round(6), columns=list(names))
+        parts.append(pandas.concat([table, beliefs.add_prefix("probability ")], axis=1))
+    return pandas.concat(parts).sort_values("path").to_csv(index=False, lineterminator="\n")
 
 
 def check_unchanged(old: Config, new: Config) -> None:
@@ -124,8 +198,8 @@ def check_unchanged(old: Config, new: Config) -> None:
             )
 
 
-def seeds_table(rows: dict[int, Row], path: Path) -> str:
-    """Each seed's metrics at its best epoch, their mean and standard deviation, as text; also
+def table_of(rows: dict[int, Row], field: str, path: Path) -> str:
+    """Each run's metrics at its best epoch, their mean and standard deviation, as text; also
     written to `path` as CSV."""
     import pandas
 
@@ -133,7 +207,7 @@ def seeds_table(rows: dict[int, Row], path: Path) -> str:
     table = pandas.DataFrame.from_dict(rows, orient="index")
     table = table[[name for name in shown if name in table]]
     summary = table.agg(["mean", "std"])
-    table.index = [f"seed {seed}" for seed in table.index]
+    table.index = [f"{field} {value}" for value in table.index]
     table = pandas.concat([table, summary])
     write_atomically(path, table.to_csv(index_label="run").encode())
     return table.round(4).to_string()

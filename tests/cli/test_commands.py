@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -51,6 +55,33 @@ def test_several_seeds_give_a_mean_and_a_standard_deviation(digits, tmp_path, ca
     assert "2 epochs trained" in capsys.readouterr().out
     assert (tmp_path / "runs" / "a-seed0" / "metrics.csv").stat().st_mtime_ns >= state
     assert pandas.read_csv(tmp_path / "runs" / "a-seeds.csv", index_col="run").equals(table)
+
+
+def test_all_folds_in_one_command(photos, tmp_path, capsys):
+    data = shutil.copytree(photos, tmp_path / "folds")
+    config = tiny_config(data, epochs=1)
+    options = Train(config=None, out=tmp_path / "runs" / "a", folds=True, fields=config)
+    with pytest.raises(UserError, match="was prepared without --folds"):
+        train(replace(options, config=Path("demo")))
+    manifest = pandas.read_csv(data / "manifest.csv")
+    inside = manifest["split"] != "test"
+    manifest.loc[inside, "fold"] = manifest[inside].groupby("class").cumcount() % 3
+    manifest.to_csv(data / "manifest.csv", index=False)
+    train(replace(options, config=Path("demo")))
+    table = pandas.read_csv(tmp_path / "runs" / "a-folds.csv", index_col="run")
+    assert table.index.tolist() == ["fold 0", "fold 1", "fold 2", "mean", "std"]
+    answers = pandas.read_csv(tmp_path / "runs" / "a-out-of-fold.csv")
+    expected = manifest[inside].set_index("path")
+    assert set(answers["path"]) == set(expected.index) and answers["path"].is_unique
+    assert (answers["fold"] == expected.loc[answers["path"], "fold"].to_numpy()).all()
+    probabilities = answers.filter(like="probability ")
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+    likeliest = probabilities.idxmax(axis=1).str.removeprefix("probability ")
+    assert (likeliest == answers["predicted"]).all()
+    right = answers["class"] == answers["predicted"]
+    by_fold = right.groupby(answers["fold"]).mean()
+    assert by_fold.tolist() == pytest.approx(table["valid_accuracy"][:3].tolist(), abs=1e-6)
+    assert "a-fold0" in capsys.readouterr().out
 
 
 def test_the_finder_raises_the_rate_until_the_loss_diverges(digits, tmp_path):
