@@ -5,6 +5,7 @@ Under torchrun each process takes every n-th photo.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from collections.abc import Iterable, Iterator
@@ -79,11 +80,12 @@ def predict(options: Predict) -> int:
         )
         # a bar between rows on the same terminal would tear them
         hidden = True if options.out is None and sys.stdout.isatty() else None
-        rows = tqdm(rows, desc="predict", unit=" photos", disable=hidden, leave=False)
         columns = min(options.top, len(loaded.classes))
-        photos, errors = write_table(
-            rows, options.out, columns, world, unknown=options.coverage is not None
-        )
+        with contextlib.closing(rows):  # ends its threads, also after an error
+            shown = tqdm(rows, desc="predict", unit=" photos", disable=hidden, leave=False)
+            photos, errors = write_table(
+                shown, options.out, columns, world, unknown=options.coverage is not None
+            )
         if not photos and "-" not in options.photos:
             raise UserError(
                 "no photos: name files, folders, patterns, CSV files, or - for standard input"

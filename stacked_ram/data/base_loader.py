@@ -48,7 +48,7 @@ class Loader:
         self.epoch = -1
         self.position = 0
         self.batches: list[Rows] = []
-        self.add_glance: Callable[[Batch, Rows], None] | None = None  # set by use_glance_cache
+        self.add_glance: Callable[[Batch], None] | None = None  # set by use_glance_cache
         self.blend: MixUpCutMix | None = None
         if train and (data.mixup or data.cutmix):
             self.blend = MixUpCutMix(data.mixup, data.cutmix, len(dataset.classes))
@@ -96,10 +96,10 @@ class Loader:
             self.position = 0
         for batch in self._load(self.position):
             batch = batch.to(self.device)
-            if self.blend is not None:
+            if self.blend is not None and len(batch):
                 batch = self.blend(batch, self.seed, self.epoch, self.position, self.rank)
-            if self.add_glance is not None:
-                self.add_glance(batch, self.batches[self.position])
+            if self.add_glance is not None and len(batch):
+                self.add_glance(batch)
             self.position += 1
             yield batch
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class Batch:
     """float32 soft targets, if MixUp or CutMix blended two photos."""
     glance: tuple[Tensor, Tensor] | None = None
     """Cached result of `Glance.find` (data/glance_cache.py)."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Name and error of each photo that belongs to the batch and could not be read."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
@@ -63,16 +66,16 @@ class Batch:
         """Return the same batch in page-locked memory (torch's DataLoader calls this)."""
         return self._each(lambda value: value.pin_memory())
 
-    def __getstate__(self) -> dict[str, Tensor | np.ndarray | None]:
+    def __getstate__(self) -> dict[str, Any]:
         """Send small tensors from worker to parent as plain bytes: each tensor that goes through
         shared memory costs a connection."""
         state = dict(vars(self))
         for name, value in state.items():
-            if name != "pixels_BCHW" and value is not None:
+            if name != "pixels_BCHW" and isinstance(value, Tensor):
                 state[name] = value.numpy()
         return state
 
-    def __setstate__(self, state: dict[str, Tensor | np.ndarray | None]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
@@ -80,7 +83,7 @@ class Batch:
         def changed(value):
             if isinstance(value, tuple):
                 return tuple(change(part) for part in value)
-            return None if value is None else change(value)
+            return value if value is None or isinstance(value, dict) else change(value)
 
         names = [field.name for field in dataclasses.fields(self)]
         return Batch(**{name: changed(getattr(self, name)) for name in names})

@@ -22,7 +22,6 @@ from torch import Tensor
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.batching import Rows
 from stacked_ram.data.cache import PhotoCache, make_room, open_cache
 from stacked_ram.data.photo_batches import kept_sizes
 from stacked_ram.data.photo_loader import PhotoLoader
@@ -96,12 +95,13 @@ class GlanceAdder:
             channels=1, fallback_note="the glance is computed in every epoch",
         )  # fmt: skip
 
-    def __call__(self, batch: Batch, batch_rows: Rows) -> None:
+    def __call__(self, batch: Batch) -> None:
         """Add regions and pooled features, as from `Glance.find`."""
         cache, dataset = self.cache, self.dataset
         assert cache is not None  # as use_glance_cache has checked
-        rows = dataset.manifest.rows[batch_rows.index_B].tolist()
-        paths = [os.path.join(dataset.folder, dataset.names[i]) for i in batch_rows.index_B]
+        index_B = batch.index_B.cpu().numpy()
+        rows = dataset.manifest.rows[index_B].tolist()
+        paths = [os.path.join(dataset.folder, dataset.names[i]) for i in index_B]
         cached = [cache.get(row, path) for row, path in zip(rows, paths, strict=True)]
         new = [place for place, content in enumerate(cached) if content is None]
         computed = iter(self.compute(batch, new) if new else ())

@@ -4,7 +4,8 @@
     for batch, trace in left_out.each(loader, look):
         ...
 
-This concerns only photos read by region (LazyPhotos): all others were read before.
+Those of ordinary photos are known when their batch was made (`Batch.unreadable`); those of photos
+read by region (LazyPhotos) only when patches of them are needed.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class LeftOut:
         A batch without any readable photo is skipped.
         """
         for batch in batches:
+            self.note_unreadable(batch)
             while len(batch):
                 try:
                     found = work(batch)
@@ -64,24 +66,38 @@ class LeftOut:
                 yield batch, found
                 break
 
-    def leave_out(self, batch: Batch, error: UnreadablePhoto) -> Batch:
-        """Return the batch without this photo, and report the photo the first time.
+    def note_unreadable(self, batch: Batch) -> None:
+        """Report the photos that are not in a batch because they could not be read.
 
         Raises RunFailed if too many photos have been left out, or all.
         """
-        lazy, count = batch.pixels_BCHW, len(self.dataset)
+        for name, error in batch.unreadable.items():
+            self.note(name, error)
+
+    def leave_out(self, batch: Batch, error: UnreadablePhoto) -> Batch:
+        """Return the batch without a photo that is read by region, and report the photo.
+
+        Raises RunFailed if too many photos have been left out, or all.
+        """
+        lazy = batch.pixels_BCHW
         assert isinstance(lazy, LazyPhotos)  # only they raise UnreadablePhoto
         path, folder = error.photo.path, self.dataset.folder
         name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-        if name not in self.errors:
-            self.errors[name] = str(error)
-            if len(self) <= NAMED:
-                log.warning("left out: %s", error)
-            elif len(self) == NAMED + 1:
-                log.warning("left out: more photos, which are no longer listed")
-            if len(self) > max(FEW, self.most * count) or len(self) == count:
-                raise RunFailed(
-                    f"{self.dataset.folder}: {len(self)} of {count} photos of {self.dataset.split}"
-                    f" could not be read, which is too many; the last: {error}"
-                )
+        self.note(name, str(error))
         return batch.without(lazy.photos.index(error.photo))
+
+    def note(self, name: str, error: str) -> None:
+        """Report a photo the first time."""
+        if name in self.errors:
+            return
+        count = len(self.dataset)
+        self.errors[name] = error
+        if len(self) <= NAMED:
+            log.warning("left out: %s", error)
+        elif len(self) == NAMED + 1:
+            log.warning("left out: more photos, which are no longer listed")
+        if len(self) > max(FEW, self.most * count) or len(self) == count:
+            raise RunFailed(
+                f"{self.dataset.folder}: {len(self)} of {count} photos of {self.dataset.split}"
+                f" could not be read, which is too many; the last: {error}"
+            )

@@ -84,7 +84,7 @@ class BatchMaker(torch.utils.data.Dataset):
             return error
 
     def make(self, epoch: int, rows: Rows) -> Batch:
-        """Make one batch. Raises UserError if a photo cannot be read."""
+        """Make one batch. A photo that cannot be read is not in it, and in its `unreadable`."""
         index_B = rows.index_B
         if self.by_region:
             return self.make_lazy(index_B)
@@ -92,12 +92,18 @@ class BatchMaker(torch.utils.data.Dataset):
         sizes_B2 = self.final_sizes(crops)
         seeds_B = hash_seed(self.seed, epoch, *rows, 4)
         scenes_B = hash_seed(self.seed, epoch, *rows, 5)
-        boxes_B4 = np.empty((len(index_B), 4))
+        boxes_B4 = np.full((len(index_B), 4), np.nan)
+        unreadable: dict[int, tuple[str, str]] = {}
         pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
         for place in range(len(index_B)):
             height, width = sizes_B2[place]
             left, top, right, bottom = crops.windows_B4[place]
-            photo_CHW, boxes_B4[place] = self.boxed(int(index_B[place]), int(scenes_B[place]))
+            row = int(index_B[place])
+            try:
+                photo_CHW, boxes_B4[place] = self.boxed(row, int(scenes_B[place]))
+            except UserError as error:
+                unreadable[place] = self.dataset.names[row], str(error)
+                continue
             photo_CHW = photo_CHW[:, top:bottom, left:right]
             if photo_CHW.shape[1:] != (height, width):
                 whole_1CHW = photo_CHW[None].contiguous()  # a third faster than from a window
@@ -113,7 +119,14 @@ class BatchMaker(torch.utils.data.Dataset):
         boxes_B4 *= np.tile((sizes_B2 / crops.sizes_B2)[:, ::-1], 2)
         if self.augment is not None and self.augment.moves:
             boxes_B4[:] = np.nan
-        return self.batch(index_B, pixels_BCHW, sizes_B2, boxes_B4)
+        if not unreadable:
+            return self.batch(index_B, pixels_BCHW, sizes_B2, boxes_B4)
+        kept = np.setdiff1d(np.arange(len(index_B)), list(unreadable))
+        height, width = sizes_B2[kept].max(axis=0, initial=1)
+        pixels_BCHW = pixels_BCHW[torch.from_numpy(kept), :, :height, :width].contiguous()
+        batch = self.batch(index_B[kept], pixels_BCHW, sizes_B2[kept], boxes_B4[kept])
+        batch.unreadable = dict(unreadable.values())
+        return batch
 
     def make_lazy(self, index_B: np.ndarray) -> Batch:
         """Make a batch of photos that are read by region when they are needed."""

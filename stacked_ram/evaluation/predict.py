@@ -10,7 +10,7 @@ import csv
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from stacked_ram.runtime.errors import UserError, check
 
 AHEAD = 2  # batches of photos decoded ahead,
 MAX_AHEAD = 96_000_000  # pixels of all photos that wait
+csv.field_size_limit(2**31 - 1)  # a CSV may have other columns, of any length
 MAX_PADDED = 48_000_000  # pixels of a padded batch: large photos come in smaller batches
 
 Opened = np.ndarray | LazyPhoto | str  # pixels_CHW, a large photo's file, or the error
@@ -64,7 +65,7 @@ def predict_stream(
     stop_at: float | None = None,
     stop_by: Criterion = "belief",
     coverage: float | None = None,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Predict photo files in order, a row each; a photo that cannot be read gives a row with its
     error.
 
@@ -135,8 +136,8 @@ def photos_in_csv(path: Path) -> Iterator[str]:
                     print(f"{path}: no path in line {reader.line_num}", file=sys.stderr)
                     continue
                 beside = path.parent / name
-                yield str(beside) if beside.exists() else name
-    except (OSError, UnicodeDecodeError) as error:
+                yield str(beside) if os.path.exists(beside) else name  # False for an odd name
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
@@ -235,10 +236,14 @@ def look(
         )
         answers = look_until(model, photos, stop_at, stop_by)
     best = answers.beliefs_BN.topk(min(top, len(loaded.classes)))
-    for name, probabilities, indices, glimpses, locations in zip(
-        names, best.values.tolist(), best.indices.tolist(),
+    finite_B = answers.beliefs_BN.isfinite().all(1).tolist()
+    for name, finite, probabilities, indices, glimpses, locations in zip(
+        names, finite_B, best.values.tolist(), best.indices.tolist(),
         answers.glimpses_B.tolist(), answers.locations_BT2.tolist(), strict=True,
     ):  # fmt: skip
+        if not finite:
+            yield Row(name, error=f"{name}: the model's answer is not finite")
+            continue
         yield Row(
             name,
             top=tuple(

@@ -11,6 +11,7 @@ main one joins the parts in the order of the photos.
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from stacked_ram.evaluation.predict import Row
 from stacked_ram.images.names import as_utf8
 from stacked_ram.runs.folder import check_folder
 from stacked_ram.runtime.distributed import World
-from stacked_ram.runtime.errors import NotWritten, UserError
+from stacked_ram.runtime.errors import NotWritten, UserError, discard_output
 
 ENDINGS = (".csv", ".jsonl")
 
@@ -60,8 +61,11 @@ def write_table(
     except BaseException as error:
         if out is not None:
             part(out, world.rank).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise NotWritten(f"{out}: cannot be written ({error.strerror})") from None
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            if out is None:
+                discard_output()
+            where = out or "standard output"
+            raise NotWritten(f"{where}: cannot be written ({error.strerror})") from None
         raise
     photos, errors = world.sum(torch.tensor(counts)).tolist()
     if out is not None and world.is_main:
@@ -79,12 +83,16 @@ def write_part(
         file: IO[str] = sys.stdout
         if out is not None:
             path = part(out, world.rank)
+            for old in out.parent.glob(f"{glob.escape(part(out, 0).name[:-1])}*"):
+                number = old.name.removeprefix(part(out, 0).name[:-1])
+                if number.isdigit() and int(number) >= world.size:  # of a command that was killed
+                    old.unlink(missing_ok=True)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(open(path, "w", newline="", encoding="utf-8"))
             except OSError as error:
                 raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        table = csv.DictWriter(file, header, lineterminator="\n")
+        table = csv.DictWriter(Lines(file), header)
         for row in rows:
             if not photos and not as_json and world.is_main:
                 table.writeheader()
@@ -97,6 +105,17 @@ def write_part(
             if out is None:
                 file.flush()
     return photos, errors
+
+
+class Lines:
+    """A file to which csv writes rows that end in carriage return and newline; they are written
+    with a newline alone. So csv quotes a cell with either of them."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+
+    def write(self, row: str) -> None:
+        self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def columns(classes: int, unknown: bool = False) -> list[str]:
@@ -156,7 +175,7 @@ def join_parts(out: Path, size: int, keep: bool) -> None:
             put: Callable[[Any], object]
             if out.suffix == ".csv":
                 readers: list[Iterator[Any]] = [csv.reader(file) for file in files]
-                put = csv.writer(joined, lineterminator="\n").writerow
+                put = csv.writer(Lines(joined)).writerow
                 put(next(readers[0]))
             else:
                 readers, put = list(files), joined.write

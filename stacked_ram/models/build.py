@@ -49,6 +49,7 @@ def build_model(
     backbone = None
     if config.retina == "backbone":
         backbone = Backbone(config.backbone, weights, frozen=config.freeze_backbone)
+        backbone.check_size("patch_size", (config.patch_size, config.patch_size))
     glance = None
     if config.glance is not None:
         glance = Glance(

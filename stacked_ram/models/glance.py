@@ -16,7 +16,7 @@ from stacked_ram.models.attention.base import Context
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.what import pooled_to
 from stacked_ram.ops.photo_batch import PhotoBatch
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import UserError, brief
 
 
 class Glance(nn.Module):
@@ -91,7 +91,15 @@ class Glance(nn.Module):
         """Raise UserError if the map has too few cells. A copy on the meta device gives its size
         without computing anything."""
         shapes = copy.deepcopy(self).to("meta").eval()
-        maps, _ = shapes.map_and_pooled(torch.zeros(1, channels, *self.size, device="meta"))
+        try:
+            maps, _ = shapes.map_and_pooled(torch.zeros(1, channels, *self.size, device="meta"))
+        except UserError:
+            raise
+        except Exception as error:  # networks raise errors of many kinds
+            raise UserError(
+                f"glance: the backbone takes no images of {self.size[0]}x{self.size[1]} pixels"
+                f" ({brief(error)}); choose another size"
+            ) from None
         cells = tuple(maps.shape[2:])
         if cells[0] < self.regions[0] or cells[1] < self.regions[1]:
             raise UserError(

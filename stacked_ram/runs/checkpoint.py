@@ -27,7 +27,7 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import from_dict, to_dict
 from stacked_ram.ops.digest import digest
 from stacked_ram.runs.folder import STATES, write_atomically
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import UserError, brief
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.version import __version__
 
@@ -334,9 +334,3 @@ def read_state(path: Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise UserError(f"{path}: format {state['format']}; this program reads format {FORMAT}")
     return state
-
-
-def brief(error: Exception) -> str:
-    """Return the first line of an error's text, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

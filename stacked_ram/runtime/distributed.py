@@ -5,6 +5,7 @@ Without torchrun the world has one process, and nothing here costs any time.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,5 +82,8 @@ def local_rank() -> int:
 
 
 def leave_world() -> None:
+    """Leave the other processes, after the training's objects are gone."""
     if dist.is_initialized():
+        # A reducer that outlives the group ends the process with `terminate called` now and then.
+        gc.collect()
         dist.destroy_process_group()

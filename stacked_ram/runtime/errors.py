@@ -36,10 +36,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
+def brief(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
+
+
 def run_entry_point(work: Callable[[], int | None]) -> int:
     """Run a command: a UserError becomes one line on stderr and its exit code."""
     try:
-        code = work() or 0
+        try:
+            code = work() or 0
+        except OSError:
+            flush_output()  # says so if that is what failed
+            raise
         flush_output()
         return code
     except UserError as error:

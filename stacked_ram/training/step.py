@@ -148,9 +148,14 @@ class TrainStep:
         """Train on a batch. Its gradient is averaged over a group of `accumulation_steps` batches;
         the last of a group steps the optimiser.
 
-        A photo that cannot be read is left out, and the step is done with the others. Raises
-        RunFailed if none is left.
+        A photo that cannot be read is left out, and the step is done with the others. A batch
+        without any is skipped (with its group, if it is the last). Raises RunFailed if other
+        processes wait for it, and UserError for a batch that is too small for batch norm.
         """
+        self.left_out.note_unreadable(batch)
+        if not len(batch):
+            self.skip_empty(is_last)
+            return
         self.lr = self.schedule.lr
         if not self.model.training:  # going through all modules takes its time
             self.model.train()
@@ -163,13 +168,35 @@ class TrainStep:
                 else:
                     self.replayed_step(batch)
                 break
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                if batch.unreadable or (self.world.size == 1 and len(self.left_out)):
+                    self.skip_empty(is_last)  # too few photos are left
+                    return
+                raise UserError(
+                    f"batch_size: batch norm has one value a channel in a batch of {len(batch)};"
+                    " give 2 or more"
+                ) from None
             except UnreadablePhoto as error:
                 batch = self.left_out.leave_out(batch, error)
                 if not len(batch):
-                    raise RunFailed(f"no photo of a batch can be read; the last: {error}") from None
+                    self.skip_empty(is_last)
+                    return
                 if isinstance(self.parallel, DistributedDataParallel):
                     # it has sent the buffers; the other processes do not take part again
                     self.parallel.require_forward_param_sync = False
+        self.step += 1
+        self.schedule.after_batch()
+
+    def skip_empty(self, is_last: bool) -> None:
+        """Go on without a step: no photo of the batch can be read."""
+        if self.world.size > 1:
+            raise RunFailed("no photo of a batch can be read, so its process cannot take part")
+        if is_last:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.group_has_nonfinite = False
+        self.skipped += 1
         self.step += 1
         self.schedule.after_batch()
 

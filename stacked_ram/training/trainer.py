@@ -30,6 +30,7 @@ from stacked_ram.data.loader import make_loader
 from stacked_ram.data.photo_loader import WorkerLost, watched_workers
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
+from stacked_ram.models.retina.norms import batch_norms
 from stacked_ram.runs import checkpoint
 from stacked_ram.runs.folder import RunFolder, default_folder, write_rows
 from stacked_ram.runtime.devices import pick_device, seed_everything, set_switches
@@ -160,6 +161,15 @@ class Trainer:
         self.log(self.header())
         if note := self.unevenness():
             self.log(note)
+        if (
+            self.world.size > 1
+            and self.device.type == "cpu"
+            and any(norm.training for norm in batch_norms(self.train_step.model))
+        ):
+            self.log(
+                "batch norm: processes on a CPU do not share its statistics; each normalises with"
+                " those of its own photos"
+            )
         if self.train_step.step and not self.finished:
             self.log(f"resuming at epoch {self.epoch + 1}, step {self.train_step.step}")
         if not self.train_step.step:  # results without a state would be those of another training

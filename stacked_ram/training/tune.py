@@ -102,8 +102,10 @@ def tune_fields(
         raise UserError(f"--search: {twice} is given twice")
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    study = open_study(config, folder, sampler, prune, storage)
-    check_same_ranges(study, ranges)
+    # of processes that start together, one makes the study
+    with lock_file(folder / ".study.lock", wait=True):
+        study = open_study(config, folder, sampler, prune, storage)
+        check_same_ranges(study, ranges)
 
     def objective(trial: optuna.Trial) -> float:
         return run_trial(trial, config, ranges, folder)
@@ -191,7 +193,11 @@ def open_study(
         first = str(error).strip().splitlines()[0]
         raise UserError(f"--storage: {url}: cannot be opened ({first})") from None
     started = len(study.get_trials(deepcopy=False))
-    study.sampler = make_sampler(sampler, seed + 1000 * started + process_number(folder))
+    number = process_number(folder)
+    study.sampler = make_sampler(sampler, seed + 1000 * started + number)
+    if storage is None and alone(folder, number):
+        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
     study.pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS, n_warmup_steps=1)
         if prune
@@ -210,6 +216,17 @@ def process_number(out: Path) -> int:
             return number
         except BlockingIOError:
             number += 1
+
+
+def alone(out: Path, number: int) -> bool:
+    """Whether no other process than that of this number works on the study."""
+    try:
+        for path in out.glob(".process-*.lock"):
+            if path.name != f".process-{number}.lock":
+                lock_file(path).close()
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -56,6 +56,8 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="stacked_ram_app_") as folder:
         uploads = Path(folder)
         app_page = import_page(uploads)
+        from stacked_ram.viz.app_guards import guards  # with Gradio comes what it needs
+
         first = cached_run(str(run), device)
         examples = example_photos(first, uploads / "examples", split, dataset)
         page = app_page.build_page(known_runs(run, other), first, examples, device, stop_at)
@@ -70,6 +72,7 @@ def serve(
                 max_file_size=MOST_BYTES,
                 allowed_paths=[str(uploads / "examples")],
                 ssr_mode=False,
+                app_kwargs={"middleware": guards(host, uploads)},
                 footer_links=[],
                 theme=app_page.THEME,
                 css=app_page.CSS,
@@ -126,7 +129,10 @@ def example_photos(
     files = []
     with opened:
         for row in stratified(opened.dataset.labels, EXAMPLES):
-            photo = opened.photo(int(row))
+            try:
+                photo = opened.photo(int(row))
+            except UserError:  # it cannot be read; `test` reports it
+                continue
             name = f"{run.classes[opened.dataset.labels[row]]}_{row}".replace("/", "_")
             stored = opened.dataset.folder / photo.name
             if stored.is_file():

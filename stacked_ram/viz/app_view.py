@@ -24,6 +24,7 @@ from stacked_ram.viz.records import record_photos
 
 MOST_BYTES = 20_000_000
 MOST_PIXELS = 50_000_000
+MOST_SIDE = 30_000  # pixels; reducing a photo of one endless row takes gigabytes
 PAUSE = 0.35  # seconds between steps, drawing included
 
 
@@ -58,6 +59,8 @@ def watch(
     stop = Stop(least) if least < 1 else None
     how: dict[str, Any] = {"num_glimpses": steps, "first_location": first, "stop": stop}
     (record,) = record_photos(run, [photo], **how)
+    if not np.isfinite(record.beliefs_TN).all():
+        raise UserError(f"{path}: the model's answer is not finite")
     for step, belief_N in zip(*beliefs(record), strict=True):
         started = time.monotonic()
         frame = figure_pixels(photo_frame(record, step))
@@ -85,4 +88,6 @@ def check_upload(path: str) -> tuple[int, int]:
         raise UserError(f"{path}: not an image that can be read") from None
     if height * width > MOST_PIXELS:
         raise UserError(f"{path}: more than {MOST_PIXELS // 1_000_000} million pixels")
+    if max(height, width) > MOST_SIDE:
+        raise UserError(f"{path}: more than {MOST_SIDE:,} pixels wide or high; reduce it first")
     return height, width

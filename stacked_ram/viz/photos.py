@@ -187,10 +187,22 @@ class Split:
             self.keep(np.flatnonzero(named))
 
     def photos(self, rows: Iterable[int]) -> list[Photo]:
-        """The photos in these rows of the split."""
-        return [self.photo(int(row)) for row in rows]
+        """The photos in these rows of the split. Leaves out photos that cannot be read, with a
+        warning; raises UserError where none can be read."""
+        photos: list[Photo] = []
+        failed: UserError | None = None
+        for row in rows:
+            try:
+                photos.append(self.photo(int(row)))
+            except UserError as error:
+                failed = error
+                log.warning("left out: %s", error)
+        if failed is not None and not photos:
+            raise failed
+        return photos
 
     def photo(self, row: int) -> Photo:
+        """One photo. Raises UserError if it cannot be read."""
         dataset, loader = self.dataset, self.loader
         if isinstance(loader, DigitLoader):
             batch = loader.make(torch.tensor([row], device=loader.home), seed=0)
@@ -198,6 +210,8 @@ class Split:
             assert isinstance(loader, PhotoLoader)  # there are two kinds
             index = np.array([row])
             batch = loader.maker.make(0, Rows(index, np.zeros_like(index)))
+            for error in batch.unreadable.values():
+                raise UserError(error)
         given_4 = batch.boxes_B4[0].cpu().numpy()
         box_4 = None if np.isnan(given_4).any() else given_4
         name, label = dataset.names[row], int(dataset.labels[row])

@@ -63,7 +63,8 @@ class ScanPathPictures(Callback):
                 batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
             )
 
-        for _, figure in trainer.valid_left_out.each([batch.to(trainer.device)], draw):
+        batch = batch.to(trainer.device)
+        for _, figure in trainer.valid_left_out.each([batch] if len(batch) else [], draw):
             self.tracker.write_picture("scan paths", figure_pixels(figure), trainer.epoch)
 
 

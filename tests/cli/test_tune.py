@@ -187,3 +187,32 @@ def test_values_are_drawn_from_their_ranges():
 def test_a_field_of_whole_numbers_without_a_default_is_drawn_whole():
     assert parse_range("patience=2:5", Config()).whole
     assert not parse_range("ema_decay=0.9:0.99", Config()).whole
+
+
+def test_processes_that_start_a_study_together_share_it_and_killed_trials_are_closed(
+    options, tmp_path, monkeypatch
+):
+    """Each waits while another makes the study."""
+    from stacked_ram.runs.folder import lock_file
+
+    made, opened = [], search.open_study
+
+    def watched(config, folder, *some):
+        with pytest.raises(BlockingIOError):  # nobody else makes it now
+            lock_file(folder / ".study.lock")
+        made.append(opened(config, folder, *some))
+        return made[-1]
+
+    monkeypatch.setattr(search, "open_study", watched)
+    monkeypatch.setattr(search, "train_run", scores(0.5, 0.6, 0.7))
+    tune(options(trials=1))
+    for lock in search._HELD:
+        lock.close()
+    made[0].ask()  # by a process that was killed then
+    tune(options(trials=2))
+    states = [trial.state.name for trial in made[-1].get_trials()]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE"]
+    made[-1].ask()  # by another process that is at work
+    with lock_file(tmp_path / "study" / ".process-9.lock"):
+        tune(options(trials=3))
+    assert [trial.state.name for trial in made[-1].get_trials()][-2:] == ["RUNNING", "COMPLETE"]

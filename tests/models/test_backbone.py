@@ -7,6 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from stacked_ram.config.model import ModelConfig
+from stacked_ram.models.build import build_model
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.maps import BackboneMaps
 from stacked_ram.runtime.errors import UserError
@@ -153,3 +155,16 @@ def test_the_glance_stops_at_the_requested_stage():
 def test_a_glance_stride_without_such_a_map_is_refused():
     with pytest.raises(UserError, match="glance_stride: 64: the backbone has feature maps of"):
         Backbone("tf_efficientnet_lite0").stage(64)
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("patch_size", {"backbone": "test_vit", "patch_size": 8}),
+        ("patch_size", {"backbone": "test_convnext", "patch_size": 8}),
+        ("glance", {"backbone": "test_convnext", "patch_size": 64, "glance": (9, 12)}),
+    ],
+)
+def test_a_size_that_the_backbone_does_not_take_is_refused_when_the_model_is_built(field, fields):
+    with pytest.raises(UserError, match=rf"{field}: the backbone takes no images of"):
+        build_model(ModelConfig(retina="backbone", **fields), num_classes=3)

@@ -16,6 +16,7 @@ import pandas
 import pytest
 import torch
 from tiny import tiny_config, tiny_digits, tiny_photos
+from torch.nn.parallel import DistributedDataParallel
 
 from stacked_ram.cli.predict import Predict, predict
 from stacked_ram.config.schema import Config
@@ -66,6 +67,32 @@ def in_two_processes(work, *arguments) -> None:
 
 def train_in_world(world, config: Config, folder: Path) -> None:
     train_run(config, folder, world)
+
+
+def train_and_leave(world, config: Config, folder: Path) -> None:
+    """Train with objects that refer to each other, as a command's callbacks may."""
+    import gc
+
+    from stacked_ram.runtime.distributed import leave_world
+    from stacked_ram.training.callbacks import Callback
+
+    class Circle(Callback):
+        def on_train_start(self, trainer):
+            self.trainer = trainer
+            trainer.circle = self
+
+    gc.disable()
+    train_run(config, folder, world, callbacks=[Circle()])
+    leave_world()
+    reducers = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+    assert not reducers, "a reducer outlives its group, which may end the process"
+
+
+def test_nothing_of_the_training_outlives_its_processes_group(tmp_path):
+    data = tiny_digits(tmp_path / "data")
+    config = tiny_config(data, epochs=1, retina="conv")
+    in_two_processes(train_and_leave, config, tmp_path / "run")
+    assert "batch norm: processes on a CPU" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("count", [48, 44], ids=["whole batches", "uneven last batch"])

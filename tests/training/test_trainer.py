@@ -397,3 +397,9 @@ def test_a_run_keeps_the_statistics_of_its_pretrained_weights(photos: Path, tmp_
     assert kept
     for name, value in kept.items():
         torch.testing.assert_close(learned[prefix + name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_batch_with_one_value_a_channel_is_refused_by_name(digits, tmp_path):
+    config = tiny_config(digits, batch_size=1, glance=(8, 8), regions=(1, 1))
+    with pytest.raises(UserError, match=r"batch_size: batch norm has one value a channel"):
+        train_run(config, tmp_path / "run")

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,6 +202,9 @@ def test_the_app_takes_a_photo_and_a_forced_first_location(app, photos, tmp_path
 
     address, _ = app
     assert address.startswith("http://127.0.0.1:")
+    elsewhere = urllib.request.Request(address, headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(elsewhere)
     with chromium(1280, 1200) as driver:
         driver.get(address)
 
@@ -253,6 +258,9 @@ def test_uploads_are_limited_in_bytes_and_pixels(tmp_path, monkeypatch):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(photo)
     assert module.check_upload(str(photo)) == (30, 40)
+    monkeypatch.setattr(module, "MOST_SIDE", 39)
+    with pytest.raises(UserError, match="more than 39 pixels wide or high"):
+        module.check_upload(str(photo))
     monkeypatch.setattr(module, "MOST_PIXELS", 1000)
     with pytest.raises(UserError, match="million pixels"):
         module.check_upload(str(photo))

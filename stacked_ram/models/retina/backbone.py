@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.models.retina.norms import FreezableStatistics
-from stacked_ram.runtime.errors import UserError, nearest
+from stacked_ram.runtime.errors import UserError, brief, nearest
 
 
 class Pretrained(FreezableStatistics):
@@ -67,6 +68,19 @@ class Backbone(Pretrained):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Pooled features, B x out_features."""
         return self.network(as_rgb(images_BCHW))
+
+    @torch.no_grad()
+    def check_size(self, field: str, size: tuple[int, int]) -> None:
+        """Raise UserError, which names the field, if the network takes no images of this (height,
+        width). A copy on the meta device finds out without computing anything."""
+        shapes = copy.deepcopy(self).to("meta").eval()
+        try:
+            shapes(torch.zeros(1, 3, *size, device="meta"))
+        except Exception as error:  # networks raise errors of many kinds
+            raise UserError(
+                f"{field}: the backbone takes no images of {size[0]}x{size[1]} pixels"
+                f" ({brief(error)}); choose another size"
+            ) from None
 
     def map_and_pooled(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the last feature map (B x map_features x h x w) and its pooled features."""
