@@ -32,7 +32,7 @@ class EdgeRetina(nn.Module):
         return View([photos], photos.sizes_B2)
 
     def boxes(self, view: View, locations_R2: Tensor, smooth: bool = False) -> Tensor:
-        rollouts = len(locations_R2) // len(view.sizes_B2)
+        rollouts = locations_R2.shape[0] // view.sizes_B2.shape[0]
         sizes_R2 = view.sizes_B2.repeat_interleave(rollouts, 0)
         return glimpse_boxes(locations_R2, sizes_R2, self.geometry)
 

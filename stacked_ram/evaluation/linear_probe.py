@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.ops.digest import digest
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import write_atomically
-from stacked_ram.runtime.errors import NotWritten
+from stacked_ram.runtime.errors import NotWritten, UserError
 
 SIZES = (96, 128, 160, 224)
 MARGIN = 0.875
@@ -115,14 +116,15 @@ def measure(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
+    sizes = sizes_for(backbone, loaded)
     train = make_loader(missing.dataset, loaded.config, train=False, device=loaded.device)
     try:
-        given = features(backbone, train, loaded, missing)
-        asked = features(backbone, loader, loaded, left_out)
+        given = features(backbone, sizes, train, loaded, missing)
+        asked = features(backbone, sizes, loader, loaded, left_out)
     finally:
         train.close()
     rows = []
-    for size in SIZES:
+    for size in sizes:
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
         with threadpool_limits(torch.get_num_threads()):
             classifier.fit(given[size], given["labels"])
@@ -138,14 +140,32 @@ def measure(
     return rows
 
 
+def sizes_for(backbone: Backbone, loaded: LoadedRun) -> Sequence[int]:
+    """Those of SIZES that the backbone takes; one that takes none of them is made for one size."""
+
+    def takes(size: int) -> bool:
+        try:
+            backbone.check_size("", (size, size))
+        except UserError:
+            return False
+        return True
+
+    own = loaded.config.model.patch_size, backbone.network.pretrained_cfg["input_size"][1]
+    return [size for size in SIZES if takes(size)] or [size for size in own if takes(size)][:1]
+
+
 @torch.no_grad()
 def features(
-    backbone: Backbone, loader: Loader, loaded: LoadedRun, left_out: LeftOut
+    backbone: Backbone,
+    sizes: Sequence[int],
+    loader: Loader,
+    loaded: LoadedRun,
+    left_out: LeftOut,
 ) -> dict[Any, np.ndarray]:
-    """Pooled features at each of SIZES, the labels, and the rows in the split."""
+    """Pooled features at each of these sizes, the labels, and the rows in the split."""
     from tqdm import tqdm
 
-    found: dict[Any, list[np.ndarray]] = {size: [] for size in (*SIZES, "labels", "index")}
+    found: dict[Any, list[np.ndarray]] = {size: [] for size in (*sizes, "labels", "index")}
     mean, std = (
         value.to(loaded.device)[:, None, None] for value in (loaded.model.mean, loaded.model.std)
     )
@@ -154,7 +174,7 @@ def features(
     for batch, photos in left_out.each(batches, whole_photos):
         found["labels"].append(batch.labels_B.cpu().numpy())
         found["index"].append(batch.index_B.cpu().numpy())
-        for size in SIZES:
+        for size in sizes:
             images_BCRR = torch.stack([middle(photo_CHW, size) for photo_CHW in photos])
             pooled = backbone((images_BCRR.float() / 255 - mean) / std)
             found[size].append(pooled.float().cpu().numpy())

@@ -48,8 +48,12 @@ def build_model(
     weights = config.weights if load_weights else "none"
     backbone = None
     if config.retina == "backbone":
-        backbone = Backbone(config.backbone, weights, frozen=config.freeze_backbone)
-        backbone.check_size("patch_size", (config.patch_size, config.patch_size))
+        patch = (config.patch_size, config.patch_size)
+        only = config.glance is None or config.glance_stride is not None or config.glance == patch
+        backbone = Backbone(
+            config.backbone, weights, frozen=config.freeze_backbone, size=patch if only else None
+        )
+        backbone.check_size("patch_size", patch)
     glance = None
     if config.glance is not None:
         glance = Glance(

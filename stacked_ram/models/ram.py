@@ -34,6 +34,7 @@ from stacked_ram.models.protocols import Attention, Core, Retina
 from stacked_ram.models.retina.backbone import Pretrained, find_backbone
 from stacked_ram.models.state import LoopState
 from stacked_ram.models.trace import Heads, Trace, assemble
+from stacked_ram.ops.exported import exporting
 from stacked_ram.ops.patches import Photos
 from stacked_ram.ops.photo_batch import PhotoBatch
 
@@ -164,8 +165,8 @@ class RAM(nn.Module):
                 outputs.append(state.policy_outputs)
                 if keep_patches:
                     patches.append(state.patches)
-        boxes = None  # training does not need them
-        if not self.training:
+        boxes = None  # neither training nor an exported program needs them
+        if not (self.training or exporting()):
             smooth = smooth or not self.has_policy
             boxes = boxes_read(self.levels, state.views, state.earlier, smooth)
         return assemble(

@@ -46,7 +46,7 @@ class LoopState:
 
     @property
     def rows(self) -> int:
-        return len(self.outputs[0])
+        return self.outputs[0].shape[0]
 
     @property
     def policy_inputs(self) -> list[Tensor]:

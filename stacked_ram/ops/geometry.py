@@ -102,7 +102,7 @@ class Placing(NamedTuple):
         if geometry.patch_unit == "fraction":
             widths_RK1 = half_R12.amin(2, keepdim=True) * 2 * widths_RK1
         else:
-            widths_RK1 = widths_RK1.expand(len(half_R12), -1, -1)
+            widths_RK1 = widths_RK1.expand(half_R12.shape[0], -1, -1)
         snaps = geometry.whole_cells is not None
         # Rounding down after half a pixel more is rounding to the nearest.
         shift_RK2 = half_R12 - 0.5 * widths_RK1 + (0.5 if snaps else 0.0)

@@ -9,6 +9,8 @@ Three readers give the same exact averages, zero outside the photo:
   what they gain over windows.
 - windows.py, matrix products: any cells and positions; gradients reach the locations.
 
+A program that torch.export traces reads all of them by exported.py.
+
 B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
 """
 
@@ -21,6 +23,7 @@ from typing import TypeVar
 import torch
 
 from stacked_ram.ops.compiled import CellReader, can_read
+from stacked_ram.ops.exported import SumTable, exporting, sizes_of
 from stacked_ram.ops.geometry import GlimpseGeometry, Placing, vector
 from stacked_ram.ops.sliding_sums import SlidingMaps, SlidingReader
 from stacked_ram.ops.windows import fraction_inside, window_averages
@@ -55,7 +58,9 @@ class Photos:
         if pixels_BCHW.dtype != torch.uint8 and not pixels_BCHW.is_floating_point():
             raise ValueError(f"pixels must be uint8 or floating point, not {pixels_BCHW.dtype}")
         self.pixels_BCHW = pixels_BCHW
-        if sizes_B2 is None:
+        if sizes_B2 is None and exporting():
+            sizes_B2 = sizes_of(pixels_BCHW)
+        elif sizes_B2 is None:
             size_2 = vector(pixels_BCHW.shape[2:], pixels_BCHW, torch.int64)
             sizes_B2 = size_2.expand(pixels_BCHW.shape[0], 2)
         self.sizes_B2 = sizes_B2
@@ -109,9 +114,11 @@ class Photos:
                 f"{locations_R2.shape[0]} locations are no multiple of {self.batch_size} photos"
             )
         rows, given = locations_R2.shape[0], locations_R2.dtype
-        cells = geometry.whole_cells
-        small = math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
-        if cells is not None and (small or can_read(self.pixels_BCHW, cells)):
+        cells = None if exporting() else geometry.whole_cells
+        if cells is not None and (
+            math.prod(self.pixels_BCHW.shape[2:]) <= SLIDING_PIXELS
+            or can_read(self.pixels_BCHW, cells)
+        ):
             read = self._cached(
                 ("cells", geometry, rows, given, torch.compiler.is_compiling()),
                 lambda: _WholeCellReader(self, geometry, cells, rows, given),
@@ -119,7 +126,9 @@ class Photos:
             patches = read(locations_R2)
         else:
             placing = self._placing(geometry, rows, given)
-            shorter = min(self.pixels_BCHW.shape[2:]) if geometry.patch_unit == "fraction" else 1
+            shorter = 1
+            if geometry.patch_unit == "fraction" and not exporting():
+                shorter = min(self.pixels_BCHW.shape[2:])
             patches = self.averages(
                 placing.left_top(locations_R2),
                 placing.widths_RK1.expand(-1, -1, 2),
@@ -149,7 +158,7 @@ class Photos:
         return self._prepared[key]
 
     def _sizes_R2(self, rows: int) -> torch.Tensor:
-        if rows == self.batch_size:
+        if rows == self.batch_size or exporting():
             return self.sizes_B2
         return self.sizes_B2.index_select(0, self._photos_R(rows))
 
@@ -159,7 +168,7 @@ class Photos:
 
     def _placing(self, geometry: GlimpseGeometry, rows: int, dtype: torch.dtype) -> Placing:
         return self._cached(
-            ("placing", geometry, rows, dtype),
+            ("placing", geometry, None if exporting() else rows, dtype),
             lambda: Placing.of(self._sizes_R2(rows), geometry, dtype),
         )
 
@@ -172,12 +181,16 @@ class Photos:
     ) -> torch.Tensor:
         """Return normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), float32
         or float64. The arguments are those of `window_averages`."""
-        averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
+        if exporting():
+            table = self._cached(("table",), lambda: SumTable(self.pixels_BCHW, self.sizes_B2))
+            averages = table.averages(starts_RK2, sides_RK2, cells)
+        else:
+            averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
         scales_C, means_C = self._normalisation()
         if scales_C is not None:
             averages = averages * scales_C.to(averages.dtype).view(-1, 1, 1)
         if means_C is not None:
-            limits_R2 = self._sizes_R2(len(starts_RK2)).flip(1)
+            limits_R2 = self._sizes_R2(starts_RK2.shape[0]).flip(1)
             inside_y, inside_x = (
                 fraction_inside(
                     starts_RK2[..., axis], sides_RK2[..., axis], limits_R2[:, axis], count

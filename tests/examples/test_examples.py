@@ -47,5 +47,6 @@ def test_an_example_runs(name, tmp_path):
 
 def test_every_example_is_tested():
     scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
-    elsewhere = {"own_estimator.py", "own_training_loop.py"}  # tests/training
+    # tests/training, tests/runs
+    elsewhere = {"own_estimator.py", "own_training_loop.py", "run_onnx.py"}
     assert scripts == set(SCRIPTS) | elsewhere

@@ -168,3 +168,69 @@ def test_a_glance_stride_without_such_a_map_is_refused():
 def test_a_size_that_the_backbone_does_not_take_is_refused_when_the_model_is_built(field, fields):
     with pytest.raises(UserError, match=rf"{field}: the backbone takes no images of"):
         build_model(ModelConfig(retina="backbone", **fields), num_classes=3)
+
+
+# A network of each family, and a patch size, in pixels: convolutional ones first
+CONVOLUTIONAL = [
+    "test_efficientnet", "test_resnet", "test_convnext", "test_nfnet", "test_byobnet",
+    "mobilenetv3_small_050", "regnetx_002", "ghostnet_050",
+]  # fmt: skip
+TRANSFORMERS = {
+    "test_vit": 48, "deit_tiny_patch16_224": 48, "eva02_tiny_patch14_224": 56, "test_maxvit": 64,
+    "xcit_nano_12_p16_224": 48, "levit_128s": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_convolutional_family_has_features_and_maps_of_its_strides(name):
+    backbone = Backbone(name).eval()
+    images = torch.rand(2, 3, 64, 96)
+    assert backbone(images).shape == (2, backbone.out_features)
+    assert backbone.map_and_pooled(images)[0].shape == (2, backbone.map_features, 2, 3)
+    index, channels = backbone.stage(16)
+    assert backbone.map_of_stage(images, index).shape == (2, channels, 4, 6)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformer_family_gets_its_position_embeddings_at_patch_size(name):
+    size = TRANSFORMERS[name]
+    backbone = Backbone(name, size=(size, size)).eval()
+    backbone.check_size("patch_size", (size, size))
+    features = backbone(torch.rand(2, 3, size, size))
+    assert features.shape == (2, backbone.out_features)
+    assert features.std() > 0
+
+
+def test_position_embeddings_are_interpolated_as_timm_does():
+    torch.manual_seed(3)
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    at_size = timm.create_model("test_vit", num_classes=0, img_size=48)
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    at_size.load_state_dict(checkpoint_filter_fn(dict(state), at_size))
+    backbone = Backbone("test_vit").eval()
+    backbone.network.load_state_dict(state)
+    images = torch.rand(2, 3, 48, 48)
+    torch.testing.assert_close(backbone(images), at_size.eval()(images))
+    assert backbone(torch.rand(2, 3, 64, 80)).shape == (2, backbone.out_features)
+
+
+def test_a_network_made_for_one_size_refuses_another_in_one_line():
+    backbone = Backbone("levit_128s", size=(64, 64))
+    backbone.check_size("patch_size", (64, 64))
+    with pytest.raises(UserError, match="glance: the backbone takes no images of 128x128") as error:
+        backbone.check_size("glance", (128, 128))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_photos_are_normalised_as_the_weights_were_trained(name, tmp_path):
+    save_file(whole(name).state_dict(), tmp_path / "weights.safetensors")
+    config = ModelConfig(
+        retina="backbone", backbone=name, weights=str(tmp_path / "weights.safetensors"),
+        patch_size=32, num_glimpses=1,
+    )  # fmt: skip
+    model = build_model(config, num_classes=3, mean=(0.1,) * 3, std=(0.2,) * 3)
+    trained = timm.create_model(name).pretrained_cfg
+    assert model.mean.tolist() == pytest.approx(trained["mean"])
+    assert model.std.tolist() == pytest.approx(trained["std"])

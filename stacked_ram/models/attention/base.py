@@ -72,13 +72,13 @@ def fixed_location(
 ) -> PolicyOutput:
     """Return a location that no attention chose: the given one, a random one (uniform over the
     photo), or the centre. like_RD: any tensor with the rows first."""
-    location = like_RD.new_zeros(len(like_RD), 2, dtype=torch.float32)
+    location = like_RD.new_zeros(like_RD.shape[0], 2, dtype=torch.float32)
     if given_R2 is not None:
         location = given_R2
     elif draw:
         # in place: torch.compile cannot trace torch.rand with a generator and a free shape
         location.uniform_(-1, 1, generator=generator)
-    nothing = like_RD.new_zeros(len(like_RD), dtype=torch.float32)
+    nothing = like_RD.new_zeros(like_RD.shape[0], dtype=torch.float32)
     inside = location.clamp(-1, 1)
     return PolicyOutput(inside, location, inside, nothing, nothing)
 

@@ -94,7 +94,7 @@ class GaussianPolicy(nn.Module):
             sample_B2=sample_B2,
             mean_B2=mean_B2,
             log_prob_B=-0.5 * (z_B2.square() + per_axis).sum(1),
-            entropy_B=(1 + per_axis).expand(len(mean_B2)),
+            entropy_B=(1 + per_axis).expand(mean_B2.shape[0]),
             weights_BR=weights_BR,
         )
 

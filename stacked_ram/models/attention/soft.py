@@ -51,7 +51,7 @@ class SoftAttention(nn.Module):
             scores_BR = self.scorer(context, state_BD)
         weights_BR = scores_BR.softmax(1)
         location_B2 = expected_centre(weights_BR, self.centres_R2)
-        nothing = location_B2.new_zeros(len(location_B2))
+        nothing = location_B2.new_zeros(location_B2.shape[0])
         attended = (weights_BR.unsqueeze(1) @ context.regions_BRD.float()).squeeze(1)
         return PolicyOutput(
             location_B2, location_B2, location_B2, nothing, nothing, weights_BR, attended

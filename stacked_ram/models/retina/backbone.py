@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,14 +50,23 @@ class Backbone(Pretrained):
         weights: `none`, `pretrained` (timm's own, from its hub), `package:NAME` (an installed pip
             package that carries a state dict), or the path of a weights file.
         frozen: the weights do not learn.
+        size: the only (height, width) of the images that it will get, in pixels, if there is one. A
+            network that is made for one size is made for this, its position embeddings included.
 
     Raises UserError if the name is unknown, or the weights are not available or do not fit.
     """
 
-    def __init__(self, name: str, weights: str = "none", *, frozen: bool = False):
+    def __init__(
+        self,
+        name: str,
+        weights: str = "none",
+        *,
+        frozen: bool = False,
+        size: tuple[int, int] | None = None,
+    ):
         super().__init__()
-        network = create(name)
-        load_weights(network, name, weights)
+        network, options = create(name, size)
+        load_weights(network, name, weights, options)
         self.hold(network, weights, frozen)
         self.map_features = self.network.num_features
         # some networks widen the features once more after pooling
@@ -75,12 +84,17 @@ class Backbone(Pretrained):
         width). A copy on the meta device finds out without computing anything."""
         shapes = copy.deepcopy(self).to("meta").eval()
         try:
-            shapes(torch.zeros(1, 3, *size, device="meta"))
+            features = shapes(torch.zeros(1, 3, *size, device="meta"))
         except Exception as error:  # networks raise errors of many kinds
             raise UserError(
                 f"{field}: the backbone takes no images of {size[0]}x{size[1]} pixels"
                 f" ({brief(error)}); choose another size"
             ) from None
+        if features.shape != (1, self.out_features):
+            raise UserError(
+                f"backbone: gives features of shape {tuple(features.shape[1:])}, not one vector of"
+                f" {self.out_features}; take another"
+            )
 
     def map_and_pooled(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the last feature map (B x map_features x h x w) and its pooled features."""
@@ -114,8 +128,11 @@ def find_backbone(parts: Iterable[nn.Module]) -> Backbone | None:
     return next((module for module in modules if isinstance(module, Backbone)), None)
 
 
-def create(name: str) -> Any:
-    """Create a timm network without classifier, for images of any size if it allows that.
+def create(name: str, size: tuple[int, int] | None = None) -> tuple[Any, dict[str, Any]]:
+    """Create a timm network without classifier, and return it with the options that it took.
+
+    It takes images of any size if it can; one that is made for a single size is made for `size`
+    (None: the size that timm gives it).
 
     Raises UserError for an unknown name. (timm's networks have no common type.)
     """
@@ -123,22 +140,34 @@ def create(name: str) -> Any:
 
     if not timm.is_model(name):
         raise UserError(f"backbone: timm has no model `{name}`{nearest(name, timm.list_models())}")
-    try:
-        return timm.create_model(name, num_classes=0, dynamic_img_size=True)
-    except TypeError:  # convolutional networks have no such option and need none
-        return timm.create_model(name, num_classes=0)
+    tried: list[dict[str, Any]] = [{"dynamic_img_size": True}]
+    if size is not None:
+        tried.append({"img_size": size})
+    for options in tried:
+        try:
+            return timm.create_model(name, num_classes=0, **options), options
+        except TypeError:  # it has no such option; convolutional networks need none
+            continue
+        except (AssertionError, ValueError, RuntimeError) as error:  # of its own, for this size
+            raise UserError(
+                f"backbone: {name} cannot be built for images of {size} pixels ({error}); change"
+                " patch_size (and glance), or take another backbone"
+            ) from None
+    return timm.create_model(name, num_classes=0), {}
 
 
 def as_rgb(images_BCHW: Tensor) -> Tensor:
     return images_BCHW.expand(-1, 3, -1, -1) if images_BCHW.shape[1] == 1 else images_BCHW
 
 
-def load_weights(network: nn.Module, name: str, weights: str) -> None:
-    """Fill a timm network (without classifier) with weights, strictly."""
+def load_weights(
+    network: nn.Module, name: str, weights: str, options: Mapping[str, Any] | None = None
+) -> None:
+    """Fill a timm network (without classifier, built with these options) with weights, strictly."""
     if weights == "none":
         return
     if weights == "pretrained":
-        state = timm_weights(name)
+        state = timm_weights(name, options or {})
     elif weights.startswith("package:"):
         state = read_state(package_file(weights.removeprefix("package:")))
     else:
@@ -146,11 +175,12 @@ def load_weights(network: nn.Module, name: str, weights: str) -> None:
     load_in_order(network, state, name, weights)
 
 
-def timm_weights(name: str) -> dict[str, Tensor]:
+def timm_weights(name: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Fetch timm's own weights; it brings position embeddings to the size of the images."""
     import timm
 
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        return timm.create_model(name, pretrained=True, **options).state_dict()
     except Exception as error:  # hub, network, missing tag: in each case say what to do
         raise UserError(
             f"weights: timm's own weights of {name} could not be fetched ({type(error).__name__}); "

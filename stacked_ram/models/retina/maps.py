@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from stacked_ram.models.retina.backbone import Pretrained, as_rgb, create, load_weights
+from stacked_ram.ops.exported import exporting
 from stacked_ram.ops.patches import Photos
 from stacked_ram.runtime.errors import UserError
 
@@ -82,8 +83,8 @@ class BackboneMaps(Pretrained):
 
         super().__init__()
         self.levels = levels
-        whole = create(name)
-        load_weights(whole, name, weights)
+        whole, options = create(name)
+        load_weights(whole, name, weights, options)
         self.mean, self.std = whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"]
         available = len(whole.feature_info)
         if num_levels - 1 > available:
@@ -92,8 +93,9 @@ class BackboneMaps(Pretrained):
             )
         # "getter" cuts off the layers after the last map
         network = timm.create_model(
-            name, features_only=True, feature_cls="getter", out_indices=tuple(range(num_levels - 1))
-        )
+            name, features_only=True, feature_cls="getter",
+            out_indices=tuple(range(num_levels - 1)), **options,
+        )  # fmt: skip
         self.hold(network, weights, frozen)
         kept = self.network.model.state_dict()
         self.network.model.load_state_dict({key: whole.state_dict()[key] for key in kept})
@@ -134,13 +136,6 @@ class BackboneMaps(Pretrained):
             sizes_G2 = group_B.new_tensor([group.shape[2:] for group in same_level])
             maps.append(Photos(torch.cat(padded)[order].float(), sizes_G2[group_B]))
         return maps
-
-
-def exporting() -> bool:
-    """Return whether torch.export traces the model: then all photos fill the batch, and the values
-    of their sizes are not available. (torch.compiler.is_exporting is True under torch.compile too.)
-    """
-    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def normalised(photos: Photos) -> Tensor:

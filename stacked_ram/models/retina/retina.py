@@ -83,7 +83,7 @@ class PatchRetina(nn.Module):
 
         They are in pixels of the photo, also if the first surface is a feature map.
         """
-        rows = len(locations_R2) // len(view.sizes_B2)
+        rows = locations_R2.shape[0] // view.sizes_B2.shape[0]
         surface_R2 = view.surfaces[0].sizes_B2.repeat_interleave(rows, 0)
         photo_R2 = view.sizes_B2.repeat_interleave(rows, 0)
         geometry = self.smooth_geometry if smooth else self.geometry

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.norms import FreezableStatistics
+from stacked_ram.ops.exported import exporting
 
 STATISTICS_FREEZE_AT = 0.5  # fraction of the training
 
@@ -83,9 +84,12 @@ class ConvWhat(FreezableStatistics):
         for convolution, norm, relu in zip(layers, layers, layers, strict=True):
             maps = relu(normalised(maps, convolution, norm))
         there = pooled_to(maps, (self.side, self.side)).permute(0, 2, 3, 1).flatten(1)
-        anywhere = functional.adaptive_max_pool2d(maps, 1).flatten(1)
+        if exporting():  # ONNX has no adaptive maximum; its gradient differs where values are equal
+            anywhere = maps.amax((2, 3))
+        else:
+            anywhere = functional.adaptive_max_pool2d(maps, 1).flatten(1)
         features = torch.cat([there, anywhere], 1)
-        return self.layer(features.view(len(patches_RKCPP), -1))
+        return self.layer(features.view(patches_RKCPP.shape[0], -1))
 
 
 def normalised(maps_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
@@ -109,7 +113,7 @@ class RowNorm(nn.BatchNorm1d):
     """Batch norm over rows. A single row has no statistics of its own and uses the running ones."""
 
     def forward(self, rows_RD: Tensor) -> Tensor:
-        if len(rows_RD) > 1:
+        if not self.training or rows_RD.shape[0] > 1:
             return super().forward(rows_RD)
         return functional.batch_norm(
             rows_RD, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
