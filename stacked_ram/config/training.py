@@ -33,6 +33,9 @@ class TrainingConfig:
     """Photos in a batch, on each device."""
     seed: NotNegative = 0
     """Fixes everything that is random."""
+    init_from: str | None = None
+    """Run folder or file of weights to start from: every tensor whose name and shape are the same
+    is taken. The classes may be others; the classifier then starts anew."""
     # Optimiser and schedule
     optimizer: str = "adamw"
     """Any optimiser of timm's factory: adamw, sgd, adam, lamb, ..."""

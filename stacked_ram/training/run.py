@@ -19,7 +19,7 @@ from stacked_ram.config.yaml import field_sections, replace_fields, to_dict
 from stacked_ram.data.dataset import folds_of, open_dataset
 from stacked_ram.data.loader import make_loader
 from stacked_ram.evaluation.predictions import predict_split
-from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.runs.checkpoint import load_run, state_files
 from stacked_ram.runs.folder import RunFolder, write_atomically
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import UserError
@@ -82,7 +82,10 @@ def resume_run(
     config = config or run.config()
     check_unchanged(run.config(), config)
     callbacks = [ProgressBar(), *callbacks]
-    trainer = Trainer(config, run, world, callbacks=callbacks, estimator=estimator)
+    trainer = Trainer(
+        config, run, world, callbacks=callbacks, estimator=estimator,
+        from_state=bool(state_files(folder)),
+    )  # fmt: skip
     trainer.resume()
     return trainer.fit()
 

@@ -40,6 +40,7 @@ from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped, StopSignals
 from stacked_ram.training.callbacks import Callback
 from stacked_ram.training.estimators import Estimator
+from stacked_ram.training.init_from import init_from
 from stacked_ram.training.meters import Row
 from stacked_ram.training.step import TrainStep
 from stacked_ram.training.validation import validate
@@ -57,6 +58,7 @@ class Trainer:
         world: the processes that train together; None: this one alone.
         callbacks: called in every process at the moments that `Callback` names.
         estimator: one of your own (`estimators.Estimator`); None: the one that the config names.
+        from_state: `resume` will load a training state: the run of `init_from` is not needed.
 
     Raises UserError if the config cannot be trained. Nothing is written before `fit`.
     """
@@ -69,6 +71,7 @@ class Trainer:
         *,
         callbacks: Sequence[Callback] = (),
         estimator: Estimator | None = None,
+        from_state: bool = False,
     ) -> None:
         if not isinstance(run, RunFolder):
             run = RunFolder(run or default_folder(None, config))
@@ -101,6 +104,9 @@ class Trainer:
             mean=self.dataset.mean,
             std=self.dataset.std,
         )
+        self.started_from = ""
+        if settings.init_from is not None and not from_state:
+            self.started_from = init_from(model, settings.init_from, self.dataset.classes)
         self.train_step = TrainStep(
             model.to(self.device),
             settings,
@@ -170,6 +176,8 @@ class Trainer:
                 "batch norm: processes on a CPU do not share its statistics; each normalises with"
                 " those of its own photos"
             )
+        if self.started_from:
+            self.log(self.started_from)
         if self.train_step.step and not self.finished:
             self.log(f"resuming at epoch {self.epoch + 1}, step {self.train_step.step}")
         if not self.train_step.step:  # results without a state would be those of another training
