@@ -134,15 +134,19 @@ def load(path: PathLike, device: str = "auto") -> Model:
     """Load a trained model.
 
     Args:
-        path: a run folder (its best weights are taken) or a `.safetensors` file that a run wrote.
+        path: a run folder (its best weights are taken) or a `.safetensors` file that a run wrote;
+            or `hf://user/name` (`hf://user/name@revision`), a model on the Hugging Face Hub.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
 
     Raises:
-        UserError: there is no such run or device, or the file is damaged or no weights file.
+        UserError: there is no such run, model or device, or the file is damaged or no weights file.
     """
+    from stacked_ram.runs import hub
     from stacked_ram.runs.checkpoint import load_run
     from stacked_ram.trained import Model
 
+    if isinstance(path, str) and path.startswith(hub.SCHEME):
+        path = hub.download(path)
     return Model(load_run(path, device))
 
 

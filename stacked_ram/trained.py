@@ -215,5 +215,85 @@ class Model:
         """
         return evaluate(self._loaded, split, dataset=dataset, controls=controls, **options)
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        licence: str | None = None,
+        photos: Iterable[AnyPhoto] = (),
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Upload a stacked_ram model",
+    ) -> str:
+        """Upload the model to the Hugging Face Hub; `ram.load("hf://user/name")` loads it again.
+
+        The repository holds config.json, model.safetensors and README.md: a card with the data,
+        the figures of the run's last `test` beside its controls, limits and licence.
+
+        Args:
+            repo: user/name; the repository is made if there is none.
+            licence: of the weights, as the Hub abbreviates it (`mit`, `cc-by-4.0`).
+            photos: photos to show in the card, with what the model did on them; they are published.
+            private: make a new repository private.
+            token: of the Hub. Default: that of `hf auth login`.
+            message: of the commit.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            UserError: the name is not valid, or a photo cannot be read.
+            RunFailed: the Hub cannot be reached, or refuses.
+        """
+        import tempfile
+
+        from stacked_ram.evaluation.model_card import model_card, test_figures
+        from stacked_ram.runs import hub
+
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            pictures = []
+            for number, photo in enumerate(photos):
+                pictures.append(f"pictures/{number}.png")
+                (folder / "pictures").mkdir(exist_ok=True)
+                self.look(photo).save(folder / pictures[-1])
+            card = model_card(
+                self._loaded,
+                test_figures(self._loaded.folder),
+                name=repo.rpartition("/")[2],
+                load=hub.SCHEME + repo,
+                licence=licence,
+                pictures=pictures,
+            )
+            hub.write_model_folder(self._loaded, folder, card)
+            return hub.upload(folder, repo, private=private, token=token, message=message)
+
+    def save_backbone(self, path: str | Path) -> Path:
+        """Save the trained visual network as a file that timm loads.
+
+        `timm.create_model(model.config.model.backbone, num_classes=0, checkpoint_path=path)` is
+        then the same network, without a classifier.
+
+        Args:
+            path: a file that ends in .safetensors.
+
+        Raises:
+            UserError: the model has no backbone, or the path another ending.
+        """
+        from safetensors.torch import save
+
+        from stacked_ram.runs.folder import write_atomically
+
+        path = Path(path)
+        check(path.suffix == ".safetensors", f"{path}: the name must end in .safetensors")
+        if self.net.backbone is None:
+            raise UserError(
+                f"{self.path}: has no whole timm network (retina {self.config.model.retina}, stack"
+                f" {self.config.model.stack}); only retina backbone has one"
+            )
+        state = self.net.backbone.network.state_dict()
+        write_atomically(path, save({name: value.contiguous() for name, value in state.items()}))
+        return path
+
     def __repr__(self) -> str:
         return f"<Model {self.path}: {len(self.classes)} classes, {self.device}>"

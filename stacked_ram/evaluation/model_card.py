@@ -1,0 +1,151 @@
+"""The model card: data, figures beside the controls, limits and licence, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stacked_ram.evaluation.evaluate import CONTROL_WORDS
+from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.runtime.version import __version__
+
+TAGS = ["image-classification", "recurrent-attention-model", "stacked_ram"]
+
+
+def test_figures(folder: Path) -> dict[str, Any] | None:
+    """Read what `test` wrote into a run's folder, or None."""
+    path = folder / "test.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def model_card(
+    loaded: LoadedRun,
+    figures: dict[str, Any] | None,
+    *,
+    name: str,
+    load: str,
+    licence: str | None = None,
+    pictures: Sequence[str] = (),
+) -> str:
+    """Write the card of a model.
+
+    figures: of its test (`test_figures`); None: not measured, and the card says so. name: its
+    title. load: what `ram.load` takes. licence: of the weights, as the Hub abbreviates it (mit).
+    pictures: paths beside the card.
+    """
+    model, data = loaded.config.model, loaded.config.data
+    dataset = Path(data.dataset).name
+    classes = loaded.classes
+    looks = f"{model.num_glimpses} glimpses of {model.num_patches} patches of {model.patch_size}"
+    lines = [
+        *front_matter(figures, dataset, licence),
+        f"# {name}",
+        "",
+        "An image classifier that looks at a photo as the Recurrent Attention Model does"
+        f" ([Mnih et al., 2014](https://arxiv.org/abs/1406.6247)): {looks} pixels, each location"
+        f" chosen from what it saw before. Retina `{model.retina}`, core `{model.core}`, attention"
+        f" `{model.attention}`, {sum(p.numel() for p in loaded.model.parameters()):,} parameters.",
+        "",
+        "```python",
+        "import stacked_ram as ram",
+        "",
+        f'model = ram.load("{load}")',
+        'result = model.look("photo.jpg")',
+        "result.label, result.probability, result.locations",
+        "```",
+        "",
+        "## Data",
+        "",
+        f"Data set `{dataset}`, {len(classes)} classes: {some_names(classes)}.",
+        *(size_line(loaded)),
+        "",
+        "## Figures",
+        "",
+        *figure_lines(figures),
+        "",
+        *picture_lines(pictures),
+        "## Limits",
+        "",
+        f"It knows these {len(classes)} classes only, and answers one of them for any photo. It was"
+        " trained and measured on photos of one data set: on others its accuracy is unknown, and"
+        " its probabilities need not be calibrated. Where a control is as good as the model, its"
+        " attention is worth nothing there.",
+        "",
+        "## Licence",
+        "",
+        f"Weights: {licence}." if licence else "The licence of the weights was not stated.",
+        "The code is stacked_ram's, under the MIT licence.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def front_matter(figures: dict[str, Any] | None, dataset: str, licence: str | None) -> list[str]:
+    """The YAML that the Hub reads."""
+    import yaml
+
+    facts: dict[str, Any] = {
+        "library_name": "stacked_ram",
+        "pipeline_tag": "image-classification",
+        "tags": TAGS,
+    }
+    if licence:
+        facts["license"] = licence
+    if figures:
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": dataset, "type": dataset, "split": figures["split"]},
+            "metrics": [{"type": "accuracy", "value": round(figures["accuracy"], 4)}],
+        }
+        facts["model-index"] = [{"name": "stacked_ram", "results": [result]}]
+    return ["---", yaml.safe_dump(facts, sort_keys=False).strip(), "---", ""]
+
+
+def some_names(classes: Sequence[str], most: int = 20) -> str:
+    rest = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return ", ".join(classes[:most]) + rest
+
+
+def size_line(loaded: LoadedRun) -> list[str]:
+    data = loaded.config.data
+    if data.photo_size is not None:
+        return [f"Photos are resized to {data.photo_size[0]}x{data.photo_size[1]} (height, width)."]
+    if data.short_side is not None:
+        return [f"Photos are reduced to a shorter side of {data.short_side} pixels."]
+    return ["Photos are taken at their own size."]
+
+
+def figure_lines(figures: dict[str, Any] | None) -> list[str]:
+    """The model beside its controls, as a table."""
+    if figures is None:
+        return ["Not measured: `test` was not run before this card was written."]
+    low, high = figures["interval_95"]
+    gmacs = figures["gmacs"]["total"]
+    rows = [(f"**this model**, {figures['pass']}", figures["accuracy"], gmacs)]
+    for name, control in figures.get("controls", {}).items():
+        words = CONTROL_WORDS.get(name, (name,))[0]
+        rows.append((f"control: {words}", control["accuracy"], control.get("gmacs", gmacs)))
+    for row in figures.get("linear_probe", {}).get("sizes", []):
+        rows.append((f"linear probe at {row['size']}", row["accuracy"], row["gmacs"]))
+    return [
+        f"On the {figures['split']} split, {figures['photos']} photos (95 % confidence interval"
+        f" {low:.1%} to {high:.1%}), stacked_ram {__version__}:",
+        "",
+        "| | accuracy | GMACs a photo |",
+        "|---|---:|---:|",
+        *(f"| {words} | {accuracy:.1%} | {cost:.4f} |" for words, accuracy, cost in rows),
+        "",
+        "After each glimpse: "
+        + ", ".join(f"{value:.1%}" for value in figures["accuracy_after"])
+        + ".",
+        *(["", *figures["meaning"]] if figures.get("meaning") else []),
+        *([] if "controls" in figures else ["", "The controls were not measured."]),
+    ]
+
+
+def picture_lines(pictures: Sequence[str]) -> list[str]:
+    if not pictures:
+        return []
+    shown = [f"![Where the model looked, and what it believed]({path})" for path in pictures]
+    return ["## Where it looks", "", *shown, ""]
