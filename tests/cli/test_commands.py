@@ -129,7 +129,7 @@ def test_the_exported_program_is_the_model(digits, tmp_path, model):
 def test_an_export_removes_the_program_of_an_earlier_export(run, tmp_path):
     for name in ("model.onnx", "model.onnx.data", "notes.txt"):
         (tmp_path / name).write_text("older")
-    export(Export(run=run, out=tmp_path, onnx=False))
+    export(Export(run=run, out=tmp_path, size=(12, 12), batch_size=1, onnx=False))
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["model.json", "model.pt2", "notes.txt"]
 
@@ -165,7 +165,7 @@ def test_an_export_says_when_it_cannot_know_the_size(tmp_path, capsys):
     assert not (tmp_path / "run" / "export").exists()
     info(Info(what=tmp_path / "run"))
     assert "photos assumed to be (224, 224)" in capsys.readouterr().out
-    export(Export(run=tmp_path / "run", size=(12, 12), onnx=False))
+    export(Export(run=tmp_path / "run", size=(12, 12), batch_size=1, onnx=False))
     file = tmp_path / "run" / "config.yaml"
     for command in (
         lambda: run_test(Options(runs=(tmp_path / "run",), out=file / "x")),

@@ -61,7 +61,7 @@ class ConvMaps(nn.Module):
             inside = inside_mask(sizes_B2, maps.shape[2:]) if padded else None
             maps = norm(convolution(maps), inside).relu()
             sizes_B2 = sizes_B2 // 2
-            maps = functional.max_pool2d(maps, 2)
+            maps = halved(maps)
             if padded:
                 maps = maps * inside_mask(sizes_B2, maps.shape[2:])
             surfaces.append(Photos(maps.float(), sizes_B2))
@@ -136,6 +136,15 @@ class BackboneMaps(Pretrained):
             sizes_G2 = group_B.new_tensor([group.shape[2:] for group in same_level])
             maps.append(Photos(torch.cat(padded)[order].float(), sizes_G2[group_B]))
         return maps
+
+
+def halved(maps_BCHW: Tensor) -> Tensor:
+    """2x2 max pooling; of free sizes as slices, as a pooling would ask whether they are even."""
+    if not exporting():
+        return functional.max_pool2d(maps_BCHW, 2)
+    height, width = (side // 2 for side in maps_BCHW.shape[2:])
+    rows = torch.maximum(maps_BCHW[:, :, 0::2][:, :, :height], maps_BCHW[:, :, 1::2])
+    return torch.maximum(rows[..., 0::2][..., :width], rows[..., 1::2])
 
 
 def normalised(photos: Photos) -> Tensor:
