@@ -135,7 +135,9 @@ def load(path: PathLike, device: str = "auto") -> Model:
 
     Args:
         path: a run folder (its best weights are taken) or a `.safetensors` file that a run wrote;
-            or `hf://user/name` (`hf://user/name@revision`), a model on the Hugging Face Hub.
+            `hf://user/name` (or `hf://user/name@revision`), a model on the Hugging Face Hub; or
+            `demo`, a small model that comes with the package (digits on photographs), unless
+            there is a run of that name.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
 
     Raises:
@@ -147,6 +149,8 @@ def load(path: PathLike, device: str = "auto") -> Model:
 
     if isinstance(path, str) and path.startswith(hub.SCHEME):
         path = hub.download(path)
+    elif str(path) == "demo" and not Path(path).exists():
+        path = Path(__file__).parent / "runs" / "demo"
     return Model(load_run(path, device))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from stacked_ram.evaluation.evaluate import CONTROL_WORDS
 from stacked_ram.runs.checkpoint import LoadedRun
-from stacked_ram.runtime.version import __version__
 
+OTHER_WORDS = {"box given": ("the same model made to look at the object",)}
 TAGS = ["image-classification", "recurrent-attention-model", "stacked_ram"]
 
 
@@ -63,7 +63,7 @@ def model_card(
         "",
         "## Figures",
         "",
-        *figure_lines(figures),
+        *figure_lines(figures, loaded.config.training.seed),
         "",
         *picture_lines(pictures),
         "## Limits",
@@ -116,30 +116,32 @@ def size_line(loaded: LoadedRun) -> list[str]:
     return ["Photos are taken at their own size."]
 
 
-def figure_lines(figures: dict[str, Any] | None) -> list[str]:
-    """The model beside its controls, as a table."""
+def figure_lines(figures: dict[str, Any] | None, seed: int) -> list[str]:
+    """The model beside its controls, as a table, and how that was measured."""
     if figures is None:
         return ["Not measured: `test` was not run before this card was written."]
     low, high = figures["interval_95"]
     gmacs = figures["gmacs"]["total"]
-    rows = [(f"**this model**, {figures['pass']}", figures["accuracy"], gmacs)]
+    rows = [(f"**this model**, {figures['pass']}", figures["accuracy"], f"{gmacs:.4f}")]
     for name, control in figures.get("controls", {}).items():
-        words = CONTROL_WORDS.get(name, (name,))[0]
-        rows.append((f"control: {words}", control["accuracy"], control.get("gmacs", gmacs)))
+        words = CONTROL_WORDS.get(name, OTHER_WORDS.get(name, (name,)))[0]
+        rows.append((f"control: {words}", control["accuracy"], ""))
     for row in figures.get("linear_probe", {}).get("sizes", []):
-        rows.append((f"linear probe at {row['size']}", row["accuracy"], row["gmacs"]))
+        rows.append((f"linear probe at {row['size']}", row["accuracy"], f"{row['gmacs']:.4f}"))
     return [
         f"On the {figures['split']} split, {figures['photos']} photos (95 % confidence interval"
-        f" {low:.1%} to {high:.1%}), stacked_ram {__version__}:",
+        f" {low:.1%} to {high:.1%}); training seed {seed}, measured {figures['when'][:10]} by"
+        f" `{figures['command']}` of stacked_ram {figures['versions']['stacked_ram']} on"
+        f" {figures['machine']}:",
         "",
         "| | accuracy | GMACs a photo |",
         "|---|---:|---:|",
-        *(f"| {words} | {accuracy:.1%} | {cost:.4f} |" for words, accuracy, cost in rows),
+        *(f"| {words} | {accuracy:.1%} | {cost} |" for words, accuracy, cost in rows),
         "",
         "After each glimpse: "
         + ", ".join(f"{value:.1%}" for value in figures["accuracy_after"])
         + ".",
-        *(["", *figures["meaning"]] if figures.get("meaning") else []),
+        *(["", *(f"- {line}" for line in figures["meaning"])] if figures.get("meaning") else []),
         *([] if "controls" in figures else ["", "The controls were not measured."]),
     ]
 
