@@ -28,7 +28,7 @@ PUBLISHED = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs/**/*.md", "docs/**/*.png",
     "docs/site.css", "datasets/README.md", "configs/README.md", "examples/README.md",
     "examples/*.py", "results/*.md", "results/pictures/*", "results/tables/*.csv",
-    "benchmarks/README.md", "benchmarks/*.json",
+    "benchmarks/README.md", "benchmarks/*.json", "stacked_ram/runs/demo/README.md",
 )  # fmt: skip
 
 
