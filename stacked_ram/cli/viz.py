@@ -38,7 +38,8 @@ class Viz:
     format: Literal["png", "svg", "pdf"] = "png"
     """Format of the pictures."""
     limit: int | None = None
-    """The most photos to draw one by one. Default: 12; in the report: 100."""
+    """The most photos to draw one by one, chosen evenly. Default: 12; in the report: 100, and at
+    most half as many more for its galleries."""
     glimpses: int | None = None
     """Glimpses at each photo. Default: the run's."""
     stop_at: float | None = None
@@ -58,8 +59,9 @@ class Viz:
     them as one grid."""
     one_per_class: bool = False
     """Draw one photo of each class in a row, and nothing else."""
-    compare: Path | None = None
-    """Another run with the same classes: draw both on the same photos, side by side."""
+    compare: tuple[Path, ...] = ()
+    """Another run with the same classes: draw both on the same photos, side by side. With --report
+    or --app, several other runs."""
     report: bool = False
     """Write report.html: one file with figures, galleries and a player for every photo."""
     app: bool = False
@@ -109,12 +111,20 @@ def check(options: Viz) -> None:
     modes = [
         name for name in ("report", "app", "one_per_class", "compare") if getattr(options, name)
     ]
-    if len(modes) > 1 and modes != ["app", "compare"]:
+    if len(modes) > 1 and modes not in (["app", "compare"], ["report", "compare"]):
         given = " and ".join("--" + name.replace("_", "-") for name in modes)
         raise UserError(f"{given}: ask for one at a time")
     if options.explain and modes:
         other = "--" + modes[0].replace("_", "-")
         raise UserError(f"--explain and {other}: ask for one at a time")
+    if len(options.compare) > 1 and len(modes) == 1:
+        raise UserError("--compare: pictures compare two runs; --report compares more")
+    if modes == ["report", "compare"] and (options.files or options.photos):
+        raise UserError("--report --compare: compares runs on a whole split; name no photos")
+    drawn = [name for name in ("separate", "attention", "animate") if getattr(options, name)]
+    if modes and drawn:
+        flag, more = (name.replace("_", "-") for name in (modes[0], drawn[0]))
+        raise UserError(f"--{flag}: draws no --{more}; leave out one of them")
     if options.one_per_class and (options.files or options.photos):
         raise UserError("--one-per-class: takes its photos from the data set; name none")
 
@@ -142,11 +152,11 @@ def draw(run: Path, options: Viz) -> list[Path]:
         from stacked_ram.viz.report import write_report
 
         del where["format"]
-        return [write_report(run, **where)]
-    if options.compare is not None:
+        return [write_report(run, others=options.compare, **where)]
+    if options.compare:
         from stacked_ram.viz.compare import compare_runs
 
-        return compare_runs(run, options.compare, **where)
+        return compare_runs(run, options.compare[0], **where)
     from stacked_ram.viz.draw import draw_run
 
     return draw_run(
@@ -175,5 +185,8 @@ def named_photos(options: Viz, limit: int) -> list[Path] | None:
         return None
     files = photo_files([*options.files, *options.photos])
     if len(files) > limit:
-        print(f"drawing {limit} of {len(files)} photos; --limit {len(files)} draws all")
+        print(
+            f"drawing {limit} of {len(files)} photos, evenly from their folders;"
+            f" --limit {len(files)} draws all"
+        )
     return files

@@ -7,6 +7,7 @@ wheel writes only codecs that browsers do not play.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import os
@@ -26,8 +27,9 @@ from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, stop_word
 from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
 from stacked_ram.viz.foveate import foveated
+from stacked_ram.viz.key import belief_marks, box_marks, draw_key, key_height
 from stacked_ram.viz.patch_strip import ROW
-from stacked_ram.viz.records import PhotoRecord
+from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,
@@ -45,7 +47,9 @@ from stacked_ram.viz.style import (
     step_colours,
     styled,
 )
-from stacked_ram.viz.thumbnails import small_size, small_view
+from stacked_ram.viz.thumbnails import draw_panels, file_name, panels, small_size
+from stacked_ram.viz.zoom import HIGH as ZOOM
+from stacked_ram.viz.zoom import draw_zoom, is_tiny
 
 DPI = 110
 STEP, LAST = 0.9, 2.6  # seconds that a step and the last frame are shown
@@ -56,15 +60,22 @@ MOST = 12  # photos of a grid
 @styled
 def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     """One photo after this many steps (0: before the first)."""
-    surface = record.surfaces[-1]
+    surface = record.main_surface
     view = view_of(surface.size, surface.boxes_TK4)
     wide, tall = fit(view_shape(record, surface, view), 3.75, 3.75)
-    right = EDGE + wide + 0.2
+    zoomed = is_tiny(surface, view, wide, tall)
+    right = EDGE + max(wide, 1.2) + 0.2
     room = PAGE - EDGE - right
-    known_wide, known_tall = fit(record.photo.true_aspect, room, tall * 0.5)
+    # what was seen so far, and the last feature map: one of them, or both beside each other
+    aside: list[Surface | None] = [*([None] if record.photo_surfaces else []), *record.maps[-1:]]
+    each = (room - 0.1 * (len(aside) - 1)) / len(aside)
+    known_tall = max(aside_size(record, other, each)[1] for other in aside)
     bars = min(TOP, len(record.classes)) * (ROW + 0.03)
     lines = 1.55
-    sheet = Sheet(PAGE, TITLE + max(tall, known_tall + 0.3 + bars) + lines + 2 * EDGE)
+    height = max(tall + (ZOOM + 0.12 if zoomed else 0), known_tall + 0.3 + bars)
+    marks = [*box_marks([record]), *belief_marks([record])]
+    inner = PAGE - 2 * EDGE
+    sheet = Sheet(PAGE, TITLE + height + lines + key_height(marks, inner) + 2 * EDGE)
     if steps == record.steps:
         text, colour = verdict(record)
         text += stop_words(record)
@@ -79,43 +90,68 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
                fontweight="bold")  # fmt: skip
     axes = sheet.axes(EDGE, TITLE, wide, tall)
     draw_surface(axes, surface, view, record.colours, last=steps)
-    known = sheet.axes(right, TITLE, known_wide, known_tall)
-    show_image(known, foveated(record, steps))
-    frame(known, FAINT, 0.7)
+    if zoomed and steps:
+        place = (EDGE, TITLE + tall + 0.12, max(wide, 3.0), ZOOM)
+        draw_zoom(sheet, record.until(steps), surface_until(surface, steps), axes, place)
     below = TITLE + known_tall
-    sheet.text(right, below + 0.13, "the photo as known so far", fontsize=7, color=QUIET)
+    for number, other in enumerate(aside):
+        x = right + number * (each + 0.1)
+        small = sheet.axes(x, TITLE, *aside_size(record, other, each))
+        if other is None:
+            show_image(small, foveated(record, steps))
+            frame(small, FAINT, 0.7)
+        else:
+            view = view_of(other.size, other.boxes_TK4)
+            draw_surface(small, other, view, record.colours, last=steps, weight=0.7, numbers=False)
+        words = "seen so far" if other is None else other.title
+        sheet.text(x, below + 0.13, fitted(words, each, 7), fontsize=7, color=QUIET)
     column = steps - int(beliefs(record)[0][0])
     if column >= 0:
         top = sheet.bare(right, below + 0.24, room, bars)
         draw_top(top, record, column, room, ROW + 0.03)
-        y = sheet.height - lines - EDGE
+        y = TITLE + height + EDGE
         height, width = lines - LINES_TOP - 0.36, PAGE - 2 * EDGE - LINES_LEFT
         axes = sheet.axes(EDGE + LINES_LEFT, y + LINES_TOP, width, height)
         draw_lines(axes, record, width, height, steps)
+    draw_key(sheet, marks, EDGE, sheet.height - EDGE - key_height(marks, inner), inner)
     return sheet.figure
+
+
+def surface_until(surface: Surface, steps: int) -> Surface:
+    return dataclasses.replace(surface, boxes_TK4=surface.boxes_TK4[:steps])
+
+
+def aside_size(record: PhotoRecord, surface: Surface | None, side: float) -> tuple[float, float]:
+    """(width, height) of what was seen so far (None), or of a feature map, beside the photo."""
+    if surface is None:
+        return fit(record.photo.true_aspect, side, 1.9)
+    view = view_of(surface.size, surface.boxes_TK4)
+    return fit(view_shape(record, surface, view), side, 1.9)
 
 
 @styled
 def grid_frame(records: Sequence[PhotoRecord], steps: int) -> Figure:
     """Many photos after this many steps."""
-    columns = min(4, len(records))
+    columns = min(4 // max(len(panels(record)) for record in records), len(records))
     side = (PAGE - EDGE) / columns - EDGE
     tall = max(small_size(record, side, side)[1] for record in records)
-    rows = -(-len(records) // columns)
-    sheet = Sheet(PAGE, EDGE + rows * (tall + 0.26))
+    rows, below = -(-len(records) // columns), 0.4
+    marks = box_marks(records, nested=False)
+    key = key_height(marks, PAGE - 2 * EDGE)
+    sheet = Sheet(PAGE, EDGE + rows * (tall + below) + key)
     for number, record in enumerate(records):
-        surface, view = record.surfaces[-1], small_view(record)
-        wide, high = small_size(record, side, tall)
-        x = EDGE + number % columns * (side + EDGE) + (side - wide) / 2
-        y = EDGE + number // columns * (tall + 0.26) + (tall - high)
+        x = EDGE + number % columns * (side + EDGE)
+        y = EDGE + number // columns * (tall + below)
         done = min(steps, record.steps)
-        axes = sheet.axes(x, y, wide, high)
-        draw_surface(axes, surface, view, record.colours, last=done, weight=0.8, nested=False)
+        draw_panels(sheet, record, x, y, side, tall, last=done)
         seen = done or record.glance_belief_N is not None
         text, colour = verdict(record.until(done)) if seen else ("…", QUIET)
         text = text.split(", is ")[0]
-        sheet.text(x + wide / 2, y + high + 0.14, fitted(text, side, 7.5, "bold"), fontsize=7.5,
+        sheet.text(x + side / 2, y + tall + 0.14, fitted(text, side, 7.5, "bold"), fontsize=7.5,
                    color=colour, ha="center", fontweight="bold")  # fmt: skip
+        sheet.text(x + side / 2, y + tall + 0.26, fitted(file_name(record), side, 6.5),
+                   fontsize=6.5, color=QUIET, ha="center")  # fmt: skip
+    draw_key(sheet, marks, EDGE, sheet.height - key, PAGE - 2 * EDGE)
     return sheet.figure
 
 

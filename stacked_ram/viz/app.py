@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +29,7 @@ EXAMPLES = 10
 
 def serve(
     run: str | Path,
-    other: str | Path | None = None,
+    others: Sequence[str | Path] = (),
     *,
     stop_at: float | None = None,
     host: str = "127.0.0.1",
@@ -40,7 +41,7 @@ def serve(
     """Open the page and stay until stopped.
 
     Args:
-        other: one more run to choose from, besides the runs in the same folder as `run`.
+        others: more runs to choose from, besides the runs in the same folder as `run`.
         stop_at: stop at this confidence, as the page's slider says in the beginning.
         host: the default is reachable from this machine alone.
         split, dataset: where the example photos come from, as in `draw_run`.
@@ -60,7 +61,7 @@ def serve(
 
         first = cached_run(str(run), device)
         examples = example_photos(first, uploads / "examples", split, dataset)
-        page = app_page.build_page(known_runs(run, other), first, examples, device, stop_at)
+        page = app_page.build_page(known_runs(run, others), first, examples, device, stop_at)
         try:
             _, address, _ = page.launch(
                 server_name=host,
@@ -102,11 +103,11 @@ def import_page(uploads: Path) -> ModuleType:
     return app_page
 
 
-def known_runs(run: str | Path, other: str | Path | None) -> dict[str, str]:
-    """Names and paths of the models to choose from: the run, the other run, and the runs in the
-    same folder."""
+def known_runs(run: str | Path, others: Sequence[str | Path]) -> dict[str, str]:
+    """Names and paths of the models to choose from: the run, the others, and the runs in the same
+    folder."""
     chosen = weights_file(run).parent.resolve()
-    paths = [run] if other is None else [run, other]
+    paths = [run, *others]
     for neighbour in sorted(chosen.parent.iterdir()):
         if neighbour != chosen and any(neighbour.glob("best.safetensors")):
             paths.append(neighbour)

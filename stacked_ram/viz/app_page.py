@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio
@@ -13,7 +14,14 @@ from stacked_ram.viz.app_view import cached_run, location_of, watch
 
 MOST_GLIMPSES = 16
 KEPT = 300  # seconds after which an uploaded photo is deleted
-CSS = ".gradio-container { max-width: 1240px !important } footer { display: none !important }"
+CSS = """
+.gradio-container { max-width: 1240px !important } footer { display: none !important }
+#verdict { font-size: 1.15rem } #verdict h3 { margin: 0 }
+/* small photos are enlarged, so that a place in them can be clicked */
+#photo img { width: 100%; height: 100%; object-fit: contain; image-rendering: auto }
+/* on a phone the answer stands first, once there is one */
+@media (max-width: 700px) { #result:has(#picture img) { order: -1 } #examples { order: 2 } }
+"""
 
 # without Gradio's button that sends a picture elsewhere
 SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscreen"]}
@@ -63,28 +71,36 @@ def build_page(
                 )  # fmt: skip
                 with gradio.Row():
                     again = gradio.Button("look again", variant="primary", elem_id="again")
-                    free = gradio.Button("first location: its own", elem_id="free")
-                if examples:
-                    gradio.Examples(examples, inputs=photo, label="examples", elem_id="examples")
-            with gradio.Column(scale=4, min_width=320):
+                    free = gradio.Button("let the model choose", elem_id="free")
+                chosen = gradio.Gallery(
+                    [(path, Path(path).stem) for path in examples], label="examples", columns=5,
+                    height="auto", allow_preview=False, visible=bool(examples),
+                    elem_id="examples", interactive=False,
+                )  # fmt: skip
+            with gradio.Column(scale=4, min_width=320, elem_id="result"):
                 verdict = gradio.Markdown("", elem_id="verdict")
                 picture = gradio.Image(
                     label="scan path", show_label=False, elem_id="picture", **SHOWN
                 )
-                belief = gradio.Label(num_top_classes=5, label="belief", elem_id="belief")
+                belief = gradio.Label(
+                    num_top_classes=5, label="belief", show_heading=False, elem_id="belief"
+                )
         strip = gradio.Image(label="patches, as the network gets them", elem_id="strip", **SHOWN)
 
         def look(path: str | None, name: str, steps: float, least: float, first: Any) -> Iterator:
             if not path:
                 yield {verdict: "", picture: None, belief: None, strip: None}
                 return
+            yield {verdict: "reading the photo …", belief: None, strip: None}
             try:
                 moments = watch(cached_run(runs[name], device), path, int(steps), least, first)
                 for text, frame, probabilities, patches in moments:
                     yield {verdict: text, picture: frame, belief: probabilities, strip: patches}
             except UserError as error:
                 reason = str(error).removeprefix(f"{path}: ")
-                raise gradio.Error(reason, print_exception=False) from None
+                yield {verdict: f"✗ {reason}", picture: None}
+                # it stays until it is closed
+                raise gradio.Error(reason, duration=None, print_exception=False) from None
 
         def clicked(path: str | None, event: gradio.SelectData) -> Any:
             try:
@@ -92,12 +108,16 @@ def build_page(
             except UserError:  # `look` reports what is wrong with the photo
                 return None
 
+        def example(event: gradio.SelectData) -> str:
+            return examples[event.index]
+
         shown = [verdict, picture, belief, strip]
         asked = [photo, model, count, confidence, place]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         how = quiet | {"trigger_mode": "always_last"}
         photo.change(lambda: None, None, place, **quiet).then(look, asked, shown, **how)
         photo.select(clicked, photo, place, **quiet).then(look, asked, shown, **how)
+        chosen.select(example, None, photo, **quiet)
         free.click(lambda: None, None, place, **quiet).then(look, asked, shown, **how)
         for touched in (again.click, model.change, count.release, confidence.release):
             touched(look, asked, shown, **how)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from stacked_ram.evaluation.early_exit import Stop
@@ -17,14 +18,17 @@ from stacked_ram.images.decoding import true_size
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import figures
-from stacked_ram.viz.animation import figure_pixels, photo_frame
+from stacked_ram.viz.animation import figure_pixels
 from stacked_ram.viz.belief import beliefs, stop_words, verdict
 from stacked_ram.viz.photos import read_file
-from stacked_ram.viz.records import record_photos
+from stacked_ram.viz.records import PhotoRecord, record_photos
+from stacked_ram.viz.style import EDGE, Sheet, styled
+from stacked_ram.viz.thumbnails import draw_panels, small_size
 
 MOST_BYTES = 20_000_000
 MOST_PIXELS = 50_000_000
 MOST_SIDE = 30_000  # pixels; reducing a photo of one endless row takes gigabytes
+SIDE = 4.6  # inches of the picture, at most
 PAUSE = 0.35  # seconds between steps, drawing included
 
 
@@ -63,7 +67,7 @@ def watch(
         raise UserError(f"{path}: the model's answer is not finite")
     for step, belief_N in zip(*beliefs(record), strict=True):
         started = time.monotonic()
-        frame = figure_pixels(photo_frame(record, step))
+        frame = figure_pixels(path_frame(record, int(step)))
         probabilities = {
             name: float(probability)
             for name, probability in zip(record.classes, belief_N, strict=True)
@@ -71,10 +75,22 @@ def watch(
         last = step == record.steps
         so_far = f"after glimpse {step} …" if step else "after the glance …"
         says = verdict(record)[0] + stop_words(record) if last else so_far
+        if last and first is not None and record.steps:
+            says += "; you chose where the first glimpse looked"
         strip = figure_pixels(figures.strip(record)) if last else None
         yield f"### {says}" if last else says, frame, probabilities, strip
         if not last:
             time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
+
+
+@styled
+def path_frame(record: PhotoRecord, steps: int) -> Figure:
+    """The scan path after this many steps, large enough to be read on a phone; beside it the last
+    feature map, if there is one."""
+    wide, tall = small_size(record, SIDE, SIDE)
+    sheet = Sheet(wide + 2 * EDGE, tall + 2 * EDGE)
+    draw_panels(sheet, record, EDGE, EDGE, wide, tall, last=steps, nested=True)
+    return sheet.figure
 
 
 def check_upload(path: str) -> tuple[int, int]:

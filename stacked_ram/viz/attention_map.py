@@ -19,8 +19,19 @@ from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.figures import draw_title
 from stacked_ram.viz.overview import odd
-from stacked_ram.viz.records import PhotoRecord, sampled_locations
-from stacked_ram.viz.style import EDGE, PAGE, QUIET, TITLE, Sheet, is_dark, styled
+from stacked_ram.viz.records import PhotoRecord, drawn_pixels, sampled_locations
+from stacked_ram.viz.style import (
+    EDGE,
+    FAINT,
+    PAGE,
+    QUIET,
+    TITLE,
+    Sheet,
+    frame,
+    is_dark,
+    styled,
+    text_width,
+)
 
 SAMPLES = 400
 FINE = 33  # cells over the longer side for densities of sampled paths
@@ -47,14 +58,15 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
         )
     else:
         text = "Light: weight of each region before the glimpse. Cross: where the model looked."
-    sheet = Sheet(PAGE, TITLE + 0.16 + len(levels) * rows * (tall + 0.34))
+    sheet = Sheet(PAGE, TITLE + 0.34 + len(levels) * rows * (tall + 0.34))
     draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
+    draw_light_scale(sheet, PAGE - EDGE, TITLE + 0.26)
     sheet.text(EDGE, TITLE + 0.06, text, fontsize=7, color=QUIET)
     colours = record.colours
     for row, level in enumerate(levels):
         for step in range(record.steps):
             x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2
-            y = TITLE + 0.16 + (row * rows + step // columns) * (tall + 0.34)
+            y = TITLE + 0.34 + (row * rows + step // columns) * (tall + 0.34)
             head = sheet.bare(x, y, wide, 0.26)
             draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
@@ -68,11 +80,23 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     return sheet.figure
 
 
+def draw_light_scale(sheet: Sheet, x: float, y: float) -> None:
+    """The scale of the light, with its right end at x and its foot at y."""
+    words, wide = "most in this panel", 0.7
+    left = x - text_width(words, 6.5) - 0.05 - wide
+    axes = sheet.axes(left, y - 0.09, wide, 0.09)
+    axes.imshow(np.linspace(0, 1, 64)[None], cmap=LIGHT, aspect="auto")
+    frame(axes, FAINT, 0.5)
+    sheet.text(left - 0.05, y - 0.01, "none", fontsize=6.5, color=QUIET, ha="right")
+    sheet.text(x, y - 0.01, words, fontsize=6.5, color=QUIET, ha="right")
+
+
 def draw_weights(axes: Axes, record: PhotoRecord, weights: np.ndarray, step: int) -> str:
     """Draw the regions' weights (rows x columns) as light; returns a caption."""
     chosen = bool(weights.sum() > 0)
     draw_light(axes, record, weights, least=2 / weights.size)
-    if chosen and weights.size <= 16:
+    cell_high = axes.bbox.height * 72 / axes.figure.dpi / weights.shape[0]
+    if chosen and weights.size <= 16 and cell_high > 9:  # points: there is room for numbers
         write_weights(axes, record, weights)
     draw_cross(axes, record, record.locations_TS2[step, -1])
     return f"strongest region {percent(float(weights.max()))}" if chosen else "not chosen"
@@ -125,12 +149,12 @@ def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float
     least: smallest maximum that counts as full light, so that equal regions stay dim.
     """
     height, width = record.photo.size
-    grey = record.photo.pixels_CHW.mean(0) / 255
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=1.25, extent=(0, width, height, 0), aspect="auto",
+    grey = drawn_pixels(record.photo).mean(2) / 255
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1.1, extent=(0, width, height, 0), aspect="auto",
                 zorder=1)  # fmt: skip
     brightness = values / max(float(values.max()), least)
     colours = LIGHT(brightness)
-    colours[..., 3] = np.where(brightness > 0.02, 0.25 + 0.5 * brightness, 0.0)
+    colours[..., 3] = 0.6 * brightness  # the photo stays visible where the light is full
     axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",
                 zorder=2)  # fmt: skip
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])

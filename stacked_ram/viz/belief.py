@@ -17,7 +17,6 @@ from stacked_ram.viz.style import (
     RIGHT,
     WRONG,
     counted,
-    fitted,
     shrunk,
     spread_apart,
 )
@@ -119,7 +118,6 @@ def draw_lines(
         axes.plot(
             steps[shown], belief[shown, label], color=tint, zorder=4 if main else 3,
             linewidth=2.0 if main else 1.5 if second else 0.9, alpha=1 if main or second else 0.6,
-            linestyle="-" if main else (0, (4, 1.5)) if second else "-",
             marker="o" if len(steps) == 1 else None, markersize=3.5,
         )  # fmt: skip
         if main:
@@ -142,11 +140,12 @@ def draw_lines(
             [steps[end] + 0.12, names_at + 0.06 / per_step], [value, place], color=FAINT,
             linewidth=0.5, zorder=1, clip_on=False,
         )  # fmt: skip
-        name = fitted(record.classes[label], names - 0.12, 7, "bold" if strong else "normal")
+        weight = "bold" if strong else "normal"
+        name, size = shrunk(record.classes[label], names - 0.12, 7, 5, weight)
         axes.text(
-            names_at + 0.09 / per_step, place, name, va="center", fontsize=7,
+            names_at + 0.09 / per_step, place, name, va="center", fontsize=size,
             color=colour_of(record, label) if strong else QUIET,
-            fontweight="bold" if strong else "normal",
+            fontweight=weight,
         )  # fmt: skip
     draw_ribbon(axes, record, per_step, height, int(shown.sum()), right)
     if record.stop is not None and record.stop.by == "belief":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BEYOND = 0.3  # fraction of a side shown beyond each edge of the photo, at most
 SAME = 0.006  # fraction of the photo's longer side; boxes closer than this are drawn as one
 GAP = 7.0  # points
+SMALL = 15.0  # points; the number of a narrower box stands at a distance, so as not to hide it
 TAG = 5.2  # radius of a number's disk, points
 
 View = tuple[float, float, float, float]
@@ -69,30 +70,59 @@ def draw_surface(
     weight: float = 1.0,
     nested: bool = True,
     numbers: bool = True,
+    detail: tuple[np.ndarray, View] | None = None,
 ) -> None:
     """The photo with the boxes of the first `last` steps (default: all).
 
     The axes must have the shape of the view. colours: of the steps. weight: of lines and numbers.
-    nested: draw all boxes of a glimpse, or (in small pictures) the narrowest alone.
+    nested: draw all boxes of a glimpse, or (in small pictures) the narrowest alone. detail: a finer
+    picture of a part of the photo, and the part.
     """
     height, width = surface.size
     left, top, right, bottom = view
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor=OUTSIDE)
     axes.spines[:].set_visible(False)
     show_image(axes, surface.image_HWC, (0, width, height, 0))
+    if detail is not None:
+        image_HWC, (first_x, first_y, last_x, last_y) = detail
+        show_image(axes, image_HWC, (first_x, last_x, last_y, first_y))
     edge = Rectangle((0, 0), width, height, fill=False, edgecolor=FAINT, linewidth=0.5, zorder=2)
     axes.add_patch(edge)
-    shown = range(len(surface.boxes_TK4) if last is None else last)
-    for step in shown:
+    all_shown = range(len(surface.boxes_TK4) if last is None else last)
+    middles_T2 = centres(surface)
+    shown = [
+        step
+        for step in all_shown
+        if (middles_T2[step] >= view[:2]).all() and (middles_T2[step] <= view[2:]).all()
+    ]
+    for step in all_shown:
         boxes_K4 = surface.boxes_TK4[step, : None if nested else 1]
         below = coinciding(surface.boxes_TK4, step, surface.size)
         draw_boxes(axes, boxes_K4, surface.size, colours[step], weight, 3 + step, below)
     draw_path(axes, surface, view, shown, colours, weight)
-    if not numbers:
+    paper = points_a_unit(axes, view) * [right - left, bottom - top]
+    if not numbers or min(paper) < 4 * TAG * weight:  # numbers would lie outside a thin drawing
         return
     tags = place_tags(axes, surface, view, shown, TAG * weight)
     for step, place in zip(shown, tags, strict=True):
+        if drawn_side(axes, surface, view, step) < SMALL * weight:
+            draw_leader(axes, middles_T2[step], place, colours[step], weight)
         draw_tag(axes, place, str(step + 1), colours[step], TAG * weight)
+
+
+def drawn_side(axes: Axes, surface: Surface, view: View, step: int) -> float:
+    """Shorter side of a step's narrowest box on paper, in points."""
+    box_4 = surface.boxes_TK4[step, 0]
+    return float(((box_4[2:] - box_4[:2]) * points_a_unit(axes, view)).min())
+
+
+def draw_leader(
+    axes: Axes, middle_2: np.ndarray, place: tuple[float, float], colour: str, weight: float
+) -> None:
+    """A line from a small box to its number, which stands at a distance."""
+    for tint, thick in ((halo_of(colour), 2.0), (colour, 1.0)):
+        axes.plot(*zip(middle_2, place, strict=True), color=tint, linewidth=thick * weight,
+                  zorder=38, scalex=False, scaley=False)  # fmt: skip
 
 
 def draw_boxes(
@@ -132,7 +162,8 @@ def draw_boxes(
 def coinciding(boxes_TK4: np.ndarray, step: int, size: tuple[float, float]) -> int:
     """How many earlier steps read boxes that look the same."""
     moved_T = np.abs(boxes_TK4[:step] - boxes_TK4[step]).max(axis=(1, 2))
-    return int((moved_T < SAME * max(size)).sum())
+    wide = boxes_TK4[step, 0, 2] - boxes_TK4[step, 0, 0]
+    return int((moved_T < min(SAME * max(size), wide / 5)).sum())
 
 
 def split_at_edges(
@@ -177,6 +208,8 @@ def draw_path(
     points_T2 = centres(surface)
     scale = points_a_unit(axes, view)
     for step, following in itertools.pairwise(steps):
+        if following != step + 1:
+            continue
         way = float(np.hypot(*((points_T2[following] - points_T2[step]) * scale)))
         if way < 6 * weight:
             continue
@@ -190,8 +223,11 @@ def draw_path(
         arrow.set_path_effects([outline, patheffects.Normal()])
         axes.add_patch(arrow)
     for step in steps:
+        dot = min(3.4, drawn_side(axes, surface, view, step) / 4) * weight
+        if dot < 1:
+            continue
         axes.plot(
-            *points_T2[step], "o", markersize=3.4 * weight, markerfacecolor=colours[step],
+            *points_T2[step], "o", markersize=dot, markerfacecolor=colours[step],
             markeredgecolor="#ffffff", markeredgewidth=0.8 * weight, zorder=41, clip_on=False,
         )  # fmt: skip
 
@@ -221,9 +257,12 @@ def place_tags(
     for step in steps:
         box = boxes_T4[step]
         half = (box[2:] - box[:2]) / 2
+        reaches = ((tag * 0.8, 0.0), (-tag * 1.15, 1.5), (tag * 2.9, 4.0))
+        if 2 * half.min() < SMALL * tag / TAG:
+            reaches = ((tag * 2.2, 0.0), (tag * 3.2, 1.0), (tag * 4.5, 2.0))
         best, least = middles[step], np.inf
         for rank, way in enumerate(ways):
-            for reach, cost in ((tag * 0.8, 0.0), (-tag * 1.15, 1.5), (tag * 2.9, 4.0)):
+            for reach, cost in reaches:
                 place = middles[step] + way * (half + reach)
                 cost = cost + rank * 0.15
                 if ((place < tag) | (place > limits - tag)).any():

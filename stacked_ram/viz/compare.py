@@ -17,13 +17,16 @@ from stacked_ram.viz.belief import beliefs
 from stacked_ram.viz.draw import LIMIT, Drawer, SplitName, loaded
 from stacked_ram.viz.overview import (
     confidence_band,
+    darkest,
     draw_density,
+    draw_scale,
     legend,
     map_size,
     percent_axis,
     step_axis,
+    step_maps,
 )
-from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
+from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import (
     EDGE,
@@ -71,7 +74,7 @@ def compare_runs(
     drawer = Drawer(out or run.folder / "pictures", format)
     names = names_of(run, other)
     if photos is not None:
-        files = photo_files(photos)[:limit]
+        files = evenly(photo_files(photos), limit)
         both = read_files(run, files), read_files(other, files)
         draw_pairs(drawer, names, record_pairs(run, other, *both, how))
         return drawer.files
@@ -178,7 +181,6 @@ def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
         axes.plot(
             steps, belief[:, label], color=RUNS[number], linewidth=1.8, marker="os"[number],
             markersize=4.5, markeredgecolor="white", markeredgewidth=0.7, clip_on=False, zorder=3,
-            linestyle=("-", (0, (4, 1.2)))[number],
         )  # fmt: skip
         every |= set(steps.tolist())
     axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50", "100 %"])
@@ -211,13 +213,13 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
         axes.fill_between(steps_T, band[:, 0], band[:, 1], color=RUNS[number], alpha=0.15,
                               linewidth=0)  # fmt: skip
         axes.plot(steps_T, right, color=RUNS[number], linewidth=1.6, marker="os"[number],
-                      markersize=4.5, linestyle=("-", (0, (4, 1.2)))[number])  # fmt: skip
+                      markersize=4.5)  # fmt: skip
         bands.append(band)
     percent_axis(axes, min(band.min() for band in bands), max(band.max() for band in bands))
     step_axis(axes, np.arange(1, steps + 1))
     lines = [
         {"color": RUNS[0], "marker": "o", "markersize": 4},
-        {"color": RUNS[1], "marker": "s", "markersize": 4, "linestyle": (0, (4, 1.2))},
+        {"color": RUNS[1], "marker": "s", "markersize": 4},
     ]
     endings = [f"{name}: {100 * whole.right_N.mean():.1f} %"
                for name, whole in zip(names, wholes, strict=True)]  # fmt: skip
@@ -228,10 +230,13 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     for number, whole in enumerate(wholes):
         sheet.text(EDGE, y + 0.13, f"{names[number]} looks here at each step", fontsize=7.5,
                    color=RUNS[number], fontweight="bold")  # fmt: skip
+        most = darkest(step_maps(whole, tall / cell))
+        draw_scale(sheet, PAGE - EDGE, y + 0.05, most)
         for step in range(whole.steps):
             axes = sheet.axes(EDGE + step * (cell + 0.1), y + 0.2, cell, tall)
             locations_N2 = whole.locations_NTS2[:, step, -1]
-            draw_density(axes, locations_N2, tall / cell, whole.cells_at(step))
+            chosen = most if whole.chosen_T[step] else None
+            draw_density(axes, locations_N2, tall / cell, whole.cells_at(step), chosen)
         y += tall + 0.32
     return sheet.figure
 

@@ -20,8 +20,8 @@ from stacked_ram.viz import animation, explained_set, figures, gallery
 from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.explained import explain_record, explained_figure
 from stacked_ram.viz.overview import overview_figure
-from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
-from stacked_ram.viz.records import PhotoRecord, record_photos
+from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
+from stacked_ram.viz.records import MapColours, PhotoRecord, map_colours, record_photos
 from stacked_ram.viz.style import FORMATS, counted, save_figure
 from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SplitName = Literal["test", "valid", "train"]
 LIMIT = 12
+SAMPLE = 16  # photos that colours of feature maps are fitted on
 
 
 class Drawer:
@@ -98,15 +99,18 @@ def draw_run(
         attention=attention, explain=explain, animate=animate,
     )  # fmt: skip
     if photos is not None:
-        draw(read_files(run, photo_files(photos)[:limit]))
+        read = read_files(run, evenly(photo_files(photos), limit))
+        draw(read, colours=map_colours(run, read))
         return drawer.files
     causes = explained_set.read_causes(run.folder, split) if explain else None
     with Split(run, split, dataset) as opened:
-        draw_split(drawer, run, opened, record_split(run, opened, stop))
+        whole = record_split(run, opened, stop)
+        colours = split_colours(run, opened)
+        draw_split(drawer, run, opened, whole, colours)
         if causes is None:
-            draw(opened.photos(stratified(opened.dataset.labels, limit)))
+            draw(opened.photos(stratified(opened.dataset.labels, limit)), colours=colours)
         else:
-            draw(draw_causes(drawer, run, opened, causes, limit))
+            draw(draw_causes(drawer, run, opened, causes, limit), colours=colours)
     return drawer.files
 
 
@@ -153,11 +157,18 @@ def draw_one_per_class(
     with Split(run, split, dataset) as opened:
         rows = gallery.one_per_class(record_split(run, opened, stop))
         photos = opened.photos(rows)
-        records = list(record_photos(run, photos, stop=stop, skip_unreadable=True))
+        how: dict[str, Any] = {"stop": stop, "colours": split_colours(run, opened)}
+        records = list(record_photos(run, photos, skip_unreadable=True, **how))
     more, columns = "that of median confidence", min(10, len(records))
     figure = gallery.rows_figure([("", records)], "One photo of each class", more, columns)
     drawer.save("one_per_class", figure)
     return drawer.files
+
+
+def split_colours(run: LoadedRun, split: Split) -> MapColours | None:
+    """Colours of feature maps for all pictures of a split, fitted on a sample of it."""
+    rows = stratified(split.dataset.labels, SAMPLE)
+    return map_colours(run, (split.photo(int(row)) for row in rows))
 
 
 def loaded(run: str | Path | LoadedRun, device: str = "auto") -> LoadedRun:
@@ -180,15 +191,17 @@ def draw_photos(
     *,
     num_glimpses: int | None = None,
     stop: Stop | None = None,
+    colours: MapColours | None = None,
     separate: bool = False,
     attention: bool = False,
     explain: bool = False,
     animate: bool = False,
 ) -> None:
-    """Draw photos one by one; the options are those of `draw_run`."""
+    """Draw photos one by one. colours: of feature maps; the other options are those of
+    `draw_run`."""
     grid = []
-    how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop, "skip_unreadable": True}
-    for record in record_photos(run, photos, **how):
+    how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop, "colours": colours}
+    for record in record_photos(run, photos, skip_unreadable=True, **how):
         name = stem(record.photo)
         if separate:
             for part, figure in figures.PARTS.items():
@@ -216,8 +229,15 @@ def save_animations(drawer: Drawer, name: str, records: list[PhotoRecord]) -> No
         drawer.files.append(animation.save(records, drawer.free(name, format)))
 
 
-def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) -> None:
-    """Draw the overview of a split and its galleries; logs a warning about a collapsed policy."""
+def draw_split(
+    drawer: Drawer,
+    run: LoadedRun,
+    split: Split,
+    whole: WholeSet,
+    colours: MapColours | None = None,
+) -> None:
+    """Draw the overview of a split and its galleries; logs a warning about a collapsed policy.
+    colours: of feature maps."""
     for note in warnings(whole):
         log.warning("warning: %s", note)
     photos = counted(len(whole.labels_N), "photo")
@@ -226,7 +246,8 @@ def draw_split(drawer: Drawer, run: LoadedRun, split: Split, whole: WholeSet) ->
 
     def records(rows: Iterable[int]) -> list[PhotoRecord]:
         photos = split.photos(rows)
-        return list(record_photos(run, photos, stop=whole.stop, skip_unreadable=True))
+        how: dict[str, Any] = {"stop": whole.stop, "colours": colours}
+        return list(record_photos(run, photos, skip_unreadable=True, **how))
 
     for name, (title, choose) in gallery.choices(whole).items():
         rows = choose(whole, gallery.PHOTOS)

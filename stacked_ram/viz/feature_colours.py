@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
+
+MEANING = (
+    "Feature maps: first three principal components over the set as red, green and blue;"
+    " equal colours mean similar features"
+)
+
+
+CELLS = 100_000  # that colours are fitted on
+
+
+def thinned(map_CHW: np.ndarray, most: int) -> np.ndarray:
+    """Every k-th row and column of a map of more than `most` cells."""
+    cells = map_CHW.shape[1] * map_CHW.shape[2]
+    every = math.ceil(math.sqrt(cells / max(most, 1)))
+    return map_CHW[:, :: max(every, 1), :: max(every, 1)]
 
 
 class FeatureColours:
-    """Colours of a map and of the patches cut from it, fitted on the map.
+    """Colours of maps and of the patches cut from them, fitted on several maps together, so that
+    a colour means the same in all of them.
 
-    map_CHW: any number of channels; with 1 or 2 the other colours stay in the middle.
+    maps: each C x H x W, with any number of channels; with 1 or 2 the other colours stay in the
+    middle.
     """
 
-    def __init__(self, map_CHW: np.ndarray) -> None:
-        cells_XC = map_CHW.reshape(len(map_CHW), -1).T.astype(np.float64)
+    def __init__(self, maps: Sequence[np.ndarray]) -> None:
+        cells_XC = np.concatenate(
+            [thinned(each, CELLS // len(maps)).reshape(len(each), -1).T for each in maps]
+        )
+        cells_XC = cells_XC.astype(np.float64)
         self.mean_C = cells_XC.mean(0)
         centred = cells_XC - self.mean_C
         _, vectors = np.linalg.eigh(centred.T @ centred)

@@ -11,7 +11,16 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from stacked_ram.viz.belief import draw_lines, stop_words, verdict
-from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.key import (
+    KNOWN,
+    MAPS,
+    Mark,
+    belief_marks,
+    box_marks,
+    draw_key,
+    key_height,
+)
 from stacked_ram.viz.patch_strip import (
     GAP,
     HEAD,
@@ -28,7 +37,7 @@ from stacked_ram.viz.patch_strip import (
     strip_height,
     top_height,
 )
-from stacked_ram.viz.records import PhotoRecord
+from stacked_ram.viz.records import PhotoRecord, Surface
 from stacked_ram.viz.style import (
     EDGE,
     INK,
@@ -40,6 +49,8 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
+from stacked_ram.viz.zoom import HIGH as ZOOM
+from stacked_ram.viz.zoom import draw_zoom, is_tiny
 
 LINES_LEFT = 0.42  # room for the numbers of an axis
 LINES_TOP = 0.28  # for the ribbon
@@ -72,26 +83,53 @@ def single_story(record: PhotoRecord) -> Figure:
     inner = width - 2 * EDGE
     surface = record.surfaces[0]
     view = view_of(surface.size, surface.boxes_TK4)
-    photo_width, photo_height = fit(view_shape(record, surface, view), inner * 0.56, 3.6)
+    most = inner * 0.56
+    photo_width, photo_height = fit(view_shape(record, surface, view), most, 3.6)
+    zoom = zoom_place(surface, view, photo_width, photo_height, most)
     cell = cell_size(record, inner)
-    top = max(photo_height, 1.9)
+    top = max(photo_height, 1.9, 0 if zoom is None else zoom[1] + zoom[3])
+    marks = story_marks(record)
     height = (
         TITLE + top + 0.14 + strip_height(record, cell) + foveated_height(record, cell)
-        + top_height(record) + EDGE
+        + top_height(record) + key_height(marks, inner) + EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
     draw_title(sheet, record, EDGE, 0.2, inner)
     axes = sheet.axes(EDGE, TITLE, photo_width, photo_height)
     draw_surface(axes, surface, view, record.colours)
     left = EDGE + photo_width + 0.15
+    if zoom is not None:
+        x, y, wide, tall = zoom
+        draw_zoom(sheet, record, surface, axes, (EDGE + x, TITLE + y, wide, tall))
+        left = max(left, EDGE + x + wide + 0.15)
     draw_belief(sheet, record, left, TITLE, width - EDGE - left, top)
     y = TITLE + top + 0.14
     y = draw_head(sheet, record, EDGE, y, cell)
     draw_glance(sheet, record, EDGE, y, cell)
     y = draw_patches(sheet, record, surface, EDGE, y, cell)
     y = draw_foveated(sheet, record, EDGE, y, cell)
-    draw_top_row(sheet, record, EDGE, y, cell)
+    y = draw_top_row(sheet, record, EDGE, y, cell)
+    draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
+
+
+def story_marks(record: PhotoRecord) -> list[Mark]:
+    """The key of a whole sheet."""
+    known = [KNOWN] if record.photo_surfaces else []
+    return [*box_marks([record]), *belief_marks([record]), *known]
+
+
+def zoom_place(
+    surface: Surface, view: View, width: float, height: float, most: float
+) -> tuple[float, float, float, float] | None:
+    """Where the neighbourhood of a tiny box is drawn: (x, y, width, height) from the corner of the
+    photo's drawing, which is width x height; None where no box is tiny. Below the photo; beside
+    one that is narrower than half the room (`most`)."""
+    if not is_tiny(surface, view, width, height):
+        return None
+    if width < most / 2:
+        return width + 0.15, 0.0, most - width - 0.15, min(height, 2.2)
+    return 0.0, height + 0.12, width, ZOOM
 
 
 def stacked_story(record: PhotoRecord) -> Figure:
@@ -108,10 +146,10 @@ def stacked_story(record: PhotoRecord) -> Figure:
         patches += HEAD if number == 0 else 0
         rows.append((surface, view, photo_width, photo_height, max(photo_height, patches) + 0.3))
     full = cell_size(record, inner)
-    lines = 1.9
+    lines, marks = 1.9, story_marks(record)
     height = (
         TITLE + sum(row[-1] for row in rows) + HEAD + foveated_height(record, full)
-        + top_height(record) + lines + 2 * EDGE
+        + top_height(record) + lines + key_height(marks, inner) + 2 * EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
     draw_title(sheet, record, EDGE, 0.2, inner)
@@ -129,6 +167,7 @@ def stacked_story(record: PhotoRecord) -> Figure:
     y = draw_foveated(sheet, record, EDGE, y, full)
     y = draw_top_row(sheet, record, EDGE, y, full)
     draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, y, inner - LABEL, lines)
+    draw_key(sheet, marks, EDGE, y + lines, inner)
     return sheet.figure
 
 
@@ -154,7 +193,12 @@ def scan_path(record: PhotoRecord) -> Figure:
             (surface, view, *fit(view_shape(record, surface, view), width - 2 * EDGE, room))
         )
     head = 0.22 if many else 0
-    sheet = Sheet(width, TITLE + sum(row[3] + head + EDGE for row in rows))
+    marks, inner = box_marks([record]), width - 2 * EDGE
+    surface, view, wide, tall = rows[0]
+    zoomed = not many and is_tiny(surface, view, wide, tall)
+    tall_zoom = ZOOM + 0.12 if zoomed else 0.0
+    height = sum(row[3] + head + EDGE for row in rows) + tall_zoom
+    sheet = Sheet(width, TITLE + height + key_height(marks, inner))
     draw_title(sheet, record, EDGE, 0.2, width - 2 * EDGE)
     y = TITLE
     for surface, view, wide, tall in rows:
@@ -163,6 +207,9 @@ def scan_path(record: PhotoRecord) -> Figure:
         axes = sheet.axes((width - wide) / 2, y + head, wide, tall)
         draw_surface(axes, surface, view, record.colours)
         y += tall + head + EDGE
+    if zoomed:
+        draw_zoom(sheet, record, surface, axes, (EDGE, y, inner, ZOOM))
+    draw_key(sheet, marks, EDGE, y + tall_zoom, inner)
     return sheet.figure
 
 
@@ -173,9 +220,11 @@ def strip(record: PhotoRecord) -> Figure:
     inner = width - 2 * EDGE
     cell = cell_size(record, inner)
     titles = len(record.surfaces) > 1
+    marks = [*([MAPS] if record.maps else []), *([KNOWN] if record.photo_surfaces else [])]
     height = (
         EDGE + strip_height(record, cell, len(record.surfaces))
-        + (0.2 * len(record.surfaces) if titles else 0) + foveated_height(record, cell) + EDGE
+        + (0.2 * len(record.surfaces) if titles else 0) + foveated_height(record, cell)
+        + key_height(marks, inner) + EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
     y = draw_head(sheet, record, EDGE, EDGE, cell)
@@ -185,7 +234,8 @@ def strip(record: PhotoRecord) -> Figure:
             sheet.text(EDGE + LABEL, y + 0.13, surface.title, fontsize=7.5)
             y += 0.2
         y = draw_patches(sheet, record, surface, EDGE, y, cell)
-    draw_foveated(sheet, record, EDGE, y, cell)
+    y = draw_foveated(sheet, record, EDGE, y, cell)
+    draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 
 
@@ -195,12 +245,14 @@ def belief(record: PhotoRecord) -> Figure:
     width = page_width(record)
     inner = width - 2 * EDGE
     cell = cell_size(record, inner)
-    height = TITLE + 2.2 + HEAD + top_height(record) + EDGE
+    marks = belief_marks([record])
+    height = TITLE + 2.2 + HEAD + top_height(record) + key_height(marks, inner) + EDGE
     sheet = Sheet(width, height)
     draw_title(sheet, record, EDGE, 0.2, inner)
     draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, TITLE, inner - LABEL, 2.2)
     y = draw_head(sheet, record, EDGE, TITLE + 2.2, cell)
-    draw_top_row(sheet, record, EDGE, y, cell)
+    y = draw_top_row(sheet, record, EDGE, y, cell)
+    draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from stacked_ram.viz.records import PhotoRecord
+
+MOST = 300_000  # pixels of the canvas
 
 UNSEEN = 18  # brightness where nothing was read
 GLANCED = 0.45  # factor on the brightness of what only the glance saw
@@ -17,6 +21,8 @@ def foveated(record: PhotoRecord, steps: int) -> np.ndarray:
     the glance saw are dimmed, unseen regions dark.
     """
     height, width = record.photo.pixels_CHW.shape[1:]
+    reduced = min(1.0, math.sqrt(MOST / (height * width)))
+    height, width = max(1, round(height * reduced)), max(1, round(width * reduced))
     canvas_HWC = np.full((height, width, 3), UNSEEN, np.uint8)
     if record.glance_HWC is not None:
         rows, columns = cells(0, height, height, record.glance_HWC.shape[0])

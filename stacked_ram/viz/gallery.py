@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.key import box_marks, draw_key, key_height
 from stacked_ram.viz.records import PhotoRecord
 from stacked_ram.viz.style import (
     EDGE,
@@ -20,7 +21,7 @@ from stacked_ram.viz.style import (
     styled,
     text_width,
 )
-from stacked_ram.viz.thumbnails import CAPTION, ROOMY, draw_small, small_size
+from stacked_ram.viz.thumbnails import CAPTION, ROOMY, draw_small, panels, small_size
 from stacked_ram.viz.whole_set import WholeSet
 
 Choose = Callable[[WholeSet, int], np.ndarray]
@@ -125,6 +126,8 @@ def rows_figure(
     groups: Sequence[tuple[str, list[PhotoRecord]]], title: str, more: str, columns: int
 ) -> Figure:
     """Groups of small scan paths, each group under its name, `columns` in a row."""
+    shown = [record for _, photos in groups for record in photos]
+    columns = max(1, columns // max(len(panels(record)) for record in shown))
     gap = EDGE if columns <= 6 else 0.05
     width = PAGE if columns <= 6 else PAGE * columns / 8
     side = (width - 2 * EDGE + gap) / columns - gap
@@ -134,12 +137,14 @@ def rows_figure(
             part = photos[start : start + columns]
             tall = max(small_size(record, side, side * 1.15)[1] for record in part)
             rows.append((name if start == 0 else "", part, tall))
-    height = 0.4 + sum(tall + CAPTION + (0.24 if name else 0) for name, _, tall in rows)
+    marks = box_marks(shown, nested=False)
+    below = key_height(marks, width - 2 * EDGE)
+    height = 0.4 + below + sum(tall + CAPTION + (0.24 if name else 0) for name, _, tall in rows)
     sheet = Sheet(width, height)
     sheet.text(EDGE, 0.22, title, fontsize=10, fontweight="bold")
     sheet.text(EDGE + text_width(title, 10, "bold") + 0.14, 0.22, more, fontsize=7.5, color=QUIET)
     if side < ROOMY:
-        draw_key(sheet, max(record.all_steps for _, part, _ in rows for record in part))
+        draw_step_colours(sheet, max(record.all_steps for record in shown))
     y = 0.36
     for name, part, tall in rows:
         if name:
@@ -149,10 +154,11 @@ def rows_figure(
         for number, record in enumerate(part):
             draw_small(sheet, record, EDGE + number * (side + gap), y, side, tall)
         y += tall + CAPTION
+    draw_key(sheet, marks, EDGE, y, width - 2 * EDGE)
     return sheet.figure
 
 
-def draw_key(sheet: Sheet, steps: int) -> None:
+def draw_step_colours(sheet: Sheet, steps: int) -> None:
     """The colour of each step, at the top right, for pictures too small for numbers."""
     wide = 0.19 * steps
     axes = sheet.bare(sheet.width - EDGE - wide, 0.08, wide, 0.2)

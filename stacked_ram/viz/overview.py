@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
 
 EDGE = 0.1
+LEVELS = 0.2  # inches for the names of levels
+DENSITY = mpl.colors.ListedColormap(mpl.colormaps["magma_r"](np.linspace(0.08, 1, 256)))
 BINS = 25  # at most; odd, as the rows are, so that the centre lies inside a cell
 MOST_CLASSES = 18
 CHARTS = 2.1
 RANDOM_DISTANCE = 0.765  # mean distance of random locations from the centre
+SPREAD = "#7c93b2"
 RANDOM_LINE: LineStyleType = ":"
 CENTRE_LINE: LineStyleType = (0, (5, 1.5, 1, 1.5))
 
@@ -53,7 +57,8 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
     inner = PAGE - 2 * EDGE
     shape = whole.aspect
     levels = whole.locations_NTS2.shape[2]
-    cell, tall = map_size(inner, max(whole.steps, 4), shape, 1.5)
+    room = inner - (LEVELS if levels > 1 else 0)
+    cell, tall = map_size(room, max(whole.steps, 4), shape, 1.5)
     classes = whole.labels[:MOST_CLASSES]
     columns = min(6, max(len(classes), 1))
     class_cell, class_tall = map_size(inner, columns, shape, 1.1)
@@ -66,7 +71,7 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
     chart_rows = -(-len(charts) // per_row)
     height = (
         0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + chart_rows * CHARTS + 0.3
-        + class_rows * (class_tall + 0.24) + EDGE
+        + 0.06 + class_rows * (class_tall + 0.24) + EDGE
     )  # fmt: skip
     sheet = Sheet(PAGE, height)
     sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
@@ -74,7 +79,12 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
     for note in notes:
         sheet.text(EDGE, y + 0.1, "⚠ " + note, color=WRONG, fontsize=8, fontweight="bold")
         y += 0.2
-    heading(sheet, y, "Where it looks at each step", "darker: more often; white: in no photo")
+    heading(
+        sheet,
+        y,
+        "Where it looks at each step",
+        "steps that it does not choose: their own scale" if not all(whole.chosen_T) else "",
+    )
     y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
     y += 0.26
     room = inner / per_row
@@ -83,18 +93,21 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
         draw_chart(sheet.axes(x, top + 0.24, room - 0.55, CHARTS - 0.62), whole)
     y += chart_rows * CHARTS + 0.2
     some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
-    explanation = "all locations that the model chose; below, the class's accuracy"
+    explanation = "all locations that it chose; the class's accuracy"
     heading(sheet, y, f"Where it looks in each class{some}", explanation)
-    y += 0.24
+    maps = [chosen_locations(whole, whole.labels_N == label) for label in classes]
+    most = darkest(times_chance(each, class_tall / class_cell, cells) for each, cells in maps)
+    draw_scale(sheet, PAGE - EDGE, y + 0.05, most)
+    y += 0.3
     for number, label in enumerate(classes):
         x = EDGE + number % columns * (class_cell + 0.1)
         top = y + number // columns * (class_tall + 0.24)
         axes = sheet.axes(x, top, class_cell, class_tall)
         mine = whole.labels_N == label
-        locations_X2, cells = chosen_locations(whole, mine)
-        draw_density(axes, locations_X2, class_tall / class_cell, cells)
+        locations_X2, cells = maps[number]
+        draw_density(axes, locations_X2, class_tall / class_cell, cells, most)
         accuracy = f"{100 * whole.right_N[mine].mean():.0f} %"
-        name, size = shrunk(whole.classes[label], class_cell - 0.3, 7, 6)
+        name, size = shrunk(whole.classes[label], class_cell - 0.34, 7, 4.5)
         sheet.text(x, top + class_tall + 0.13, name, fontsize=size)
         sheet.text(x + class_cell, top + class_tall + 0.13, accuracy, fontsize=7, ha="right",
                    color=QUIET)  # fmt: skip
@@ -145,15 +158,29 @@ def odd(count: float) -> int:
     return max(5, 2 * int(count / 2) + 1)
 
 
+def times_chance(
+    locations_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The density of locations, as a multiple of that of locations drawn at random: 1 where the
+    model looks as often as by chance."""
+    density = density_of(locations_X2, shape, cells)
+    return density * density.size
+
+
 def draw_density(
-    axes: Axes, locations_X2: np.ndarray, shape: float, cells: tuple[int, int] | None = None
+    axes: Axes,
+    locations_X2: np.ndarray,
+    shape: float,
+    cells: tuple[int, int] | None = None,
+    most: float | None = None,
 ) -> None:
     """A map that is darker where locations are denser (square root, so that rare ones show); a
-    cross marks the photo's centre."""
-    density = density_of(locations_X2, shape, cells)
+    cross marks the photo's centre. most: the multiple of chance drawn darkest; default: the map's
+    own."""
+    density = times_chance(locations_X2, shape, cells)
+    darkest = np.sqrt(max(density.max() if most is None else most, 1e-9))
     axes.imshow(
-        np.ma.masked_equal(np.sqrt(density), 0), cmap="magma_r",
-        vmin=-0.1 * np.sqrt(density.max()), vmax=max(np.sqrt(density.max()), 1e-9),
+        np.ma.masked_equal(np.sqrt(density), 0), cmap=DENSITY, vmin=0, vmax=darkest,
         extent=(-1, 1, 1, -1), aspect="auto", interpolation="nearest",
     )  # fmt: skip
     for colour, size, line in (("white", 6, 2.0), (INK, 5, 0.8)):
@@ -161,21 +188,54 @@ def draw_density(
     frame(axes, FAINT, 0.7)
 
 
+def darkest(maps: Iterable[np.ndarray]) -> float:
+    """The largest multiple of chance in maps that share a scale."""
+    return max((float(each.max()) for each in maps), default=1.0)
+
+
+def draw_scale(sheet: Sheet, x: float, y: float, most: float) -> None:
+    """The scale of maps of locations, from never to `most` times as often as by chance, with its
+    right end at x."""
+    wide, tall = 0.8, 0.09
+    words = f"{most:.0f} × as often as by chance"
+    left = x - text_width(words, 6.5) - 0.05 - wide
+    axes = sheet.axes(left, y, wide, tall)
+    axes.imshow(np.sqrt(np.linspace(0, 1, 64))[None], cmap=DENSITY, aspect="auto")
+    frame(axes, FAINT, 0.5)
+    sheet.text(left - 0.05, y + 0.075, "never", fontsize=6.5, color=QUIET, ha="right")
+    sheet.text(x, y + 0.075, words, fontsize=6.5, color=QUIET, ha="right")
+
+
 def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: float) -> float:
     colours = step_colours(whole.steps)
     levels = whole.locations_NTS2.shape[2]
+    margin = LEVELS if levels > 1 else 0.0
+    most = darkest(step_maps(whole, tall / cell))
+    draw_scale(sheet, PAGE - EDGE, y - 0.19, most)
     for step in range(whole.steps):
-        x = EDGE + step * (cell + 0.1)
+        x = EDGE + margin + step * (cell + 0.1)
         head = sheet.bare(x, y, cell, 0.2)
         draw_tag(head, (cell / 2, 0.09), str(step + 1), colours[step])
         for level in range(levels):
             axes = sheet.axes(x, y + 0.22 + level * (tall + 0.08), cell, tall)
             locations_N2 = whole.locations_NTS2[:, step, level]
-            draw_density(axes, locations_N2, tall / cell, whole.cells_at(step))
+            chosen = most if whole.chosen_T[step] else None
+            draw_density(axes, locations_N2, tall / cell, whole.cells_at(step), chosen)
             frame(axes, colours[step], 1.4)
             if levels > 1 and step == 0:
                 axes.set_ylabel(f"level {level + 1}", fontsize=7, labelpad=2)
     return y + 0.22 + levels * (tall + 0.08)
+
+
+def step_maps(whole: WholeSet, shape: float) -> list[np.ndarray]:
+    """The maps of the steps whose locations the model chose, of all levels; of all steps, if it
+    chose none."""
+    steps = [step for step in range(whole.steps) if whole.chosen_T[step]] or range(whole.steps)
+    return [
+        times_chance(whole.locations_NTS2[:, step, level], shape, whole.cells_at(step))
+        for step in steps
+        for level in range(whole.locations_NTS2.shape[2])
+    ]
 
 
 def step_axis(axes: Axes, steps: np.ndarray, text: str = "after glimpse") -> None:
@@ -228,7 +288,7 @@ def draw_distance(axes: Axes, whole: WholeSet) -> None:
     steps = np.arange(1, whole.steps + 1)
     distance, spread = whole.distance_NT.mean(0), spread_T(whole.locations_NTS2[:, :, -1])
     dotted_line(axes, steps, distance, whole.steps)
-    axes.plot(steps, spread, color=INK, linewidth=1.0, linestyle=(0, (2, 1.5)))
+    axes.plot(steps, spread, color=SPREAD, linewidth=1.6)
     axes.set_ylim(0, max(1.0, float(distance.max()) * 1.1))
     axes.set_title("Distance from the centre", fontweight="bold", loc="left", pad=8)
     control_line(axes, RANDOM_DISTANCE, RANDOM_LINE)
@@ -236,7 +296,7 @@ def draw_distance(axes: Axes, whole: WholeSet) -> None:
         axes,
         [
             {"marker": "o", "markersize": 3.5},
-            {"linestyle": (0, (2, 1.5))},
+            {"color": SPREAD, "linewidth": 1.6},
             {"color": QUIET, "linestyle": RANDOM_LINE},
         ],
         ["mean distance", "spread over photos", "mean distance of random locations"],

@@ -1,4 +1,4 @@
-"""The patch strip: what the network got at each step, and the photo as known so far."""
+"""The patch strip: what the network got at each step, and what it has seen so far."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from stacked_ram.viz.belief import TOP, beliefs, draw_top
 from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image
+from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image, text_width
 
-LABEL = 0.82  # inches for the names of the rows
+LABEL = 1.05  # inches for the names of the rows
 GAP = 0.06
 HEAD = 0.22  # inches for the numbers of the columns
 ROW = 0.145  # inches for one class of the top five
@@ -37,7 +37,8 @@ def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float
     for step in beliefs(record)[0]:
         axes = sheet.bare(column_x(record, x, cell, step), y, cell, HEAD)
         if step == 0:
-            axes.text(cell / 2, HEAD / 2, "glance", ha="center", va="center", color=QUIET,
+            text = "glance" if record.glance_HWC is None else glance_words(record, cell)
+            axes.text(cell / 2, HEAD / 2, text, ha="center", va="center", color=QUIET,
                       fontsize=7)  # fmt: skip
         else:
             draw_tag(axes, (cell / 2, HEAD / 2 - 0.01), str(step), colours[step - 1])
@@ -45,6 +46,13 @@ def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float
         axes = sheet.bare(column_x(record, x, cell, record.steps + 1), y, cell, HEAD)
         axes.text(0.02, HEAD / 2, "■ stopped here", va="center", fontsize=7, fontweight="bold")
     return y + HEAD
+
+
+def glance_words(record: PhotoRecord, width: float) -> str:
+    assert record.glance_HWC is not None
+    high, wide = record.glance_HWC.shape[:2]
+    text = f"glance, {wide} × {high} px"
+    return text if text_width(text, 7) < width else "glance"
 
 
 def draw_glance(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> None:
@@ -68,8 +76,13 @@ def draw_patches(
     for k in range(surface.patch_rows):
         left, _, right, _ = surface.boxes_TK4[0, k]
         wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
-        reduced = [] if abs(wide - pixels) < 0.5 else [f"→ {pixels} × {pixels}"]
-        row_label(sheet, x, y, cell, f"{wide:.0f} {surface.unit} wide", *reduced)
+        lines = [f"glimpse, {wide:.0f} {surface.unit} wide"]
+        original = wide * record.photo.true_size[1] / record.photo.size[1]
+        if not surface.is_map and abs(original - wide) >= 1:
+            lines.append(f"({original:.0f} px of the file)")
+        if abs(wide - pixels) >= 0.5:
+            lines.append(f"→ {pixels} × {pixels}")
+        row_label(sheet, x, y, cell, *lines)
         for step in range(record.steps):
             axes = sheet.axes(column_x(record, x, cell, step + 1), y, cell, cell)
             show_image(axes, surface.patches_TKPPC[step, k])
@@ -82,17 +95,17 @@ def row_label(sheet: Sheet, x: float, y: float, tall: float, *lines: str) -> Non
     middle = y + tall / 2 + 0.035 - 0.06 * (len(lines) - 1)
     for number, line in enumerate(lines):
         sheet.text(
-            x + LABEL - 0.08, middle + 0.125 * number, fitted(line, LABEL - 0.08, 7), ha="right",
-            fontsize=7, color=QUIET if number else "#1c2430",
+            x + LABEL - 0.08, middle + 0.125 * number, fitted(line, LABEL - 0.08, 6.5), ha="right",
+            fontsize=6.5, color=QUIET if number else "#1c2430",
         )  # fmt: skip
 
 
 def draw_foveated(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
-    """The photo as known after each step; returns the y below."""
+    """What was seen of the photo until each step; returns the y below."""
     if not record.photo_surfaces:
         return y
     wide, tall = fit(record.photo.true_aspect, cell, cell)
-    row_label(sheet, x, y, tall, "the photo", "as known")
+    row_label(sheet, x, y, tall, "seen so far")
     for step in beliefs(record)[0]:
         left = column_x(record, x, cell, step) + (cell - wide) / 2
         axes = sheet.axes(left, y, wide, tall)

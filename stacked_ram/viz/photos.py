@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.batching import Rows
-from stacked_ram.data.dataset import Dataset, only, open_dataset
+from stacked_ram.data.dataset import Dataset, only, open_dataset, stratified
 from stacked_ram.data.digit_loader import DigitLoader
 from stacked_ram.data.loader import Loader, make_loader
 from stacked_ram.data.photo_batches import open_as_trained
@@ -105,6 +105,14 @@ def photo_files(names: Iterable[str | Path]) -> list[Path]:
         else:
             raise UserError(f"{path}: no such photo or folder")
     return files
+
+
+def evenly(files: Sequence[Path], most: int) -> list[Path]:
+    """At most this many of the files, evenly from their folders, in their order."""
+    if len(files) <= most:
+        return list(files)
+    _, folders = np.unique([str(file.parent) for file in files], return_inverse=True)
+    return [files[row] for row in sorted(stratified(folders, most).tolist())]
 
 
 def read_files(run: LoadedRun, files: Sequence[Path]) -> list[Photo]:

@@ -6,8 +6,10 @@ Y X rows and columns of the regions that an attention weighs
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,13 +29,18 @@ from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.devices import autocast
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz.feature_colours import FeatureColours
+from stacked_ram.viz.feature_colours import FeatureColours, thinned
 from stacked_ram.viz.photos import AnyPhoto, Photo, as_photo
 from stacked_ram.viz.style import counted, step_colours
 
 log = logging.getLogger(__name__)
 
 BATCH = 16
+DRAWN = 1_500_000  # pixels of a photo that is drawn; more would not be seen
+BOX = Image.Resampling.BOX
+
+MapColours = dict[int, FeatureColours]
+"""Colours of the feature maps, by level."""
 
 
 @dataclass
@@ -92,6 +99,16 @@ class PhotoRecord:
     """The steps of the whole pass, where the record holds fewer of them; see `until`."""
     stop: Stop | None = None
     """What it was made to stop by."""
+
+    @property
+    def main_surface(self) -> Surface:
+        """What small pictures show: the photo, in a stack of levels as the top level sees it."""
+        return [each for each in self.surfaces if not each.is_map][-1]
+
+    @property
+    def maps(self) -> list[Surface]:
+        """The feature maps among the surfaces."""
+        return [each for each in self.surfaces if each.is_map]
 
     @property
     def photo_surfaces(self) -> list[Surface]:
@@ -201,6 +218,7 @@ def record_photos(
     num_glimpses: int | None = None,
     first_location: tuple[float, float] | None = None,
     stop: Stop | None = None,
+    colours: MapColours | None = None,
     skip_unreadable: bool = False,
 ) -> Iterator[PhotoRecord]:
     """Run the model on photos and record everything, in the order given.
@@ -213,6 +231,7 @@ def record_photos(
         num_glimpses: at each photo. Default: the run's.
         first_location: (x, y) of the first glimpse, each in [-1, 1]. Default: the model's own.
         stop: when to look no longer. Default: never before the last glimpse.
+        colours: of feature maps (`map_colours`). Default: fitted on each batch.
         skip_unreadable: leave out large photos that cannot be read where the model looks, with a
             warning.
 
@@ -226,6 +245,7 @@ def record_photos(
             records = record_batch(
                 run.model, batch, run.classes, num_glimpses=num_glimpses,
                 first_location=first_location, precision=run.config.training.precision,
+                colours=colours,
             )  # fmt: skip
             yield from (record.stopped_by(stop) for record in records)
         except UnreadablePhoto as error:
@@ -270,11 +290,12 @@ def record_batch(
     num_glimpses: int | None = None,
     first_location: tuple[float, float] | None = None,
     precision: str = "float32",
+    colours: MapColours | None = None,
 ) -> list[PhotoRecord]:
     """Records of photos of one size, or of one large photo.
 
-    precision: of the matrix products. Raises UnreadablePhoto for a large photo that cannot be
-    read where the model looks.
+    precision: of the matrix products. colours: as for `record_photos`. Raises UnreadablePhoto for a
+    large photo that cannot be read where the model looks.
     """
     ready = model_input(model, photos)
     with autocast(ready.device, precision):
@@ -287,8 +308,11 @@ def record_batch(
     if isinstance(retina, PatchRetina) and retina.maps is not None:
         geometry = retina.geometry if model.has_policy else retina.smooth_geometry
         maps = dict(zip(retina.maps.levels, retina.maps(ready), strict=True))
+        colours = colours or fitted_colours([maps_of(maps, row) for row in range(len(records))])
         for row, record in enumerate(records):
-            record.surfaces = map_surfaces(model, trace, row, record.surfaces[0], maps, geometry)
+            record.surfaces = map_surfaces(
+                model, trace, row, record.surfaces[0], maps, geometry, colours
+            )
     else:
         patches_BTSKPPC = as_rgb(denormalised(model, trace.patches_BTSKCPP))
         for row, record in enumerate(records):
@@ -310,6 +334,36 @@ def record_batch(
     return records
 
 
+def map_colours(run: LoadedRun, photos: Iterable[AnyPhoto]) -> MapColours | None:
+    """Colours for the feature maps that the model reads, fitted on these photos together; None
+    for a model that reads none (the photos are not read then)."""
+    retina = run.model.levels[0].retina
+    if not isinstance(retina, PatchRetina) or retina.maps is None:
+        return None
+    found = []
+    for batch in batches(run, photos):
+        with contextlib.suppress(UnreadablePhoto), torch.inference_mode():
+            ready = model_input(run.model, batch)
+            with autocast(ready.device, run.config.training.precision):
+                maps = dict(zip(retina.maps.levels, retina.maps(ready), strict=True))
+            found += [maps_of(maps, row) for row in range(len(batch))]
+    return fitted_colours(found) if found else None
+
+
+def maps_of(maps: dict[int, Photos], row: int) -> dict[int, np.ndarray]:
+    """The feature maps of one photo, C x H x W, by level."""
+    found = {}
+    for level, surface in maps.items():
+        if level:
+            height, width = surface.sizes_B2[row].tolist()
+            found[level] = numpy(surface.pixels_BCHW[row, :, :height, :width])
+    return found
+
+
+def fitted_colours(maps: Sequence[dict[int, np.ndarray]]) -> MapColours:
+    return {level: FeatureColours([each[level] for each in maps]) for level in maps[0]}
+
+
 def look_from(
     model: RAM, photos: PhotoBatch, first: tuple[float, float], num_glimpses: int | None
 ) -> Trace:
@@ -326,13 +380,14 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
     """One row of a trace: the photo as each level sees it, with its boxes and without patches."""
     assert trace.boxes_BTSK4 is not None  # only traces of training have none
     boxes_TSK4 = numpy(trace.boxes_BTSK4[row])
-    pixels_HWC = as_rgb(photo.pixels_CHW)
+    pixels_HWC = drawn_pixels(photo)
+    reduced_by = photo.pixels_CHW.shape[1] / len(pixels_HWC)
     levels = range(boxes_TSK4.shape[1])
     title = "the photo" if len(levels) == 1 else "level 1: the photo"
     surfaces = [
         Surface(
             title=title if level == 0 else f"level {level + 1}: pooled {2**level} × {2**level}",
-            image_HWC=pooled(pixels_HWC, 2**level),
+            image_HWC=pooled(pixels_HWC, round(2**level / reduced_by)),
             size=photo.size,
             boxes_TK4=boxes_TSK4[:, level],
             patches_TKPPC=np.empty((len(boxes_TSK4), 0, 0, 0, 3), np.uint8),
@@ -360,6 +415,7 @@ def map_surfaces(
     photo: Surface,
     maps: dict[int, Photos],
     geometry: GlimpseGeometry,
+    colours: MapColours,
 ) -> list[Surface]:
     """The photo and the feature maps that the model reads from, with their boxes and patches.
 
@@ -379,15 +435,14 @@ def map_surfaces(
             continue
         height, width = surface.sizes_B2[row].tolist()
         sides_T2 = surface.sizes_B2[row].expand(len(locations_T2), 2)
-        map_CHW = numpy(surface.pixels_BCHW[row, :, :height, :width])
-        colours = FeatureColours(map_CHW)
+        map_CHW = maps_of({level: surface}, row)[level]
         surfaces.append(
             Surface(
                 f"feature map {level}: {height} × {width}, {counted(len(map_CHW), 'channel')}",
-                colours(map_CHW),
+                colours[level](thinned(map_CHW, DRAWN)),
                 (height, width),
                 numpy(glimpse_boxes(locations_T2, sides_T2, geometry)),
-                colours(numpy(patches_BTKCPP[row])),
+                colours[level](numpy(patches_BTKCPP[row])),
                 is_map=True,
             )
         )
@@ -430,8 +485,20 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(moved, 3, axis=-1) if moved.shape[-1] == 1 else moved)
 
 
+def drawn_pixels(photo: Photo, most: int = DRAWN) -> np.ndarray:
+    """The photo to draw on, H x W x 3, uint8, reduced to about this many pixels at most."""
+    height, width = photo.pixels_CHW.shape[1:]
+    scale = math.sqrt(most / (height * width))
+    if scale >= 1:
+        return as_rgb(photo.pixels_CHW)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    # plane by plane: a large photo is not copied
+    planes = [Image.fromarray(plane).resize(size, BOX) for plane in photo.pixels_CHW]
+    return as_rgb(np.stack([np.asarray(plane) for plane in planes]))
+
+
 def pooled(pixels_HWC: np.ndarray, times: int) -> np.ndarray:
     """The photo as a level sees it: averages of times x times pixels."""
-    if times == 1:
+    if times <= 1:
         return pixels_HWC
     return np.asarray(Image.fromarray(pixels_HWC).reduce(times))

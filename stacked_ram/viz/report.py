@@ -25,6 +25,7 @@ from PIL import Image
 
 from stacked_ram.data.dataset import stratified
 from stacked_ram.evaluation.early_exit import Stop, exit_at, exit_curve
+from stacked_ram.evaluation.metrics import wilson_interval
 from stacked_ram.evaluation.verdict import spread_T
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import check_folder, now, write_atomically
@@ -34,9 +35,9 @@ from stacked_ram.viz.belief import TOP, beliefs, percent
 from stacked_ram.viz.boxes import view_of
 from stacked_ram.viz.draw import SplitName, loaded
 from stacked_ram.viz.overview import chosen_locations, density_of
-from stacked_ram.viz.photos import Photo, Split, photo_files, read_files
-from stacked_ram.viz.records import PhotoRecord, Surface, record_photos
-from stacked_ram.viz.style import counted, step_colours
+from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
+from stacked_ram.viz.records import PhotoRecord, Surface, map_colours, record_photos
+from stacked_ram.viz.style import RUNS, counted, step_colours
 from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 
 LIMIT = 100  # photos
@@ -61,34 +62,47 @@ def write_report(
     stop: Stop | None = None,
     split: SplitName = "test",
     dataset: str | Path | None = None,
+    others: Sequence[str | Path | LoadedRun] = (),
     device: str = "auto",
 ) -> Path:
     """Write report.html, with a player for every photo, and return its path.
 
     Without photos: of a whole split, with its figures and galleries. out: a folder; default: the
-    run's. The other arguments are those of `draw_run`. Raises UserError where there is nothing to
-    show.
+    run's. others: runs with the same classes to compare on the split. The other arguments are
+    those of `draw_run`. Raises UserError where there is nothing to show.
     """
     run = loaded(run, device)
     folder = Path(out or run.folder)
     check_folder(folder)
     how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop}
     if photos is not None:
-        content = page(run, read_files(run, photo_files(photos)[:limit]), how)
+        files = photo_files(photos)
+        read = read_files(run, evenly(files, limit))
+        said = (
+            ""
+            if len(read) == len(files)
+            else (f"{len(read):,} of {len(files):,} photos, chosen evenly from their folders")
+        )
+        content = page(run, read, how, shown=said)
     else:
         with Split(run, split, dataset) as opened:
             whole = record_split(run, opened, stop)
-            rows, galleries = chosen_rows(opened, whole, limit)
+            rows, galleries, shown = chosen_rows(opened, whole, limit)
             chosen = opened.photos(rows)
-            content = page(run, chosen, how, whole, galleries)
+            runs = [whole, *(same_split(run, other, opened, whole, device) for other in others)]
+            compared = runs_entry(run, others, runs) if others else None
+            content = page(run, chosen, how, whole, galleries, shown, compared)
     write_atomically(folder / "report.html", content)
     return folder / "report.html"
 
 
-def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], list[dict[str, Any]]]:
-    """Rows of the split for the report, and galleries of some of them by name.
+def chosen_rows(
+    split: Split, whole: WholeSet, most: int
+) -> tuple[list[int], list[dict[str, Any]], str]:
+    """Rows of the split that get pictures, galleries of some of them by name, and in words what
+    was chosen.
 
-    At most half of the rows come from galleries, the others from an even sample of the classes.
+    `most` rows are an even sample of the classes; at most half as many more are of galleries.
     """
     labels, names = split.dataset.labels, split.dataset.names
     count = min(max(2, most // 8), gallery.PHOTOS)
@@ -98,13 +112,19 @@ def chosen_rows(split: Split, whole: WholeSet, most: int) -> tuple[list[int], li
         gallery.pair_title(whole, true, predicted): rows.tolist()
         for true, predicted, rows in gallery.confused(whole, pairs=max(1, min(3, most // 16)))
     }
-    shown = list(dict.fromkeys(row for rows in groups.values() for row in rows))[: most // 2]
-    chosen = list(dict.fromkeys([*shown, *stratified(labels, most).tolist()]))[:most]
+    sample = stratified(labels, most).tolist()
+    further = list(dict.fromkeys(row for rows in groups.values() for row in rows))
+    further = [row for row in further if row not in sample][: most // 2]
+    chosen = [*sample, *further]
+    words = "all photos have pictures"
+    if len(chosen) < len(labels):
+        words = f"pictures: {counted(len(sample), 'photo')} chosen evenly from the classes"
+        words += f", and {len(further)} more for the galleries" if further else ""
     galleries = [
         {"title": title, "photos": [names[row] for row in rows if row in chosen]}
         for title, rows in groups.items()
     ]
-    return sorted(chosen, key=lambda row: (labels[row], row)), galleries
+    return sorted(chosen, key=lambda row: (labels[row], row)), galleries, words
 
 
 def page(
@@ -113,15 +133,24 @@ def page(
     how: dict[str, Any],
     whole: WholeSet | None = None,
     galleries: Sequence[dict[str, Any]] = (),
+    shown: str = "",
+    compared: list[dict[str, Any]] | None = None,
 ) -> bytes:
     """The content of report.html, with photos as large as the limit on its size allows. how: as
-    for `record_photos`."""
-    records = list(record_photos(run, photos, skip_unreadable=True, **how))
+    for `record_photos`. shown: which photos these are, in words. compared: other
+    runs on the same split."""
+    colours = map_colours(run, photos)
+    records = list(record_photos(run, photos, colours=colours, skip_unreadable=True, **how))
     if not records:
         raise UserError("--report: no photos to show")
-    data = page_data(run, records, whole, galleries)
+    data = page_data(run, records, whole, galleries) | {"shown": shown, "runs": compared}
+    rows = {name: row for row, name in enumerate(data["table"]["name"])}
     for side in SIDES:
-        data["photos"] = [photo_entry(record, side) for record in records]
+        data["photos"] = [
+            photo_entry(record, side)
+            | {"row": number if whole is None else rows[record.photo.name]}
+            for number, record in enumerate(records)
+        ]
         content = filled(data)
         if len(content) <= LARGEST * max(1.0, len(records) / 100):
             break
@@ -178,9 +207,74 @@ def page_data(
         "warnings": [] if whole is None else warnings(whole),
         "galleries": numbered(galleries, records),
         "whole": None if whole is None else whole_entry(whole, chosen_threshold(run, whole)),
+        "table": table_of_records(records) if whole is None else table_of_split(run, whole),
+        "tested": None if whole is None else tested(run.folder / f"{whole.split}.json"),
         "stops": stop is not None,
         "training": training_curves(run.folder / "metrics.csv"),
     }
+
+
+def table_of_split(run: LoadedRun, whole: WholeSet) -> dict[str, Any]:
+    """The columns of the table of all photos."""
+    causes = causes_of_mistakes(run.folder / f"{whole.split}_explain.csv")
+    return {
+        "name": whole.names,
+        "label": whole.labels_N.tolist(),
+        "predicted": whole.predicted_N.tolist(),
+        "confidence": rounded(whole.confidence_N, 3),
+        "true": rounded(whole.true_N, 3),
+        "used": whole.used_N.tolist(),
+        "final": whole.final_from_N.tolist(),
+        "cause": [causes.get(name, "") for name in whole.names] if causes else None,
+    }
+
+
+def causes_of_mistakes(path: Path) -> dict[str, str]:
+    """The cause of each mistake by the photo's name, as `test --explain` wrote them; empty without
+    its file."""
+    try:
+        table = pandas.read_csv(path, keep_default_na=False, dtype=str)
+        return dict(zip(table["path"], table["cause"], strict=True))
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def table_of_records(records: Sequence[PhotoRecord]) -> dict[str, Any]:
+    """The same columns for photos that were named; labels and beliefs in them may be unknown."""
+    labels = [record.photo.label for record in records]
+    return {
+        "name": [record.photo.name for record in records],
+        "label": labels,
+        "predicted": [record.predicted for record in records],
+        "confidence": [rounded(record.confidence, 3) for record in records],
+        "true": [
+            None if label is None else rounded(record.belief_N[label], 3)
+            for label, record in zip(labels, records, strict=True)
+        ],
+        "used": [record.steps for record in records],
+        "final": [record.final_from for record in records],
+        "cause": None,
+    }
+
+
+def tested(path: Path) -> dict[str, Any] | None:
+    """What `test` found on this split: its sentences, and the accuracy of each control; None where
+    it was not tested."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        controls = (
+            {name: float(figures["accuracy"]) for name, figures in report["controls"].items()}
+            if "controls" in report
+            else {}
+        )
+        return {
+            "accuracy": float(report["accuracy"]),
+            "controls": controls,
+            "meaning": [str(line) for line in report["meaning"]],
+            "when": str(report["when"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def numbered(
@@ -206,7 +300,6 @@ def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
     """One photo, as the page's script reads it. side: its longest side in pixels."""
     photo = record.photo
     _, belief = beliefs(record)
-    image_HWC = np.moveaxis(photo.pixels_CHW, 0, -1)
     return {
         "name": photo.name,
         "label": photo.label,
@@ -215,7 +308,7 @@ def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
         "correct": record.correct,
         "finalFrom": record.final_from,
         "shape": list(photo.true_size),
-        "image": picture(reduced(image_HWC, side)),
+        "image": picture(reduced(record.surfaces[0].image_HWC, side)),
         "glance": None if record.glance_HWC is None else picture(record.glance_HWC),
         "first": len(belief) - record.steps,
         "steps": record.all_steps,
@@ -231,8 +324,7 @@ def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
 
 
 def surface_entry(record: PhotoRecord, surface: Surface) -> dict[str, Any]:
-    same_size = surface.image_HWC.shape[:2] == record.photo.pixels_CHW.shape[1:]
-    is_photo = same_size and not surface.is_map
+    is_photo = surface is record.surfaces[0]
     return {
         "title": surface.title,
         "size": list(surface.size),
@@ -241,6 +333,7 @@ def surface_entry(record: PhotoRecord, surface: Surface) -> dict[str, Any]:
         "boxes": rounded(surface.boxes_TK4, 2),
         "image": None if is_photo else picture(surface.image_HWC),
         "sprite": picture(sprite(surface.patches_TKPPC)) if surface.patches_TKPPC.size else None,
+        "isMap": surface.is_map,
         "onPhoto": any(surface is other for other in record.photo_surfaces),
     }
 
@@ -306,6 +399,58 @@ def whole_entry(whole: WholeSet, threshold: float | None) -> dict[str, Any]:
             "random": rounded(np.nanmean(whole.box_fraction_N)),
         }
     return entry
+
+
+def same_split(
+    run: LoadedRun,
+    other: str | Path | LoadedRun,
+    split: Split,
+    whole: WholeSet,
+    device: str,
+) -> WholeSet:
+    """A pass of another run over the same photos, in the same order. Raises UserError where its
+    classes or its photos differ, or it cannot read one of them."""
+    other = loaded(other, device)
+    if other.classes != run.classes:
+        raise UserError(
+            f"{other.path}: knows other classes than {run.path}; compare runs on the same data set"
+        )
+    with Split(other, whole.split, split.dataset.folder) as same:
+        same.keep_named(whole.names)
+        found = record_split(other, same, whole.stop)
+    if found.names != whole.names:
+        raise UserError(
+            f"--compare: {other.path} does not have all photos of the {whole.split} split that"
+            f" {run.path} has (their fold or train_on differ, or a photo cannot be read)"
+        )
+    return found
+
+
+def runs_entry(
+    run: LoadedRun, others: Sequence[str | Path | LoadedRun], wholes: Sequence[WholeSet]
+) -> list[dict[str, Any]]:
+    """The figures of several runs on one split, and what each predicts for every photo."""
+    paths = [run.folder, *(other.folder if isinstance(other, LoadedRun) else Path(other)
+                           for other in others)]  # fmt: skip
+    entries = []
+    for number, (path, whole) in enumerate(zip(paths, wholes, strict=True)):
+        assert whole.cost is not None  # of a recorded split
+        glimpses = float(whole.used_N.mean())
+        steps, accuracy = whole.accuracy()
+        entries.append(
+            {
+                "name": path.resolve().name,
+                "colour": RUNS[number % len(RUNS)],
+                "accuracy": rounded(whole.right_N.mean()),
+                "interval": wilson_interval(whole.right_N.sum(), len(whole.right_N)),
+                "glimpses": rounded(glimpses, 2),
+                "gmacs": rounded(whole.cost.before + glimpses * whole.cost.per_glimpse),
+                "steps": steps.tolist(),
+                "curve": rounded(accuracy),
+                "predicted": whole.predicted_N.tolist(),
+            }
+        )
+    return entries
 
 
 def exits_entry(whole: WholeSet, threshold: float | None) -> dict[str, Any]:

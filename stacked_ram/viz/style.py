@@ -27,10 +27,10 @@ DPI = 200
 FORMATS = ("png", "svg", "pdf")
 
 INK, QUIET, FAINT, OUTSIDE = "#1c2430", "#5b6675", "#c9cfd8", "#eceef2"
-# Okabe and Ito's bluish green and vermilion, which the colour-blind can tell apart; a tick or a
-# cross always stands beside them
-RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#56707f"
-RUNS = ("#0072B2", "#D55E00")  # two runs side by side
+# Okabe and Ito's bluish green and vermilion, which the colour-blind can tell apart, dark enough to
+# be read as text on white; a tick or a cross always stands beside them
+RIGHT, WRONG, NEUTRAL = "#00785A", "#B94F00", "#56707f"
+RUNS = ("#0072B2", "#8B2C8B", "#7A6A00", "#1c2430")  # runs side by side; none means right or wrong
 
 STYLE = mpl.RcParams(
     {
@@ -51,6 +51,7 @@ STYLE = mpl.RcParams(
         "text.color": INK,
         "axes.labelcolor": INK,
         "svg.hashsalt": "stacked_ram",
+        "svg.fonttype": "none",  # text stays text
         "pdf.fonttype": 42,
         "figure.facecolor": "white",
     }
@@ -185,7 +186,12 @@ def spread_apart(places: Sequence[float], least: float, low: float, high: float)
 
 def figure_bytes(figure: Figure, format: str = "png", dpi: int = DPI) -> bytes:
     """The figure as a file of this format; equal figures give equal bytes."""
-    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    texts = [text.get_text() for text in figure.texts]
+    metadata = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Title": texts[0] if texts else None},
+        "pdf": {"CreationDate": None},
+    }
     content = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(content, format=format, dpi=dpi, metadata=metadata[format])

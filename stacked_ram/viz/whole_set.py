@@ -125,6 +125,15 @@ class WholeSet:
         return self.predicted_N == self.labels_N
 
     @property
+    def final_from_N(self) -> np.ndarray:
+        """The step (from 1) from which each prediction stayed the same until the model stopped; 0
+        where its glance was enough."""
+        differs_NT = self.predicted_NT != self.predicted_N[:, None]
+        differs_NT &= np.arange(self.steps) < self.used_N[:, None]
+        last_N = self.steps - differs_NT[:, ::-1].argmax(1)  # the last step that differs, from 1
+        return np.minimum(np.where(differs_NT.any(1), last_N + 1, 1), self.used_N)
+
+    @property
     def can_stop(self) -> bool:
         """Whether there is a step before the last, after which it could stop."""
         return self.cost is not None and self.steps + self.has_glance > 1

@@ -201,7 +201,7 @@ def test_a_class_name_cannot_break_out_of_the_report():
         (["RUN", "no_such_photo.jpg"], "no such photo"),
         (["RUN", "--limit", "0"], "below 1"),
         (["RUN", "--report", "--app"], "one at a time"),
-        (["RUN", "--report", "--compare", "RUN"], "--report and --compare: ask for one at a time"),
+        (["RUN", "--report", "--app"], "--report and --app: ask for one at a time"),
         (["RUN", "--one-per-class", "--compare", "RUN"], "one at a time"),
         (["RUN", "--one-per-class", "x.jpg"], "name none"),
         (["RUN", "BROKEN"], "BROKEN"),

@@ -140,8 +140,8 @@ def test_sampled_paths_differ_and_are_reproducible():
 def test_feature_colours_agree_between_a_map_and_its_patches():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(5, 8, 9))
-    colours = FeatureColours(features)
+    colours = FeatureColours([features])
     whole = colours(features)
     assert whole.shape == (8, 9, 3) and whole.dtype == np.uint8
     np.testing.assert_array_equal(colours(features[:, 2:5, 3:6]), whole[2:5, 3:6])
-    assert FeatureColours(features[:1])(features[:1]).shape == (8, 9, 3)
+    assert FeatureColours([features[:1]])(features[:1]).shape == (8, 9, 3)

@@ -63,7 +63,8 @@ def test_records_stop_where_predict_stops(files, fields, by):
         assert record.confidence == pytest.approx(row.top[0][1], abs=1e-5)
     if "glance" in fields:
         assert 0 in used
-        for row, file in zip(rows, files, strict=True):
+        for place in (used.index(0), used.index(max(used))):
+            row, file = rows[place], files[place]
             *_, (says, _, beliefs, _) = watch(run, str(file), 4, at, None)
             assert f"says {row.top[0][0]}" in says
             assert max(beliefs.values()) == pytest.approx(row.top[0][1], abs=1e-5)
@@ -135,3 +136,13 @@ def test_thresholds_are_checked(run_folder, capsys):
     assert main([str(run_folder), "--stop-at", "0.5", "--stop-by", "stop"]) == 2
     said = capsys.readouterr().err
     assert "1.5" in said and "stopping head" in said
+
+
+def test_the_step_of_the_final_prediction_is_that_of_the_records():
+    predicted = np.array([[0, 1, 1], [2, 2, 2], [1, 1, 0], [0, 0, 1]])
+    sure = np.array([[0.5, 0.5, 0.5], [0.9, 0.1, 0.1], [0.5, 0.9, 0.1], [0.5, 0.5, 0.9]])
+    whole = random_records(4, predicted_NT=predicted, confidence_NT=sure)
+    assert whole.final_from_N.tolist() == [2, 1, 3, 3]
+    whole.stop = Stop(0.8)
+    assert whole.used_N.tolist() == [3, 1, 2, 3]
+    assert whole.final_from_N.tolist() == [2, 1, 1, 3]

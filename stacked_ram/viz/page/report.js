@@ -76,6 +76,8 @@ function show() {
   $("step").value = state.step;
   $("stepwords").textContent = state.step ? `glimpse ${state.step} of ${total}` : photo.first ? "glance only" : "nothing drawn";
   $("name").textContent = photo.name;
+  $("link").href = `#${new URLSearchParams({ photo: photo.name, step: state.step })}`;
+  $("link").setAttribute("aria-label", `link to step ${state.step} of ${photo.name}`);
   [...$("surfaces").children].forEach((button, index) => button.setAttribute("aria-pressed", String(index === state.surface)));
   showVerdict(photo);
   showStage(photo);
@@ -314,7 +316,7 @@ document.addEventListener("keydown", (event) => {
   const kind = event.target.tagName;
   const ways = { ArrowLeft: () => go(state.step - 1), ArrowRight: () => go(state.step + 1), ArrowUp: () => neighbour(-1), ArrowDown: () => neighbour(1), " ": play };
   const action = ways[event.key];
-  if (!action || kind === "SELECT" || (event.key === " " && kind === "BUTTON")) return;
+  if (!action || kind === "SELECT" || event.target.type === "search" || event.target.id === "scroll" || (event.key === " " && kind === "BUTTON")) return;
   event.preventDefault();
   action();
 });
@@ -322,42 +324,216 @@ addEventListener("resize", () => { if (state.pictures.length) show(); });
 
 // ---------------------------------------------------------------- lists, filters
 
+// A small picture with the narrowest box of each glimpse.
+function small(photo) {
+  const surface = photo.surfaces.filter((each) => !each.isMap).pop();
+  const [height, width] = surface.size, [tall, wide] = photo.shape;
+  const svg = draw("svg", { viewBox: `0 0 ${wide} ${tall}`, "aria-hidden": "true" });
+  svg.append(draw("image", { href: photo.image, width: wide, height: tall, preserveAspectRatio: "none",
+    style: Math.max(...photo.surfaces[0].pixels) < PIXELATED_BELOW ? "image-rendering: pixelated" : "" }));
+  surface.boxes.forEach(([box], step) => {
+    const place = { x: box[0] * wide / width, y: box[1] * tall / height, width: (box[2] - box[0]) * wide / width, height: (box[3] - box[1]) * tall / height,
+      fill: "none", "vector-effect": "non-scaling-stroke" };
+    svg.append(draw("rect", { ...place, stroke: isDark(colours(photo)[step]) ? "#fff" : "#14161a", "stroke-width": 3, opacity: 0.6 }),
+      draw("rect", { ...place, stroke: colours(photo)[step], "stroke-width": 1.6 }));
+  });
+  return svg;
+}
+
+const fileName = (name) => name.split("/").pop();
+
 function thumb(index) {
   const photo = data.photos[index];
   const tick = photo.label === null ? "" : photo.correct ? "✓ " : "✗ ";
-  const words = make("span", { textContent: `${tick}${data.classes[photo.predicted]}`, className: photo.label === null ? "" : photo.correct ? "right" : "wrong" });
-  const more = make("span", { className: "quiet", textContent: photo.label === null ? photo.name : photo.correct ? percent(photo.confidence) : `is ${data.classes[photo.label]}` });
-  const image = make("img", { src: photo.image, alt: "", loading: "lazy", decoding: "async" });
-  if (Math.max(...photo.surfaces[0].pixels) < PIXELATED_BELOW) image.style.imageRendering = "pixelated";
-  const button = make("button", { className: "thumb", type: "button", title: photo.name }, image, words, more);
+  const words = make("span", { textContent: `${tick}${data.classes[photo.predicted]} (${percent(photo.confidence)})`, className: photo.label === null ? "" : photo.correct ? "right" : "wrong" });
+  const more = photo.label === null || photo.correct ? [] : [make("span", { textContent: `is ${data.classes[photo.label]}` })];
+  const button = make("button", { className: "thumb", type: "button", title: photo.name }, small(photo), words, ...more, make("span", { className: "quiet", textContent: fileName(photo.name) }));
   button.dataset.photo = index;
-  button.onclick = () => { choose(index, 0).then(play); $("player").scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); };
+  button.onclick = () => watch(index);
   return button;
 }
 
+function watch(index) {
+  choose(index, 0).then(play);
+  $("player").scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+// ---------------------------------------------------------------- the table of all photos, filters
+
+const table = data.table;
+const rowCount = table.name.length;
+const pictureOf = new Map(data.photos.map((photo, index) => [photo.row, index]));
+const rightAt = (row) => table.label[row] === null ? null : table.label[row] === table.predicted[row];
+const labelName = (row) => table.label[row] === null ? "" : data.classes[table.label[row]];
+const COLUMNS = [
+  ["photo", (row) => table.name[row], 30],
+  ["true class", labelName, 16],
+  ["prediction", (row) => data.classes[table.predicted[row]], 16],
+  ["right", (row) => rightAt(row) === null ? "" : rightAt(row) ? "✓" : "✗", 7],
+  ["confidence", (row) => table.confidence[row], 10],
+  ["belief in the true class", (row) => table.true[row], 13],
+  ["glimpses", (row) => table.used[row], 8],
+  ...(data.runs || []).slice(1).map((run) => [run.name, (row) => `${run.predicted[row] === table.label[row] ? "✓" : "✗"} ${data.classes[run.predicted[row]]}`, 14]),
+  ...(table.cause ? [["cause of the mistake", (row) => table.cause[row], 20]] : []),
+];
+const NUMBERS = new Set([4, 5]);
+const ROW = 31;
+const list = { rows: [], column: -1, falling: false, cell: null, words: table.name.map((name, row) => `${name} ${labelName(row)} ${data.classes[table.predicted[row]]}`.toLowerCase()) };
+
 function filter() {
-  const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value, used = $("byused").value;
-  let count = 0;
+  const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value, used = $("byused").value, cause = $("bycause").value;
+  const [which, other] = $("byrun").value.split(" ");
+  const wanted = $("search").value.toLowerCase().split(/\s+/).filter((word) => word);
+  const fits = (row) => (!label || table.label[row] === Number(label)) && (!prediction || rightAt(row) === (prediction === "right"))
+    && (!finalFrom || table.final[row] === Number(finalFrom)) && (!used || table.used[row] === Number(used)) && (!cause || table.cause[row] === cause)
+    && (!which || (rightAt(row) !== (data.runs[other].predicted[row] === table.label[row]) && rightAt(row) === (which === "this")))
+    && (!list.cell || (table.label[row] === list.cell[0] && table.predicted[row] === list.cell[1])) && wanted.every((word) => list.words[row].includes(word));
+  list.rows = [];
+  for (let row = 0; row < rowCount; row++) if (fits(row)) list.rows.push(row);
+  const kept = new Set(list.rows);
+  let pictures = 0;
   for (const thumb of $("photos").children) {
-    const photo = data.photos[Number(thumb.dataset.photo)];
-    const fits = (!label || photo.label === Number(label)) && (!prediction || photo.correct === (prediction === "right")) && (!finalFrom || photo.finalFrom === Number(finalFrom)) && (!used || steps(photo) === Number(used));
-    thumb.hidden = !fits;
-    count += fits;
+    thumb.hidden = !kept.has(data.photos[Number(thumb.dataset.photo)].row);
+    pictures += !thumb.hidden;
   }
-  $("count").textContent = `${count} of ${data.photos.length}`;
+  const right = list.rows.filter((row) => rightAt(row)).length;
+  const known = list.rows.filter((row) => rightAt(row) !== null).length;
+  $("count").textContent = `${list.rows.length.toLocaleString("en")} of ${counted(rowCount, "photo")}${known ? `, ${(100 * right / known).toFixed(1)} % of them right` : ""}; ${pictures} shown here`;
+  for (const button of document.querySelectorAll("#matrix button")) button.setAttribute("aria-pressed", String(list.cell !== null && button.dataset.cell === list.cell.join()));
+  sort();
+}
+
+function sort() {
+  if (list.column >= 0) {
+    const value = COLUMNS[list.column][1], way = list.falling ? -1 : 1;
+    list.rows.sort((a, b) => { const x = value(a), y = value(b); return (x < y ? -1 : x > y ? 1 : a - b) * way; });
+  } else list.rows.sort((a, b) => a - b);
+  document.querySelectorAll("#table th").forEach((head, index) => head.setAttribute("aria-sort", index === list.column ? list.falling ? "descending" : "ascending" : "none"));
+  $("scroll").scrollTop = 0;
+  showRows();
+}
+
+// Only the rows in view are in the page, between two spaces as high as the others.
+function showRows(all = false) {
+  const box = $("scroll"), count = list.rows.length;
+  const first = all ? 0 : Math.max(0, Math.floor(box.scrollTop / ROW) - 8);
+  const last = all ? count : Math.min(count, first + Math.ceil(440 / ROW) + 16);
+  const space = (rows) => {
+    const cell = make("td", { colSpan: COLUMNS.length });
+    cell.style.height = `${rows * ROW}px`;
+    return make("tr", { className: "space", ariaHidden: "true" }, ...(rows ? [cell] : []));
+  };
+  const body = [];
+  for (let place = first; place < last; place++) {
+    const row = list.rows[place], picture = pictureOf.get(row);
+    const cells = COLUMNS.map(([, value], column) => {
+      const found = value(row);
+      const text = NUMBERS.has(column) ? found === null ? "" : percent(found) : String(found);
+      const cell = make("td", { title: text, className: column === 3 && text ? text === "✓" ? "right" : "wrong" : "" });
+      if (column === 0 && picture !== undefined) cell.append(make("button", { type: "button", ariaLabel: `show ${text}`, textContent: "▣" }), ` ${text}`);
+      else cell.textContent = text;
+      return cell;
+    });
+    const line = make("tr", {}, ...cells);
+    line.setAttribute("aria-rowindex", place + 2);
+    if (picture !== undefined) { line.dataset.picture = picture; line.onclick = () => watch(picture); }
+    body.push(line);
+  }
+  document.querySelector("#table tbody").replaceChildren(space(first), ...body, space(count - last));
+}
+
+function makeTable() {
+  const heads = COLUMNS.map(([name, , width], column) => {
+    const button = make("button", { type: "button", textContent: name });
+    button.onclick = () => {
+      list.falling = list.column === column ? !list.falling : false;
+      list.column = column;
+      sort();
+    };
+    const head = make("th", { scope: "col" }, button);
+    head.style.width = `${width}%`;
+    return head;
+  });
+  $("table").setAttribute("aria-rowcount", rowCount + 1);
+  document.querySelector("#table thead").replaceChildren(make("tr", {}, ...heads));
+  $("scroll").onscroll = () => showRows();
+  addEventListener("beforeprint", () => showRows(true));
+  addEventListener("afterprint", () => showRows());
+}
+
+// The confusion matrix of the classes that occur; of many classes, the pairs confused most.
+const MOST_CELLS = 40;
+function makeMatrix() {
+  const counts = new Map();
+  for (let row = 0; row < rowCount; row++) if (table.label[row] !== null) {
+    const key = `${table.label[row]},${table.predicted[row]}`;
+    counts.set(key, (counts.get(key) || 0) + 1);
+  }
+  $("confusion").hidden = counts.size === 0;
+  const shown = [...new Set([...counts.keys()].flatMap((key) => key.split(",").map(Number)))].sort((a, b) => a - b);
+  const button = (key, text) => {
+    const [label, predicted] = key.split(",").map(Number);
+    const element = make("button", { type: "button", textContent: text, title: `${data.classes[label]}, called ${data.classes[predicted]}: ${counted(counts.get(key), "photo")}` });
+    element.setAttribute("aria-label", element.title);
+    element.dataset.cell = key;
+    element.onclick = () => {
+      list.cell = list.cell && list.cell.join() === key ? null : [label, predicted];
+      filter();
+      $("all").scrollIntoView({ block: "start" });
+    };
+    return element;
+  };
+  const wrong = [...counts.keys()].filter((key) => { const [label, predicted] = key.split(","); return label !== predicted; });
+  if (shown.length > MOST_CELLS) {
+    wrong.sort((a, b) => counts.get(b) - counts.get(a));
+    $("matrix").replaceChildren(make("p", { className: "quiet", textContent: "The pairs confused most:" }), ...wrong.slice(0, MOST_CELLS).map((key) => {
+      const [label, predicted] = key.split(",").map(Number);
+      return button(key, `${data.classes[label]}, called ${data.classes[predicted]}: ${counts.get(key)}`);
+    }));
+    return;
+  }
+  const most = Math.max(1, ...wrong.map((key) => counts.get(key)));
+  const head = make("tr", {}, make("td"), ...shown.map((predicted) => make("th", { scope: "col", textContent: data.classes[predicted] })));
+  const rows = shown.map((label) => make("tr", {}, make("th", { scope: "row", textContent: data.classes[label] }), ...shown.map((predicted) => {
+    const key = `${label},${predicted}`, count = counts.get(key);
+    if (!count) return make("td");
+    const cell = button(key, String(count));
+    const share = Math.round(15 + 45 * (label === predicted ? 0.4 : count / most));
+    cell.style.background = `color-mix(in srgb, var(${label === predicted ? "--right" : "--wrong"}) ${share}%, var(--paper))`;
+    return make("td", {}, cell);
+  })));
+  $("matrix").replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
 function fillFilters() {
-  const labels = [...new Set(data.photos.map((photo) => photo.label).filter((label) => label !== null))].sort((a, b) => a - b);
+  const labels = [...new Set(table.label.filter((label) => label !== null))].sort((a, b) => a - b);
   $("byclass").append(...labels.map((label) => make("option", { value: label, textContent: data.classes[label] })));
-  const most = Math.max(...data.photos.map(steps));
-  for (let step = 1; step <= most; step++) $("byfinal").append(make("option", { value: step, textContent: counted(step, "glimpse") }));
-  for (const used of [...new Set(data.photos.map(steps))].sort((a, b) => a - b)) $("byused").append(make("option", { value: used, textContent: used ? counted(used, "glimpse") : "the glance alone" }));
+  for (const step of [...new Set(table.final)].sort((a, b) => a - b)) $("byfinal").append(make("option", { value: step, textContent: step ? counted(step, "glimpse") : "the glance alone" }));
+  for (const used of [...new Set(table.used)].sort((a, b) => a - b)) $("byused").append(make("option", { value: used, textContent: used ? counted(used, "glimpse") : "the glance alone" }));
+  const causes = [...new Set(table.cause || [])].filter((cause) => cause);
+  $("bycause").append(...causes.map((cause) => make("option", { value: cause, textContent: `${cause} (${table.cause.filter((each) => each === cause).length})` })));
+  (data.runs || []).slice(1).forEach((run, index) => $("byrun").append(make("option", { value: `this ${index + 1}`, textContent: `right here, wrong with ${run.name}` }),
+    make("option", { value: `other ${index + 1}`, textContent: `wrong here, right with ${run.name}` })));
+  $("runfilter").hidden = !data.runs;
+  $("causes").hidden = !causes.length;
   $("byused").parentElement.hidden = !data.stops;
   if (!labels.length) $("byclass").parentElement.hidden = $("byprediction").parentElement.hidden = true;
-  for (const id of ["byclass", "byprediction", "byfinal", "byused"]) $(id).onchange = filter;
-  $("filters").onreset = () => setTimeout(filter);
+  for (const id of ["byclass", "byprediction", "byfinal", "byused", "bycause", "byrun"]) $(id).onchange = filter;
+  $("search").oninput = filter;
+  $("filters").onsubmit = (event) => event.preventDefault();
+  $("filters").onreset = () => { list.cell = null; setTimeout(filter); };
 }
+
+// ---------------------------------------------------------------- links to a photo and step
+
+function follow() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  const index = data.photos.findIndex((photo) => photo.name === wanted.get("photo"));
+  if (index < 0) return false;
+  choose(index, wanted.has("step") ? Math.max(0, Math.min(steps(data.photos[index]), Number(wanted.get("step")) || 0)) : undefined);
+  return true;
+}
+addEventListener("hashchange", follow);
 
 // ---------------------------------------------------------------- figures
 
@@ -429,11 +605,11 @@ function showWhole() {
     { xs, names, percent: true, below: "glimpses", from: Math.max(0, Math.floor(10 * Math.min(...whole.accuracy) - 0.3) / 10), to: Math.min(1, Math.ceil(10 * Math.max(...whole.accuracy) + 0.3) / 10) }),
   chart("Distance of locations from the centre", [
     { name: "mean distance", values: whole.distance, colour: "var(--focus)" },
-    { name: "spread over photos", values: whole.spread, colour: "var(--wrong)", dash: "5 4" },
+    { name: "spread over photos", values: whole.spread, colour: "var(--second)" },
     { name: "random locations", values: flat(0.765), colour: "var(--other)", dash: "2 3" }], { xs: later, below: "glimpse", from: 0, to: Math.max(1, ...whole.distance) })];
   if (whole.inside) charts.push(chart("Glimpses inside the object's box", [
     { name: "this model", values: whole.inside, colour: "var(--right)" },
-    { name: "always the centre", values: flat(whole.centre), colour: "var(--wrong)", dash: "5 4" },
+    { name: "always the centre", values: flat(whole.centre), colour: "var(--ink)", dash: "5 4" },
     { name: "random locations", values: flat(whole.random), colour: "var(--other)", dash: "2 3" }], { xs: later, percent: true, below: "glimpse", from: 0, to: Math.min(1, 1.1 * Math.max(...whole.inside, whole.centre, whole.random)) }));
   if (whole.exits) charts.push(exitChart(whole.exits));
   $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
@@ -441,9 +617,36 @@ function showWhole() {
     make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, accuracy]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * accuracy)} % right`, whole.shape))));
 }
 
+// Several runs on this split: their figures, and accuracy after each glimpse.
+function showRuns() {
+  if (!data.runs) return;
+  const head = make("tr", {}, ...["run", "accuracy", "95 % interval", "glimpses a photo", "GMACs a photo"].map((textContent) => make("th", { scope: "col", textContent })));
+  const rows = data.runs.map((run) => {
+    const mark = make("span", { textContent: "■ ", ariaHidden: "true" });
+    mark.style.color = run.colour;
+    const name = make("td", {}, mark, run.name);
+    const interval = run.interval.map((value) => (100 * value).toFixed(1)).join(" to ");
+    return make("tr", {}, name, ...[`${(100 * run.accuracy).toFixed(1)} %`, `${interval} %`, run.glimpses, run.gmacs].map((text) => make("td", { textContent: String(text) })));
+  });
+  const xs = [...new Set(data.runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
+  const series = data.runs.map((run) => ({ name: run.name, colour: run.colour, values: xs.map((step) => run.steps.includes(step) ? run.curve[run.steps.indexOf(step)] : null) }));
+  $("runs").append(make("h2", { textContent: "Runs on this split" }), make("table", { className: "figures" }, make("thead", {}, head), make("tbody", {}, ...rows)),
+    make("div", { className: "charts" }, chart("Accuracy after each glimpse", series, { xs, names: xs.map((step) => step || "glance"), percent: true, below: "glimpses" })));
+}
+
+// What the test command found: the controls that the model has to beat, and what follows.
+function showTested() {
+  const found = data.tested;
+  if (!found) return;
+  const line = (name, accuracy, more) => make("tr", {}, make("td", { textContent: name }), make("td", { textContent: `${(100 * accuracy).toFixed(1)} %` }), make("td", { className: "quiet", textContent: more }));
+  const rows = Object.entries(found.controls).map(([name, accuracy]) => line(`control: ${name}`, accuracy, `the model is ${Math.abs(100 * (found.accuracy - accuracy)).toFixed(1)} points ${found.accuracy < accuracy ? "worse" : "better"}`));
+  $("tested").append(make("h2", {}, "What the test found ", make("span", { className: "quiet", textContent: found.when })), make("table", {}, line("this model", found.accuracy, ""), ...rows),
+    ...found.meaning.map((textContent) => make("p", { textContent })));
+}
+
 function showTraining() {
   if (!data.training.length) return;
-  const colour = { train: "var(--focus)", valid: "var(--wrong)" };
+  const colour = { train: "var(--focus)", valid: "var(--second)" };
   $("training").append(make("h2", { textContent: "Training" }), make("div", { className: "charts" }, ...data.training.map((curve) =>
     chart(curve.title, curve.series.map((series) => ({ ...series, colour: colour[series.name] || "var(--right)" })), { xs: curve.epochs, percent: curve.percent, below: "epoch" }))));
 }
@@ -456,8 +659,13 @@ $("photos").append(...data.photos.map((_, index) => thumb(index)));
 for (const { title, photos } of data.galleries) {
   $("galleries").append(make("h2", { textContent: title }), make("div", { className: "thumbs" }, ...photos.map(thumb)));
 }
+$("shown").textContent = data.shown;
 fillFilters();
+makeTable();
+makeMatrix();
 filter();
+showRuns();
+showTested();
 showWhole();
 showTraining();
-choose(0);
+if (!follow()) choose(0);

@@ -1,0 +1,105 @@
+"""The key of a picture: what its lines and colours mean. Each mark means one thing everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.patches import Rectangle
+
+from stacked_ram.viz.boxes import coinciding
+from stacked_ram.viz.feature_colours import MEANING
+from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.style import INK, QUIET, RIGHT, WRONG, Sheet, fitted, text_width
+
+LINE = 0.135  # inches of a line of the key
+SWATCH = 0.2
+TYPE = 6.5
+
+Mark = tuple[str, dict[str, Any]]
+"""What a mark means, and how it looks: `lines` (their styles) or `fill` (a colour)."""
+
+OUTSIDE: Mark = ("outside the photo", {"lines": [{"linestyle": (0, (3, 2)), "linewidth": 1.2}]})
+AGAIN: Mark = (
+    "the same place again",
+    {
+        "lines": [
+            {"linewidth": 1.7},
+            {"linewidth": 1.7, "linestyle": (0, (2.5, 2.5)), "color": "#e7c000"},
+        ]
+    },
+)
+TRUE: Mark = ("true class", {"fill": RIGHT})
+OTHER: Mark = ("another class", {"fill": WRONG})
+KNOWN: Mark = ("dark: not seen; dim: by the glance alone", {})
+MAPS: Mark = (MEANING, {})
+
+
+def box_marks(records: Sequence[PhotoRecord], *, nested: bool = True) -> list[Mark]:
+    """Marks of the boxes that these pictures hold. nested: all boxes of a glimpse are drawn."""
+    surfaces = [surface for record in records for surface in record.surfaces]
+    surfaces = [surface for surface in surfaces if len(surface.boxes_TK4)]
+    marks: list[Mark] = []
+    if nested and any(surface.boxes_TK4.shape[1] > 1 for surface in surfaces):
+        lines = {"lines": [{"linewidth": 2.0}]}
+        marks.append(("narrowest box of a glimpse; thin: the wider ones", lines))
+    if any(reaches_outside(surface, nested) for surface in surfaces):
+        marks.append(OUTSIDE)
+    if any(repeats(surface) for surface in surfaces):
+        marks.append(AGAIN)
+    if any(record.maps for record in records):
+        marks.append(MAPS)
+    return marks
+
+
+def reaches_outside(surface: Surface, nested: bool) -> bool:
+    height, width = surface.size
+    boxes = surface.boxes_TK4 if nested else surface.boxes_TK4[:, :1]
+    return bool((boxes[..., :2] < 0).any() or (boxes[..., 2:] > (width, height)).any())
+
+
+def repeats(surface: Surface) -> bool:
+    steps = range(1, len(surface.boxes_TK4))
+    return any(coinciding(surface.boxes_TK4, step, surface.size) for step in steps)
+
+
+def belief_marks(records: Sequence[PhotoRecord]) -> list[Mark]:
+    """The colours of classes, where true classes are known."""
+    return [TRUE, OTHER] if any(record.photo.label is not None for record in records) else []
+
+
+def places(marks: Sequence[Mark], width: float) -> tuple[list[tuple[float, int]], int]:
+    """(x, line) of each mark in this width, and the number of lines."""
+    found, x, line = [], 0.0, 0
+    for words, look in marks:
+        wide = text_width(words, TYPE) + (SWATCH + 0.06 if look else 0) + 0.2
+        if x and x + wide - 0.2 > width:
+            x, line = 0.0, line + 1
+        found.append((x, line))
+        x += wide
+    return found, line + 1 if marks else 0
+
+
+def key_height(marks: Sequence[Mark], width: float) -> float:
+    """Inches that `draw_key` takes; 0 without marks."""
+    lines = places(marks, width)[1]
+    return lines * LINE + 0.08 if lines else 0.0
+
+
+def draw_key(sheet: Sheet, marks: Sequence[Mark], x: float, y: float, width: float) -> None:
+    """The marks with their meanings, in as many lines as they need."""
+    if not marks:
+        return
+    axes = sheet.bare(x, y, width, key_height(marks, width))
+    for (words, look), (left, line) in zip(marks, places(marks, width)[0], strict=True):
+        middle = 0.04 + (line + 0.5) * LINE
+        for style in look.get("lines", ()):
+            ends = [left, left + SWATCH], [middle, middle]
+            axes.plot(*ends, **{"color": INK, "solid_capstyle": "butt", **style})
+        if "fill" in look:
+            box = Rectangle((left, middle - 0.035), SWATCH, 0.07, color=look["fill"], linewidth=0)
+            axes.add_patch(box)
+        if look:
+            left += SWATCH + 0.06
+        axes.text(left, middle, fitted(words, width - left, TYPE), fontsize=TYPE, color=QUIET,
+                  va="center_baseline")  # fmt: skip
