@@ -73,7 +73,7 @@ def test_large_photos_are_drawn_reduced_and_enlarged_at_their_own_resolution():
 @pytest.mark.parametrize("kind", [{}, MAPS, {"stack": "rnn", "num_levels": 2}])
 def test_odd_shapes_are_drawn(kind):
     model = tiny_model(**kind)
-    records = [recorded(model, noise_photo(*size)) for size in ((1, 50), (50, 1), (8, 8))]
+    records = [recorded(model, noise_photo(*size)) for size in ((2, 100), (100, 2), (8, 8))]
     for record in records:
         assert figure_bytes(figures.story(record), dpi=30)
     assert figure_bytes(gallery.gallery_figure(records, "odd"), dpi=30)
@@ -112,7 +112,7 @@ def test_svg_holds_text_and_a_title():
 
 
 def test_photos_are_chosen_evenly_from_folders():
-    files = [Path(f"{folder}/{number}.png") for folder in "ab" for number in range(50)]
+    files = [Path(f"{folder}/{number:02d}.png") for folder in "ab" for number in range(50)]
     chosen = evenly(files, 10)
     assert [sum(file.parent.name == name for file in chosen) for name in "ab"] == [5, 5]
     assert chosen == sorted(chosen) and evenly(files[:3], 10) == files[:3]

@@ -200,7 +200,6 @@ def test_a_class_name_cannot_break_out_of_the_report():
         (["nowhere"], "no such run"),
         (["RUN", "no_such_photo.jpg"], "no such photo"),
         (["RUN", "--limit", "0"], "below 1"),
-        (["RUN", "--report", "--app"], "one at a time"),
         (["RUN", "--report", "--app"], "--report and --app: ask for one at a time"),
         (["RUN", "--one-per-class", "--compare", "RUN"], "one at a time"),
         (["RUN", "--one-per-class", "x.jpg"], "name none"),

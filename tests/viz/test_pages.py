@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> object:
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> object:
     """Wait until the condition gives something; return it."""
     from selenium.common.exceptions import StaleElementReferenceException
 
