@@ -508,7 +508,8 @@ function makeMatrix() {
 function fillFilters() {
   const labels = [...new Set(table.label.filter((label) => label !== null))].sort((a, b) => a - b);
   $("byclass").append(...labels.map((label) => make("option", { value: label, textContent: data.classes[label] })));
-  for (const step of [...new Set(table.final)].sort((a, b) => a - b)) $("byfinal").append(make("option", { value: step, textContent: step ? counted(step, "glimpse") : "the glance alone" }));
+  const most = Math.max(...data.photos.map((photo) => photo.steps));
+  for (let step = table.final.includes(0) ? 0 : 1; step <= most; step++) $("byfinal").append(make("option", { value: step, textContent: step ? counted(step, "glimpse") : "the glance alone" }));
   for (const used of [...new Set(table.used)].sort((a, b) => a - b)) $("byused").append(make("option", { value: used, textContent: used ? counted(used, "glimpse") : "the glance alone" }));
   const causes = [...new Set(table.cause || [])].filter((cause) => cause);
   $("bycause").append(...causes.map((cause) => make("option", { value: cause, textContent: `${cause} (${table.cause.filter((each) => each === cause).length})` })));
