@@ -554,7 +554,7 @@ function chart(title, series, options) {
     svg.append(draw("line", { x1: left, x2: wide - right, y1: y(value), y2: y(value), stroke: "var(--line)", "stroke-width": 0.7 }),
       draw("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, write(value)));
   }
-  const every = Math.max(1, Math.ceil(xs.length / 8));
+  const every = Math.max(1, Math.ceil(xs.length / (options.labels ?? 8)));
   xs.forEach((value, index) => { if (index % every === 0) svg.append(draw("text", { x: x(value), y: low + 15, "text-anchor": "middle" }, String(options.names ? options.names[index] : Number.isInteger(value) ? value : Number(value.toPrecision(2))))); });
   svg.append(draw("text", { x: (left + wide) / 2, y: tall - 3, "text-anchor": "middle" }, options.below));
   for (const curve of series) {
@@ -576,7 +576,7 @@ function chart(title, series, options) {
 function exitChart({ accuracy, gmacs, chosen }) {
   const range = [Math.min(...accuracy, 1) - 0.05, Math.max(...accuracy) + 0.02];
   const element = chart("Accuracy when it stops early", [{ name: "", values: accuracy, colour: "var(--ink)", dots: false }],
-    { xs: gmacs, percent: true, below: "mean GMACs a photo, over all thresholds", from: Math.max(0, range[0]), to: Math.min(1, range[1]), mark: chosen });
+    { xs: gmacs, percent: true, below: "mean GMACs a photo, over all thresholds", from: Math.max(0, range[0]), to: Math.min(1, range[1]), labels: 4, mark: chosen });
   element.append(make("div", { className: "legend", textContent: chosen ? `◯ ${chosen.words}` : "no threshold chosen: --stop-at shows one" }));
   return element;
 }
@@ -614,7 +614,7 @@ function showWhole() {
     { name: "random locations", values: flat(whole.random), colour: "var(--other)", dash: "2 3" }], { xs: later, percent: true, below: "glimpse", from: 0, to: Math.min(1, 1.1 * Math.max(...whole.inside, whole.centre, whole.random)) }));
   if (whole.exits) charts.push(exitChart(whole.exits));
   $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
-    make("h2", { textContent: "Where it looks at each step" }), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
+    make("h2", {}, "Where it looks at each step ", make("span", { className: "quiet", textContent: "each map from never (white) to its own most frequent place (black)" })), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
     make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, accuracy]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * accuracy)} % right`, whole.shape))));
 }
 
