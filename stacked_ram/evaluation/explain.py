@@ -137,10 +137,11 @@ def explain_split(
     figures["coverage"] = coverage.figures(model)
     figures |= curves_of(loaded, config, dataset, left_out)
     figures["meaning"] = meaning(figures)
+    shown_N = ~rows.right_N if not rows.right_N.all() else rows.right_N
     arrays = {
         "figures": np.frombuffer(json.dumps(figures).encode(), np.uint8),
         "classes": np.array(loaded.classes),
-        "forced_TYX": rows.forced_NTG.mean(0).reshape(-1, *grid),
+        "forced_TYX": rows.forced_NTG[shown_N].mean(0).reshape(-1, *grid),
         "better_YX": better_map(rows, grid),
         "coverage_N2SKYX": coverage.sums_N2SKYX.astype(np.float32),
         "coverage_N2": coverage.counts_N2,

@@ -93,17 +93,16 @@ def explained_set_figure(arrays: dict[str, np.ndarray], title: str) -> Figure:
     class_rows = -(-len(classes) // columns)
     curves = "insertion" in figures
     height = (
-        0.4 + 2 * (0.3 + CHART + 0.35) + 0.3 + tall + 0.5
+        0.4 + 2 * CHART + 1.0 + 0.3 + tall + 0.5
         + 0.3 + len(read_rows) * (part_tall + 0.12) + 0.3 + 0.3 + class_rows * (small_tall + 0.24)
         + 0.1
     )  # fmt: skip
     sheet = Sheet(PAGE, height)
     sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
     y = 0.4
-    half = inner / 2
     heading(sheet, y, "Why it is wrong", by_words(figures))
     draw_causes(sheet, figures, EDGE, y + 0.26, inner, CHART)
-    y += 0.3 + CHART + 0.35
+    y += 0.1 + CHART + 0.25
     third = inner / 3
     draw_drops(sheet, figures, EDGE, y, third, CHART)
     if curves:
@@ -113,8 +112,9 @@ def explained_set_figure(arrays: dict[str, np.ndarray], title: str) -> Figure:
         note = " ".join(figures["curve_notes"])
         sheet.text(EDGE + third + 0.3, y + 0.5, f"Deletion and insertion: {note}", color=QUIET)
     y += 0.3 + CHART + 0.35
-    more = "mean over photos, in the true class, with a glimpse at each place"
-    heading(sheet, y, "Belief at the end", fitted(more, half, 7.5))
+    wrong = sum(cause["photos"] for cause in figures["causes"].values())
+    of = f"mean over {counted(wrong, 'mistake')}" if wrong else "mean over all photos"
+    heading(sheet, y, "Belief in the true class", f"{of}, with a glimpse at each place")
     draw_scale(sheet, PAGE - EDGE - 1.5, y + 0.1, 1.5, BELIEF, ("0", "50", "100 %"))
     draw_places(sheet, arrays, y + 0.28, cell, tall)
     y += 0.3 + tall + 0.5

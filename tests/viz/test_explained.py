@@ -32,7 +32,6 @@ GLANCE = {"glance": (16, 24)}
 KINDS = {
     "continuous": {},
     "cells": {"policy": "categorical", "regions": (3, 4)},
-    "glance": {**GLANCE, "policy": "categorical"},
     "soft": {**GLANCE, "attention": "soft"},
     "stack_rnn": {"stack": "rnn", "num_levels": 2},
     "map_only": {"stack": "conv", "num_levels": 2, "levels": (1,), "retina": "conv"},
@@ -52,7 +51,7 @@ def test_every_kind_of_model_is_explained_and_drawn(kind):
             place = int(cell(torch.from_numpy(record.locations_TS2[step, -1:]))[0])
             assert found.forced_TGN[step, place, 1] == pytest.approx(found.own, abs=1e-5)
     assert (found.cause is None) == (record.correct is True)
-    assert figure_bytes(explained_figure(record, found), dpi=40).startswith(b"\x89PNG")
+    assert figure_bytes(explained_figure(record, found), dpi=20).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("size", [(400, 8), (8, 8)])
@@ -60,7 +59,7 @@ def test_odd_shapes_are_drawn(size):
     run = tiny_run(num_glimpses=1)
     record = recorded(run.model, noise_photo(*size))
     found = explain_record(run, record)
-    assert figure_bytes(explained_figure(record, found), dpi=40).startswith(b"\x89PNG")
+    assert figure_bytes(explained_figure(record, found), dpi=20).startswith(b"\x89PNG")
 
 
 def test_squares_of_evidence_keep_its_sum():
@@ -106,13 +105,13 @@ def explained_run(run_folder, tmp_path_factory):
 
 def test_the_command_draws_the_split_and_its_mistakes_by_cause(explained_run, tmp_path, capsys):
     assert (explained_run / "test_explain.png").is_file()
-    assert main([str(explained_run), "--explain", "--out", str(tmp_path), "--limit", "4"]) == 0
+    assert main([str(explained_run), "--explain", "--out", str(tmp_path), "--limit", "1"]) == 0
     names = {file.name for file in tmp_path.iterdir()}
     assert {"explained.png", "gallery_causes.png"} <= names
     with open(explained_run / "test_explain.csv", newline="") as file:
         wrong = [row["path"] for row in csv.DictReader(file) if row["cause"]]
     drawn = [name for name in names if name.endswith("_explained.png")]
-    assert 0 < len(drawn) <= 4 and len(wrong) > 0
+    assert len(drawn) == 1 and len(wrong) > 0
     stems = {Path(path).with_suffix("").as_posix().replace("/", "_") for path in wrong}
     assert all(name.removesuffix("_explained.png") in stems for name in drawn)
     assert Image.open(tmp_path / "explained.png").width == 1440
