@@ -184,7 +184,7 @@ def draw_glimpse(
         frame(axes, record.colours[step])
     if found.evidence is not None:
         total = float(sum(each[step].sum() for each in found.evidence))
-        text = f"evidence {total:+.1f} nats".replace("-", "−")
+        text = f"{total:+.1f} nats".replace("-", "−")
         head.text(cell + 0.08, 0.1, text, fontsize=7, color=QUIET, va="center_baseline")
         axes = sheet.axes(x + cell + 0.08, y, cell, cell)
         most = evidence_scale(found)

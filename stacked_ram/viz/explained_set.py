@@ -93,7 +93,7 @@ def explained_set_figure(arrays: dict[str, np.ndarray], title: str) -> Figure:
     class_rows = -(-len(classes) // columns)
     curves = "insertion" in figures
     height = (
-        0.4 + 2 * CHART + 1.0 + 0.3 + tall + 0.5
+        0.4 + 2 * CHART + 1.15 + 0.3 + tall + 0.5
         + 0.3 + len(read_rows) * (part_tall + 0.12) + 0.3 + 0.3 + class_rows * (small_tall + 0.24)
         + 0.1
     )  # fmt: skip
@@ -102,7 +102,7 @@ def explained_set_figure(arrays: dict[str, np.ndarray], title: str) -> Figure:
     y = 0.4
     heading(sheet, y, "Why it is wrong", by_words(figures))
     draw_causes(sheet, figures, EDGE, y + 0.26, inner, CHART)
-    y += 0.1 + CHART + 0.25
+    y += 0.1 + CHART + 0.4
     third = inner / 3
     draw_drops(sheet, figures, EDGE, y, third, CHART)
     if curves:
