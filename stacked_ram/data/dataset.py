@@ -23,6 +23,7 @@ from stacked_ram.runtime.program import program
 SPLITS = ("train", "valid", "test")
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
 ROWS = ("labels", "boxes", "objects", "sizes")  # arrays with a row for each photo
+MOST_PIXELS = 10**7  # a side of a photo
 LIMIT_SEED = 0  # fixed, so that `limit_photos` always keeps the same photos
 
 
@@ -299,12 +300,17 @@ def _read_manifest(folder: Path, info: dict[str, Any]) -> Any:
     for name in BOX:
         if name not in manifest:
             manifest[name] = np.nan
-    for name in ("width", "height"):
-        wrong = ~(pandas.to_numeric(manifest[name], errors="coerce") >= 1)
+    for name in ("width", "height", *BOX, *(["fold"] if "fold" in manifest else [])):
+        numbers = pandas.to_numeric(manifest[name], errors="coerce")
+        wrong = numbers.isna() | (numbers.abs() > MOST_PIXELS)
+        wrong = (
+            wrong | (numbers < 1) if name in ("width", "height") else wrong & manifest[name].notna()
+        )
         if wrong.any():
             row = manifest[wrong].iloc[0]
+            unit = "" if name == "fold" else " of pixels"
             raise UserError(
-                f"{path}: {name} of {row['path']} is `{row[name]}`, not a number of pixels; {again}"
+                f"{path}: {name} of {row['path']} is `{row[name]}`, not a number{unit}; {again}"
             )
     unknown = set(manifest["class"].unique()) - set(info["classes"])
     if unknown:
@@ -319,6 +325,7 @@ def _open_digits(
 ) -> DigitDataset:
     if config.fold is not None:
         raise UserError(f"fold: {folder} holds digits, which have no folds")
+    check_canvas(folder, info)
     clutter = int(info.get("clutter", 0))
     training = split == "train"
     loaded = {part: _read_arrays(folder, part, training) for part in SPLITS if part in parts}
@@ -354,6 +361,19 @@ def _open_digits(
             pieces_NP3=pieces_NP3,
         ),
     )
+
+
+def check_canvas(folder: Path, info: dict[str, Any]) -> None:
+    """Raise UserError if what dataset.yaml says of the canvases of digits is not valid."""
+    for name, least in {"clutter": 0, "clutter_size": 1, "seed": 0}.items():
+        value = info.get(name, least)
+        if type(value) is not int or not least <= value < 2**63:
+            raise UserError(f"{folder / 'dataset.yaml'}: {name}: {value!r} is not valid")
+    canvas = info.get("canvas")
+    sides = canvas if isinstance(canvas, list) else []
+    fine = len(sides) == 2 and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides)
+    if canvas and not fine:
+        raise UserError(f"{folder / 'dataset.yaml'}: canvas: {canvas!r} is not (height, width)")
 
 
 def _read_arrays(
