@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.processes import fresh_processes
 from stacked_ram.runtime.errors import run_entry_point
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import second_interrupt_ends
@@ -22,8 +21,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         import tyro
 
         options = tyro.cli(PrepareOptions, prog=program("prepare"), args=arguments)
-        if options.worker_count > 1:
-            fresh_processes()  # loads what workers need while this process does the same
         if options.inspect or options.canvas:
             sleep_at_barriers_if_busy()
         # What decodes photos is loaded only now, so that --help answers at once.

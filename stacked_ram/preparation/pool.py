@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -25,7 +26,6 @@ from stacked_ram.preparation import time_limit
 from stacked_ram.preparation.checked import MACHINE, Checked, CheckPlan
 from stacked_ram.preparation.checks import check_photo
 from stacked_ram.preparation.jpeg import warnings_pass
-from stacked_ram.preparation.processes import fresh_processes
 from stacked_ram.runtime.errors import RunFailed
 
 CHUNK = 8  # photos a message: fewer waits, and little lost when a run is killed
@@ -66,7 +66,7 @@ class Workers:
         return None if self._notes is None else Path(self._notes.name)
 
     def start(self) -> ProcessPoolExecutor | None:
-        """Start the processes.
+        """Start the processes now, so that they import modules while this process is busy.
 
         Returns:
             The processes; None with one worker.
@@ -75,12 +75,16 @@ class Workers:
             return self._pool
         if self._notes is None:
             self._notes = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        # Spawned, not forked, so that they share neither the database nor the threads of this
+        # process, on every system.
         self._pool = ProcessPoolExecutor(
             self.count,
-            mp_context=fresh_processes(),
+            mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
             initargs=(self._notes.name,),
         )
+        for _ in range(self.count):  # a task starts a process, unless one is idle
+            _submit(self._pool, int)
         return self._pool
 
     def replace(self) -> None:
@@ -265,6 +269,7 @@ def _start_worker(notes: str) -> None:
     Image.MAX_IMAGE_PIXELS = None
     with contextlib.suppress(FileNotFoundError):  # the run ended while this process started
         time_limit.limit_in(Path(notes))
+    importlib.import_module("cv2")  # now, while the source is listed
     parent = multiprocessing.parent_process()
     assert parent is not None
 
