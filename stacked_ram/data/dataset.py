@@ -432,9 +432,9 @@ def _check_classes(dataset: Dataset) -> None:
         raise UserError(
             f"{dataset.folder}: the {dataset.split} split is empty; prepare the data set with one"
         )
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    if dataset.split == "train" and not counts.all():
-        name = dataset.classes[int(counts.argmin())]
+    counts = dataset.class_counts()
+    if dataset.split == "train" and not all(counts):
+        name = dataset.classes[counts.index(0)]
         raise UserError(
             f"{dataset.folder}: class `{name}` has no training photo; add some or remove the class"
         )

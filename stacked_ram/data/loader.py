@@ -9,13 +9,16 @@ for epoch in range(epochs):
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.dataset import Dataset, DigitDataset, PhotoDataset
 from stacked_ram.data.digit_loader import DigitLoader
-from stacked_ram.data.photo_loader import PhotoLoader
+from stacked_ram.data.photo_loader import PhotoLoader, watched_workers
 
 
 def make_loader(
@@ -42,3 +45,19 @@ def make_loader(
         loader = PhotoLoader(dataset, config, **where)
     loader.set_epoch(0)
     return loader
+
+
+@contextmanager
+def opened_loader(
+    dataset: Dataset, config: Config, device: str | torch.device = "cpu"
+) -> Iterator[Loader]:
+    """Make the loader of photos that are not trained on, and close it at the end.
+
+    Raises WorkerLost if a process that reads photos is ended from outside.
+    """
+    loader = make_loader(dataset, config, train=False, device=device)
+    try:
+        with watched_workers():
+            yield loader
+    finally:
+        loader.close()

@@ -23,7 +23,8 @@ from stacked_ram.config.schema import Config
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.data.loader import make_loader
+from stacked_ram.data.loader import opened_loader
+from stacked_ram.evaluation.linear_probe import fit_probe
 from stacked_ram.evaluation.what_if import take
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.backbone import Backbone
@@ -35,7 +36,6 @@ from stacked_ram.runtime.errors import UserError
 INSTALL = "Captum is not installed: pip install -r requirements-explain.txt"
 POINTS = 32  # of the integral, between grey patches and those that were read
 SHORT_SIDE = 224  # of photos that the plain backbone gets
-C = 0.01  # of the logistic regression, as in the linear probe
 
 
 def has_captum() -> bool:
@@ -98,11 +98,6 @@ class PlainBackbone:
 
     def __init__(self, loaded: LoadedRun, config: Config) -> None:
         """config: whose data set's training split is used."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-        from threadpoolctl import threadpool_limits
-
         model = loaded.model
         own = config.model.weights == "none"
         self.backbone = (
@@ -111,21 +106,16 @@ class PlainBackbone:
         self.backbone = self.backbone.to(loaded.device).eval()
         self.mean, self.std = (value[:, None, None] for value in (model.mean, model.std))
         training = open_dataset(config.data, "train")
-        loader = make_loader(training, config, train=False, device=loaded.device)
         features: list[np.ndarray] = []
         labels: list[np.ndarray] = []
-        try:
+        with opened_loader(training, config, loaded.device) as loader:
             from tqdm import tqdm
 
             batches = tqdm(loader, desc="plain backbone", disable=None, leave=False)
             for batch, pooled_BD in LeftOut(training).each(batches, self.pooled):
                 features.append(pooled_BD)
                 labels.append(batch.labels_B.cpu().numpy())
-        finally:
-            loader.close()
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
-        with threadpool_limits(torch.get_num_threads()):
-            probe.fit(np.concatenate(features), np.concatenate(labels))
+        probe = fit_probe(np.concatenate(features), np.concatenate(labels))
         scaler, linear = probe[0], probe[1]
         weight_ND = linear.coef_ / scaler.scale_
         bias_N = linear.intercept_ - weight_ND @ scaler.mean_

@@ -33,28 +33,35 @@ def check_can_calibrate(config: Config) -> None:
         )
 
 
-def fit_temperature(beliefs_NC: np.ndarray, labels_N: np.ndarray) -> float:
-    """Return the temperature for which these beliefs have the smallest mean loss."""
+def fit_temperature(scores_XN: np.ndarray, labels_X: np.ndarray) -> float:
+    """Return the temperature for which scores (before the softmax, or log probabilities) have the
+    smallest mean cross-entropy."""
     from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
-    found = minimize_scalar(
-        lambda log: loss(tempered(beliefs_NC, np.exp(log)), labels_N), bounds=(-4, 4),
-        method="bounded",
-    )  # fmt: skip
+    def loss_at(log_temperature: float) -> float:
+        logs_XN = log_softmax(scores_XN * np.exp(-log_temperature), axis=1)
+        return float(-logs_XN[np.arange(len(labels_X)), labels_X].mean())
+
+    found = minimize_scalar(loss_at, bounds=(-4, 4), method="bounded")
     return float(np.exp(found.x))
 
 
 def tempered(beliefs_NC: np.ndarray, temperature: float) -> np.ndarray:
     """Return the probabilities after their scores are divided by a temperature."""
-    scores_NC = np.log(np.maximum(beliefs_NC.astype(np.float64), LEAST)) / temperature
-    powers_NC = np.exp(scores_NC - scores_NC.max(1, keepdims=True))
-    return powers_NC / powers_NC.sum(1, keepdims=True)
+    from scipy.special import softmax
+
+    return softmax(log_of(beliefs_NC) / temperature, axis=1)
+
+
+def log_of(beliefs_NC: np.ndarray) -> np.ndarray:
+    """Return log probabilities, which are finite."""
+    return np.log(np.maximum(beliefs_NC.astype(np.float64), LEAST))
 
 
 def loss(beliefs_NC: np.ndarray, labels_N: np.ndarray) -> float:
     """Return the mean cross-entropy."""
-    own_N = beliefs_NC[np.arange(len(labels_N)), labels_N]
-    return float(-np.log(np.maximum(own_N, LEAST)).mean())
+    return float(-log_of(beliefs_NC)[np.arange(len(labels_N)), labels_N].mean())
 
 
 def calibrated(loaded: LoadedRun, beliefs_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def calibrated(loaded: LoadedRun, beliefs_NC: np.ndarray, labels_N: np.ndarray) 
     Raises:
         NotWritten: the weights file cannot be written.
     """
-    further = fit_temperature(beliefs_NC, labels_N)
+    further = fit_temperature(log_of(beliefs_NC), labels_N)
     after_NC = tempered(beliefs_NC, further)
     right_N = beliefs_NC.argmax(1) == labels_N
     confidences = np.quantile(after_NC.max(1), np.linspace(0, 1, PERCENTS))

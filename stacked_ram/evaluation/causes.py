@@ -3,8 +3,8 @@
 "Recognised" means a calibrated belief of at least SURE in the true class. The causes, the first
 that fits:
 - TALKED_OUT: it was recognised after the glance or an earlier glimpse, and not at the end.
-- NEVER_LOOKED: no glimpse was at the object (where its box is known: see `hits_box`); where the box
-  is not known: it would have been recognised with one glimpse elsewhere.
+- NEVER_LOOKED: no glimpse was at the object (`at_object`, where its box is known); where the box is
+  not known: it would have been recognised with one glimpse elsewhere.
 - NOT_RECOGNISED: the rest. It looked at the object; or, where the box is not known, no other place
   of one glimpse would have let it recognise the object.
 
@@ -14,8 +14,6 @@ K = T + 1: before the first of T glimpses, and after each.
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 SURE = 0.5
 TALKED_OUT = "recognised, then talked out of it"
@@ -32,17 +30,3 @@ def cause_of(own_K: np.ndarray, best_forced: float, hit: bool | None) -> str:
         return TALKED_OUT
     missed = best_forced >= SURE if hit is None else not hit
     return NEVER_LOOKED if missed else NOT_RECOGNISED
-
-
-def hits_box(patches_BTSK4: Tensor, objects_BO4: Tensor) -> Tensor:
-    """Whether each patch was at an object: box and patch share at least half the area of the
-    smaller of the two. B x T x S x K: 1, 0, or nan without a box. O boxes of objects a photo, nan
-    where there are fewer."""
-    box = objects_BO4[:, None, None, None]
-    patch = patches_BTSK4.unsqueeze(-2)
-    low = torch.maximum(patch[..., :2], box[..., :2])
-    high = torch.minimum(patch[..., 2:], box[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (patch, box)]
-    hit = (shared >= torch.minimum(*areas) / 2).any(-1).float()
-    return hit + 0 * objects_BO4[:, 0].sum(1).view(-1, 1, 1, 1)

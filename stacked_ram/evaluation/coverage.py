@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stacked_ram.evaluation.causes import hits_box
 from stacked_ram.evaluation.metrics import wilson_interval
+from stacked_ram.evaluation.objects import at_object, narrowest
 from stacked_ram.models.ram import RAM
 
 CELLS = 32  # over the longer side of the map
@@ -50,12 +50,12 @@ class Coverage:
         labels, which = labels_B.cpu().numpy(), right_B.astype(int)
         np.add.at(self.sums_N2SKYX, (labels, which), cover)
         np.add.at(self.counts_N2, (labels, which), 1)
-        hits_BSK = hits_box(read_BTSK4, objects_BO4).amax(1).cpu().numpy()
+        hits_BSK = at_object(read_BTSK4, objects_BO4).amax(1).cpu().numpy()
         self.hits.append(hits_BSK)
         self.right.append(right_B)
         widths_BTSK = (read_BTSK4[..., 2] - read_BTSK4[..., 0]).cpu().numpy()
         self.widths.append(widths_BTSK.mean(1))
-        return hits_BSK[:, 0, 0]
+        return at_object(narrowest(read_BTSK4), objects_BO4).amax(1).cpu().numpy()
 
     def figures(self, model: RAM) -> list[dict[str, Any]]:
         """For each level and patch: its width and resolution, the fraction of the photo that was

@@ -23,8 +23,7 @@ from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.data.loader import Loader, make_loader
-from stacked_ram.data.photo_loader import watched_workers
+from stacked_ram.data.loader import Loader, opened_loader
 from stacked_ram.evaluation.calibration import calibrated, check_can_calibrate
 from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
@@ -272,14 +271,10 @@ def evaluate(
 
 @contextlib.contextmanager
 def opened_split(loaded: LoadedRun, config: Config, dataset: Dataset) -> Iterator[Loader]:
-    """A loader of a data set's photos for the model, closed at the end."""
-    loader = make_loader(dataset, config, train=False, device=loaded.device)
-    try:
+    """The loader of a data set's photos, with what the model keeps of their glances."""
+    with opened_loader(dataset, config, loaded.device) as loader:
         use_glance_cache(loader, loaded.model, config)
-        with watched_workers():
-            yield loader
-    finally:
-        loader.close()
+        yield loader
 
 
 def measure_controls(
@@ -395,7 +390,7 @@ def scores(predictions: Predictions) -> dict[str, Any]:
             "hit_by_any": float(predictions.hit_NT[boxed].any(1).mean()),
             "box_covered": predictions.covered_NT[boxed].mean(0).tolist(),
             "box_covered_best": float(predictions.covered_NT[boxed].max(1).mean()),
-            "object_found": np.logical_or.accumulate(predictions.covered_NT[boxed] >= 0.5, axis=1)
+            "object_found": np.logical_or.accumulate(predictions.found_NT[boxed] == 1, axis=1)
             .mean(0)
             .tolist(),
         }

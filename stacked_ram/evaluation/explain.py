@@ -18,22 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from stacked_ram.config.schema import Config
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import Dataset, only, open_dataset, stratified
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.loader import Loader, opened_loader
 from stacked_ram.evaluation.attribution import INSTALL, PlainBackbone, has_captum
+from stacked_ram.evaluation.calibration import fit_temperature
 from stacked_ram.evaluation.causes import CAUSES, SURE, cause_of
 from stacked_ram.evaluation.controls import chosen_from
 from stacked_ram.evaluation.cost import typical_size
 from stacked_ram.evaluation.coverage import Coverage
 from stacked_ram.evaluation.insertion import OWN, RANDOM, Curves, Heat
 from stacked_ram.evaluation.metrics import calibration_error
-from stacked_ram.evaluation.predictions import objects_of
+from stacked_ram.evaluation.objects import objects_of
 from stacked_ram.evaluation.what_if import WhatIf, grid_of, what_if
 from stacked_ram.images.lazy import LazyPhotos
 from stacked_ram.models.attention.base import region_centres
@@ -118,9 +118,9 @@ def explain_split(
     figures: dict[str, Any] = {"grid": [*grid]}
     temperature, before = 1.0, "not calibrated: the run has learned the validation photos"
     if config.data.train_on == "train":
-        temperature = fit_temperature(*valid_logits(loaded, config, grid))
+        temperature = fit_temperature(*valid_scores(loaded, config, grid))
         before = "on the validation split, over all places"
-    figures |= {"temperature": temperature, "calibrated": before}
+    figures |= {"temperature": temperature * model.temperature, "calibrated": before}
     coverage = Coverage(len(loaded.classes), size)
     parts = []
     for batch, found in look_at(loaded, loader, config, grid, left_out, "explain"):
@@ -171,34 +171,19 @@ def look_at(
 # ---------------------------------------------------------------------- calibration
 
 
-def valid_logits(loaded: LoadedRun, config: Config, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def valid_scores(
+    loaded: LoadedRun, config: Config, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of validation photos with each glimpse at each place, X x N, and their labels, X."""
     valid = open_dataset(config.data, "valid")
     valid = only(valid, stratified(valid.labels, VALID_PHOTOS))
-    loader = make_loader(valid, config, train=False, device=loaded.device)
-    logits, labels = [], []
-    try:
+    scores, labels = [], []
+    with opened_loader(valid, config, loaded.device) as loader:
         for batch, found in look_at(loaded, loader, config, grid, LeftOut(valid), "calibrate"):
-            forced_BTGN = found.forced_BTGN.float().cpu()
-            logits.append(forced_BTGN.flatten(0, 2))
-            labels.append(
-                batch.labels_B.cpu().repeat_interleave(forced_BTGN.shape[1] * forced_BTGN.shape[2])
-            )
-    finally:
-        loader.close()
-    return torch.cat(logits), torch.cat(labels)
-
-
-def fit_temperature(logits_XN: Tensor, labels_X: Tensor) -> float:
-    """The number to divide scores by so that beliefs are calibrated: that of the least
-    cross-entropy (temperature scaling; Guo et al., 2017, section 4.2)."""
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits_XN * float(np.exp(-log_temperature))
-        return float(torch.nn.functional.cross_entropy(scaled, labels_X))
-
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+            forced_BTGN = found.forced_BTGN.float().cpu().numpy()
+            scores.append(forced_BTGN.reshape(-1, forced_BTGN.shape[-1]))
+            labels.append(batch.labels_B.cpu().numpy().repeat(np.prod(forced_BTGN.shape[1:3])))
+    return np.concatenate(scores), np.concatenate(labels)
 
 
 def reduced(found: WhatIf, batch: Batch, temperature: float) -> dict[str, np.ndarray]:
@@ -309,13 +294,11 @@ def curves_of(
     notes: list[str] = []
     heats: dict[str, Heat] = {}
     sample = only(dataset, stratified(dataset.labels, CURVE_PHOTOS))
-    loader = make_loader(sample, config, train=False, device=loaded.device)
     curves = Curves(loaded.model, heats, config.training.seed)
     photos = 0
-    try:
+    with opened_loader(sample, config, loaded.device) as loader:
         from tqdm import tqdm
 
-        loader.set_epoch(0)
         for batch in tqdm(loader, desc="deletion", unit=" batches", disable=None, leave=False):
             if isinstance(batch.pixels_BCHW, LazyPhotos):
                 return {"curve_notes": ["not measured: the photos are read by region"]}
@@ -324,8 +307,6 @@ def curves_of(
             with autocast(loaded.device, config.training.precision):
                 curves.add(batch)
             photos += len(batch)
-    finally:
-        loader.close()
     return {"curve_photos": photos, **curves.figures(), "curve_notes": notes}
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from stacked_ram.evaluation.attribution import glimpse_evidence, has_captum
-from stacked_ram.evaluation.causes import cause_of, hits_box
+from stacked_ram.evaluation.causes import cause_of
+from stacked_ram.evaluation.objects import at_object, narrowest
 from stacked_ram.evaluation.what_if import grid_of, what_if
 from stacked_ram.models.attention.base import region_centres
 from stacked_ram.models.retina.retina import PatchRetina
@@ -123,7 +124,7 @@ def explain_photo(
         hit = None
         if box_4 is not None:
             objects_114 = torch.from_numpy(box_4).view(1, 1, 4).to(found.boxes_BTSK4)
-            hit = bool(hits_box(found.boxes_BTSK4, objects_114)[0, :, 0, 0].any())
+            hit = bool(at_object(narrowest(found.boxes_BTSK4), objects_114).any())
         cause = cause_of(own_KN[:, label], float(forced_TGN[..., label].max()), hit)
     patched = all(isinstance(level.retina, PatchRetina) for level in model.levels)
     return PhotoExplanation(
@@ -134,10 +135,12 @@ def explain_photo(
 
 
 def kept_temperature(loaded: LoadedRun) -> float | None:
-    """The temperature that `test --explain` found for these weights, or None."""
+    """What `test --explain` found that these scores are to be divided by, or None. It keeps the
+    whole temperature, of which the model may divide by a part itself (`test --calibrate`)."""
     try:
         report = json.loads((loaded.folder / "test.json").read_text(encoding="utf-8"))
         same = report["epoch"] == loaded.metadata.epoch
-        return float(report["explain"]["temperature"]) if same else None
+        found = float(report["explain"]["temperature"])
+        return found / loaded.model.temperature if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

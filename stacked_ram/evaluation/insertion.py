@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from stacked_ram.data.batch import Batch
 from stacked_ram.evaluation.metrics import mean_interval
+from stacked_ram.evaluation.objects import narrowest
 from stacked_ram.models.ram import RAM
 
 Heat = Callable[[Batch, Tensor], list[Tensor]]
@@ -118,13 +119,6 @@ def near(offset: tuple[int, ...]) -> tuple[int, ...]:
 def area(curves_NK: np.ndarray) -> np.ndarray:
     """Area under each curve, over the fraction of places from 0 to 1."""
     return ((curves_NK[:, 1:] + curves_NK[:, :-1]) / 2).mean(1)
-
-
-def narrowest(boxes_BTSK4: Tensor) -> Tensor:
-    """The boxes of the narrowest patch of all levels, B x T x 4."""
-    flat = boxes_BTSK4.flatten(2, 3)
-    widths = flat[..., 2] - flat[..., 0]
-    return flat[:, :, int(widths.mean((0, 1)).argmin())]
 
 
 def squares(centres_BT2: Tensor, width_B: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.left_out import LeftOut
-from stacked_ram.data.loader import Loader, make_loader
+from stacked_ram.data.loader import Loader, opened_loader
 from stacked_ram.evaluation.cost import gmacs
 from stacked_ram.images.decoding import reduced_size
 from stacked_ram.images.lazy import LazyPhotos
@@ -111,23 +111,13 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Size, accuracy, GMACs and right answers at each of SIZES. missing, left_out: note unreadable
     photos of the training split and of the loader's."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
     sizes = sizes_for(backbone, loaded)
-    train = make_loader(missing.dataset, loaded.config, train=False, device=loaded.device)
-    try:
+    with opened_loader(missing.dataset, loaded.config, loaded.device) as train:
         given = features(backbone, sizes, train, loaded, missing)
         asked = features(backbone, sizes, loader, loaded, left_out)
-    finally:
-        train.close()
     rows = []
     for size in sizes:
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
-        with threadpool_limits(torch.get_num_threads()):
-            classifier.fit(given[size], given["labels"])
+        classifier = fit_probe(given[size], given["labels"])
         right_N = classifier.predict(asked[size]) == asked["labels"]
         rows.append(
             {
@@ -138,6 +128,18 @@ def measure(
             }
         )
     return rows
+
+
+def fit_probe(features_ND: np.ndarray, labels_N: np.ndarray) -> Any:
+    """Fit the probe: scikit-learn's pipeline of standardisation and logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+    with threadpool_limits(torch.get_num_threads()):
+        return probe.fit(features_ND, labels_N)
 
 
 def sizes_for(backbone: Backbone, loaded: LoadedRun) -> Sequence[int]:

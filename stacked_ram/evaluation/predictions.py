@@ -13,9 +13,9 @@ from torch.nn.functional import one_hot
 
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
-from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.evaluation.controls import Locate
+from stacked_ram.evaluation.objects import at_object, covered, hits, narrowest, objects_of
 from stacked_ram.models.trace import Trace
 from stacked_ram.runtime.devices import autocast, seed_everything
 
@@ -44,7 +44,10 @@ class Predictions:
     hit_NT: np.ndarray
     """Whether each location lies in the object's box; nan where there is no box."""
     covered_NT: np.ndarray
-    """Fraction of the object's box inside the finest patch of each glimpse; nan without a box."""
+    """Fraction of the object's box inside the narrowest patch of each glimpse; nan without a
+    box."""
+    found_NT: np.ndarray
+    """Whether that patch was at the object (`at_object`); nan without a box."""
     top_N: np.ndarray | None = None
     """Whether the class is among the TOP likeliest, where there are more classes."""
     glance_right_N: np.ndarray | None = None
@@ -147,16 +150,6 @@ def beliefs_of(logits_RTN: Tensor, labels_B: Tensor) -> Tensor:
     return torch.where(broken_BT1, wrong_BN[:, None], beliefs_BTN)
 
 
-def objects_of(dataset: Dataset, batch: Batch) -> Tensor:
-    """The boxes of all objects in pixels of the batch's photos, B x O x 4."""
-    if dataset.objects.shape[1] == 1:
-        return batch.boxes_B4[:, None]
-    index_B = batch.index_B.cpu().numpy()
-    stored_B2 = torch.from_numpy(dataset.sizes[index_B]).to(batch.sizes_B2.device)
-    scale_B14 = (batch.sizes_B2 / stored_B2).flip(1).repeat(1, 2)[:, None]
-    return torch.from_numpy(dataset.objects[index_B]).to(batch.boxes_B4.device) * scale_B14
-
-
 def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor]:
     """The fields of Predictions for one batch; of several rollouts the locations are those of the
     first."""
@@ -168,7 +161,7 @@ def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor
     energy_R = trace.logits_BTN[:, -1].float().logsumexp(1)
     own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
     locations_BT2 = trace.locations_BTS2[::rollouts, :, -1].float().nan_to_num(0.0)
-    finest_BTK4 = trace.boxes_BTSK4[::rollouts, :, 0].float().nan_to_num(0.0)
+    patches_BT4 = narrowest(trace.boxes_BTSK4[::rollouts].float().nan_to_num(0.0))
     found = {
         "index_N": batch.index_B,
         "labels_N": labels_B,
@@ -180,7 +173,8 @@ def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor
         "read_N": trace.read_B[::rollouts].float().nan_to_num(0.0),
         "locations_NT2": locations_BT2,
         "hit_NT": hits(locations_BT2, objects_BO4, batch.sizes_B2),
-        "covered_NT": covered(finest_BTK4, objects_BO4),
+        "covered_NT": covered(patches_BT4, objects_BO4),
+        "found_NT": at_object(patches_BT4, objects_BO4),
     }
     if last_BN.shape[1] > TOP:
         found["top_N"] = (last_BN > own_B[:, None]).sum(1) < TOP
@@ -188,26 +182,3 @@ def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor
         glance_BN = beliefs_of(trace.glance_logits_BN[::rollouts, None], labels_B)[:, 0]
         found["glance_right_N"] = glance_BN.argmax(1) == labels_B
     return found
-
-
-def hits(locations_BT2: Tensor, boxes_BO4: Tensor, sizes_B2: Tensor) -> Tensor:
-    """Whether each location lies in a box, its edges included (1, 0, or nan without a box),
-    B x T."""
-    pixels_BT12 = ((locations_BT2 + 1) / 2 * sizes_B2.flip(1)[:, None])[:, :, None]
-    boxes_B1O4 = boxes_BO4[:, None]
-    inside_BTO2 = (pixels_BT12 >= boxes_B1O4[..., :2]) & (pixels_BT12 <= boxes_B1O4[..., 2:])
-    return inside_BTO2.all(3).any(2).float() + 0 * boxes_BO4[:, 0].sum(1)[:, None]
-
-
-def covered(patches_BTK4: Tensor, boxes_BO4: Tensor) -> Tensor:
-    """Fraction of a box that the narrowest patch of each glimpse covers, of the box that it covers
-    best, B x T."""
-    widths_BTK = patches_BTK4[..., 2] - patches_BTK4[..., 0]
-    narrowest = widths_BTK.argmin(2)[..., None, None].expand(-1, -1, 1, 4)
-    patch_BT14 = patches_BTK4.gather(2, narrowest)
-    boxes_B1O4 = boxes_BO4[:, None]
-    low = torch.maximum(patch_BT14[..., :2], boxes_B1O4[..., :2])
-    high = torch.minimum(patch_BT14[..., 2:], boxes_B1O4[..., 2:])
-    areas_B1O = (boxes_B1O4[..., 2:] - boxes_B1O4[..., :2]).prod(3)
-    fraction_BTO = (high - low).clamp(min=0).prod(3) / areas_B1O
-    return fraction_BTO.nan_to_num(-1.0).amax(2) + 0 * boxes_BO4[:, 0].sum(1)[:, None]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from stacked_ram.data.dataset import is_uneven
 from stacked_ram.evaluation.evaluate import Evaluation
 from stacked_ram.evaluation.predictions import TOP
+from stacked_ram.evaluation.verdict import UNEVEN
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -20,7 +24,7 @@ def summary(evaluation: Evaluation) -> str:
         f"  balanced accuracy  {report['balanced_accuracy']:7.2%}   (mean over classes)",
         f"  mean F1            {report['mean_f1']:7.2%}",
     ]
-    uneven = any(line.startswith("Classes are uneven") for line in report["meaning"])
+    uneven = is_uneven(np.bincount(evaluation.predictions.labels_N).tolist(), UNEVEN)
     lines = [
         f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
         f" {report['photos']} photos, {report['pass']}:",
@@ -55,11 +59,9 @@ def summary(evaluation: Evaluation) -> str:
         lines.append(f"  left out           {count:7d}   (photos that could not be read)")
     if "hit_rate" in report:
         lines.append(f"  location in box    {percents(report['hit_rate'])} by glimpse")
-        lines.append(f"  box covered        {percents(report['box_covered'])} by the finest patch")
-        lines.append(
-            f"  object found       {percents(report['object_found'])} by each glimpse or before"
-            "   (half of it in a patch)"
-        )
+        covered, found = (percents(report[name]) for name in ("box_covered", "object_found"))
+        lines.append(f"  box covered        {covered} by the narrowest patch")
+        lines.append(f"  object found       {found} by each glimpse or before")
     for name, control in report.get("controls", {}).items():
         distance = 100 * (report["accuracy"] - control["accuracy"])
         label = f"control: {name}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
-from stacked_ram.data.loader import make_loader
+from stacked_ram.data.loader import opened_loader
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.onnx import session
 from stacked_ram.runtime.errors import UserError
@@ -94,13 +94,10 @@ def split_photos(loaded: LoadedRun, split: str, most: int) -> Iterator[tuple[Ten
     config = replace_fields(loaded.config, {"limit_photos": most, "workers": 0}, "--int8")
     dataset = open_dataset(config.data, split)
     loaded.check_fits(dataset)
-    loader = make_loader(dataset, config, train=False)
-    try:
+    with opened_loader(dataset, config) as loader:
         for batch in loader:
             if not isinstance(batch.pixels_BCHW, Tensor):
                 raise UserError("--int8: not for photos that are read by region")
             rows = zip(batch.pixels_BCHW, batch.sizes_B2.tolist(), batch.labels_B, strict=True)
             for pixels, (height, width), label in rows:
                 yield pixels[None, :, :height, :width].contiguous(), int(label)
-    finally:
-        loader.close()

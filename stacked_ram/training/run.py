@@ -17,7 +17,7 @@ import numpy as np
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import field_sections, replace_fields, to_dict
 from stacked_ram.data.dataset import folds_of, open_dataset
-from stacked_ram.data.loader import make_loader
+from stacked_ram.evaluation.evaluate import opened_split
 from stacked_ram.evaluation.predictions import predict_split
 from stacked_ram.runs.checkpoint import load_run, state_files
 from stacked_ram.runs.folder import RunFolder, write_atomically
@@ -169,12 +169,9 @@ def out_of_fold(runs: Sequence[Path]) -> str:
     for run in runs:
         loaded = load_run(run)
         dataset = open_dataset(loaded.config.data, "valid")
-        loader = make_loader(dataset, loaded.config, train=False, device=loaded.device)
-        try:
-            precision = loaded.config.training.precision
+        precision = loaded.config.training.precision
+        with opened_split(loaded, loaded.config, dataset) as loader:
             found = predict_split(loaded.model, loader, keep_beliefs=True, precision=precision)
-        finally:
-            loader.close()
         assert found.beliefs_NTC is not None  # keep_beliefs
         names = np.array(loaded.classes)
         table = pandas.DataFrame(

@@ -340,9 +340,10 @@ class Trainer:
     def unevenness(self) -> str:
         """What to do about classes of very different sizes; empty where nothing is to be done."""
         helped = self.config.data.balanced_sampler or self.settings.class_weights
-        if helped or not is_uneven(self.dataset.class_counts(), 5):
+        photos = self.dataset.class_counts()
+        if helped or not is_uneven(photos, 5):
             return ""
-        counts = dict(zip(self.dataset.classes, self.dataset.class_counts(), strict=True))
+        counts = dict(zip(self.dataset.classes, photos, strict=True))
         large, small = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
         return (
             f"warning: classes are uneven: {counts[large]} photos of {large!r}, {counts[small]} of"
@@ -481,7 +482,7 @@ class Trainer:
 
 def class_weights(dataset: Dataset) -> Tensor:
     """Inverse of the classes' frequencies, with a mean of 1 over the photos."""
-    counts_N = torch.bincount(torch.from_numpy(dataset.labels), minlength=len(dataset.classes))
+    counts_N = torch.tensor(dataset.class_counts())
     return len(dataset) / (len(counts_N) * counts_N.float())
 
 

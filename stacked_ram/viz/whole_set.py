@@ -20,7 +20,8 @@ from stacked_ram.evaluation.early_exit import (
     stopped_after,
     table_of,
 )
-from stacked_ram.evaluation.predictions import hits, objects_of, traces
+from stacked_ram.evaluation.objects import hits, objects_of
+from stacked_ram.evaluation.predictions import traces
 from stacked_ram.evaluation.verdict import FEWEST, movement
 from stacked_ram.models.attention.hard import CategoricalPolicy
 from stacked_ram.runs.checkpoint import LoadedRun

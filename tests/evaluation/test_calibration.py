@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import stacked_ram as ram
 from stacked_ram.cli.predict import Predict, predict
 from stacked_ram.cli.test import Test as Options
 from stacked_ram.cli.test import test as run_test
-from stacked_ram.evaluation.calibration import fit_temperature, loss, tempered
+from stacked_ram.evaluation.calibration import fit_temperature, log_of, loss, tempered
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
@@ -41,7 +42,7 @@ def test_the_temperature_of_overconfident_beliefs_is_found(temperature):
     true = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     labels = (true.cumsum(1) > rng.random((len(true), 1))).argmax(1)
     said = tempered(true, 1 / temperature)
-    found = fit_temperature(said, labels)
+    found = fit_temperature(log_of(said), labels)
     assert found == pytest.approx(temperature, rel=0.05)
     assert loss(tempered(said, found), labels) <= loss(said, labels)
     assert np.allclose(tempered(said, temperature), true, atol=1e-3)
@@ -67,6 +68,19 @@ def test_calibration_is_stored_and_changes_no_answer(run, capsys):
     # calibrating a calibrated model finds nothing more to do
     run_test(Options(runs=(run,), calibrate=True))
     assert load_run(run).metadata.temperature == pytest.approx(fitted["temperature"], rel=0.01)
+
+
+def test_explanations_are_calibrated_once(run):
+    """They keep a temperature of their own, which holds whether the model is calibrated or not."""
+    photo = next(Path(load_run(run).config.data.dataset).glob("test/*/*.png"))
+    run_test(Options(runs=(run,), explain=True))
+    probability = ram.load(run).look(photo).probability
+    before = ram.load(run).look(photo).explain()
+    run_test(Options(runs=(run,), calibrate=True, out=run.parent / "elsewhere"))
+    assert ram.load(run).look(photo).probability != pytest.approx(probability, rel=1e-3)
+    after = ram.load(run).look(photo).explain()
+    assert after.belief == pytest.approx(before.belief, rel=1e-3)
+    assert after.maps == pytest.approx(before.maps, rel=1e-3)
 
 
 def test_coverage_marks_the_least_sure_photos(run, capsys):

@@ -20,11 +20,10 @@ from stacked_ram.evaluation.causes import (
     NOT_RECOGNISED,
     TALKED_OUT,
     cause_of,
-    hits_box,
 )
 from stacked_ram.evaluation.coverage import cell_cover
-from stacked_ram.evaluation.explain import fit_temperature
 from stacked_ram.evaluation.insertion import area, blurred, heat_peaks
+from stacked_ram.evaluation.objects import at_object
 from stacked_ram.evaluation.what_if import take
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
@@ -50,11 +49,11 @@ def test_an_object_is_hit_by_half_of_the_smaller_area():
     patches = torch.tensor([[0, 0, 10, 10], [5, 0, 15, 10], [6, 0, 16, 10], [0, 0, 40, 40.0]])
     nothing = [float("nan")] * 4
     boxes = torch.tensor([[[0, 0, 10, 10], nothing], [nothing, nothing]])
-    found = hits_box(patches.view(1, 4, 1, 1, 4).expand(2, -1, -1, -1, -1), boxes)
+    found = at_object(patches.view(1, 4, 1, 1, 4).expand(2, -1, -1, -1, -1), boxes)
     assert found[0].flatten().tolist() == [1, 1, 0, 1]
     assert found[1].isnan().all()
     several = torch.tensor([[[80, 80, 90, 90], [6, 0, 16, 10.0]]])
-    assert hits_box(patches.view(1, 4, 1, 1, 4), several).flatten().tolist() == [0, 1, 1, 1]
+    assert at_object(patches.view(1, 4, 1, 1, 4), several).flatten().tolist() == [0, 1, 1, 1]
 
 
 def test_coverage_is_the_area_that_was_read():
@@ -65,13 +64,6 @@ def test_coverage_is_the_area_that_was_read():
     torch.testing.assert_close(cover, expected)
     finer = cell_cover(boxes, torch.tensor([[40, 80]]), (3, 5))[0, 0, 0, 0]
     assert finer.mean() == pytest.approx(20 * 40 / (40 * 80))
-
-
-def test_a_temperature_that_was_hidden_is_found_again():
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(20_000, 5, generator=generator)
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
 
 
 def test_areas_peaks_and_hidden_photos():

@@ -12,7 +12,7 @@ from stacked_ram.evaluation.metrics import (
     per_class,
     wilson_interval,
 )
-from stacked_ram.evaluation.predictions import covered, hits
+from stacked_ram.evaluation.objects import covered, hits, narrowest
 from stacked_ram.training.meters import Averages, Values
 
 
@@ -79,7 +79,7 @@ def test_hits_and_coverage_on_a_photo_that_is_not_square():
     assert found[:2].tolist() == [[1, 0], [1, 1]]
     assert found[2].isnan().all()
     patches = torch.tensor([[[5.0, 0, 15, 5], [0, 0, 100, 50]]])  # narrow and wide
-    fractions = covered(patches[:, None].expand(3, 1, 2, 4), boxes)
+    fractions = covered(narrowest(patches[:, None, None].expand(3, 1, 1, 2, 4)), boxes)
     assert fractions[:2, 0].tolist() == pytest.approx([25 / 100, 50 / 5000])
     assert fractions[2].isnan().all()
 
@@ -90,6 +90,6 @@ def test_of_several_objects_any_can_be_hit_and_the_best_is_covered():
     sizes = torch.tensor([[50, 100]] * 2)
     locations = torch.tensor([[[-0.7, -0.8], [-0.7, 0.8], [0.7, 0.8]]]).expand(2, 3, 2)
     assert hits(locations, boxes, sizes).tolist() == [[1, 1, 0], [0, 1, 0]]
-    patches = torch.tensor([[[10.0, 38, 20, 48]], [[50, 0, 60, 10]]])[None].expand(2, 2, 1, 4)
+    patches = torch.tensor([[10.0, 38, 20, 48], [50, 0, 60, 10]]).expand(2, 2, 4)
     found = covered(patches, boxes)
     assert found.flatten().tolist() == pytest.approx([0.8, 0, 0.8, 0])
