@@ -69,8 +69,8 @@ def model_card(
         "## Limits",
         "",
         f"It knows these {len(classes)} classes only, and answers one of them for any photo. It was"
-        " trained and measured on photos of one data set: on others its accuracy is unknown, and"
-        " its probabilities need not be calibrated. Where a control is as good as the model, its"
+        " trained and measured on photos of one data set: on others its accuracy is unknown."
+        f" {calibration(loaded)} Where a control is as good as the model, its"
         " attention is worth nothing there.",
         "",
         "## Licence",
@@ -79,6 +79,13 @@ def model_card(
         "The code is stacked_ram's, under the MIT licence.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def calibration(loaded: LoadedRun) -> str:
+    """Say what its probabilities mean."""
+    if loaded.metadata.confidences:
+        return "Its probabilities were calibrated on the validation split of that data set."
+    return "Its probabilities were not calibrated."
 
 
 def front_matter(figures: dict[str, Any] | None, dataset: str, licence: str | None) -> list[str]:
