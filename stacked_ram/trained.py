@@ -152,7 +152,7 @@ class Model:
             stop_by: what `stop_at` is compared with: the belief, or the probability that the
                 stopping head gives (a model trained with `learned_stop`).
             coverage: the fraction of photos, 0 to 1, that get an answer, if they are like those of
-                the validation split; the results of the others, of which the model is least sure,
+                the validation split; the results of the others, which the model is least sure of,
                 are `unknown`. The model must be calibrated (`evaluate(calibrate=True)`).
 
         Raises:

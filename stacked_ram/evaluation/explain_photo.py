@@ -135,8 +135,8 @@ def explain_photo(
 
 
 def kept_temperature(loaded: LoadedRun) -> float | None:
-    """What `test --explain` found that these scores are to be divided by, or None. It keeps the
-    whole temperature, of which the model may divide by a part itself (`test --calibrate`)."""
+    """What these scores must still be divided by, as `test --explain` found; None if it was not
+    run. It keeps the whole temperature; a calibrated model divides by its own already."""
     try:
         report = json.loads((loaded.folder / "test.json").read_text(encoding="utf-8"))
         same = report["epoch"] == loaded.metadata.epoch
