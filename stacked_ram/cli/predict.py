@@ -43,8 +43,8 @@ class Predict:
     """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
     with learned_stop)."""
     coverage: float | None = None
-    """Answer for this fraction of photos like those of validation (0 to 1), and mark the others, which
-    the model is least sure of, as unknown; needs `test --calibrate` before."""
+    """Answer for this fraction of photos like those of validation (0 to 1), and mark the others,
+    which the model is least sure of, as unknown; needs `test --calibrate` before."""
     batch_size: int = 32
     """Photos in a batch."""
     device: str = "auto"
