@@ -99,10 +99,10 @@ def test_a_split_is_compared_on_the_photos_that_both_runs_can_read(
     gone = {FIRST: "test/bar/0.png", SECOND: "test/ring/2.png"}
     record_split, overview, wholes = compare.record_split, compare.compare_overview, []
 
-    def record_the_rest(run, split):
+    def record_the_rest(run, split, stop):
         wanted = [name != gone[run.config.model.num_glimpses] for name in split.dataset.names]
         split.keep(np.flatnonzero(wanted))
-        return record_split(run, split)
+        return record_split(run, split, stop)
 
     monkeypatch.setattr(compare, "record_split", record_the_rest)
     monkeypatch.setattr(
