@@ -6,7 +6,6 @@ on photos of the validation split, so that it runs faster.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import opened_loader
 from stacked_ram.runs.checkpoint import LoadedRun
-from stacked_ram.runs.onnx import session
+from stacked_ram.runs.onnx import only_errors, session
 from stacked_ram.runtime.errors import UserError
 
 KINDS = ("dynamic", "static")
@@ -41,20 +40,20 @@ def write_int8(path: Path, kinds: Sequence[str], loaded: LoadedRun) -> dict[str,
             pixels, _ = next(self.photos, (None, None))
             return None if pixels is None else {"pixels": pixels.numpy()}
 
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's hints about its own options
     ready = path.with_name(".ready.onnx")
-    quant_pre_process(path, ready, skip_symbolic_shape=True)
     files = {kind: path.with_name(f"{path.stem}.int8-{kind}.onnx") for kind in kinds}
-    for kind, file in files.items():
-        if kind == "dynamic":
-            quantize_dynamic(
-                ready, file, op_types_to_quantize=QUANTISED, weight_type=QuantType.QUInt8
-            )
-        else:
-            quantize_static(
-                ready, file, Photos(), op_types_to_quantize=QUANTISED, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            )  # fmt: skip
+    with only_errors():  # onnxruntime hints at its own options through the root logger
+        quant_pre_process(path, ready, skip_symbolic_shape=True)
+        for kind, file in files.items():
+            if kind == "dynamic":
+                quantize_dynamic(
+                    ready, file, op_types_to_quantize=QUANTISED, weight_type=QuantType.QUInt8
+                )
+            else:
+                quantize_static(
+                    ready, file, Photos(), op_types_to_quantize=QUANTISED, per_channel=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                )  # fmt: skip
     ready.unlink()
     return measure({"float32": path, **files}, loaded)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,26 @@ def missing_packages() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
+@contextmanager
+def only_errors(name: str | None = None) -> Iterator[None]:
+    """Silence a logger's warnings for a while. name: the logger's, None for the root."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def write_onnx(program: torch.export.ExportedProgram, shape: list[int | str], path: Path) -> None:
     """Write a program as ONNX. shape: of its input, with names for what is free.
 
     Raises RunFailed if ONNX cannot express it.
     """
     names = ["beliefs", "locations", "glimpses"][: len(program.graph_signature.user_outputs)]
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # its warnings are about its own internals
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), only_errors("torch.onnx"):  # about its own internals
             warnings.simplefilter("ignore")
             written = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=["pixels"], output_names=names
@@ -43,8 +53,6 @@ def write_onnx(program: torch.export.ExportedProgram, shape: list[int | str], pa
     except Exception as error:  # the exporter raises many kinds of errors, with long texts
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunFailed(f"export: torch cannot write this model as ONNX ({first})") from None
-    finally:
-        logger.setLevel(level)
     name_dimensions(written.model.graph, shape)
     written.save(path)
 

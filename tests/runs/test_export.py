@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,11 @@ def test_the_onnx_file_runs_without_torch_and_this_package(out, run, photos):
 
 
 @needs_onnx
+def test_an_export_leaves_other_warnings_heard(out, caplog):
+    logging.getLogger("stacked_ram.data.left_out").warning("heard")
+    assert caplog.messages == ["heard"]
+
+
 def test_the_card_says_what_goes_in_and_what_int8_loses(out, photos):
     card = json.loads((out / "model.json").read_text())
     assert card["input"]["shape"] == ["batch", 3, "height", "width"]
