@@ -21,12 +21,14 @@ COMMANDS = {
     "main.py train": ("stacked_ram/cli/main.py", "Train"),
     "main.py test": ("stacked_ram/cli/test.py", "Test"),
     "main.py predict": ("stacked_ram/cli/predict.py", "Predict"),
+    "main.py serve": ("stacked_ram/cli/serve.py", "Serve"),
     "main.py tune": ("stacked_ram/cli/main.py", "Tune"),
     "main.py export": ("stacked_ram/cli/export.py", "Export"),
     "main.py info": ("stacked_ram/cli/info.py", "Info"),
     "main.py demo": ("stacked_ram/cli/main.py", "Demo"),
     "viz.py": ("stacked_ram/cli/viz.py", "Viz"),
 }
+INSIDE = {"settings": ("stacked_ram/serving/settings.py", "Settings")}  # a field of fields
 NAMED_TYPES = {
     "int": "whole number",
     "float": "number",
@@ -112,6 +114,9 @@ def read_class(path: str, name: str) -> tuple[str, list[Field]]:
             continue
         field = ast.unparse(statement.target)
         if field == "fields":  # those of the configuration, which have their own page
+            continue
+        if field in INSIDE:
+            fields += read_class(*INSIDE[field])[1]
             continue
         after = node.body[before + 2] if before + 2 < len(node.body) else None
         if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)):

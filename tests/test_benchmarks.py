@@ -79,6 +79,14 @@ def test_others(quick, name):
 
 
 @pytest.mark.slow
+def test_serving(quick):
+    for needed in ("fastapi_offline", "prometheus_client"):
+        pytest.importorskip(needed, reason="pip install -r requirements-serve.txt")
+    printed = quick("serving")
+    assert "in batches" in printed and "a good photo after them: 200" in printed
+
+
+@pytest.mark.slow
 def test_any_size(quick):
     pytest.importorskip("pyvips", reason="pip install 'pyvips[binary]' for large photos")
     rows = [line.split() for line in quick("any_size", "--sizes", "1").splitlines()[1:]]

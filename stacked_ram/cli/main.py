@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from stacked_ram.cli.export import Export
 from stacked_ram.cli.info import Info
 from stacked_ram.cli.predict import Predict
+from stacked_ram.cli.serve import Serve
 from stacked_ram.cli.test import Test
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import RENAMED, RENAMED_VALUES, load_config
@@ -101,6 +102,7 @@ COMMANDS = {
     "train": (Train, "cli.train:train"),
     "test": (Test, "cli.test:test"),
     "predict": (Predict, "cli.predict:predict"),
+    "serve": (Serve, "cli.serve:serve"),
     "tune": (Tune, "cli.tune:tune"),
     "export": (Export, "cli.export:export"),
     "demo": (Demo, "cli.demo:demo"),

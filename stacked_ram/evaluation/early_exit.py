@@ -6,7 +6,7 @@ glimpse at all. (A stopping head was trained after glimpses, so it decides only 
 The threshold is chosen on the validation split, from one full pass over it; what is reported for
 the test split is then at that threshold.
 
-B photos   T steps   N classes
+B photos   T steps   N classes   K patches
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ class Answers:
     """Glimpses used; 0: the glance was enough."""
     locations_BT2: Tensor
     """(x, y) of each glimpse of the top level; nan after a photo's last."""
+    boxes_BTK4: Tensor
+    """What each of those glimpses read: (left, top, right, bottom) of its patches in pixels of the
+    photo; nan after a photo's last."""
 
 
 @torch.no_grad()
@@ -72,10 +75,18 @@ def look_until(
     beliefs_BN = torch.zeros(count, model.num_classes, device=photos.device)
     glimpses_B = torch.full_like(rows, steps)
     locations_BT2 = torch.full((count, steps, 2), float("nan"), device=photos.device)
+    boxes_BTK4 = torch.full((count, steps, 0, 4), float("nan"), device=photos.device)
     for state in model.steps(photos, sample=False):
         used = state.step
         if used:
-            locations_BT2[rows, used - 1] = state.policy_outputs[-1].location_B2.float()
+            location_B2 = state.policy_outputs[-1].location_B2
+            locations_BT2[rows, used - 1] = location_B2.float()
+            boxes_BK4 = model.levels[-1].retina.boxes(
+                state.views[-1], location_B2, smooth=not model.has_policy
+            )
+            if used == 1:
+                boxes_BTK4 = boxes_BTK4.new_full((count, steps, *boxes_BK4.shape[1:]), float("nan"))
+            boxes_BTK4[rows, used - 1] = boxes_BK4.float()
             scores = model.scores(state.outputs[-1])
         elif state.glance_logits_RN is None or criterion == "stop":
             continue
@@ -98,7 +109,7 @@ def look_until(
         if len(unsure) < len(rows):
             rows = rows[unsure]
             state.keep(unsure)
-    return Answers(beliefs_BN, glimpses_B, locations_BT2)
+    return Answers(beliefs_BN, glimpses_B, locations_BT2, boxes_BTK4)
 
 
 def check_criterion(model: RAM, criterion: Criterion) -> None:

@@ -50,6 +50,9 @@ class Row:
     """Whether the model is too unsure to answer; None where `coverage` was not given."""
     locations: tuple[tuple[float, float], ...] = ()
     """(x, y) of each glimpse, in [-1, 1]; none where the glance was enough."""
+    boxes: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    """For each glimpse, (left, top, right, bottom) of its patches, in fractions of the photo's
+    width and height; they may reach outside it."""
 
     @property
     def glimpses(self) -> int:
@@ -235,11 +238,14 @@ def look(
             pixels_BCHW.to(device), None if sizes_B2 is None else sizes_B2.to(device)
         )
         answers = look_until(model, photos, stop_at, stop_by)
+        sides_B4 = photos.sizes_B2.flip(1).repeat(1, 2)  # width, height, width, height
+        boxes_BTK4 = answers.boxes_BTK4 / sides_B4[:, None, None]
     best = answers.beliefs_BN.topk(min(top, len(loaded.classes)))
     finite_B = answers.beliefs_BN.isfinite().all(1).tolist()
-    for name, finite, probabilities, indices, glimpses, locations in zip(
+    for name, finite, probabilities, indices, glimpses, locations, boxes in zip(
         names, finite_B, best.values.tolist(), best.indices.tolist(),
-        answers.glimpses_B.tolist(), answers.locations_BT2.tolist(), strict=True,
+        answers.glimpses_B.tolist(), answers.locations_BT2.tolist(), boxes_BTK4.tolist(),
+        strict=True,
     ):  # fmt: skip
         if not finite:
             yield Row(name, error=f"{name}: the model's answer is not finite")
@@ -252,4 +258,5 @@ def look(
             ),
             unknown=None if least is None else probabilities[0] < least,
             locations=tuple((round(x, 4), round(y, 4)) for x, y in locations[:glimpses]),
+            boxes=tuple(tuple(map(tuple, patches)) for patches in boxes[:glimpses]),
         )

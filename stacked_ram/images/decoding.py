@@ -97,7 +97,7 @@ def image_pixels(
 
 def true_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) of a photo file, upright."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=formats()) as image:
         width, height = size_in_file(image)
         sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     return (width, height) if sideways else (height, width)

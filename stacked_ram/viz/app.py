@@ -17,9 +17,10 @@ from types import ModuleType
 from PIL import Image
 
 from stacked_ram.data.dataset import stratified
+from stacked_ram.images.uploads import MOST_BYTES
 from stacked_ram.runs.checkpoint import LoadedRun, weights_file
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz.app_view import MOST_BYTES, cached_run
+from stacked_ram.viz.app_view import cached_run
 from stacked_ram.viz.draw import SplitName
 from stacked_ram.viz.photos import Split
 from stacked_ram.viz.records import as_rgb

@@ -1,4 +1,7 @@
-"""What the app's server refuses before Gradio sees it. Needs Starlette, which Gradio brings."""
+"""What the servers of this package (the app, `serve`) refuse before they read a request.
+
+Needs Starlette, which Gradio and FastAPI bring.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ MOST_TOGETHER = 400_000_000  # bytes of all uploads, until they are deleted
 
 
 def guards(host: str, uploads: Path, most: int = MOST_TOGETHER) -> list[Middleware]:
-    """The server's guards.
+    """The app's guards. uploads: folder of the uploads, which hold `most` bytes together."""
+    return [*own_names(host), Middleware(UploadLimit, folder=uploads, most=most)]
 
-    host: that it listens on. On loopback it answers to no other name, so that a page from elsewhere
-    cannot reach it by a name of its own that leads here. uploads: folder of the uploads, which hold
-    `most` bytes together.
-    """
-    limit = Middleware(UploadLimit, folder=uploads, most=most)
+
+def own_names(host: str) -> list[Middleware]:
+    """On loopback a server answers to no other name, so that a page from elsewhere cannot reach it
+    by a name of its own that leads here. host: that it listens on."""
     if not is_loopback(host):
-        return [limit]
+        return []
     names = ["localhost", "127.0.0.1", host]
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False), limit]
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]
 
 
 def is_loopback(host: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from stacked_ram.evaluation.early_exit import Stop
 from stacked_ram.images.decoding import true_size
+from stacked_ram.images.uploads import check_upload
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import figures
@@ -25,9 +24,6 @@ from stacked_ram.viz.records import PhotoRecord, record_photos
 from stacked_ram.viz.style import EDGE, Sheet, styled
 from stacked_ram.viz.thumbnails import draw_panels, small_size
 
-MOST_BYTES = 20_000_000
-MOST_PIXELS = 50_000_000
-MOST_SIDE = 30_000  # pixels; reducing a photo of one endless row takes gigabytes
 SIDE = 4.6  # inches of the picture, at most
 PAUSE = 0.35  # seconds between steps, drawing included
 
@@ -39,7 +35,11 @@ def cached_run(path: str, device: str) -> LoadedRun:
 
 def location_of(path: str, index: Any) -> tuple[float, float]:
     """The location (x, y) of a click on a pixel (x, y). Raises UserError if it is no photo."""
-    height, width = check_upload(path)
+    check_upload(path)
+    try:
+        height, width = true_size(path)
+    except (OSError, ValueError, SyntaxError):
+        raise UserError(f"{path}: not an image that can be read") from None
     x, y = (float(value) for value in index)
     return (
         float(np.clip(2 * (x + 0.5) / width - 1, -1, 1)),
@@ -91,19 +91,3 @@ def path_frame(record: PhotoRecord, steps: int) -> Figure:
     sheet = Sheet(wide + 2 * EDGE, tall + 2 * EDGE)
     draw_panels(sheet, record, EDGE, EDGE, wide, tall, last=steps, nested=True)
     return sheet.figure
-
-
-def check_upload(path: str) -> tuple[int, int]:
-    """(height, width). Raises UserError for a file that is no image or too large, before its pixels
-    are decoded."""
-    if os.path.getsize(path) > MOST_BYTES:
-        raise UserError(f"{path}: more than {MOST_BYTES // 1_000_000} MB; reduce it first")
-    try:
-        height, width = true_size(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UserError(f"{path}: not an image that can be read") from None
-    if height * width > MOST_PIXELS:
-        raise UserError(f"{path}: more than {MOST_PIXELS // 1_000_000} million pixels")
-    if max(height, width) > MOST_SIDE:
-        raise UserError(f"{path}: more than {MOST_SIDE:,} pixels wide or high; reduce it first")
-    return height, width
