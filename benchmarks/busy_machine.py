@@ -42,14 +42,16 @@ BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(rang
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one setting, a step of each work")
+    parser.add_argument(
+        "--quick", action="store_true", help="one setting, a small step of each work"
+    )
     parser.add_argument("--others", type=int, default=os.cpu_count(), help="busy processes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each work in each round")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(speeds(options.seconds)))
+        print(json.dumps(speeds(options.seconds, options.quick)))
         return
     names = list(SETTINGS)[: 1 if options.quick else None]
     rounds, seconds = (1, 0.1) if options.quick else (options.rounds, options.seconds)
@@ -59,7 +61,7 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:
-                found[name].append(measured(SETTINGS[name], others, seconds))
+                found[name].append(measured(SETTINGS[name], others, seconds, options.quick))
         medians = {
             name: {work: statistics.median(row[work] for row in rows) for work in WORKS}
             for name, rows in found.items()
@@ -71,12 +73,17 @@ def main() -> None:
             print(f"{part:<7}{name:<25}{cells}", flush=True)
 
 
-def measured(settings: dict[str, str], others: int, seconds: float) -> dict[str, float]:
+def measured(
+    settings: dict[str, str], others: int, seconds: float, quick: bool
+) -> dict[str, float]:
     """Photos/s of each work in a process of its own, beside so many busy ones."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_"))
     }
     command = [sys.executable, __file__, "--measure", "--seconds", str(seconds)]
+    if quick:
+        command += ["--quick"]
+        environment["OMP_NUM_THREADS"] = "1"  # nothing that spins
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(others)]
     try:
         done = subprocess.run(
@@ -89,7 +96,7 @@ def measured(settings: dict[str, str], others: int, seconds: float) -> dict[str,
     return json.loads(done.stdout)
 
 
-def speeds(seconds: float) -> dict[str, float]:
+def speeds(seconds: float, quick: bool) -> dict[str, float]:
     """Photos/s of the demo's training steps and predictions on random photos in memory."""
     import torch  # before the package, which might set what is to be compared
 
@@ -104,8 +111,9 @@ def speeds(seconds: float) -> dict[str, float]:
     mean = std = (0.5, 0.5, 0.5)
     model = build_model(config.model, num_classes=10, channels=3, mean=mean, std=std)
     optimizer = make_optimizer(model, settings)
-    pixels = torch.randint(0, 256, (settings.batch_size, 3, 72, 96), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (settings.batch_size,))
+    count = 8 if quick else settings.batch_size
+    pixels = torch.randint(0, 256, (count, 3, 72, 96), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count,))
 
     def train() -> None:
         model.train()

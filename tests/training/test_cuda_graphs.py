@@ -174,7 +174,7 @@ def test_a_captured_step_may_be_compiled(digits: Path, tmp_path: Path, monkeypat
     losses = []
     for compiles in (False, True):
         folder = tmp_path / str(compiles)
-        settings = dict(epochs=2, batch_size=20, random_glimpses=1.0, cuda_graph=True)
+        settings = dict(epochs=2, batch_size=24, random_glimpses=1.0, cuda_graph=True)
         train_run(tiny_config(digits, **settings, compile=compiles), folder)
         losses.append(pandas.read_csv(folder / "metrics.csv").train_total)
     torch._dynamo.reset()
