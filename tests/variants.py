@@ -53,6 +53,7 @@ VARIANTS = {
     "glance_stack_rnn": dict(stack="rnn", num_levels=2, **GLANCE),
     "gaussian_map": dict(policy_reads="map", first_location="learned", **GLANCE),
     "categorical": dict(policy="categorical", first_location="learned", **GLANCE),
+    "zoom": dict(policy="categorical", first_location="learned", num_zooms=2, **GLANCE),
     "cells_of_the_state": dict(policy="categorical", regions=(4, 5)),
     "learned_stop": dict(learned_stop=True, first_location="centre"),
 }  # fmt: skip

@@ -127,6 +127,9 @@ class ModelConfig:
     Gaussian policy that reads the glance's map)."""
     policy_reads: Literal["state", "map"] = "state"
     """What a Gaussian policy reads: the core's state alone, or the glance's map with it."""
+    num_zooms: UpTo100 = 1
+    """Categorical policy: widths that it chooses from with each location, each glimpse_scale times
+    wider than the one before. 1: every glimpse is as wide."""
     start_size: Positive = 1
     """Soft attention: resolution of the first patch; 1 high, 2 medium, 4 low."""
     learned_stop: bool = False
@@ -195,6 +198,19 @@ class ModelConfig:
         check(
             not (self.policy_reads == "map" and self.glance is None),
             "policy_reads map: there is no map without a glance; set glance",
+        )
+        check(
+            self.num_zooms == 1 or (self.attention == "hard" and self.policy == "categorical"),
+            "num_zooms: only a policy that chooses among cells chooses a width with them; set"
+            " attention hard and policy categorical",
+        )
+        check(
+            self.num_zooms == 1 or (self.stack in ("none", "rnn") and ":" not in self.retina),
+            "num_zooms: belongs to retina dense, conv or backbone, with stack none or rnn",
+        )
+        check(
+            self.num_zooms == 1 or self.glimpse_scale != 1,
+            "num_zooms: with glimpse_scale 1 all widths are equal; set another",
         )
         check(
             self.start_size == 1 or (self.attention == "soft" and self.patch_unit == "pixels"),

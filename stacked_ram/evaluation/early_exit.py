@@ -80,7 +80,7 @@ def look_until(
         used = state.step
         if used:
             location_B2 = state.policy_outputs[-1].location_B2
-            locations_BT2[rows, used - 1] = location_B2.float()
+            locations_BT2[rows, used - 1] = location_B2[:, :2].float()
             boxes_BK4 = model.levels[-1].retina.boxes(
                 state.views[-1], location_B2, smooth=not model.has_policy
             )

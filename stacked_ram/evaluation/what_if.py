@@ -5,8 +5,9 @@ the places of the model's own path. Or it is *hidden*: the core gets the others 
 attention a forced glimpse moves, and the regions that are attended at that step stay as they are;
 a hidden step takes both away, and later steps attend anew.
 
-A glimpse's feature depends on its place alone. So each place is looked at once, whichever glimpse
-is forced there, and only the core runs again.
+A glimpse's feature depends on its place (and width) alone. So each place is looked at once,
+whichever glimpse is forced there, and only the core runs again. With a policy that chooses widths,
+a forced glimpse keeps its width, and each place is looked at for each glimpse.
 
 B photos   R rows   T steps   S levels   G places   N classes   D features
 """
@@ -73,13 +74,17 @@ def what_if(
     shape = len(path_BTS2), len(centres_G2), len(model.levels), 2
     places_BGS2 = centres_G2[:, None].expand(shape)
     own = features(model, end.views, path_BTS2)
-    there = features(model, end.views, places_BGS2)
+    there = features(model, end.views, places_BGS2) if model.num_zooms == 1 else []
     many = places_BGS2.shape[1]
     path_RTS2 = path_BTS2.repeat_interleave(many, 0)
     own_R = [feature.repeat_interleave(many, 0) for feature in own]
     forced, hidden = [], []
     for step, state in enumerate(states[:-1]):
         later = slice(step + 1, None)
+        if model.num_zooms > 1:  # as wide as the glimpse that is forced there
+            wide = path_BTS2[:, step, None, :, 2:].expand(*shape[:3], 1)
+            places_BGS2 = torch.cat([places_BGS2[..., :2], wide], 3)
+            there = features(model, end.views, places_BGS2)
         moved = take(
             model,
             state.repeat(many),
@@ -95,7 +100,7 @@ def what_if(
         torch.stack([model.scores(state.outputs[-1]) for state in states], 1),
         torch.stack(forced, 1),
         torch.stack(hidden, 1),
-        path_BTS2,
+        path_BTS2[..., :2],
         boxes_read(model.levels, end.views, end.earlier, smooth),
     )
 

@@ -136,6 +136,7 @@ def build_retina(
         maps=maps,
         where_size=config.where_size,
         feature_size=config.feature_size,
+        num_zooms=config.num_zooms,
     )
 
 
@@ -187,7 +188,9 @@ def build_attention(config: ModelConfig, glance: Glance | None) -> Attention:
         assert region_features is not None  # the config requires a glance
         return SoftAttention(state, region_features=region_features, regions=regions)
     if config.policy == "categorical":
-        return CategoricalPolicy(state, region_features=region_features, regions=regions)
+        return CategoricalPolicy(
+            state, region_features=region_features, regions=regions, num_zooms=config.num_zooms
+        )
     return GaussianPolicy(
         state, config.std, std_end=config.std_end, region_features=region_features, regions=regions
     )

@@ -49,7 +49,9 @@ class Level(nn.Module):
         fixed = source != "policy" or (soft and given_R2 is not None)
         if fixed:
             draw = source == "random"
-            location = fixed_location(state.outputs[0], draw, given_R2, generator)
+            location = fixed_location(
+                state.outputs[0], draw, given_R2, generator, num_zooms_of(self.attention)
+            )
             if not soft:
                 return location
         # a policy reads a detached state, except the glance's features before the first glimpse,
@@ -66,6 +68,11 @@ class Level(nn.Module):
             generator=generator,
         )
         return location.with_weights_of(output) if fixed else output
+
+
+def num_zooms_of(attention: Attention | None) -> int:
+    """Return how many widths an attention chooses from; one of your own may have no `num_zooms`."""
+    return getattr(attention, "num_zooms", 1)
 
 
 def glimpse(

@@ -27,9 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.config.model import ModelConfig
-from stacked_ram.models.attention.base import PolicyOutput
+from stacked_ram.models.attention.base import PolicyOutput, with_zooms
 from stacked_ram.models.glance import Glance
-from stacked_ram.models.level import Glimpse, Level, boxes_read, glimpse, glimpse_ahead, run_cores
+from stacked_ram.models.level import (
+    Glimpse,
+    Level,
+    boxes_read,
+    glimpse,
+    glimpse_ahead,
+    num_zooms_of,
+    run_cores,
+)
 from stacked_ram.models.protocols import Attention, Core, Retina
 from stacked_ram.models.retina.backbone import Pretrained, find_backbone
 from stacked_ram.models.state import LoopState
@@ -148,7 +156,8 @@ class RAM(nn.Module):
             sample: draw from the policy, or take its mean (or likeliest cell). Default: draw in
                 training.
             locations_BTS2: take these draws instead for the first steps, R x t x S x 2, and compute
-                their log-probability.
+                their log-probability. With num_zooms over 1, x 3: (x, y, zoom), or x 2 for the
+                middle width.
             keep_patches: put the patches in the trace.
             num_glimpses: number of steps. Default: the model's.
             smooth: let gradients reach the locations (pathwise estimator; soft attention always
@@ -214,7 +223,8 @@ class RAM(nn.Module):
         steps = num_glimpses or self.num_glimpses
         given: list[Tensor | None] = [None] * steps
         if locations_BTS2 is not None:
-            given[: locations_BTS2.shape[1]] = locations_BTS2.unbind(1)[:steps]
+            given_BTS2 = with_zooms(locations_BTS2, self.num_zooms)
+            given[: given_BTS2.shape[1]] = given_BTS2.unbind(1)[:steps]
         recompute = self.activation_checkpointing and self.training
 
         state = self.start(photos, rollouts, smooth)
@@ -302,6 +312,11 @@ class RAM(nn.Module):
             patches=[patches for _, patches in glimpses],
             earlier=[*state.earlier, [output.location_B2 for output in policy_outputs]],
         )
+
+    @property
+    def num_zooms(self) -> int:
+        """Widths that the policy chooses from with each location."""
+        return num_zooms_of(self.levels[-1].attention)
 
     def first_chosen(self, location_source: str, steps: int) -> int:
         """Return the step from which on the policy chooses locations; `steps` if never."""

@@ -22,7 +22,7 @@ class Trace:
     """Where each glimpse looked, (x, y) in [-1, 1]."""
     samples_BTS2: Tensor
     """The draw of the policy, before it was clamped to the photo; the location if nothing was
-    drawn."""
+    drawn. With num_zooms over 1 this and the next are (x, y, zoom)."""
     means_BTS2: Tensor
     """Mean of the policy that each location was drawn from; the location if nothing was drawn."""
     log_probs_BTS: Tensor
@@ -41,6 +41,8 @@ class Trace:
     """Fraction of the photo's pixels inside those boxes, 0 to 1 (an upper bound: boxes of
     different steps may overlap); None in training."""
     rollouts: int = 1
+    zooms_BTS: Tensor | None = None
+    """With num_zooms over 1: which of the widths each glimpse had, 0 the narrowest."""
     glance_logits_BN: Tensor | None = None
     """Class scores after the glance alone, if it starts the core."""
     region_weights_BTR: Tensor | None = None
@@ -92,6 +94,7 @@ def assemble(
         return torch.stack(values, 1).unflatten(1, (len(outputs_TS), -1))
 
     log_probs, entropies = stacked("log_prob_B"), stacked("entropy_B")
+    locations = stacked("location_B2")
     first, *others = outputs_TS[0]
     if others and all(output is first for output in others):
         # the top level chooses for all levels: the probability of its choice counts once
@@ -100,7 +103,7 @@ def assemble(
         entropies = entropies.masked_fill(below, 0.0)
     return Trace(
         logits_BTN=heads.logits_BTN,
-        locations_BTS2=stacked("location_B2"),
+        locations_BTS2=locations[..., :2],
         samples_BTS2=stacked("sample_B2"),
         means_BTS2=stacked("mean_B2"),
         log_probs_BTS=log_probs,
@@ -112,6 +115,7 @@ def assemble(
         if boxes_BTSK4 is None
         else fraction_read(boxes_BTSK4, sizes_B2.repeat_interleave(rollouts, 0)),
         rollouts=rollouts,
+        zooms_BTS=locations[..., 2].long() if locations.shape[-1] == 3 else None,
         glance_logits_BN=glance_logits_BN,
         region_weights_BTR=region_weights(outputs_TS),
         stop_logits_BT=heads.stop_logits_BT,

@@ -402,7 +402,7 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
         locations_TS2=numpy(trace.locations_BTS2[row]),
         surfaces=surfaces,
         glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
-        means_TS2=numpy(trace.means_BTS2[row]),
+        means_TS2=numpy(trace.means_BTS2[row, ..., :2]),
         chosen_T=trace.chosen_T,
         stops_T=None if stops is None else numpy(stops[row].sigmoid()),
     )

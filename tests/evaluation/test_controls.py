@@ -6,7 +6,8 @@ import pytest
 import torch
 from variants import make
 
-from stacked_ram.evaluation.controls import random_locations
+from stacked_ram.data.batch import Batch
+from stacked_ram.evaluation.controls import at_boxes, random_locations
 
 
 def drawn(model, photos: int = 200, seed: int = 0) -> torch.Tensor:
@@ -37,6 +38,32 @@ def test_a_policy_over_cells_is_replaced_by_distinct_cells(first, regions):
     cells = distances.argmin(2)
     assert all(len(set(row.tolist())) == chosen.shape[1] for row in cells)
     assert len(set(cells.flatten().tolist())) == len(centres) - (first == "centre")
+
+
+def test_widths_that_the_policy_chooses_are_drawn_too():
+    model = make("zoom", num_zooms=3, num_glimpses=4, regions=(2, 2))
+    found = drawn(model)[:, :, 0]
+    assert found.shape == (200, 4, 3)
+    assert {tuple(row) for row in found.flatten(0, 1).tolist()} == {
+        tuple(choice) for choice in model.levels[0].attention.centres_R2.tolist()
+    }
+    assert all(len({tuple(step) for step in row}) == 4 for row in found.tolist())
+
+
+def test_a_given_box_is_looked_at_by_the_narrowest_width_that_holds_it():
+    model = make("zoom", num_zooms=3, num_patches=1).eval()  # 4, 8 or 16 pixels wide
+    sizes_B2 = torch.tensor([[40, 52]] * 4)
+    boxes_B4 = torch.tensor(
+        [[10.0, 10, 13, 14], [10, 10, 15, 12], [10, 10, 12, 26], [10, 0, 40, 40]]
+    )
+    photos = torch.zeros(4, 3, 40, 52, dtype=torch.uint8)
+    index = torch.arange(4)
+    batch = Batch(photos, sizes_B2, torch.zeros(4, dtype=torch.long), boxes_B4, index)
+    found = at_boxes(model, batch)
+    assert found[:, 0, 0, 2].tolist() == [0, 1, 2, 2]
+    trace = model(photos, location_source="centre", locations_BTS2=found)
+    middle = (trace.boxes_BTSK4[:, 0, 0, 0, :2] + trace.boxes_BTSK4[:, 0, 0, 0, 2:]) / 2
+    assert ((middle - (boxes_B4[:, :2] + boxes_B4[:, 2:]) / 2).abs() <= 1).all()
 
 
 def test_levels_with_a_shared_location_get_the_same_location():

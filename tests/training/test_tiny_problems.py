@@ -6,6 +6,9 @@ colour of a third square in the middle says which of the two is the class. Alway
 75 %.
 marker: a quadrant has a square with stripes of 1 pixel, horizontal (class 0) or vertical (class 1).
 A glance at half the resolution shows its place but not its class.
+width: a single glimpse at the middle of the photo, narrow or wide. Fine stripes of 4 pixels in all
+are even grey to the wide glimpse; the narrow one sees only the dark middle of wider stripes.
+A glance shows which of the two a photo has, but not their class.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ from stacked_ram.models.build import build_model
 from stacked_ram.training import estimators
 
 OBJECT = 8
+WIDTH = dict(
+    patch_size=4, glimpse_scale=6.0, num_glimpses=1, glance=(6, 6), regions=(1, 1),
+    first_location="learned", policy="categorical",
+)  # fmt: skip
 SMALL = dict(
     patch_size=8, what_size=32, where_size=16, feature_size=32, core_size=32, map_channels=8,
     num_glimpses=2, first_location="centre", std=0.3, std_end=0.15,
@@ -47,6 +54,7 @@ PROBLEMS = {
     "gaussian_map": (dict(MARKER, policy_reads="map"), {}),
     "glance_core": (dict(MARKER, **WIDE) | dict(num_glimpses=4), {}),
     "glance_location": (dict(MARKER, glance_starts="location"), {}),
+    "zoom": (dict(WIDTH, num_zooms=2), {}),
     "soft": (dict(MARKER, **WIDE, attention="soft"), dict(estimator="reinforce", rollouts=1)),
     "stack_conv": (dict(CELLS, stack="conv", num_levels=2, patch_size=4), {}),
     "backbone": (
@@ -83,6 +91,15 @@ def photos(
             rows = (counts == value).nonzero().squeeze(1)
             images[rows, 2 * value, middle, middle] = 255
         return images, labels
+    if kind == "width":
+        ways = torch.arange(side).expand(side, side)
+        fine, wide = ways % 2 * 255, ((ways - 18) % 8 < 4) * 255
+        middle, inner = slice(side // 2 - 8, side // 2 + 8), slice(side // 2 - 2, side // 2 + 2)
+        for image, label, narrow in zip(images, labels, coin(count), strict=True):
+            stripes = (fine if narrow else wide).mT if label else (fine if narrow else wide)
+            place = inner if narrow else middle
+            image[:, place, place] = stripes[place, place].to(torch.uint8)
+        return images, labels
     size = side // 6
     across = (torch.arange(size) % 2 * 255).to(torch.uint8).view(-1, 1).expand(size, size)
     stripes = torch.stack([across, across.T])
@@ -101,11 +118,11 @@ def train(
         model=ModelConfig(**{**SMALL, **model_fields}),
         training=TrainingConfig(**{**LEARNING, **training_fields}),
     )
-    settings, kind = (
-        config.training,
-        "marker" if config.model.glance or config.model.num_patches > 1 else "cue",
-    )
-    side = 48
+    settings, side = config.training, 48
+    if config.model.glance == WIDTH["glance"]:
+        kind = "width"
+    else:
+        kind = "marker" if config.model.glance or config.model.num_patches > 1 else "cue"
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = build_model(config.model, num_classes=2, channels=3, mean=(0.1,) * 3, std=(0.2,) * 3)
@@ -150,7 +167,14 @@ def test_it_learns_to_look(name):
     assert any(train(name, "policy", seed=seed)[0] >= 0.9 for seed in range(5))
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("width", [1.0, 6.0])
+def test_one_width_is_not_enough(width, monkeypatch):
+    monkeypatch.setitem(PROBLEMS, "one", (dict(WIDTH, patch_width=width), {}))
+    accuracy, _ = train("one", "policy", steps=150, enough=2.0)
+    assert accuracy <= 0.85  # 0.75 is to be had
+
+
+@pytest.mark.parametrize("name", sorted(PROBLEMS.keys() - {"zoom"}))
 def test_it_cannot_learn_when_it_looks_at_the_wrong_place(name):
     accuracy, _ = train(name, "centre", steps=60, enough=2.0)
     assert accuracy <= 0.65

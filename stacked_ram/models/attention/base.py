@@ -48,7 +48,8 @@ class PolicyOutput:
     """Where to look next, and how that was chosen."""
 
     location_B2: Tensor
-    """Inside the photo: each in [-1, 1]."""
+    """Inside the photo: each in [-1, 1]. With a policy that chooses widths, this and the next two
+    are (x, y, zoom), B x 3."""
     sample_B2: Tensor
     """The draw, before it was clamped to the photo."""
     mean_B2: Tensor
@@ -68,10 +69,15 @@ class PolicyOutput:
 
 
 def fixed_location(
-    like_RD: Tensor, draw: bool, given_R2: Tensor | None, generator: torch.Generator | None
+    like_RD: Tensor,
+    draw: bool,
+    given_R2: Tensor | None,
+    generator: torch.Generator | None,
+    num_zooms: int = 1,
 ) -> PolicyOutput:
     """Return a location that no attention chose: the given one, a random one (uniform over the
-    photo), or the centre. like_RD: any tensor with the rows first."""
+    photo), or the centre. like_RD: any tensor with the rows first. num_zooms: widths that a
+    location comes with; where none is given it is a random one, or the middle one."""
     location = like_RD.new_zeros(like_RD.shape[0], 2, dtype=torch.float32)
     if given_R2 is not None:
         location = given_R2
@@ -79,8 +85,21 @@ def fixed_location(
         # in place: torch.compile cannot trace torch.rand with a generator and a free shape
         location.uniform_(-1, 1, generator=generator)
     nothing = like_RD.new_zeros(like_RD.shape[0], dtype=torch.float32)
-    inside = location.clamp(-1, 1)
+    if num_zooms > 1 and draw and given_R2 is None:
+        zoom_R1 = nothing.new_empty(len(nothing), 1).uniform_(0, num_zooms, generator=generator)
+        location = torch.cat([location, zoom_R1.floor().clamp(max=num_zooms - 1)], 1)
+    location = with_zooms(location, num_zooms)
+    inside = torch.cat([location[:, :2].clamp(-1, 1), location[:, 2:]], 1)
     return PolicyOutput(inside, location, inside, nothing, nothing)
+
+
+def with_zooms(locations: Tensor, num_zooms: int) -> Tensor:
+    """Return locations, ... x 2, with the middle width, ... x 3, if there are several widths and
+    they have none."""
+    if num_zooms == 1 or locations.shape[-1] == 3:
+        return locations
+    middle = torch.full_like(locations[..., :1], num_zooms // 2)
+    return torch.cat([locations, middle], -1)
 
 
 def region_centres(regions: tuple[int, int]) -> Tensor:
@@ -101,18 +120,19 @@ class RegionScorer(nn.Module):
     """Additive attention: a score for each region from its feature and the core's state.
 
     score_r = w . tanh(V region_r + H state), the same weights for all regions ("Knowing When to
-    Look", Lu et al., 2017, equation 6).
+    Look", Lu et al., 2017, equation 6). scores: how many each region gets; those of a region follow
+    each other.
     """
 
-    def __init__(self, region_features: int, state_features: int):
+    def __init__(self, region_features: int, state_features: int, scores: int = 1):
         super().__init__()
         self.region = nn.Linear(region_features, HIDDEN)
         self.state = nn.Linear(state_features, HIDDEN, bias=False)
-        self.score = nn.Linear(HIDDEN, 1, bias=False)
+        self.score = nn.Linear(HIDDEN, scores, bias=False)
 
     def forward(self, context: Context, state_BD: Tensor) -> Tensor:
         keys_BRH = context.keys_BRH
         if keys_BRH is None:
             keys_BRH = self.region(context.regions_BRD)
         hidden_BRH = (keys_BRH + self.state(state_BD).unsqueeze(1)).tanh()
-        return self.score(hidden_BRH).squeeze(-1).float()
+        return self.score(hidden_BRH).flatten(1).float()

@@ -2,7 +2,7 @@
 
 Called as `models.protocols.Attention`: core output (and the glance's regions) -> PolicyOutput.
 
-R rows   N regions or cells, row by row
+B rows   R regions or cells, row by row
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class CategoricalPolicy(nn.Module):
     """A policy over the cells of a grid. With the glance's map (region_features given) a network
     scores each cell from its feature and the state; without it, another scores all from the state.
 
-    A cell whose centre was looked at is not drawn again until all have been.
+    With num_zooms (Z) over 1 it chooses a width with the place: each cell is there Z times, once
+    for each width, and locations are (x, y, zoom). A cell whose centre was looked at (at its width)
+    is not drawn again until all have been.
     """
 
     differentiable = False
@@ -119,31 +121,46 @@ class CategoricalPolicy(nn.Module):
     grid_2: Tensor
 
     def __init__(
-        self, state_features: int, *, region_features: int | None, regions: tuple[int, int]
+        self,
+        state_features: int,
+        *,
+        region_features: int | None,
+        regions: tuple[int, int],
+        num_zooms: int = 1,
     ):
         super().__init__()
-        self.regions = regions
+        self.regions, self.num_zooms = regions, num_zooms
         rows, columns = regions
         if region_features is not None:
-            self.scorer = RegionScorer(region_features, state_features)
+            self.scorer = RegionScorer(region_features, state_features, num_zooms)
             nn.init.normal_(self.scorer.score.weight, std=0.01)  # every cell alike at the start
         else:
-            self.layers = location_network(state_features, rows * columns)
+            self.layers = location_network(state_features, rows * columns * num_zooms)
         self.reads_map = region_features is not None
-        self.register_buffer("centres_R2", region_centres(regions), persistent=False)
+        centres_R2 = region_centres(regions).repeat_interleave(num_zooms, 0)
+        if num_zooms > 1:
+            zoom_R1 = torch.arange(num_zooms).repeat(rows * columns).unsqueeze(1)
+            centres_R2 = torch.cat([centres_R2, zoom_R1], 1)
+        self.register_buffer("centres_R2", centres_R2, persistent=False)
         self.register_buffer("grid_2", torch.tensor([columns, rows]), persistent=False)
 
     def cell_of(self, location_B2: Tensor) -> Tensor:
-        """Return the index of the cell that a location lies in."""
-        cell_B2 = ((location_B2 + 1) / 2 * self.grid_2).floor().long()
+        """Return the index of the cell that a location lies in (and whose width it has)."""
+        cell_B2 = ((location_B2[:, :2] + 1) / 2 * self.grid_2).floor().long()
         column_B, row_B = torch.minimum(cell_B2.clamp(min=0), self.grid_2 - 1).unbind(1)
-        return row_B * self.grid_2[0] + column_B
+        cell_B = row_B * self.grid_2[0] + column_B
+        if self.num_zooms == 1:
+            return cell_B
+        return cell_B * self.num_zooms + location_B2[:, 2].long()
 
     def visited(self, earlier: Sequence[Tensor]) -> Tensor:
         """Return which cells' centres were looked at, B x R."""
         locations_BT12 = torch.stack([*earlier], 1).unsqueeze(2)
-        far_BTR2 = (locations_BT12 - self.centres_R2).abs() * self.grid_2
-        return (far_BTR2 < 0.02).all(3).any(1)  # in half cells; the policy's locations are centres
+        far_BTR2 = (locations_BT12 - self.centres_R2).abs()
+        near_BTR2 = far_BTR2[..., :2] * self.grid_2 < 0.02  # in half cells; they are centres
+        if self.num_zooms > 1:
+            near_BTR2 = torch.cat([near_BTR2, far_BTR2[..., 2:] < 0.5], 3)
+        return near_BTR2.all(3).any(1)
 
     def forward(
         self,
@@ -182,5 +199,5 @@ class CategoricalPolicy(nn.Module):
             mean_B2=self.centres_R2[log_p_BR.argmax(1)],
             log_prob_B=log_p_BR.gather(1, cell_B.unsqueeze(1)).squeeze(1),
             entropy_B=-(p_BR * finite_BR).sum(1),
-            weights_BR=p_BR,
+            weights_BR=p_BR.unflatten(1, (-1, self.num_zooms)).sum(2),
         )

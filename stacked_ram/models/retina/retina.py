@@ -1,6 +1,6 @@
 """The retina: a photo and a location -> a glimpse feature ("what" and "where").
 
-B photos   R rows (photos times rollouts)   K patches   C channels   P patch size
+B photos   R rows (photos times rollouts)   K patches   C channels   P patch size   Z widths
 D width of the glimpse feature
 """
 
@@ -46,6 +46,9 @@ class PatchRetina(nn.Module):
         maps: makes the other surfaces from the photo (stack conv, backbone); None: the photo is the
             only surface.
         where_size: width of the location's layer. feature_size: D, of the glimpse feature.
+        num_zooms: widths of a glimpse (Z). If more than 1, locations are (x, y, zoom), and a
+            glimpse takes K of K + Z - 1 patches, each glimpse_scale times wider than the one
+            before: from that of its zoom on, 0 to Z - 1.
     """
 
     def __init__(
@@ -56,14 +59,18 @@ class PatchRetina(nn.Module):
         maps: ConvMaps | BackboneMaps | None = None,
         where_size: int,
         feature_size: int,
+        num_zooms: int = 1,
     ):
         super().__init__()
-        self.geometry = geometry
-        self.smooth_geometry = dataclasses.replace(geometry, snap=False)
+        self.geometry = dataclasses.replace(
+            geometry, num_patches=geometry.num_patches + num_zooms - 1
+        )
+        self.smooth_geometry = dataclasses.replace(self.geometry, snap=False)
+        self.num_patches, self.num_zooms = geometry.num_patches, num_zooms
         self.whats = nn.ModuleList(whats)
         self.maps = maps
         self.out_features = feature_size
-        self.where = nn.Linear(2, where_size)
+        self.where = nn.Linear(2 if num_zooms == 1 else 3, where_size)
         what_size = sum(what.out_features for what in whats)
         self.combine = nn.Linear(what_size + where_size, feature_size)
 
@@ -87,7 +94,8 @@ class PatchRetina(nn.Module):
         surface_R2 = view.surfaces[0].sizes_B2.repeat_interleave(rows, 0)
         photo_R2 = view.sizes_B2.repeat_interleave(rows, 0)
         geometry = self.smooth_geometry if smooth else self.geometry
-        boxes_RK4 = glimpse_boxes(locations_R2, surface_R2, geometry)
+        boxes_RK4 = glimpse_boxes(locations_R2[:, :2], surface_R2, geometry)
+        boxes_RK4 = self.zoomed(boxes_RK4, locations_R2)
         return boxes_RK4 * (photo_R2 / surface_R2).flip(1).repeat(1, 2).unsqueeze(1)
 
     def forward(
@@ -99,8 +107,19 @@ class PatchRetina(nn.Module):
         location.
         """
         geometry = self.smooth_geometry if smooth else self.geometry
-        patches = [surface.patches(locations_R2, geometry) for surface in view.surfaces]
+        patches = [
+            self.zoomed(surface.patches(locations_R2[:, :2], geometry), locations_R2)
+            for surface in view.surfaces
+        ]
         return self.feature(patches, locations_R2), patches
+
+    def zoomed(self, values: Tensor, locations_R2: Tensor) -> Tensor:
+        """Take those of a glimpse's own patches, R x K x ..., from those of all widths."""
+        if self.num_zooms == 1:
+            return values
+        own_K = torch.arange(self.num_patches, device=values.device)
+        own_RK = locations_R2[:, 2:].long() + own_K
+        return values[torch.arange(len(values), device=values.device).unsqueeze(1), own_RK]
 
     def feature(self, patches: list[Tensor], locations_R2: Tensor) -> Tensor:
         """Return the glimpse feature, R x D, of the patches that were read at these locations."""
