@@ -77,6 +77,14 @@ class Config:
             " photos' glances forgotten; use another estimator, or leave it out",
         )
         check(
+            training.glimpse_cost == 0 or model.learned_stop,
+            "glimpse_cost: only a model that learns to stop can save a glimpse; set learned_stop",
+        )
+        check(
+            training.glimpse_cost == 0 or training.reward == "drop" or model.attention == "soft",
+            "glimpse_cost: is in units of the cross-entropy; set reward drop",
+        )
+        check(
             training.entropy_bonus == 0 or model.policy == "categorical",
             "entropy_bonus: the entropy of a Gaussian of given std cannot change; use policy"
             " categorical, or a larger std",

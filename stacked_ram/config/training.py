@@ -78,6 +78,10 @@ class TrainingConfig:
     it must do)."""
     reward: Literal["correct", "drop"] = "correct"
     """1 if the last prediction is right; or the drop in cross-entropy from step to step."""
+    glimpse_cost: NotNegativeFloat = 0.0
+    """With model.learned_stop: how much a further glimpse must lower the cross-entropy (in nats) to
+    be worth taking. The head learns to stop where it does not, and the policy to look where it
+    can stop soon. 0: the head learns to say whether the prediction is right."""
     rollouts: Positive = 1
     """Sampled scan paths a photo in training (M)."""
     entropy_bonus: NotNegativeFloat = 0.0

@@ -132,7 +132,7 @@ def reinforce(
     """REINFORCE with a learned baseline (Williams, 1992; Mnih et al., 2014, equation 4):
     advantage = return - baseline."""
     trace = model(photos, rollouts=config.rollouts, sample=True)
-    returns_RT = returns(trace, targets, config.reward)
+    returns_RT = returns(trace, targets, config.reward, config.glimpse_cost)
     advantages_RT = returns_RT - trace.baselines_BT.detach()
     if config.normalise_advantages:
         advantages_RT = normalised(advantages_RT, trace)
@@ -149,7 +149,7 @@ def leave_one_out(
 ) -> Iterator[Losses]:
     """Advantage = return - mean return of the photo's other rollouts (Kool et al., 2019)."""
     trace = model(photos, rollouts=config.rollouts, sample=True)
-    returns_RT = returns(trace, targets, config.reward)
+    returns_RT = returns(trace, targets, config.reward, config.glimpse_cost)
     advantages_RT = leave_one_out_advantages(returns_RT, config.rollouts)
     if config.normalise_advantages:
         advantages_RT = normalised(advantages_RT, trace)
@@ -167,12 +167,12 @@ def self_critical(
     """Advantage = return - return of the path that the model takes at evaluation (Rennie et al.,
     2017, section 3.2). That pass leaves batch-norm statistics as they are."""
     trace = model(photos, rollouts=config.rollouts, sample=True)
-    returns_RT = returns(trace, targets, config.reward)
+    returns_RT = returns(trace, targets, config.reward, config.glimpse_cost)
     model.eval()
     with torch.no_grad():
         greedy = model(photos)
     model.train()
-    greedy_returns_BT = returns(greedy, targets, config.reward)
+    greedy_returns_BT = returns(greedy, targets, config.reward, config.glimpse_cost)
     advantages_RT = returns_RT - greedy_returns_BT.repeat_interleave(config.rollouts, 0)
     if config.normalise_advantages:
         advantages_RT = normalised(advantages_RT, trace)
@@ -192,7 +192,7 @@ def ppo(
         drawn = model(photos, rollouts=config.rollouts, sample=True)
     # Older torch would reuse the weights that were cast without a gradient in the passes below.
     torch.clear_autocast_cache()
-    returns_RT = returns(drawn, targets, config.reward)
+    returns_RT = returns(drawn, targets, config.reward, config.glimpse_cost)
     advantages_RT = generalised_advantages(drawn, returns_RT, config.gae_lambda)
     if config.normalise_advantages:
         advantages_RT = normalised(advantages_RT, drawn)

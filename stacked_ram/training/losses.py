@@ -68,7 +68,7 @@ def total_loss(
             "explained_variance": explained_variance(trace, returns_BT),
         }
     if trace.stop_logits_BT is not None:
-        parts["stop"] = stop_loss(trace, targets)
+        parts["stop"] = stop_loss(trace, targets, config.glimpse_cost)
         total = total + parts["stop"]
     parts = {name: part.detach() for name, part in parts.items()}
     return Losses(total, parts, trace.logits_BTN[:, -1].detach(), trace)
@@ -107,12 +107,13 @@ def classification_loss(
     return torch.stack(weighted).sum() / sum(config.step_weights)
 
 
-def returns(trace: Trace, targets: Tensor, reward: str) -> Tensor:
+def returns(trace: Trace, targets: Tensor, reward: str, glimpse_cost: float = 0.0) -> Tensor:
     """The return from each step on, B x T, without a gradient.
 
     `correct`: 1 if the last prediction is right, at every step. `drop`: the fall of the
     cross-entropy from before the step to the end. (Before the first step it is that of the glance,
-    or of equal probabilities without a glance.)
+    or of equal probabilities without a glance.) With a glimpse_cost the end is where the stopping
+    head stops, on average, and each further glimpse costs so much.
     """
     targets = per_row(targets, trace)
     logits_BTN = trace.logits_BTN.detach()
@@ -126,6 +127,8 @@ def returns(trace: Trace, targets: Tensor, reward: str) -> Tensor:
     else:
         start_B1 = torch.full_like(after_BT[:, :1], float(logits_BTN.shape[2])).log()
     before_BT = torch.cat([start_B1, after_BT[:, :-1]], 1)
+    if glimpse_cost > 0:
+        return before_BT - expected_ends(trace, after_BT, glimpse_cost).detach()
     return before_BT - after_BT[:, -1:]
 
 
@@ -171,13 +174,34 @@ def entropy(trace: Trace) -> Tensor:
     return entropies_BTS.sum() / max(entropies_BTS[..., 0].numel(), 1)
 
 
-def stop_loss(trace: Trace, targets: Tensor) -> Tensor:
-    """Learned stop: cross-entropy of "this prediction is right already" after each step."""
+def stop_loss(trace: Trace, targets: Tensor, glimpse_cost: float = 0.0) -> Tensor:
+    """Learned stop: cross-entropy of "this prediction is right already" after each step; or, with a
+    glimpse_cost, the cross-entropy where the head stops, and what the glimpses cost until then."""
     assert trace.stop_logits_BT is not None
     targets = per_row(targets, trace)
+    if glimpse_cost > 0:
+        after_BT = cross_entropies(trace.logits_BTN.detach(), targets)
+        return expected_ends(trace, after_BT, glimpse_cost)[:, 0].mean()
     labels = targets.argmax(1) if targets.ndim == 2 else targets
     right_BT = (trace.logits_BTN.detach().argmax(2) == labels.unsqueeze(1)).float()
     return functional.binary_cross_entropy_with_logits(trace.stop_logits_BT, right_BT)
+
+
+def expected_ends(trace: Trace, after_BT: Tensor, glimpse_cost: float) -> Tensor:
+    """What is to be expected at the end after each glimpse, B x T: the cross-entropy where the head
+    stops, plus glimpse_cost for each glimpse until then.
+
+    after_BT: the cross-entropy after each glimpse. With s_t the probability of stopping after
+    glimpse t: E_T = after_T, E_t = s_t after_t + (1 - s_t) (glimpse_cost + E_(t+1)). No stop is
+    drawn, so it has no variance.
+    """
+    assert trace.stop_logits_BT is not None
+    stops_BT = trace.stop_logits_BT.sigmoid()
+    ends = [after_BT[:, -1]]
+    for step in reversed(range(after_BT.shape[1] - 1)):
+        go_on_B = glimpse_cost + ends[-1]
+        ends.append(go_on_B + stops_BT[:, step] * (after_BT[:, step] - go_on_B))
+    return torch.stack(ends[::-1], 1)
 
 
 def leave_one_out_advantages(returns_BT: Tensor, rollouts: int) -> Tensor:

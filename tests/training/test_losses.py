@@ -249,6 +249,31 @@ def test_the_target_of_the_stop_loss_is_whether_the_prediction_is_right():
     assert trace.logits_BTN.grad is None
 
 
+@pytest.mark.parametrize("glance", [False, True])
+def test_with_a_cost_the_loss_and_the_returns_are_expectations_over_where_the_head_stops(glance):
+    trace, cost = trace_of(glance=glance), 0.3
+    losses.stop_loss(trace, LABELS, cost).backward()
+    assert trace.logits_BTN.grad is None and trace.stop_logits_BT.grad[:, :-1].abs().min() > 0
+    ends = torch.zeros(B, T, dtype=torch.float64)
+    for b in range(B):
+        stop = [1 / (1 + math.exp(-float(score))) for score in trace.stop_logits_BT[b]]
+        stop[-1] = 1.0
+        after = [cross_entropy(trace.logits_BTN[b, t], LABELS[b]) for t in range(T)]
+        for begin in range(T):
+            left = 1.0  # the probability of not having stopped
+            for t in range(begin, T):
+                ends[b, begin] += left * stop[t] * (after[t] + cost * (t - begin))
+                left *= 1 - stop[t]
+    found = losses.stop_loss(trace, LABELS, cost).item()
+    assert found == pytest.approx(ends[:, 0].mean().item())
+    returns = losses.returns(trace, LABELS, "drop", cost)
+    assert not returns.requires_grad
+    before = losses.returns(trace, LABELS, "drop") + torch.tensor(
+        [[cross_entropy(trace.logits_BTN[b, -1], LABELS[b])] for b in range(B)]
+    )
+    torch.testing.assert_close(returns, before - ends, atol=1e-6, rtol=0)
+
+
 # ------------------------------------------------------------------ the Gaussian's exact gradient
 
 

@@ -9,6 +9,8 @@ A glance at half the resolution shows its place but not its class.
 width: a single glimpse at the middle of the photo, narrow or wide. Fine stripes of 4 pixels in all
 are even grey to the wide glimpse; the narrow one sees only the dark middle of wider stripes.
 A glance shows which of the two a photo has, but not their class.
+three: the colour of the middle says whether its brightness is the class, or that of a square at the
+left, or whether nothing is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import torch
 from variants import BACKBONE
 
 from stacked_ram.config.schema import Config, ModelConfig, TrainingConfig
+from stacked_ram.evaluation.early_exit import look_until
 from stacked_ram.models.build import build_model
+from stacked_ram.models.ram import RAM
 from stacked_ram.training import estimators
 
 OBJECT = 8
@@ -91,6 +95,18 @@ def photos(
             rows = (counts == value).nonzero().squeeze(1)
             images[rows, 2 * value, middle, middle] = 255
         return images, labels
+    if kind == "three":
+        which, bright = torch.randint(0, 3, (count,), generator=generator), coin(count, 2)
+        labels = torch.where(
+            which == 2, labels, bright.gather(1, which.clamp(max=1)[:, None])[:, 0]
+        )
+        middle = slice(20, 28)
+        for side, left in enumerate((20, 4)):
+            values = (90 + 165 * bright[:, side]).to(torch.uint8).view(-1, 1, 1, 1)
+            images[:, :, middle, left : left + OBJECT] = values
+        for value in range(3):
+            images[which == value, value, middle, middle] //= 4
+        return images, labels
     if kind == "width":
         ways = torch.arange(side).expand(side, side)
         fine, wide = ways % 2 * 255, ((ways - 18) % 8 < 4) * 255
@@ -109,28 +125,39 @@ def photos(
     return images, labels
 
 
-def train(
-    name: str, location_source: str, steps: int = 300, enough: float = 0.95, seed: int = 0
-) -> tuple[float, int]:
-    """Train; return the accuracy on new photos and the number of steps."""
+def config_of(name: str) -> Config:
     model_fields, training_fields = PROBLEMS[name]
-    config = Config(
+    return Config(
         model=ModelConfig(**{**SMALL, **model_fields}),
         training=TrainingConfig(**{**LEARNING, **training_fields}),
     )
-    settings, side = config.training, 48
+
+
+def train(
+    name: str, location_source: str, steps: int = 300, enough: float = 0.95, seed: int = 0
+) -> float:
+    """Train; return the accuracy on new photos."""
+    config = config_of(name)
     if config.model.glance == WIDTH["glance"]:
         kind = "width"
     else:
         kind = "marker" if config.model.glance or config.model.num_patches > 1 else "cue"
+    return fit(config, kind, location_source, steps, enough, seed)[1]
+
+
+def fit(
+    config: Config, kind: str, location_source: str, steps: int, enough: float, seed: int
+) -> tuple[RAM, float]:
+    """Train; return the model, and its accuracy on new photos."""
+    settings = config.training
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = build_model(config.model, num_classes=2, channels=3, mean=(0.1,) * 3, std=(0.2,) * 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    held_out, answers = photos(kind, 200, torch.Generator().manual_seed(1), side)
+    held_out, answers = photos(kind, 200, torch.Generator().manual_seed(1))
     accuracy = 0.0
     for step in range(1, steps + 1):
-        images, labels = photos(kind, 32, generator, side)
+        images, labels = photos(kind, 32, generator)
         model.train()
         model.anneal(step / steps)
         random = location_source == "policy" and step <= 40 and model.config.attention == "hard"
@@ -148,8 +175,8 @@ def train(
                 trace = model(model.photos(held_out), location_source=location_source)
             accuracy = (trace.logits_BTN[:, -1].argmax(1) == answers).float().mean().item()
             if accuracy >= enough:
-                return accuracy, step
-    return accuracy, steps
+                break
+    return model, accuracy
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -164,17 +191,33 @@ def one_thread():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_it_learns_to_look(name):
     # a policy may converge to a wrong place (always left), but not for all of five seeds
-    assert any(train(name, "policy", seed=seed)[0] >= 0.9 for seed in range(5))
+    assert any(train(name, "policy", seed=seed) >= 0.9 for seed in range(5))
 
 
 @pytest.mark.parametrize("width", [1.0, 6.0])
 def test_one_width_is_not_enough(width, monkeypatch):
     monkeypatch.setitem(PROBLEMS, "one", (dict(WIDTH, patch_width=width), {}))
-    accuracy, _ = train("one", "policy", steps=150, enough=2.0)
-    assert accuracy <= 0.85  # 0.75 is to be had
+    assert train("one", "policy", steps=150, enough=2.0) <= 0.85  # 0.75 is to be had
+
+
+@pytest.mark.parametrize(("cost", "wanted"), [(0.1, [1, 2, 1]), (2.0, [1, 1, 1])])
+def test_it_stops_where_going_on_wins_nothing(cost, wanted):
+    config = Config(
+        model=ModelConfig(**SMALL, learned_stop=True),
+        training=TrainingConfig(**LEARNING, glimpse_cost=cost),
+    )
+    images, labels = photos("three", 300, torch.Generator().manual_seed(1))
+    which = images[:, :, 24, 24].argmin(1)
+    for seed in range(1, 6):
+        model, _ = fit(config, "three", "policy", 300, 2.0, seed)
+        found = look_until(model.eval(), model.photos(images), 0.5, "stop")
+        glimpses = [found.glimpses_B[which == kind].float().mean().item() for kind in range(3)]
+        right = (found.beliefs_BN.argmax(1) == labels)[which < max(wanted)]
+        if glimpses == pytest.approx(wanted, abs=0.1) and right.float().mean() > 0.9:
+            return
+    raise AssertionError(f"glimpses of the three kinds of photos, for the last seed: {glimpses}")
 
 
 @pytest.mark.parametrize("name", sorted(PROBLEMS.keys() - {"zoom"}))
 def test_it_cannot_learn_when_it_looks_at_the_wrong_place(name):
-    accuracy, _ = train(name, "centre", steps=60, enough=2.0)
-    assert accuracy <= 0.65
+    assert train(name, "centre", steps=60, enough=2.0) <= 0.65
