@@ -1,18 +1,21 @@
 """Every kind of model as torch.export and as ONNX, compared with PyTorch on real photos.
 
-    python benchmarks/exports.py PHOTOS [--all] [--only NAME]
+    python benchmarks/exports.py PHOTOS [--all] [--only NAME] [--out FILE.csv]
 
 PHOTOS: a folder of photos. Each combination of retina, stack and attention is traced once, with
 random weights and free batch and photo size, and run by torch and by onnxruntime on crops of the
 photos: one, two and three at a time, of three sizes. The cores take turns, as do patch units;
 --all tries every core with every combination. Printed: the largest difference of a probability or
-location, and "size fixed" where the program takes only one size of photos. A difference above 1e-4
-or a model that cannot be exported ends with exit code 1.
+location, and "size fixed" where the program takes only one size of photos. --out adds each row to a
+table as soon as it is known; what the table already holds is not tried again, so a run that was
+stopped goes on where it was. A difference above 1e-4 or a model that cannot be exported ends with
+exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import sys
 import tempfile
@@ -47,6 +50,8 @@ ATTENTIONS = {
     "soft": dict(attention="soft", **GLANCE),
 }
 UNITS = ({"patch_width": 2.0}, {"patch_unit": "fraction", "patch_width": 0.3})
+KINDS = ("torch.export", "ONNX")
+COLUMNS = ("model", *KINDS, "size", "refused")
 SHAPES = ((2, 92, 117), (1, 131, 88), (3, 104, 160))  # photos, height, width
 
 
@@ -94,37 +99,61 @@ def difference(program, model, batches: list[Tensor]) -> float:
     )
 
 
+def measured(config: ModelConfig, batches: list[Tensor]) -> dict[str, str]:
+    """Export a model of random weights; return its row of the table."""
+    torch.manual_seed(0)
+    model = build_model(config, num_classes=5)
+    for parameter in model.parameters():  # far from uniform beliefs and central locations
+        parameter.data *= 3 if parameter.ndim > 1 and config.retina != "backbone" else 1
+    whole = DeterministicPass(model).eval().requires_grad_(False)
+    try:
+        program, shape = traced(whole, Shape(3, SHAPES[0][1:], True, None))
+        fits = [b for b in batches if shape.any_size or b.shape[2:] == shape.size]
+        found = {"torch.export": difference(program.module(), whole, fits)}
+        with tempfile.TemporaryDirectory() as folder:
+            write_onnx(program, shape.describe(), Path(folder) / "model.onnx")
+            found["ONNX"] = difference(session(Path(folder) / "model.onnx"), whole, fits)
+    except UserError as error:
+        return {"refused": str(error)}
+    size = "any" if shape.any_size else "fixed"
+    return {**{kind: f"{value:.1e}" for kind, value in found.items()}, "size": size}
+
+
+def good(row: dict[str, str]) -> bool:
+    return not row["refused"] and max(float(row[kind]) for kind in KINDS) <= TOLERANCE
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", default="")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     batches = photo_batches(options.photos)
-    wrong = 0
+    rows: dict[str, dict[str, str]] = {}
+    if options.out and options.out.is_file():
+        with options.out.open(newline="", encoding="utf-8") as file:
+            rows = {row["model"]: row for row in csv.DictReader(file)}
+    tried = [name for name, _ in cases(options.all) if options.only in name]
     for name, config in cases(options.all):
-        if options.only not in name:
+        if name in rows or name not in tried:
             continue
-        torch.manual_seed(0)
-        model = build_model(config, num_classes=5)
-        for parameter in model.parameters():  # far from uniform beliefs and central locations
-            parameter.data *= 3 if parameter.ndim > 1 and config.retina != "backbone" else 1
-        whole = DeterministicPass(model).eval().requires_grad_(False)
-        try:
-            program, shape = traced(whole, Shape(3, SHAPES[0][1:], True, None))
-            fits = [b for b in batches if shape.any_size or b.shape[2:] == shape.size]
-            found = {"torch.export": difference(program.module(), whole, fits)}
-            with tempfile.TemporaryDirectory() as folder:
-                write_onnx(program, shape.describe(), Path(folder) / "model.onnx")
-                found["ONNX"] = difference(session(Path(folder) / "model.onnx"), whole, fits)
-        except UserError as error:
-            print(f"{name:55} NO: {error}", flush=True)
-            wrong += 1
-            continue
-        words = ", ".join(f"{kind} {value:.1e}" for kind, value in found.items())
-        wrong += max(found.values()) > TOLERANCE
-        print(f"{name:55} {words}{'' if shape.any_size else '  size fixed'}", flush=True)
-    return min(wrong, 1)
+        row = dict.fromkeys(COLUMNS, "") | {"model": name} | measured(config, batches)
+        rows[name] = row
+        if options.out:
+            new = not options.out.is_file()
+            with options.out.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        said = [f"{kind} {row[kind]}" for kind in KINDS]
+        words = (
+            f"NO: {row['refused']}" if row["refused"] else f"{', '.join(said)}, {row['size']} size"
+        )
+        print(f"{name:55} {words}", flush=True)
+    return 0 if all(good(rows[name]) for name in tried) else 1
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 from stacked_ram.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from stacked_ram.api import create_model, list_models, list_presets, load, prepare, train
+    from stacked_ram.api import create_model, list_models, list_presets, load, prepare, train, tune
     from stacked_ram.config.schema import Config
     from stacked_ram.models.protocols import Attention, Core, Retina
     from stacked_ram.models.ram import RAM
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "prepare": "api",
     "train": "api",
+    "tune": "api",
     "load": "api",
     "create_model": "api",
     "list_presets": "api",
@@ -105,6 +106,7 @@ __all__ = [
     "prepare",
     "tracking_callbacks",
     "train",
+    "tune",
 ]
 
 

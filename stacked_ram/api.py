@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stacked_ram.config.model import PARTS
 from stacked_ram.config.presets import list_presets as list_presets
@@ -117,6 +117,45 @@ def train(
     else:
         train_run(chosen, folder, overwrite=overwrite, callbacks=callbacks, estimator=estimator)
     return Run(folder)
+
+
+def tune(
+    config: PathLike | Config,
+    search: Sequence[str],
+    dataset: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    trials: int = 30,
+    sampler: Literal["tpe", "gp", "random"] = "tpe",
+    prune: bool = True,
+    **fields: Any,
+) -> Config:
+    """Search fields of a configuration by Bayesian optimisation; return it with the best values.
+
+    Each trial trains a model; the best is the one with the best validation metric. The table of
+    the trials (trials.csv), plots and best.yaml are in the study's folder. The same call again
+    goes on with the study.
+
+    Args:
+        config, dataset: as for `train`.
+        search: fields and their values: `std=0.05:0.5`, `learning_rate=1e-4:1e-2:log`,
+            `core=lstm,gru`.
+        out: folder of the study. Default: the run folder that `train` would take, and -study.
+        trials: number of trials, those of earlier calls included.
+        sampler: tree-structured Parzen estimator, Gaussian process, or chance.
+        prune: end trials early that are worse than the median of the others.
+        fields: any field of the config, the same in every trial (`epochs=5`).
+
+    Raises:
+        UserError: an unknown field, an invalid range, or `out` holds a study of other fields.
+        RunFailed: several trials in a row failed, or the disk is full.
+    """
+    from stacked_ram.training.tune import study_folder, tune_fields
+
+    chosen = resolve(config, dataset, **fields)
+    preset = None if isinstance(config, Config) else config
+    folder = study_folder(preset, chosen) if out is None else Path(out)
+    return tune_fields(chosen, search, folder, trials=trials, sampler=sampler, prune=prune)
 
 
 def resolve(config: PathLike | Config, dataset: PathLike | None = None, **fields: Any) -> Config:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from stacked_ram.cli.main import Tune
-from stacked_ram.runs.folder import default_folder
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
-from stacked_ram.training.tune import tune_fields
+from stacked_ram.training.tune import study_folder, tune_fields
 
 
 def tune(options: Tune) -> None:
@@ -14,12 +13,10 @@ def tune(options: Tune) -> None:
         raise UserError(
             f"tune what? give a preset or a YAML file: {program()} tune mnist_translated60"
         )
-    run = default_folder(options.config, options.fields)
-    folder = options.out or run.with_name(f"{run.name}-study")
     tune_fields(
         options.fields,
         options.search,
-        folder,
+        options.out or study_folder(options.config, options.fields),
         trials=options.trials,
         sampler=options.sampler,
         prune=options.prune,

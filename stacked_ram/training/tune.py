@@ -28,7 +28,13 @@ from optuna.visualization import matplotlib as plotting
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import RENAMED, SECTIONS, field_sections, parse_yaml, replace_fields
 from stacked_ram.runs.checkpoint import state_files
-from stacked_ram.runs.folder import check_folder, lock_file, save_config, write_atomically
+from stacked_ram.runs.folder import (
+    check_folder,
+    default_folder,
+    lock_file,
+    save_config,
+    write_atomically,
+)
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError, nearest
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped
@@ -134,6 +140,12 @@ def tune_fields(
         if any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
             report(study, config, folder)
     return replace_fields(config, study.best_trial.params, "best trial")
+
+
+def study_folder(preset: str | Path | None, config: Config) -> Path:
+    """Return the default folder of a study: the run folder that training would take, and -study."""
+    run = default_folder(preset, config)
+    return run.with_name(f"{run.name}-study")
 
 
 def parse_range(text: str, config: Config) -> Range:
@@ -344,16 +356,18 @@ def as_text(values: dict[str, Any]) -> str:
 
 def plot_png(plot: Plot, study: optuna.Study) -> bytes:
     """A plot of Optuna as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that these plots are experimental
-        figure = plot(study).get_figure(root=True)
-    assert figure is not None  # Optuna draws on axes of a figure
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    before = pyplot.get_backend()
+    pyplot.switch_backend("Agg")  # needs no display, and a notebook does not show the plot
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that these plots are experimental
+            figure = plot(study).get_figure(root=True)
+        assert figure is not None  # Optuna draws on axes of a figure
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+        pyplot.close(figure)
+    finally:
+        pyplot.switch_backend(before)
     return content.getvalue()

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import optuna
 import pandas
 import pytest
+from matplotlib import pyplot
 from tiny import tiny_config
 
+import stacked_ram as ram
 from stacked_ram.cli.main import Tune
 from stacked_ram.cli.tune import tune
 from stacked_ram.config.schema import Config
@@ -62,6 +66,17 @@ def scores(*found):
         return {"valid_accuracy": value, "valid_loss": value}
 
     return scripted
+
+
+def test_python_searches_as_the_command_does(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "train_run", scores(0.5, 0.9, 0.7))
+    monkeypatch.chdir(tmp_path)
+    config, backend = tiny_config(digits, epochs=1), pyplot.get_backend()
+    best = ram.tune(config, ["std=0.05:0.5"], trials=3, batch_size=5)
+    table = pandas.read_csv(f"results/{Path(config.data.dataset).name}-study/trials.csv")
+    assert best.model.std == pytest.approx(table["std"][table["value"].idxmax()])
+    assert best.training.batch_size == 5
+    assert pyplot.get_backend() == backend  # a notebook goes on showing its figures
 
 
 @pytest.mark.parametrize(
