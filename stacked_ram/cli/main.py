@@ -23,6 +23,7 @@ from stacked_ram.cli.test import Test
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import RENAMED, RENAMED_VALUES, load_config
 from stacked_ram.data.dataset_info import read_dataset_info
+from stacked_ram.data.remote import dataset_folder
 from stacked_ram.runtime.errors import UserError, nearest, run_entry_point
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.threads import sleep_at_barriers_if_busy
@@ -129,7 +130,7 @@ def run(arguments: list[str]) -> int | None:
     if (
         isinstance(options, Train | Tune) and options.config is not None
     ):  # before torch: a wrong name is said at once
-        read_dataset_info(Path(options.fields.data.dataset))
+        read_dataset_info(dataset_folder(options.fields.data.dataset))
     sleep_at_barriers_if_busy()
     room, function = COMMANDS[name][1].split(":")
     return getattr(importlib.import_module(f"stacked_ram.{room}"), function)(options)

@@ -23,7 +23,7 @@ class DataConfig:
     """What is looked at."""
 
     dataset: str = "datasets/demo"
-    """Folder that prepare_data.py wrote."""
+    """Folder that prepare_data.py wrote, of photos or shards; or the URL of a folder of shards."""
     short_side: Positive | None = None
     """Reduce each photo on loading so that its shorter side is this many pixels, its shape kept;
     photos are never enlarged. None: as stored."""

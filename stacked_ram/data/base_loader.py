@@ -90,9 +90,18 @@ class Loader:
         """Return the number of batches of an epoch on this rank."""
         return len(self.batches)
 
+    @property
+    def photos(self) -> int:
+        """The photos of an epoch on this rank."""
+        return sum(len(rows.index_B) for rows in self.batches)
+
+    def planned(self, position: int) -> Iterator[Rows]:
+        """Iterate over the plan of the epoch from a position."""
+        return iter(self.batches[position:])
+
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the remaining batches of the epoch, or over all if none remain."""
-        if self.position >= len(self.batches):
+        if self.position >= len(self):
             self.position = 0
         for batch in self._load(self.position):
             batch = batch.to(self.device)

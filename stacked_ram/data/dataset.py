@@ -15,9 +15,12 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from stacked_ram.config.schema import DataConfig
+from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset_info import read_dataset_info
 from stacked_ram.data.manifest import BOX, MOST_PIXELS, fold_numbers, read_manifest, read_objects
+from stacked_ram.data.remote import dataset_folder
 from stacked_ram.data.scenes import SceneShape
+from stacked_ram.data.shard_files import ShardNames, Shards, is_sharded
 from stacked_ram.runtime.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -88,7 +91,7 @@ class Dataset:
     """Mean of each channel over the training photos, 0 to 1."""
     std: tuple[float, ...]
     """Standard deviation of each channel over the training photos, 0 to 1."""
-    names: list[str]
+    names: Sequence[str]
     """Path of each photo, relative to the folder."""
     labels: np.ndarray
     """int64 (N,), index in classes."""
@@ -125,9 +128,44 @@ class PhotoDataset(Dataset):
     manifest: Manifest
     scene: SceneShape | None
     """The settings of the scenes, if the photos are scenes."""
+    shards: Shards | None = None
+    """Where the photos lie, if not in files of their names."""
+    number_N: np.ndarray | None = None
+    """The number of each photo in the shards."""
+
+    def content(self, row: int) -> bytes | None:
+        """Return the file of a photo in shards; None where it lies in a file of its name."""
+        if self.shards is None or self.number_N is None:
+            return None
+        return self.shards.read(int(self.number_N[row]))
+
+    def numbered(self, rows: Rows) -> Rows:
+        """Return rows by the numbers on which random draws depend."""
+        if self.number_N is None:
+            return rows
+        return Rows(self.number_N[rows.index_B], rows.copy_B)
 
     def _content(self) -> str:
         return self.manifest.sha256
+
+
+@dataclass(frozen=True)
+class StreamedDataset(Dataset):
+    """The training photos of a sharded data set, of which there is no list: `labels`, `boxes` and
+    `objects` are empty, and `sizes` are those of the first shard."""
+
+    kind: ClassVar[str] = "photos"
+    shards: Shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def class_counts(self) -> list[int]:
+        return [self.shards.counts.get(name, 0) for name in self.classes]
+
+    def digest(self) -> str:
+        content = [self.kind, self.classes, self.mean, self.std, self.shards.digest()]
+        return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -144,21 +182,26 @@ class DigitDataset(Dataset):
 OneSplit = TypeVar("OneSplit", bound=Dataset)
 
 
-def open_dataset(config: DataConfig, split: str) -> Dataset:
+def open_dataset(config: DataConfig, split: str, stream: bool = False) -> Dataset:
     """Open one split (train, valid or test) of the data set in `config.dataset`.
 
     `config` also gives train_on, fold and limit_photos (always the same stratified choice).
+    stream: of a sharded data set, do not list the photos; for training on them.
 
     Raises UserError if the data set is missing, damaged or of another format, if the split has no
     photos, or if a class has no training photo.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {SPLITS}")
-    folder = Path(config.dataset)
+    folder = dataset_folder(config.dataset)
     info = read_dataset_info(folder)
     parts = {"train", "valid"} if split == "train" and config.train_on != "train" else {split}
     open_kind = _open_digits if info["kind"] == "digits" else _open_photos
-    opened: Dataset = open_kind(folder, info, config, split, parts)
+    opened: Dataset
+    if is_sharded(folder):
+        opened = _open_shards(folder, info, config, split, parts, stream)
+    else:
+        opened = open_kind(folder, info, config, split, parts)
     _check_classes(opened)
     if config.limit_photos is None:
         return opened
@@ -228,10 +271,66 @@ def _open_photos(
     )
 
 
+def _open_shards(
+    folder: Path,
+    info: dict[str, Any],
+    config: DataConfig,
+    split: str,
+    parts: set[str],
+    stream: bool,
+) -> PhotoDataset | StreamedDataset:
+    if config.fold is not None:
+        raise UserError(f"fold: {folder} holds shards, which have no folds; use the folder")
+    shards = Shards(folder, [part for part in SPLITS if part in parts], config.cache_limit)
+    common = _common_fields(folder, info, split)
+    if not stream:
+        return photos_in_shards(common, shards, np.arange(len(shards)))
+    if config.limit_photos is not None:
+        raise UserError(
+            f"limit_photos: {folder} holds shards, which are trained on as a whole; use the folder"
+        )
+    some = np.arange(shards.starts_S[1] if len(shards) else 0)
+    sizes = shards.table(some).size if len(some) else np.empty((0, 2), np.int64)
+    return StreamedDataset(
+        **common,
+        names=ShardNames(shards),
+        labels=np.empty(0, np.int64),
+        boxes=np.empty((0, 4), np.float32),
+        objects=np.empty((0, 1, 4), np.float32),
+        sizes=sizes,
+        shards=shards,
+    )
+
+
+def photos_in_shards(
+    common: dict[str, Any] | Dataset, shards: Shards, numbers_N: np.ndarray
+) -> PhotoDataset:
+    """Return some photos of shards as a data set. common: fields that all photos share, or a data
+    set that has them."""
+    if isinstance(common, Dataset):
+        names = ("folder", "split", "name", "channels", "classes", "mean", "std")
+        common = {name: getattr(common, name) for name in names}
+    table = shards.table(numbers_N)
+    return PhotoDataset(
+        **common,
+        names=table.name.tolist(),
+        labels=table.label,
+        boxes=table.box,
+        objects=table.objects,
+        sizes=table.size,
+        manifest=Manifest(table.size, np.arange(len(numbers_N)), shards.digest()),
+        scene=None,
+        shards=shards,
+        number_N=numbers_N,
+    )
+
+
 def folds_of(config: DataConfig) -> list[int]:
     """Return the numbers of the folds of a data set. Raises UserError if it has none."""
-    folder = Path(config.dataset)
+    folder = dataset_folder(config.dataset)
     info = read_dataset_info(folder)
+    if is_sharded(folder):
+        raise UserError(f"fold: {folder} holds shards, which have no folds; use the folder")
     if info["kind"] == "digits":
         raise UserError(f"fold: {folder} holds digits, which have no folds")
     return fold_numbers(read_manifest(folder, info), folder)
@@ -363,6 +462,8 @@ def only(dataset: OneSplit, rows: np.ndarray) -> OneSplit:
     if isinstance(dataset, PhotoDataset):
         manifest = dataset.manifest
         kept["manifest"] = dataclasses.replace(manifest, rows=manifest.rows[rows])
+        if dataset.number_N is not None:
+            kept["number_N"] = dataset.number_N[rows]
     elif isinstance(dataset, DigitDataset):
         kept["digits"] = dataset.digits.only(rows)
     return dataclasses.replace(dataset, names=[dataset.names[row] for row in rows], **kept)

@@ -46,6 +46,8 @@ def use_glance_cache(loader: Loader, model: RAM, config: Config) -> None:
         return
     if config.data.cache == "none" or not isinstance(loader, PhotoLoader) or changes(loader):
         return
+    if loader.dataset.shards is not None:  # a cache belongs to files that may change
+        return
     adder = GlanceAdder(loader, model, glance, config)
     if adder.cache is not None:
         loader.maker.caches.append(adder.cache)

@@ -16,9 +16,10 @@ import torch
 
 from stacked_ram.config.schema import Config
 from stacked_ram.data.base_loader import Loader
-from stacked_ram.data.dataset import Dataset, DigitDataset, PhotoDataset
+from stacked_ram.data.dataset import Dataset, DigitDataset, PhotoDataset, StreamedDataset
 from stacked_ram.data.digit_loader import DigitLoader
 from stacked_ram.data.photo_loader import PhotoLoader, watched_workers
+from stacked_ram.data.stream_loader import StreamLoader
 
 
 def make_loader(
@@ -38,7 +39,9 @@ def make_loader(
     """
     where = {"train": train, "device": device, "rank": rank, "world": world}
     loader: Loader
-    if isinstance(dataset, DigitDataset):
+    if isinstance(dataset, StreamedDataset):
+        loader = StreamLoader(dataset, config, **where)
+    elif isinstance(dataset, DigitDataset):
         loader = DigitLoader(dataset, config, **where)
     else:
         assert isinstance(dataset, PhotoDataset)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from stacked_ram.data.fresh_scenes import SceneMaker
 from stacked_ram.data.rng import hash_seed
 from stacked_ram.images.decoding import MAX_PIXELS, read_photo, reduced_size
 from stacked_ram.images.in_memory import InMemory
+from stacked_ram.images.in_tar import PhotoInTar
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.opening import (
     LARGE,
@@ -35,6 +37,9 @@ from stacked_ram.images.opening import (
 )
 from stacked_ram.runtime.errors import UserError
 
+if TYPE_CHECKING:
+    from stacked_ram.data.augment import Augment
+
 # If crops are resized to photo_size, photos are kept larger, so that no crop is enlarged:
 MARGIN = 2  # at most by this factor
 ENOUGH = 0.75  # this fraction of that size is enough if a JPEG is decoded at it without resizing
@@ -45,13 +50,20 @@ class BatchMaker(torch.utils.data.Dataset):
     """Make the batches of one split.
 
     whole: whether the model needs the pixels of whole photos.
+    augment: of training photos; None: made as the configuration says.
     sizes_N2: (height, width) of each photo of the split before it is cropped.
     too_large_N: whether a photo is so large that only libvips can reduce it.
     caches: those that `flush` writes to disk.
     """
 
     def __init__(
-        self, dataset: PhotoDataset, data: DataConfig, seed: int, train: bool, whole: bool = False
+        self,
+        dataset: PhotoDataset,
+        data: DataConfig,
+        seed: int,
+        train: bool,
+        whole: bool = False,
+        augment: Augment | None = None,
     ) -> None:
         self.dataset, self.data, self.seed, self.train = dataset, data, seed, train
         sizes_M2, cache_key = kept_sizes(dataset.manifest.sizes_M2, data, train)
@@ -59,7 +71,7 @@ class BatchMaker(torch.utils.data.Dataset):
         self.by_region = by_region(dataset, data, whole)
         slides_N = np.fromiter(map(is_slide, dataset.names), bool, len(dataset))
         self.too_large_N = slides_N | (dataset.sizes.prod(axis=1) > MAX_PIXELS)
-        kept = "none" if self.by_region else data.cache
+        kept = "none" if self.by_region or dataset.shards is not None else data.cache
         self.scenes: SceneMaker | None = None
         if train and dataset.scene is not None and data.clutter == "fresh" and not self.by_region:
             height, width = self.sizes_N2[0].tolist()
@@ -67,11 +79,9 @@ class BatchMaker(torch.utils.data.Dataset):
         self.cache = open_cache(dataset, sizes_M2, kept, data.cache_limit, cache_key)
         caches = self.cache, self.scenes.cache if self.scenes else None
         self.caches = [cache for cache in caches if cache is not None]
-        self.augment = None
-        if train and augments(data):
-            from stacked_ram.data.augment import Augment
-
-            self.augment = Augment(data, dataset.channels)
+        self.augment = augment
+        if train and augment is None:
+            self.augment = augmentation(data, dataset.channels)
 
     def __getitem__(self, order: tuple[int, Rows]) -> Batch | UserError:
         """Make one batch from (epoch, its photos).
@@ -90,8 +100,9 @@ class BatchMaker(torch.utils.data.Dataset):
             return self.make_lazy(index_B)
         crops = self.crops(epoch, rows)
         sizes_B2 = self.final_sizes(crops)
-        seeds_B = hash_seed(self.seed, epoch, *rows, 4)
-        scenes_B = hash_seed(self.seed, epoch, *rows, 5)
+        drawn = self.dataset.numbered(rows)
+        seeds_B = hash_seed(self.seed, epoch, *drawn, 4)
+        scenes_B = hash_seed(self.seed, epoch, *drawn, 5)
         boxes_B4 = np.full((len(index_B), 4), np.nan)
         unreadable: dict[int, tuple[str, str]] = {}
         pixels_BCHW = empty_batch(len(index_B), self.dataset.channels, *sizes_B2.max(axis=0))
@@ -173,8 +184,9 @@ class BatchMaker(torch.utils.data.Dataset):
                 pixels_CHW = reduced(LazyPhoto(path, dataset.channels, stored), size)
             else:
                 pixels_CHW = read_photo(
-                    path, photo_size=size, channels=dataset.channels, stored_size=stored
-                )
+                    path, photo_size=size, channels=dataset.channels, stored_size=stored,
+                    content=dataset.content(row),
+                )  # fmt: skip
             if self.cache:
                 self.cache.put(place, path, pixels_CHW)
         return torch.from_numpy(pixels_CHW)
@@ -194,7 +206,8 @@ class BatchMaker(torch.utils.data.Dataset):
             boxes_B4 = np.full_like(boxes_B4, np.nan)
         scale_B2 = (sizes_B2 / self.dataset.sizes[rows.index_B])[:, ::-1]
         boxes_B4 = boxes_B4 * np.tile(scale_B2, 2)
-        return random_crops(self.data, self.seed, epoch, rows, sizes_B2, boxes_B4)
+        drawn = self.dataset.numbered(rows)
+        return random_crops(self.data, self.seed, epoch, drawn, sizes_B2, boxes_B4)
 
     def final_sizes(self, crops: Crops) -> np.ndarray:
         """Return (height, width) of each cropped photo in its batch."""
@@ -208,15 +221,20 @@ def open_as_trained(
 ) -> np.ndarray | LazyPhoto:
     """Open a photo with the size and channels on which a model of this config was trained.
 
-    photo: anything that `open_photo` accepts.
+    photo: anything that `open_photo` accepts, or a PhotoInTar.
 
     Raises:
         UserError: the photo cannot be read; the message names the file.
     """
+    data = config.data
+    if isinstance(photo, PhotoInTar):
+        return read_photo(
+            photo, data.short_side, data.photo_size, channels, content=photo.content()
+        )
     return open_photo(
         photo,
-        short_side=config.data.short_side,
-        photo_size=config.data.photo_size,
+        short_side=data.short_side,
+        photo_size=data.photo_size,
         channels=channels,
         whole=config.model.needs_whole_photo,
     )
@@ -232,7 +250,7 @@ def by_region(dataset: PhotoDataset, data: DataConfig, whole: bool = False) -> b
 
     Raises UserError if the model or the augmentation needs photos that do not fit in memory.
     """
-    if data.short_side is not None or data.photo_size is not None:
+    if data.short_side is not None or data.photo_size is not None or dataset.shards is not None:
         return False
     endings = {os.path.splitext(name)[1].lower() for name in dataset.names}
     changed = data.flip or data.crop_area[0] < 1 or augments(data)
@@ -287,6 +305,15 @@ def empty_batch(count: int, channels: int, height: int, width: int) -> Tensor:
     # as torch's default_collate does; new shared memory is zero
     storage = torch.empty(0, dtype=torch.uint8).untyped_storage()._new_shared(int(np.prod(shape)))
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def augmentation(data: DataConfig, channels: int) -> Augment | None:
+    """Return what changes training photos; None if no option does."""
+    if not augments(data):
+        return None
+    from stacked_ram.data.augment import Augment  # late: albumentations
+
+    return Augment(data, channels)
 
 
 def augments(data: DataConfig) -> bool:

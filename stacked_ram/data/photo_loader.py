@@ -50,10 +50,13 @@ class PhotoLoader(Loader):
             raise UserError(
                 f"clutter: {dataset.folder} holds photos as they are; it is for digits and scenes"
             )
-        whole = config.model.needs_whole_photo
-        self.maker = BatchMaker(dataset, data, self.seed, self.train, whole)
+        self.maker = self._make_maker(config)
         self.workers: DataLoader | None = None
         _OPEN.add(self)
+
+    def _make_maker(self, config: Config) -> BatchMaker:
+        whole = config.model.needs_whole_photo
+        return BatchMaker(self.dataset, self.data, self.seed, self.train, whole)
 
     def _sizes(self, rows: Rows) -> np.ndarray:
         return self.maker.final_sizes(self.maker.crops(self.epoch, rows))
@@ -149,11 +152,11 @@ class _Left(torch.utils.data.Sampler):
         self.loader = weakref.proxy(loader)
 
     def __iter__(self) -> Iterator[tuple[int, Rows]]:
-        loader = self.loader
-        return iter([(loader.epoch, rows) for rows in loader.batches[loader.position :]])
+        epoch = self.loader.epoch
+        return ((epoch, rows) for rows in self.loader.planned(self.loader.position))
 
     def __len__(self) -> int:
-        return len(self.loader.batches) - self.loader.position
+        return len(self.loader) - self.loader.position
 
 
 _OPEN: weakref.WeakSet[PhotoLoader] = weakref.WeakSet()

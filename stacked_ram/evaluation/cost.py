@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.data.dataset import Dataset, open_dataset
+from stacked_ram.data.remote import dataset_folder
 from stacked_ram.images.decoding import reduced_size
 from stacked_ram.ops.patches import Photos
 
@@ -114,7 +114,7 @@ def stored_size(config: Config) -> tuple[int, int] | None:
     training split; None where the data set is not on this machine."""
     if config.data.photo_size is not None:
         return config.data.photo_size
-    folder = Path(config.data.dataset)
+    folder = dataset_folder(config.data.dataset)
     if not (folder / "dataset.yaml").is_file():
         return None
     return typical_size(open_dataset(config.data, "train"), config.data)

@@ -9,6 +9,7 @@ from torch import nn
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import load_config, to_dict
 from stacked_ram.data.dataset import read_dataset_info
+from stacked_ram.data.remote import dataset_folder
 from stacked_ram.evaluation.cost import count_parameters, photo_cost, stored_size
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
@@ -53,7 +54,7 @@ def untrained(config: Config, lines: list[str]) -> RAM:
     """Build the model of a configuration; adds a line about anything that had to be assumed."""
     count, channels = CLASSES, CHANNELS
     mean, std = [0.5] * channels, [0.5] * channels
-    folder = Path(config.data.dataset)
+    folder = dataset_folder(config.data.dataset)
     if (folder / "dataset.yaml").is_file():
         info = read_dataset_info(folder)
         count, channels = len(info["classes"]), info["channels"]

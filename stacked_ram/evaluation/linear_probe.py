@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from stacked_ram.data.batch import Batch
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, opened_loader
+from stacked_ram.data.remote import dataset_folder
 from stacked_ram.evaluation.cost import gmacs
 from stacked_ram.images.decoding import reduced_size
 from stacked_ram.images.lazy import LazyPhotos
@@ -52,7 +52,7 @@ def linear_probe(
     backbone = (
         loaded.model.backbone if own else Backbone(config.model.backbone, config.model.weights)
     )
-    there = Path(config.data.dataset).is_dir()
+    there = dataset_folder(config.data.dataset).is_dir()
     training = open_dataset(config.data if there else loader.data, "train")
     kept = KeptFigures(backbone, loaded, training, loader.dataset)
     rows = kept.read()

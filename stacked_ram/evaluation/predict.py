@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import math
 import os
 import sys
 from collections.abc import Generator, Iterable, Iterator
@@ -18,9 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from stacked_ram.data.dataset import SPLITS
 from stacked_ram.data.photo_batches import open_as_trained
+from stacked_ram.data.remote import dataset_folder, url_of
+from stacked_ram.data.shard_files import Shards, is_sharded
 from stacked_ram.evaluation.calibration import least_confidence
 from stacked_ram.evaluation.early_exit import Criterion, check_criterion, look_until
+from stacked_ram.images.in_tar import photos_in_tar
 from stacked_ram.images.lazy import LazyPhoto, LazyPhotos
 from stacked_ram.images.opening import photo_endings
 from stacked_ram.images.read_ahead import read_ahead
@@ -102,15 +107,31 @@ def check_options(batch_size: int, top: int, stop_at: float | None, stop_by: Cri
 def photo_names(given: Iterable[str]) -> Iterator[str]:
     """Names of photo files, name after the other, from what was typed."""
     for name in given:
-        if os.path.isdir(name):
+        if url_of(name) or is_sharded(Path(name)):
+            yield from photos_in_shards(name)
+        elif os.path.isdir(name):
             yield from photos_below(name)
+        elif name.lower().endswith(".tar"):
+            yield from photos_in_tar(name)
         elif name.lower().endswith(".csv"):
             yield from photos_in_csv(Path(name))
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(glob.iglob(name, recursive=True))
-            yield from found or [name]  # a pattern that matches nothing becomes a row that says so
+            for file in found:
+                yield from photos_in_tar(file) if file.lower().endswith(".tar") else [file]
+            if not found:
+                yield name  # a pattern that matches nothing becomes a row that says so
         else:
             yield name
+
+
+def photos_in_shards(dataset: str) -> Iterator[str]:
+    """Photos of all splits of a sharded data set, in a folder or at a URL; of a URL that ends in
+    .tar, those of this shard."""
+    home, _, tar = dataset.rpartition("/") if dataset.endswith(".tar") else (dataset, "", "")
+    for path in Shards(dataset_folder(home), SPLITS, math.inf).tars():
+        if path.name.endswith(tar):
+            yield from photos_in_tar(path)
 
 
 def photos_below(folder: str) -> Iterator[str]:

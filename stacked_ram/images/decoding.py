@@ -8,6 +8,7 @@ which takes four times as long. Torch is imported only if a photo is resized.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def read_photo(
     photo_size: tuple[int, int] | None = None,
     channels: int = 3,
     stored_size: tuple[int, int] | None = None,
+    content: bytes | None = None,
 ) -> np.ndarray:
     """Read pixels_CHW (uint8) of a photo file.
 
@@ -36,6 +38,7 @@ def read_photo(
     photo_size: resize to this (height, width).
     channels: 3 (grayscale is repeated) or 1.
     stored_size: the (height, width) in the manifest, upright, before any reduction.
+    content: of the file, if it does not lie at `path`, which then only names it.
 
     Raises UserError, which names the file, if it cannot be read, is not an image, is damaged, has
     more than MAX_PIXELS, or does not have its stored_size.
@@ -43,7 +46,8 @@ def read_photo(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large photos, and of torch on Pillow's buffers
-            with Image.open(path, formats=formats()) as image:
+            file = path if content is None else io.BytesIO(content)
+            with Image.open(file, formats=formats()) as image:
                 return image_pixels(image, short_side, photo_size, channels, stored_size, path)
     except UserError:
         raise

@@ -41,6 +41,8 @@ RUN_ONLY = frozenset(
         "strict",
         "inspect",
         "quarantine",
+        "shards",
+        "shard_size",
     }
 )
 
@@ -52,7 +54,7 @@ ONLY_FOR = {
         "near_duplicates", "keep_conflicts", "drop_near_conflicts", "drop_duplicates",
         "drop_leaks", "fixes", "quarantine",
         "keep_damaged", "short_side", "keep_size", "quality", "sixteen_bit_max",
-        "max_megapixels", "scene",
+        "max_megapixels", "scene", "shards", "shard_size",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
     "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
@@ -178,6 +180,11 @@ class PrepareOptions:
     scribbles: int = 50
     """With --megapixel: scribbles on each canvas."""
 
+    shards: bool = False
+    """Also write the photos as shards into the folder DEST-shards: tars in WebDataset's format,
+    which train, test and predict read, also at a URL."""
+    shard_size: float = 100
+    """Megabytes of a shard."""
     workers: int = 0
     """Number of processes; 0: one per core."""
     inspect: bool = False
@@ -220,6 +227,7 @@ class PrepareOptions:
             ("short_side", 8, 100_000), ("near_duplicates", -1, 16), ("workers", 0, 1024),
             ("official_split", 1, 3), ("clutter_size", 1, 1000),
             ("sixteen_bit_max", 1, 65535), ("max_megapixels", 0.0001, 4000),
+            ("shard_size", 0.001, 100_000),
         ]:  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -286,6 +294,10 @@ class PrepareOptions:
             (scene and "folds" in given,
              "--folds does not work with scenes, whose folds would share background photos: remove "
              "--folds or --scene"),
+            ("shard_size" in given and not self.shards,
+             "--shard-size is the size of shards: give --shards too"),
+            (self.shards and self.multi_label,
+             "--shards is for photos with one label each, not --multi-label: not both"),
             ("clutter_size" in given and not self.clutter,
              "--clutter-size is the size of pieces of other digits: give --clutter NUMBER too"),
             (self.megapixel is not None

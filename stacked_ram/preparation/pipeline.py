@@ -42,6 +42,7 @@ from stacked_ram.preparation.fixes import apply_fixes, match_class
 from stacked_ram.preparation.kept_checks import kept_checks
 from stacked_ram.preparation.notes import notes_of, pairs_to_show
 from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.pack import write_shards
 from stacked_ram.preparation.pool import Workers, can_check_jpegs, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
 from stacked_ram.preparation.quarantine import (
@@ -115,6 +116,8 @@ def prepare(
                 counts = inspect_photos(dest)["problem"].value_counts(sort=False)
                 found = {str(name): int(count) for name, count in counts.items() if count}
                 summary = replace(summary, inspected=found)
+            if options.shards and not options.dry_run:
+                summary = replace(summary, shards=write_shards(dest, options.shard_size))
             return summary
         except UserError:
             # Remove the folder unless it holds downloads or photos that the next run can use.

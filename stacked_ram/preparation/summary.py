@@ -57,6 +57,8 @@ class PrepareSummary:
     reused: int = 0
     inspected: dict[str, int] | None = None
     """Problem -> number of findings of the inspection, where it was asked for."""
+    shards: Path | None = None
+    """The folder of the shards, where they were asked for."""
     plan: tuple[str, ...] = ()
     """The lines that describe a dry run."""
     problem: UserError | None = None
@@ -71,7 +73,7 @@ class PrepareSummary:
         if self.dry_run:
             return "\n".join(self.plan)
         if self.unchanged:
-            lines = [f"{self.dest}: already prepared, nothing to do", *self._inspection()]
+            lines = [f"{self.dest}: already prepared, nothing to do", *self._more()]
             return "\n".join([*lines, self.quarantine] if self.quarantine else lines)
         totals = ", ".join(f"{count} {split}" for split, count in self.photos.items())
         lines = [
@@ -86,16 +88,22 @@ class PrepareSummary:
         lines += [f"note: {note}" for note in self.notes]
         if self.reused:
             lines.append(f"{self.reused} photos were in {self.dest} before and not decoded again")
-        lines += self._inspection()
+        lines += self._more()
         item = "digit" if self.kind == "digits" else "photo"
         lines.append(f"see {self.report}; report.csv has a row per {item}")
         return "\n".join(lines)
 
-    def _inspection(self) -> list[str]:
-        if self.inspected is None:
-            return []
-        found = ", ".join(f"{count} {problem}" for problem, count in self.inspected.items())
-        return [f"inspection: {found or 'nothing found'}; see {self.dest / 'inspection.html'}"]
+    def _more(self) -> list[str]:
+        """Return a line for each thing that was done besides."""
+        lines = []
+        if self.inspected is not None:
+            found = ", ".join(f"{count} {problem}" for problem, count in self.inspected.items())
+            lines.append(
+                f"inspection: {found or 'nothing found'}; see {self.dest / 'inspection.html'}"
+            )
+        if self.shards is not None:
+            lines.append(f"shards: {self.shards}")
+        return lines
 
 
 def summary_of(dest: Path, info: Mapping[str, Any], *, unchanged: bool = False) -> PrepareSummary:

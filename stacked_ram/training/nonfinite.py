@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ class NonFiniteMonitor:
     names: file of each photo of the training split.
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._unchecked: list[tuple[int, float, Tensor, tuple[str, ...], Tensor]] = []
 

@@ -83,7 +83,7 @@ class Trainer:
         self.settings = settings = config.training
         set_switches(settings, self.device)
 
-        self.dataset = open_dataset(config.data, "train")
+        self.dataset = open_dataset(config.data, "train", stream=True)
         load = functools.partial(
             make_loader, config=config, device=self.device, rank=world.rank, world=world.size
         )
@@ -292,7 +292,7 @@ class Trainer:
 
     @property
     def photos_per_epoch(self) -> int:
-        return self.world.size * sum(len(rows.index_B) for rows in self.loader.batches)
+        return self.world.size * self.loader.photos
 
     # ------------------------------------------------------------------ the best epoch
 

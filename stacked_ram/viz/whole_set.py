@@ -6,6 +6,7 @@ N photos   T steps   S levels
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class WholeSet:
     dataset: str
     split: str
     classes: tuple[str, ...]
-    names: list[str]
+    names: Sequence[str]
     labels_N: np.ndarray
     predicted_NT: np.ndarray
     """Class predicted after each step."""
