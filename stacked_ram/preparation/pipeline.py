@@ -42,7 +42,6 @@ from stacked_ram.preparation.fixes import apply_fixes, match_class
 from stacked_ram.preparation.kept_checks import kept_checks
 from stacked_ram.preparation.notes import notes_of, pairs_to_show
 from stacked_ram.preparation.options import PrepareOptions
-from stacked_ram.preparation.pack import write_shards
 from stacked_ram.preparation.pool import Workers, can_check_jpegs, check_all
 from stacked_ram.preparation.progress import progress_bar, progress_shown
 from stacked_ram.preparation.quarantine import (
@@ -117,6 +116,9 @@ def prepare(
                 found = {str(name): int(count) for name, count in counts.items() if count}
                 summary = replace(summary, inspected=found)
             if options.shards and not options.dry_run:
+                # late: not every preparation waits for torch
+                from stacked_ram.preparation.pack import write_shards
+
                 summary = replace(summary, shards=write_shards(dest, options.shard_size))
             return summary
         except UserError:
