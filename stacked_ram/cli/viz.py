@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,11 +141,12 @@ def draw(run: Path, options: Viz) -> list[Path]:
         where |= {"host": options.host, "port": options.port, "stop_at": options.stop_at}
         serve(run, options.compare, **where)
         return []
+    loaded = load(run, options.device)
     where |= {"out": options.out, "format": options.format, "stop": early_exit(options)}
     if options.one_per_class:
         from stacked_ram.viz.draw import draw_one_per_class
 
-        return draw_one_per_class(run, **where)
+        return draw_one_per_class(loaded, **where)
     limit = options.limit or (REPORT_LIMIT if options.report else LIMIT)
     where |= {"photos": named_photos(options, limit), "limit": limit}
     where |= {"num_glimpses": options.glimpses}
@@ -152,21 +154,32 @@ def draw(run: Path, options: Viz) -> list[Path]:
         from stacked_ram.viz.report import write_report
 
         del where["format"]
-        return [write_report(run, others=options.compare, **where)]
+        return [write_report(loaded, others=options.compare, **where)]
     if options.compare:
         from stacked_ram.viz.compare import compare_runs
 
-        return compare_runs(run, options.compare[0], **where)
+        return compare_runs(loaded, options.compare[0], **where)
     from stacked_ram.viz.draw import draw_run
 
     return draw_run(
-        run,
+        loaded,
         separate=options.separate,
         attention=options.attention,
         explain=options.explain,
         animate=options.animate,
         **where,
     )
+
+
+def load(run: Path, device: str) -> Any:
+    """The run. What it and its libraries hold stays until the end: the garbage collector, which a
+    figure's many small objects call all the time, need not search it again and again."""
+    from stacked_ram.viz.draw import loaded
+
+    found = loaded(run, device)
+    gc.collect()
+    gc.freeze()
+    return found
 
 
 def early_exit(options: Viz) -> Any:

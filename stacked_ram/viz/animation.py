@@ -16,14 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.viz.belief import TOP, beliefs, draw_lines, draw_top, stop_words, verdict
+from stacked_ram.viz.belief import beliefs, draw_lines, draw_top, stop_words, top_rows, verdict
 from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
 from stacked_ram.viz.foveate import foveated
@@ -41,9 +40,8 @@ from stacked_ram.viz.style import (
     WRONG,
     Sheet,
     counted,
+    drawn,
     fitted,
-    frame,
-    show_image,
     step_colours,
     styled,
 )
@@ -70,7 +68,7 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     aside: list[Surface | None] = [*([None] if record.photo_surfaces else []), *record.maps[-1:]]
     each = (room - 0.1 * (len(aside) - 1)) / len(aside)
     known_tall = max(aside_size(record, other, each)[1] for other in aside)
-    bars = min(TOP, len(record.classes)) * (ROW + 0.03)
+    bars = top_rows(record) * (ROW + 0.03)
     lines = 1.55
     height = max(tall + (ZOOM + 0.12 if zoomed else 0), known_tall + 0.3 + bars)
     marks = [*box_marks([record]), *belief_marks([record])]
@@ -96,19 +94,18 @@ def photo_frame(record: PhotoRecord, steps: int) -> Figure:
     below = TITLE + known_tall
     for number, other in enumerate(aside):
         x = right + number * (each + 0.1)
-        small = sheet.axes(x, TITLE, *aside_size(record, other, each))
+        size = aside_size(record, other, each)
         if other is None:
-            show_image(small, foveated(record, steps))
-            frame(small, FAINT, 0.7)
+            sheet.image(foveated(record, steps), x, TITLE, *size, FAINT, 0.7)
         else:
+            small = sheet.axes(x, TITLE, *size)
             view = view_of(other.size, other.boxes_TK4)
             draw_surface(small, other, view, record.colours, last=steps, weight=0.7, numbers=False)
         words = "seen so far" if other is None else other.title
         sheet.text(x, below + 0.13, fitted(words, each, 7), fontsize=7, color=QUIET)
     column = steps - int(beliefs(record)[0][0])
     if column >= 0:
-        top = sheet.bare(right, below + 0.24, room, bars)
-        draw_top(top, record, column, room, ROW + 0.03)
+        draw_top(sheet, record, column, right, below + 0.24, room, ROW + 0.03)
         y = TITLE + height + EDGE
         height, width = lines - LINES_TOP - 0.36, PAGE - 2 * EDGE - LINES_LEFT
         axes = sheet.axes(EDGE + LINES_LEFT, y + LINES_TOP, width, height)
@@ -190,10 +187,7 @@ def draw_frames(records: PhotoRecord | Sequence[PhotoRecord]) -> list[np.ndarray
 
 def figure_pixels(figure: Figure) -> np.ndarray:
     """A drawn figure as uint8 RGB, H x W x 3, with even sides as MP4 needs them."""
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    pixels = drawn(figure, DPI)[..., :3]
     height, width = (side - side % 2 for side in pixels.shape[:2])
     return np.ascontiguousarray(pixels[:height, :width])
 

@@ -27,6 +27,7 @@ from stacked_ram.viz.style import (
     QUIET,
     TITLE,
     Sheet,
+    fitted,
     frame,
     is_dark,
     styled,
@@ -67,8 +68,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
         for step in range(record.steps):
             x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2
             y = TITLE + 0.34 + (row * rows + step // columns) * (tall + 0.34)
-            head = sheet.bare(x, y, wide, 0.26)
-            draw_tag(head, (0.09, 0.14), str(step + 1), colours[step])
+            draw_tag(sheet.page, (x + 0.09, y + 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
             if weights_TYX is None:
                 text = draw_policy(axes, record, sampled_MTS2[:, step, level], step, level)
@@ -76,7 +76,8 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
                 text = draw_weights(axes, record, weights_TYX[step], step)
             if len(all_levels) > 1:
                 text = f"level {level + 1}: {text}"
-            head.text(0.22, 0.14, text, fontsize=7, color=QUIET, va="center_baseline")
+            text = fitted(text, wide - 0.22, 7)
+            sheet.text(x + 0.22, y + 0.14, text, fontsize=7, color=QUIET, va="center_baseline")
     return sheet.figure
 
 

@@ -16,6 +16,7 @@ from stacked_ram.viz.style import (
     QUIET,
     RIGHT,
     WRONG,
+    Sheet,
     counted,
     shrunk,
     spread_apart,
@@ -186,34 +187,35 @@ def draw_ribbon(
     )  # fmt: skip
 
 
-def draw_top(axes: Axes, record: PhotoRecord, column: int, width: float, row: float) -> None:
-    """The likeliest classes after a step, at most TOP, as bars with their names in them.
+def likely(record: PhotoRecord, column: int) -> list[int]:
+    """The likeliest classes after a step, at most TOP, without those below 1 % that follow the
+    first. column: index among `beliefs`."""
+    belief_N = beliefs(record)[1][column]
+    order = np.argsort(-belief_N, kind="stable")[:TOP]
+    return [int(label) for rank, label in enumerate(order) if not rank or belief_N[label] >= 0.005]
 
-    axes: bare, in inches, width x (row * TOP). column: index among `beliefs`.
-    """
-    _, belief = beliefs(record)
-    order = np.argsort(-belief[column], kind="stable")[: min(TOP, len(record.classes))]
+
+def top_rows(record: PhotoRecord) -> int:
+    """How many classes `draw_top` writes at most after any step."""
+    return max(len(likely(record, column)) for column in range(len(beliefs(record)[0])))
+
+
+def draw_top(
+    sheet: Sheet, record: PhotoRecord, column: int, x: float, y: float, width: float, row: float
+) -> None:
+    """The likeliest classes after a step as bars with their names in them: rows as high as `row`,
+    from (x, y). column: index among `beliefs`."""
+    belief_N = beliefs(record)[1][column]
     size = min(6.8, row * 72 * 0.62)
-    for rank, label in enumerate(order):
-        probability, top = float(belief[column, label]), rank * row
-        tint = colour_of(record, int(label))
+    for rank, label in enumerate(likely(record, column)):
+        probability, top = float(belief_N[label]), y + rank * row
         known = record.photo.label is None or label == record.photo.label or rank == 0
-        axes.add_patch(
-            Rectangle((0, top + 0.01), width, row - 0.02, facecolor="#f1f3f6", linewidth=0)
-        )
-        axes.add_patch(
-            Rectangle(
-                (0, top + 0.01), width * probability, row - 0.02, linewidth=0, alpha=0.38,
-                facecolor=tint if known else "#8d99a8",
-            )
-        )  # fmt: skip
+        tint = colour_of(record, label) if known else "#8d99a8"
+        sheet.bar(x, top + 0.01, width, row - 0.02, "#f1f3f6")
+        sheet.bar(x, top + 0.01, width * probability, row - 0.02, tint, 0.38)
         number = percent(probability).removesuffix(" %").replace(" ", "")
-        true = label == record.photo.label
-        weight = "bold" if true else "normal"
+        weight = "bold" if label == record.photo.label else "normal"
         name, small = shrunk(record.classes[label], width - 0.27, size, min(size, 5.5), weight)
-        axes.text(
-            0.03, top + row / 2, name, fontsize=small, va="center_baseline", fontweight=weight
-        )
-        axes.text(
-            width - 0.03, top + row / 2, number, fontsize=size, ha="right", va="center_baseline"
-        )
+        style = {"va": "center_baseline"}
+        sheet.text(x + 0.03, top + row / 2, name, fontsize=small, fontweight=weight, **style)
+        sheet.text(x + width - 0.03, top + row / 2, number, fontsize=size, ha="right", **style)

@@ -251,16 +251,16 @@ def draw_agreement(
         (f"only {names[1]}", int((second_N & ~first_N).sum()), RUNS[1]),
         ("both wrong", int((~first_N & ~second_N).sum()), FAINT),
     ]
-    left, width = 3.9, PAGE - EDGE - 3.9
-    axes = sheet.bare(left, 0.42, width, 2.0)
-    axes.text(0, 0.1, "Photos that each gets right", fontweight="bold", va="center_baseline")
-    most = max(count for _, count, _ in counts)
+    left, top, width = 3.9, 0.42, PAGE - EDGE - 3.9
+    heading = "Photos that each gets right"
+    sheet.text(left, top + 0.1, heading, fontweight="bold", va="center_baseline")
+    most = max(1, *(count for _, count, _ in counts))
+    style = {"fontsize": 7.5, "va": "center_baseline"}
     for number, (name, count, colour) in enumerate(counts):
-        y = 0.32 + number * 0.42
-        axes.text(0, y, fitted(name, width, 7.5), fontsize=7.5, va="center_baseline")
-        axes.barh(y + 0.17, (width - 0.6) * count / max(most, 1), 0.15, color=colour)
-        axes.text((width - 0.6) * count / max(most, 1) + 0.06, y + 0.17, f"{count:,}", fontsize=7.5,
-                  va="center_baseline")  # fmt: skip
+        y, long = top + 0.32 + number * 0.42, (width - 0.6) * count / most
+        sheet.text(left, y, fitted(name, width, 7.5), **style)
+        sheet.bar(left, y + 0.095, long, 0.15, colour)
+        sheet.text(left + long + 0.06, y + 0.17, f"{count:,}", **style)
 
 
 def distinguishing(first: WholeSet, second: WholeSet, count: int = PHOTOS) -> np.ndarray:

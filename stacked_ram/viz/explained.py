@@ -6,7 +6,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from stacked_ram.evaluation.explain_photo import PLACES, PhotoExplanation, explain_photo
@@ -87,11 +86,10 @@ def explained_figure(record: PhotoRecord, found: PhotoExplanation) -> Figure:
     for step in range(steps):
         x = EDGE + step % columns * (side + 0.12)
         row_y = y + step // columns * (tall + 0.32)
-        head = sheet.bare(x, row_y, side, 0.24)
-        draw_tag(head, (0.09, 0.13), str(step + 1), record.colours[step])
+        draw_tag(sheet.page, (x + 0.09, row_y + 0.13), str(step + 1), record.colours[step])
         best = float(found.maps_TYX[step].max())
         text = f"best place {percent(best)}"
-        head.text(0.22, 0.13, text, fontsize=7, color=QUIET, va="center_baseline")
+        sheet.text(x + 0.22, row_y + 0.13, text, fontsize=7, color=QUIET, va="center_baseline")
         draw_map(sheet.axes(x, row_y + 0.25, wide, tall), record, found, step)
     y += rows * (tall + 0.32) + 0.14
     heading = f"Which glimpse decided: belief in {name} at the end"
@@ -175,39 +173,32 @@ def draw_glimpse(
     x: float, y: float, width: float, cell: float,
 ) -> None:  # fmt: skip
     """A glimpse's narrowest patch, the evidence in it, and three bars under it."""
-    head = sheet.bare(x, y, width, 0.22)
-    draw_tag(head, (0.09, 0.1), str(step + 1), record.colours[step])
+    colour, head = record.colours[step], y + 0.1
+    draw_tag(sheet.page, (x + 0.09, head), str(step + 1), colour)
     y += 0.22
     if shown is not None:
-        axes = sheet.axes(x, y, cell, cell)
-        show_image(axes, shown.patches_TKPPC[step, 0])
-        frame(axes, record.colours[step])
+        sheet.image(shown.patches_TKPPC[step, 0], x, y, cell, cell, colour)
     if found.evidence is not None:
         total = float(sum(each[step].sum() for each in found.evidence))
         text = f"{total:+.1f} nats".replace("-", "−")
-        head.text(cell + 0.08, 0.1, text, fontsize=7, color=QUIET, va="center_baseline")
-        axes = sheet.axes(x + cell + 0.08, y, cell, cell)
-        most = evidence_scale(found)
-        values = in_squares(found.evidence[0])[step, 0]
-        axes.imshow(values, cmap=EVIDENCE, vmin=-most, vmax=most, aspect="auto")
-        frame(axes, record.colours[step])
+        left = x + cell + 0.08
+        sheet.text(left, head, text, fontsize=7, color=QUIET, va="center_baseline")
+        values = in_squares(found.evidence[0])[step, 0] / evidence_scale(found)
+        sheet.image(EVIDENCE((values + 1) / 2), left, y, cell, cell, colour)
     y += 0 if shown is None else cell + 0.06
     bars = (
         ("as it looked", found.own, INK),
         (f"without {step + 1}", float(found.without_T[step]), RIGHT),
         (f"{step + 1} at random", float(found.elsewhere_T[step]), QUIET),
     )
-    axes = sheet.bare(x, y, width, 3 * BAR)
-    left, long = 0.74, width - 0.74 - 0.36
-    for number, (text, value, colour) in enumerate(bars):
-        middle = (number + 0.5) * BAR
-        axes.text(left - 0.05, middle, text, fontsize=6.5, ha="right", va="center_baseline",
-                  color=QUIET)  # fmt: skip
-        for size, tint in ((1.0, "#f1f3f6"), (value, colour)):
-            axes.add_patch(
-                Rectangle((left, middle - 0.05), long * size, 0.1, facecolor=tint, linewidth=0)
-            )
-        axes.text(left + long + 0.04, middle, percent(value), fontsize=6.5, va="center_baseline")
+    left, long = x + 0.74, width - 0.74 - 0.36
+    for number, (text, value, tint) in enumerate(bars):
+        middle = y + (number + 0.5) * BAR
+        style = {"fontsize": 6.5, "va": "center_baseline"}
+        sheet.text(left - 0.05, middle, text, ha="right", color=QUIET, **style)
+        sheet.bar(left, middle - 0.05, long, 0.1, "#f1f3f6")
+        sheet.bar(left, middle - 0.05, long * value, 0.1, tint)
+        sheet.text(left + long + 0.04, middle, percent(value), **style)
 
 
 def in_squares(evidence_TKPP: np.ndarray) -> np.ndarray:

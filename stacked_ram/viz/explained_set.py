@@ -218,8 +218,8 @@ def draw_places(
     steps = len(arrays["forced_TYX"])
     for step, map_YX in enumerate(arrays["forced_TYX"]):
         x = EDGE + step * (cell + 0.1)
-        draw_tag(sheet.bare(x, y, cell, 0.2), (cell / 2, 0.09), str(step + 1),
-                 step_colours(steps)[step])  # fmt: skip
+        centre = (x + cell / 2, y + 0.09)
+        draw_tag(sheet.page, centre, str(step + 1), step_colours(steps)[step])
         axes = sheet.axes(x, y + 0.22, cell, tall)
         axes.imshow(map_YX, cmap=BELIEF, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         frame(axes, step_colours(steps)[step], 1.4)

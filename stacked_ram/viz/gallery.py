@@ -160,7 +160,6 @@ def rows_figure(
 
 def draw_step_colours(sheet: Sheet, steps: int) -> None:
     """The colour of each step, at the top right, for pictures too small for numbers."""
-    wide = 0.19 * steps
-    axes = sheet.bare(sheet.width - EDGE - wide, 0.08, wide, 0.2)
+    left = sheet.width - EDGE - 0.19 * steps
     for step, colour in enumerate(step_colours(steps)):
-        draw_tag(axes, (0.19 * step + 0.1, 0.1), str(step + 1), colour)
+        draw_tag(sheet.page, (left + 0.19 * step + 0.1, 0.18), str(step + 1), colour)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.patches import Rectangle
-
 from stacked_ram.viz.boxes import coinciding
 from stacked_ram.viz.feature_colours import MEANING
 from stacked_ram.viz.records import PhotoRecord, Surface
@@ -17,7 +15,7 @@ SWATCH = 0.2
 TYPE = 6.5
 
 Mark = tuple[str, dict[str, Any]]
-"""What a mark means, and how it looks: `lines` (their styles) or `fill` (a colour)."""
+"""What a mark means, and how it looks: `lines` or `signs` (their styles), or `fill` (a colour)."""
 
 OUTSIDE: Mark = ("outside the photo", {"lines": [{"linestyle": (0, (3, 2)), "linewidth": 1.2}]})
 AGAIN: Mark = (
@@ -88,18 +86,16 @@ def key_height(marks: Sequence[Mark], width: float) -> float:
 
 def draw_key(sheet: Sheet, marks: Sequence[Mark], x: float, y: float, width: float) -> None:
     """The marks with their meanings, in as many lines as they need."""
-    if not marks:
-        return
-    axes = sheet.bare(x, y, width, key_height(marks, width))
-    for (words, look), (left, line) in zip(marks, places(marks, width)[0], strict=True):
-        middle = 0.04 + (line + 0.5) * LINE
+    for (words, look), (along, line) in zip(marks, places(marks, width)[0], strict=True):
+        left, middle = x + along, y + 0.04 + (line + 0.5) * LINE
         for style in look.get("lines", ()):
             ends = [left, left + SWATCH], [middle, middle]
-            axes.plot(*ends, **{"color": INK, "solid_capstyle": "butt", **style})
+            sheet.page.plot(*ends, **{"color": INK, "solid_capstyle": "butt", **style})
+        for style in look.get("signs", ()):
+            sheet.page.plot(left + SWATCH / 2, middle, linestyle="", **{"color": INK, **style})
         if "fill" in look:
-            box = Rectangle((left, middle - 0.035), SWATCH, 0.07, color=look["fill"], linewidth=0)
-            axes.add_patch(box)
+            sheet.bar(left, middle - 0.035, SWATCH, 0.07, look["fill"])
         if look:
             left += SWATCH + 0.06
-        axes.text(left, middle, fitted(words, width - left, TYPE), fontsize=TYPE, color=QUIET,
-                  va="center_baseline")  # fmt: skip
+        sheet.text(left, middle, fitted(words, x + width - left, TYPE), fontsize=TYPE, color=QUIET,
+                   va="center_baseline")  # fmt: skip

@@ -214,8 +214,7 @@ def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: flo
     draw_scale(sheet, PAGE - EDGE, y - 0.19, most)
     for step in range(whole.steps):
         x = EDGE + margin + step * (cell + 0.1)
-        head = sheet.bare(x, y, cell, 0.2)
-        draw_tag(head, (cell / 2, 0.09), str(step + 1), colours[step])
+        draw_tag(sheet.page, (x + cell / 2, y + 0.09), str(step + 1), colours[step])
         for level in range(levels):
             axes = sheet.axes(x, y + 0.22 + level * (tall + 0.08), cell, tall)
             locations_N2 = whole.locations_NTS2[:, step, level]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from stacked_ram.viz.belief import TOP, beliefs, draw_top
+from stacked_ram.viz.belief import beliefs, draw_top, top_rows
 from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, frame, show_image, text_width
+from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, text_width
 
 LABEL = 1.05  # inches for the names of the rows
 GAP = 0.06
@@ -33,18 +33,18 @@ def column_x(record: PhotoRecord, x: float, cell: float, step: int) -> float:
 
 def draw_head(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """Numbers over the columns; returns the y below."""
-    colours = record.colours
+    colours, middle = record.colours, y + HEAD / 2
     for step in beliefs(record)[0]:
-        axes = sheet.bare(column_x(record, x, cell, step), y, cell, HEAD)
+        left = column_x(record, x, cell, step)
         if step == 0:
             text = "glance" if record.glance_HWC is None else glance_words(record, cell)
-            axes.text(cell / 2, HEAD / 2, text, ha="center", va="center", color=QUIET,
-                      fontsize=7)  # fmt: skip
+            sheet.text(left + cell / 2, middle, text, ha="center", va="center", color=QUIET,
+                       fontsize=7)  # fmt: skip
         else:
-            draw_tag(axes, (cell / 2, HEAD / 2 - 0.01), str(step), colours[step - 1])
+            draw_tag(sheet.page, (left + cell / 2, middle - 0.01), str(step), colours[step - 1])
     if record.stopped:
-        axes = sheet.bare(column_x(record, x, cell, record.steps + 1), y, cell, HEAD)
-        axes.text(0.02, HEAD / 2, "■ stopped here", va="center", fontsize=7, fontweight="bold")
+        left = column_x(record, x, cell, record.steps + 1) + 0.02
+        sheet.text(left, middle, "■ stopped here", va="center", fontsize=7, fontweight="bold")
     return y + HEAD
 
 
@@ -61,9 +61,8 @@ def draw_glance(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: flo
         return
     wide, tall = fit(record.photo.true_aspect, cell, cell)
     left = column_x(record, x, cell, 0)
-    axes = sheet.axes(left + (cell - wide) / 2, y + (cell - tall) / 2, wide, tall)
-    show_image(axes, record.glance_HWC)
-    frame(axes, FAINT, 0.6)
+    left, top = left + (cell - wide) / 2, y + (cell - tall) / 2
+    sheet.image(record.glance_HWC, left, top, wide, tall, FAINT, 0.6)
 
 
 def draw_patches(
@@ -74,8 +73,8 @@ def draw_patches(
     if not record.steps:
         return y + cell + GAP
     for k in range(surface.patch_rows):
-        left, _, right, _ = surface.boxes_TK4[0, k]
-        wide, pixels = float(right - left), surface.patches_TKPPC.shape[2]
+        box_4, pixels = surface.boxes_TK4[0, k], surface.patches_TKPPC.shape[2]
+        wide = float(box_4[2] - box_4[0])
         lines = [f"glimpse, {wide:.0f} {surface.unit} wide"]
         original = wide * record.photo.true_size[1] / record.photo.size[1]
         if not surface.is_map and abs(original - wide) >= 1:
@@ -84,9 +83,8 @@ def draw_patches(
             lines.append(f"→ {pixels} × {pixels}")
         row_label(sheet, x, y, cell, *lines)
         for step in range(record.steps):
-            axes = sheet.axes(column_x(record, x, cell, step + 1), y, cell, cell)
-            show_image(axes, surface.patches_TKPPC[step, k])
-            frame(axes, colours[step])
+            left = column_x(record, x, cell, step + 1)
+            sheet.image(surface.patches_TKPPC[step, k], left, y, cell, cell, colours[step])
         y += cell + GAP
     return y
 
@@ -108,19 +106,16 @@ def draw_foveated(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: f
     row_label(sheet, x, y, tall, "seen so far")
     for step in beliefs(record)[0]:
         left = column_x(record, x, cell, step) + (cell - wide) / 2
-        axes = sheet.axes(left, y, wide, tall)
-        show_image(axes, foveated(record, step))
-        frame(axes, FAINT, 0.6)
+        sheet.image(foveated(record, step), left, y, wide, tall, FAINT, 0.6)
     return y + tall + GAP
 
 
 def draw_top_row(sheet: Sheet, record: PhotoRecord, x: float, y: float, cell: float) -> float:
     """The likeliest classes after each step; returns the y below."""
-    rows = min(TOP, len(record.classes))
+    rows = top_rows(record)
     row_label(sheet, x, y, rows * ROW, "belief, %")
     for column, step in enumerate(beliefs(record)[0]):
-        axes = sheet.bare(column_x(record, x, cell, int(step)), y, cell, rows * ROW)
-        draw_top(axes, record, column, cell, ROW)
+        draw_top(sheet, record, column, column_x(record, x, cell, int(step)), y, cell, ROW)
     return y + rows * ROW + GAP
 
 
@@ -142,4 +137,4 @@ def foveated_height(record: PhotoRecord, cell: float) -> float:
 
 
 def top_height(record: PhotoRecord) -> float:
-    return min(TOP, len(record.classes)) * ROW + GAP
+    return top_rows(record) * ROW + GAP

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from tiny import CLASSES, tiny_config
 
 from stacked_ram.config.schema import ModelConfig
@@ -55,6 +57,11 @@ def noise_photo(height: int = 24, width: int = 32, channels: int = 3, label: int
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (channels, height, width)).astype(np.uint8)
     return Photo("noise.png", pixels, (height, width), label)
+
+
+def words_of(figure: Figure) -> list[str]:
+    """Return all texts that a figure holds."""
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def save_run(folder: Path, dataset: Path, channels: int, seed: int = 0, **fields: object) -> Path:

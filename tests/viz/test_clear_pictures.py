@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import noise_photo, recorded, tiny_model, tiny_run
+from small_runs import noise_photo, recorded, tiny_model, tiny_run, words_of
 
 from stacked_ram.cli.viz import main
 from stacked_ram.runs.checkpoint import load_run
@@ -38,8 +38,7 @@ def test_small_pictures_of_a_stack_of_maps_show_the_photo_first(levels):
     first, second = panels(record)
     np.testing.assert_array_equal(first.image_HWC, np.moveaxis(record.photo.pixels_CHW, 0, -1))
     assert second.is_map
-    words = [text.get_text() for axes in gallery.gallery_figure([record], "").axes
-             for text in axes.texts]  # fmt: skip
+    words = words_of(gallery.gallery_figure([record], ""))
     assert any("principal components" in text for text in words)
 
 
@@ -66,8 +65,7 @@ def test_large_photos_are_drawn_reduced_and_enlarged_at_their_own_resolution():
     assert part[0] <= left and part[1] <= top and part[2] >= right and part[3] >= bottom
     pixels_HWC, (x, y, *_) = pixels_of(record, part)
     np.testing.assert_array_equal(pixels_HWC[0, 0], record.photo.pixels_CHW[:, int(y), int(x)])
-    words = [text.get_text() for axes in figures.story(record).axes for text in axes.texts]
-    assert "enlarged: around glimpse 3" in words
+    assert "enlarged: around glimpse 3" in words_of(figures.story(record))
 
 
 @pytest.mark.parametrize("kind", [{}, MAPS, {"stack": "rnn", "num_levels": 2}])
@@ -128,7 +126,7 @@ def test_a_mode_that_does_not_draw_what_is_asked_says_so(run_folder, capsys, fla
 def test_widths_are_given_in_pixels_of_the_file_too():
     photo = noise_photo(24, 32)
     photo.true_size = (240, 320)
-    words = [text.get_text() for text in figures.story(recorded(tiny_model(), photo)).texts]
+    words = words_of(figures.story(recorded(tiny_model(), photo)))
     assert "glimpse, 4 px wide" in words and "(40 px of the file)" in words
 
 

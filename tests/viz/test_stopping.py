@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import noise_photo, save_run, tiny_run
+from small_runs import noise_photo, save_run, tiny_run, words_of
 from test_draw import is_picture
 from test_whole_set import random_records
 
@@ -126,8 +126,7 @@ def test_the_curve_of_early_exit_has_its_threshold():
 
     whole = random_records(cost=Cost(total=1.3, per_glimpse=0.4, before=0.1))
     figure = overview_figure(whole, "", threshold=0.5)
-    words = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert any("belief ≥ 50 %" in text for text in words)
+    assert any("belief ≥ 50 %" in text for text in words_of(figure))
 
 
 def test_thresholds_are_checked(run_folder, capsys):
