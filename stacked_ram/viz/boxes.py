@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, is_dark, show_image
+from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, ink_on, show_image
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
@@ -300,5 +300,5 @@ def draw_tag(
     )  # fmt: skip
     axes.text(
         *place, text, ha="center", va="center_baseline", fontsize=1.36 * size, zorder=51,
-        fontweight="bold", color="#ffffff" if is_dark(colour) else "#14161a", clip_on=False,
+        fontweight="bold", color=ink_on(colour), clip_on=False,
     )  # fmt: skip

@@ -72,9 +72,14 @@ def read_causes(folder: Path, split: str) -> dict[str, list[str]]:
 
 
 def not_there(path: Path, folder: Path, split: str, error: Exception) -> UserError:
-    command = f"{program()} test {folder} --explain"
-    command += "" if split == "test" else f" --split {split}"
+    command = explain_command(folder, split)
     return UserError(f"{path}: cannot be read ({error}); `{command}` writes it")
+
+
+def explain_command(folder: Path, split: str) -> str:
+    """The command that finds the causes of a split's mistakes."""
+    command = f"{program()} test {folder} --explain"
+    return command if split == "test" else f"{command} --split {split}"
 
 
 @styled

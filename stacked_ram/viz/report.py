@@ -34,6 +34,8 @@ from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs, percent
 from stacked_ram.viz.boxes import view_of
 from stacked_ram.viz.draw import SplitName, loaded
+from stacked_ram.viz.explained_set import explain_command
+from stacked_ram.viz.mistakes import causes_of_mistakes
 from stacked_ram.viz.overview import chosen_locations, density_of
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, Surface, map_colours, record_photos
@@ -87,26 +89,33 @@ def write_report(
     else:
         with Split(run, split, dataset) as opened:
             whole = record_split(run, opened, stop)
-            rows, galleries, shown = chosen_rows(opened, whole, limit)
+            causes = causes_of_mistakes(run.folder, whole)
+            rows, galleries, shown = chosen_rows(opened, whole, limit, causes)
             chosen = opened.photos(rows)
             runs = [whole, *(same_split(run, other, opened, whole, device) for other in others)]
             compared = runs_entry(run, others, runs) if others else None
-            content = page(run, chosen, how, whole, galleries, shown, compared)
+            content = page(run, chosen, how, whole, galleries, shown, compared, causes)
     write_atomically(folder / "report.html", content)
     return folder / "report.html"
 
 
 def chosen_rows(
-    split: Split, whole: WholeSet, most: int
+    split: Split, whole: WholeSet, most: int, causes: dict[str, Any] | None = None
 ) -> tuple[list[int], list[dict[str, Any]], str]:
     """Rows of the split that get pictures, galleries of some of them by name, and in words what
     was chosen.
 
     `most` rows are an even sample of the classes; at most half as many more are of galleries.
+    causes: of `causes_of_mistakes`; each gets a gallery, before the others.
     """
     labels, names = split.dataset.labels, split.dataset.names
     count = min(max(2, most // 8), gallery.PHOTOS)
-    groups = {
+    groups: dict[str, list[int]] = {}
+    if causes is not None:
+        for cause in causes["causes"]:
+            rows = [row for row in causes["order"] if causes["rows"][row] == cause["name"]]
+            groups[f"Wrong: {cause['name']}"] = rows[:count]
+    groups |= {
         title: choose(whole, count).tolist() for title, choose in gallery.choices(whole).values()
     } | {
         gallery.pair_title(whole, true, predicted): rows.tolist()
@@ -135,15 +144,19 @@ def page(
     galleries: Sequence[dict[str, Any]] = (),
     shown: str = "",
     compared: list[dict[str, Any]] | None = None,
+    causes: dict[str, Any] | None = None,
 ) -> bytes:
     """The content of report.html, with photos as large as the limit on its size allows. how: as
     for `record_photos`. shown: which photos these are, in words. compared: other
-    runs on the same split."""
+    runs on the same split. causes: of its mistakes."""
     colours = map_colours(run, photos)
     records = list(record_photos(run, photos, colours=colours, skip_unreadable=True, **how))
     if not records:
         raise UserError("--report: no photos to show")
     data = page_data(run, records, whole, galleries) | {"shown": shown, "runs": compared}
+    if causes is not None:
+        data["table"] |= {"cause": causes["rows"], "better": causes["better"]}
+        data["causes"] = causes["causes"]
     rows = {name: row for row, name in enumerate(data["table"]["name"])}
     for side in SIDES:
         data["photos"] = [
@@ -207,16 +220,17 @@ def page_data(
         "warnings": [] if whole is None else warnings(whole),
         "galleries": numbered(galleries, records),
         "whole": None if whole is None else whole_entry(whole, chosen_threshold(run, whole)),
-        "table": table_of_records(records) if whole is None else table_of_split(run, whole),
+        "table": table_of_records(records) if whole is None else table_of_split(whole),
+        "causes": None,
+        "explain": "" if whole is None else explain_command(run.folder, whole.split),
         "tested": None if whole is None else tested(run.folder / f"{whole.split}.json"),
         "stops": stop is not None,
         "training": training_curves(run.folder / "metrics.csv"),
     }
 
 
-def table_of_split(run: LoadedRun, whole: WholeSet) -> dict[str, Any]:
+def table_of_split(whole: WholeSet) -> dict[str, Any]:
     """The columns of the table of all photos."""
-    causes = causes_of_mistakes(run.folder / f"{whole.split}_explain.csv")
     return {
         "name": whole.names,
         "label": whole.labels_N.tolist(),
@@ -225,18 +239,7 @@ def table_of_split(run: LoadedRun, whole: WholeSet) -> dict[str, Any]:
         "true": rounded(whole.true_N, 3),
         "used": whole.used_N.tolist(),
         "final": whole.final_from_N.tolist(),
-        "cause": [causes.get(name, "") for name in whole.names] if causes else None,
     }
-
-
-def causes_of_mistakes(path: Path) -> dict[str, str]:
-    """The cause of each mistake by the photo's name, as `test --explain` wrote them; empty without
-    its file."""
-    try:
-        table = pandas.read_csv(path, keep_default_na=False, dtype=str)
-        return dict(zip(table["path"], table["cause"], strict=True))
-    except (OSError, ValueError, KeyError):
-        return {}
 
 
 def table_of_records(records: Sequence[PhotoRecord]) -> dict[str, Any]:
@@ -253,7 +256,6 @@ def table_of_records(records: Sequence[PhotoRecord]) -> dict[str, Any]:
         ],
         "used": [record.steps for record in records],
         "final": [record.final_from for record in records],
-        "cause": None,
     }
 
 

@@ -92,6 +92,11 @@ def is_dark(colour: str) -> bool:
     return 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
 
 
+def ink_on(colour: str) -> str:
+    """Black or white, whichever can be read better on the colour: never less than 4.5 : 1."""
+    return "#000000" if lightness_of(colour) > 49.4 else "#ffffff"
+
+
 def halo_of(colour: str) -> str:
     """A light or dark outline, with which the colour is seen on any photo."""
     return "#ffffff" if is_dark(colour) else "#14161a"
@@ -130,8 +135,9 @@ class Sheet:
         """An image in this place, in a frame of this colour (default: none)."""
         show_image(self.page, pixels, (x, x + width, y + height, y))
         if colour is not None:
-            edge = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 2.5}
-            self.page.add_artist(Rectangle((x, y), width, height, clip_on=False, **edge))
+            edge = Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=line)
+            edge.set(zorder=2.5, clip_on=False)
+            self.page.add_artist(edge)
 
     def bar(
         self, x: float, y: float, width: float, height: float, colour: str, alpha: float = 1.0

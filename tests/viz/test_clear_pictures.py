@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ from PIL import Image
 from small_runs import noise_photo, recorded, tiny_model, tiny_run, words_of
 
 from stacked_ram.cli.viz import main
-from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.viz import figures, gallery, key
 from stacked_ram.viz.boxes import TAG, place_tags, points_a_unit, view_of
-from stacked_ram.viz.photos import Photo, Split, evenly
+from stacked_ram.viz.photos import Photo, evenly
 from stacked_ram.viz.records import DRAWN, map_colours, record_photos
 from stacked_ram.viz.style import Sheet, figure_bytes
 from stacked_ram.viz.thumbnails import panels
@@ -153,16 +151,3 @@ def test_several_runs_are_compared_in_the_report(run_folder, other_run_folder, t
     for run in data["runs"]:
         assert run["accuracy"] == pytest.approx(np.mean(run["predicted"] == labels), abs=1e-4)
     assert "2 photos chosen evenly from the classes" in data["shown"]
-
-
-def test_causes_of_mistakes_are_in_the_report(run_folder, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(run_folder, run)
-    with Split(load_run(run, "cpu")) as split:
-        names = split.dataset.names
-    table = "path,cause\n" + "".join(f"{name},never looked there\n" for name in names[:2])
-    (run / "test_explain.csv").write_text(table)
-    assert main([str(run), "--report", "--limit", "1"]) == 0
-    page = (run / "report.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
-    assert data["table"]["cause"] == ["never looked there"] * 2 + [""] * (len(names) - 2)

@@ -33,6 +33,12 @@ const isDark = (colour) => {
   return 0.299 * r + 0.587 * g + 0.114 * b < 140;
 };
 
+// Black or white, whichever can be read better on the colour: never less than 4.5 : 1.
+const inkOn = (colour) => {
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255).map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
+};
+
 function load(url) {
   const image = new Image();
   image.src = url;
@@ -74,6 +80,7 @@ function show() {
   const photo = current();
   const total = steps(photo);
   $("step").value = state.step;
+  $("step").setAttribute("aria-valuetext", state.step ? `after glimpse ${state.step} of ${total}` : "before the first glimpse");
   $("stepwords").textContent = state.step ? `glimpse ${state.step} of ${total}` : photo.first ? "glance only" : "nothing drawn";
   $("name").textContent = photo.name;
   $("link").href = `#${new URLSearchParams({ photo: photo.name, step: state.step })}`;
@@ -98,8 +105,10 @@ function showVerdict(photo) {
   words.dataset.predicted = data.classes[label];
   if (photo.label === null) words.textContent = says + end;
   else if (label === photo.label) { words.textContent = `✓ ${says}${end}`; words.className = "right"; }
-  else { words.textContent = `✗ ${says}, is ${data.classes[photo.label]}${end}`; words.className = "wrong"; }
+  else { words.textContent = `✗ ${says}, is ${data.classes[photo.label]}${end}${causeWords(photo)}`; words.className = "wrong"; }
 }
+
+const causeWords = (photo) => state.step === steps(photo) && table.cause && table.cause[photo.row] ? ` (${table.cause[photo.row]})` : "";
 
 function showStage(photo) {
   const surface = photo.surfaces[state.surface];
@@ -138,7 +147,21 @@ function showStage(photo) {
   for (const [colour, thick] of [["#14161a", 3.6], ["#fff", 1.8]]) {
     svg.append(draw("polyline", { points: path, fill: "none", stroke: colour, "stroke-width": thick, "vector-effect": "non-scaling-stroke", "stroke-linejoin": "round" }));
   }
+  const better = betterPlace(photo);
   stage.replaceChildren(svg, ...tags(surface, stage, tints));
+  if (better) {
+    const [glimpse, across, down, belief] = better;
+    const star = make("span", { className: "tag better", textContent: "★" });
+    star.style.left = `${100 * ((across + 1) / 2 * width - left) / (right - left)}%`;
+    star.style.top = `${100 * ((down + 1) / 2 * height - top) / (bottom - top)}%`;
+    stage.append(star);
+    $("betterwords").textContent = ` ★: with glimpse ${glimpse} there instead, the belief in ${data.classes[photo.label]} would be ${percent(belief)}.`;
+  } else $("betterwords").textContent = "";
+}
+
+// [glimpse, x, y, belief] of a place that would have mended a mistake, shown after its last step.
+function betterPlace(photo) {
+  return state.step === steps(photo) && !photo.surfaces[state.surface].isMap && table.better ? table.better[photo.row] : null;
 }
 
 // The numbers: at a corner of their box, covering as little as possible.
@@ -166,7 +189,7 @@ function tags(surface, stage, tints) {
   });
   return placed.map(([across, down], step) => {
     const tag = make("span", { className: "tag", textContent: step + 1 });
-    Object.assign(tag.style, { left: `${100 * across / width}%`, top: `${100 * down / height}%`, background: tints[step], color: isDark(tints[step]) ? "#fff" : "#14161a" });
+    Object.assign(tag.style, { left: `${100 * across / width}%`, top: `${100 * down / height}%`, background: tints[step], color: inkOn(tints[step]) });
     return tag;
   });
 }
@@ -399,8 +422,19 @@ function filter() {
   const right = list.rows.filter((row) => rightAt(row)).length;
   const known = list.rows.filter((row) => rightAt(row) !== null).length;
   $("count").textContent = `${list.rows.length.toLocaleString("en")} of ${counted(rowCount, "photo")}${known ? `, ${(100 * right / known).toFixed(1)} % of them right` : ""}; ${pictures} shown here`;
+  $("chosen").textContent = chosenWords();
+  for (const button of document.querySelectorAll("#whylist button")) button.setAttribute("aria-pressed", String(button.dataset.cause === cause));
   for (const button of document.querySelectorAll("#matrix button")) button.setAttribute("aria-pressed", String(list.cell !== null && button.dataset.cell === list.cell.join()));
   sort();
+}
+
+// What the filters let through, for the printed page, which has no filters.
+function chosenWords() {
+  const words = [...document.querySelectorAll("#filters select")].filter((select) => select.value)
+    .map((select) => `${select.parentElement.firstChild.textContent.trim()}: ${select.selectedOptions[0].textContent}`);
+  if (list.cell) words.push(`${data.classes[list.cell[0]]}, called ${data.classes[list.cell[1]]}`);
+  if ($("search").value) words.push(`search: ${$("search").value}`);
+  return words.length ? `Chosen: ${words.join("; ")}` : "Chosen: all";
 }
 
 function sort() {
@@ -461,6 +495,34 @@ function makeTable() {
   addEventListener("afterprint", () => showRows());
 }
 
+// The causes of mistakes, each a button that shows its photos.
+function makeWhy() {
+  const wrong = table.label.filter((label, row) => rightAt(row) === false).length;
+  $("why").hidden = !data.whole || !wrong;
+  $("mistakes").textContent = `${counted(wrong, "mistake")} of ${counted(rowCount, "photo")}`;
+  if (!data.causes) {
+    $("whylist").append(make("p", {}, "Run ", make("code", { textContent: data.explain }), ", then make this report again: every mistake gets a cause."));
+    return;
+  }
+  for (const { name, meaning, photos, mended } of data.causes) {
+    const bar = make("span", { className: "bar", ariaHidden: "true" }, make("i"), make("i"));
+    bar.children[0].style.width = `${100 * photos / Math.max(wrong, 1)}%`;
+    bar.children[1].style.width = `${100 * mended / Math.max(wrong, 1)}%`;
+    const button = make("button", { type: "button" }, make("strong", { textContent: `${name}: ${photos}` }), bar,
+      make("small", { textContent: `${meaning}; ${mended} of ${photos} (dark) would be recognised with one glimpse elsewhere` }));
+    button.dataset.cause = name;
+    button.disabled = !photos;
+    button.onclick = () => {
+      $("bycause").value = $("bycause").value === name ? "" : name;
+      filter();
+      $("all").scrollIntoView({ block: "start" });
+    };
+    $("whylist").append(button);
+  }
+  const known = data.causes.reduce((sum, cause) => sum + cause.photos, 0);
+  if (known < wrong) $("whylist").append(make("p", { className: "quiet", textContent: `${counted(wrong - known, "mistake")} without a cause: the test found other answers, with all glimpses` }));
+}
+
 // The confusion matrix of the classes that occur; of many classes, the pairs confused most.
 const MOST_CELLS = 40;
 function makeMatrix() {
@@ -498,7 +560,7 @@ function makeMatrix() {
     const key = `${label},${predicted}`, count = counts.get(key);
     if (!count) return make("td");
     const cell = button(key, String(count));
-    const share = Math.round(15 + 45 * (label === predicted ? 0.4 : count / most));
+    const share = Math.round(15 + 35 * (label === predicted ? 0.4 : count / most));
     cell.style.background = `color-mix(in srgb, var(${label === predicted ? "--right" : "--wrong"}) ${share}%, var(--paper))`;
     return make("td", {}, cell);
   })));
@@ -662,6 +724,7 @@ for (const { title, photos } of data.galleries) {
 }
 $("shown").textContent = data.shown;
 fillFilters();
+makeWhy();
 makeTable();
 makeMatrix();
 filter();
