@@ -1,10 +1,13 @@
-"""The shell commands of README.md, docs/ and the other pages: all parsed, the quickstart's run."""
+"""The shell commands of README.md, docs/, results/ and the other pages: all parsed by the program
+that they start, with the configurations that they name; the quickstart's are run."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import itertools
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -25,7 +28,8 @@ PAGES = sorted(
     page.relative_to(ROOT).as_posix()
     for page in [
         ROOT / "README.md", ROOT / "datasets/README.md", ROOT / "examples/README.md",
-        ROOT / "configs/README.md", *(ROOT / "docs").rglob("*.md"),
+        ROOT / "configs/README.md", ROOT / "benchmarks/README.md", ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").glob("*.md"),
     ]
 )  # fmt: skip
 # Programs that are not ours, and why their arguments are not parsed here.
@@ -38,8 +42,10 @@ OTHERS = {
 SCRIPTS = {
     "examples/": "tests/examples/test_examples.py",
     "benchmarks/": "tests/test_benchmarks.py, or hours",
+    "results/": "reads the runs of record",
     "docs/pictures.py": "needs the run of the demo, minutes",
     ".ci/licences.py": "needs every package, optional ones too",
+    ".ci/notebooks.py": ".ci/run runs it",
 }
 # The commands of an installation, by the scripts of a clone that do the same.
 INSTALLED = {
@@ -52,20 +58,41 @@ PLACEHOLDERS = {
     " [options]": "",
     "PRESET": "flowers17_lite0",
     "--download NAME": "--download mnist",
+    "ROW --cases N --seed S": "ROW --cases 1 --seed 0",
 }
+OPTIONAL = r"\[(-[^\]]+)\]"  # [--quick] is taken as given
+LOOP = r"for (\w+) in ([^;\n]+); do"
 PROGRAMS = r"(?:python3?|torchrun|stacked-ram(?:-prepare|-viz)?|vips|mkdocs|pip)"
 
 
 def commands_of(page: str) -> list[str]:
-    """The commands of a page: lines of code blocks, and code within sentences."""
+    """The commands of a page: lines of code blocks, and code within sentences. Those in a loop of
+    the shell are written out."""
     text = (ROOT / page).read_text()
     text = re.sub(r"^( *)```(?:python|text|yaml)\n.*?^\1```$", "", text, flags=re.DOTALL | re.M)
     text = text.replace("\\\n", " ")
     for word, value in PLACEHOLDERS.items():
         text = text.replace(word, value)
-    lines = re.findall(rf"^(?: {{4,}}|)((?:[A-Z_]+=\S+ )?{PROGRAMS} .*)$", text, re.M)
+    text = re.sub(OPTIONAL, r"\1", text)
+    lines, values = [], {}
+    for line in text.splitlines():
+        values |= {name: given.split() for name, given in re.findall(LOOP, line)}
+        if found := re.fullmatch(rf"(?: {{4,}}|)((?:[A-Z_]+=\S+ )?{PROGRAMS} .*)", line):
+            lines += written_out(found[1], values)
     inline = re.findall(rf"`({PROGRAMS}\s[^`]+)`", text)
-    return [" ".join(command.split()) for command in [*lines, *inline]]
+    return list(dict.fromkeys(" ".join(command.split()) for command in [*lines, *inline]))
+
+
+def written_out(command: str, values: dict[str, list[str]]) -> list[str]:
+    """The command for each value of the variables that it uses."""
+    names = list(dict.fromkeys(re.findall(r"\$\{?(\w+)", command)))
+    commands = []
+    for chosen in itertools.product(*(values[name] for name in names)):
+        each = command
+        for name, value in zip(names, chosen, strict=True):
+            each = re.sub(rf"\$\{{?{name}\b\}}?", value, each)
+        commands.append(each)
+    return commands
 
 
 COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
@@ -78,6 +105,7 @@ def folder(tmp_path_factory):
     raw_photos(home / "my_photos")
     (home / "photo.jpg").write_bytes((home / "my_photos/dot/1.jpg").read_bytes())
     (home / "new_photos").symlink_to(home / "my_photos/bar")
+    (home / "configs").symlink_to(ROOT / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         quickstart = re.search(r"\n((?: {4}python .*\n)+)\n1\. \*\*Prepare", readme())
@@ -160,6 +188,8 @@ def parse(words: list[str]) -> None:
     elif program == "pip":
         rest = ["-m", "pip", *rest]
     script, *arguments = rest
+    if script == "-X":  # an option of Python's own
+        return
     if script == "-m":
         parse_module(*arguments)
     elif not arguments and script in INSTALLED.values():
@@ -173,6 +203,28 @@ def parse(words: list[str]) -> None:
     else:
         assert (ROOT / script).is_file(), script
         assert script.startswith(tuple(SCRIPTS)), f"{script}: say in SCRIPTS where it is run"
+        parse_script(ROOT / script, arguments)
+
+
+class Parsed(Exception):
+    """A script has parsed its arguments, and would now begin."""
+
+
+def parse_script(script: Path, arguments: list[str]) -> None:
+    if "argparse" not in script.read_text():
+        return  # it takes no options
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def stop(parser):
+        parse_args(parser)
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(script.parent))
+        patch.setattr(sys, "argv", [script.name, *arguments])
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        with pytest.raises(Parsed):
+            runpy.run_path(str(script), run_name="__main__")
 
 
 def parse_module(name: str, *arguments: str) -> None:
