@@ -2,11 +2,14 @@
 
     python benchmarks/loader.py --dataset datasets/flowers17      a prepared data set
     python benchmarks/loader.py --quick                           photos made for the purpose
+    python benchmarks/loader.py --shards --dataset ...            shards beside the folder alone
 
 Both hand over uint8 batches. `photos/s` is by the clock, with workers, and means nothing on a
 machine that has other things to do; `CPU ms/photo` is processor time without workers. The first
 epoch decodes (ours starts with an empty cache and fills it), the second reads what is there.
 At last, a training step with the loader beside the same step with one batch that stays.
+
+With --shards: an epoch of the folder and one of its shards take turns, both without a cache.
 """
 
 from __future__ import annotations
@@ -32,8 +35,11 @@ from torchvision.transforms import v2
 from stacked_ram.config.schema import Config, DataConfig, TrainingConfig
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import make_loader
+from stacked_ram.preparation.pack import write_shards
+from stacked_ram.preparation.progress import progress_shown
 
-TARGETS = {"first": 1.2, "second": 3.0, "step": 1.05}
+SHARD_MEGABYTES = 10
+TARGETS = {"shards": 0.9, "first": 1.2, "second": 3.0, "step": 1.05}
 
 
 def main() -> None:
@@ -44,6 +50,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many is taken")
     parser.add_argument("--quick", action="store_true", help="a few photos, one round")
+    parser.add_argument("--shards", action="store_true", help="shards beside the folder alone")
     options = parser.parse_args()
     if options.quick:
         options.rounds = 1
@@ -56,6 +63,9 @@ def main() -> None:
         print(f"{dataset}, {len(list((work / 'train').glob('*/*')))} photos, to {options.side}"
               f" pixels, batches of {options.batch_size}, {options.workers} workers,"
               f" torch {torch.__version__}\n")  # fmt: skip
+        if options.shards:
+            beside_shards(work, options)
+            return
         print(f"{'case':<12}{'epoch':<8}{'photos/s':>20}{'ratio':>7}{'CPU ms/photo':>16}"
               f"{'ratio':>7}{'target':>8}")  # fmt: skip
         for case in cases(options.side):
@@ -122,6 +132,44 @@ def compare(case: Case, work: Path, options: argparse.Namespace) -> None:
         print(f"{case.name:<12}{epoch:<8}{rates:>20}"
               f"{best['theirs clock'] / best['ours clock']:>7.1f}{costs:>16}"
               f"{best['theirs CPU'] / best['ours CPU']:>7.1f}{TARGETS[epoch]:>8}")  # fmt: skip
+
+
+def beside_shards(work: Path, options: argparse.Namespace) -> None:
+    """An epoch of the folder and an epoch of its shards in turns, by the clock with workers and by
+    the processor's time without."""
+    with progress_shown(False):
+        homes = {"folder": work, "shards": write_shards(work, SHARD_MEGABYTES)}
+    print(f"{len(list(homes['shards'].glob('train-*.tar')))} shards of {SHARD_MEGABYTES} MB;"
+          f" {options.rounds} rounds, the best of each\n")  # fmt: skip
+    print(f"{'case':<12}{'folder, photos/s':>18}{'shards':>8}{'ratio':>7}"
+          f"{'folder, CPU ms/photo':>23}{'shards':>8}{'ratio':>7}{'target':>8}")  # fmt: skip
+    for case in cases(options.side):
+        best = {}
+        for workers, clock in ((options.workers, time.perf_counter), (0, time.process_time)):
+            loaders = {}
+            for name, home in homes.items():
+                config = Config(
+                    data=DataConfig(
+                        dataset=str(home), workers=workers, cache="none", flip=True, **case.data
+                    ),
+                    training=TrainingConfig(batch_size=options.batch_size),
+                )
+                dataset = open_dataset(config.data, "train", stream=True)
+                loaders[name] = make_loader(dataset, config, train=True)
+            for epoch in range(options.rounds + 1):  # the first starts the workers
+                for name, loader in loaders.items():
+                    loader.set_epoch(epoch)
+                    seconds = seconds_a_photo(loader, clock)
+                    if epoch:
+                        best[name, workers] = min(seconds, best.get((name, workers), seconds))
+            for loader in loaders.values():
+                loader.close()
+        with_workers, alone = ({n: best[n, w] for n in homes} for w in (options.workers, 0))
+        print(f"{case.name:<12}{1 / with_workers['folder']:>18,.0f}"
+              f"{1 / with_workers['shards']:>8,.0f}"
+              f"{with_workers['folder'] / with_workers['shards']:>7.2f}"
+              f"{1e3 * alone['folder']:>23.2f}{1e3 * alone['shards']:>8.2f}"
+              f"{alone['folder'] / alone['shards']:>7.2f}{TARGETS['shards']:>8}")  # fmt: skip
 
 
 def step(work: Path, options: argparse.Namespace) -> None:

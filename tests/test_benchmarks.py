@@ -78,6 +78,11 @@ def test_others(quick, name):
     assert quick(name)
 
 
+def test_shards_beside_the_folder(quick):
+    rows = quick("loader", "--shards", "--workers", "0").splitlines()[-3:]
+    assert [row.split()[0] for row in rows] == ["one", "crops", "own"]
+
+
 @pytest.mark.slow
 def test_serving(quick):
     for needed in ("fastapi_offline", "prometheus_client"):
