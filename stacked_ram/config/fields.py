@@ -58,7 +58,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         if value in arguments and isinstance(value, str):
             return value
         hint = nearest(value, arguments)
-        raise UserError(f"{name}: `{value}` is none of {', '.join(arguments)}{hint}")
+        raise UserError(f"{name}: {shown(value)} is none of {', '.join(arguments)}{hint}")
     if origin is tuple:
         return convert_tuple(name, value, arguments)
     if kind is str and isinstance(value, os.PathLike):
@@ -114,7 +114,9 @@ def in_range(name: str, value: Any, limits: tuple[Any, ...]) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML would have it."""
+    """A value as YAML would have it, in one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "nothing" if value is None else f"`{value}`" if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return f"`{''.join(c if c.isprintable() else repr(c)[1:-1] for c in value)}`"
+    return "nothing" if value is None else str(value)

@@ -15,6 +15,7 @@ from stacked_ram.config.fields import (
     Steps,
     UpTo100,
     convert_fields,
+    shown,
 )
 from stacked_ram.runtime.errors import check, nearest
 
@@ -146,7 +147,7 @@ class ModelConfig:
             own = re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value) is not None
             check(
                 own or value in known,
-                f"{name}: `{value}` is none of {', '.join(known)}, nor an import path such as"
+                f"{name}: {shown(value)} is none of {', '.join(known)}, nor an import path such as"
                 f" my_package.my_module:MyClass{nearest(value, known)}",
             )
             check(

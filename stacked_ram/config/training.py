@@ -16,6 +16,7 @@ from stacked_ram.config.fields import (
     Positive,
     PositiveFloat,
     convert_fields,
+    shown,
 )
 from stacked_ram.runtime.errors import check, nearest
 
@@ -142,8 +143,8 @@ class TrainingConfig:
         """Refuse values that cannot go together. Raises UserError."""
         check(
             self.estimator in ESTIMATORS or IMPORT_PATH.fullmatch(self.estimator) is not None,
-            f"estimator: `{self.estimator}` is not {', '.join(ESTIMATORS)} or an import path such"
-            f" as my_module:my_estimator{nearest(self.estimator, ESTIMATORS)}",
+            f"estimator: {shown(self.estimator)} is not {', '.join(ESTIMATORS)} or an import path"
+            f" such as my_module:my_estimator{nearest(self.estimator, ESTIMATORS)}",
         )
         check(
             self.estimator != "ppo" or self.accumulation_steps == 1,

@@ -16,7 +16,7 @@ from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import opened_loader
 from stacked_ram.runs.checkpoint import LoadedRun
-from stacked_ram.runs.onnx import only_errors, session
+from stacked_ram.runs.onnx import session, without_logs
 from stacked_ram.runtime.errors import UserError
 
 KINDS = ("dynamic", "static")
@@ -42,7 +42,7 @@ def write_int8(path: Path, kinds: Sequence[str], loaded: LoadedRun) -> dict[str,
 
     ready = path.with_name(".ready.onnx")
     files = {kind: path.with_name(f"{path.stem}.int8-{kind}.onnx") for kind in kinds}
-    with only_errors():  # onnxruntime hints at its own options through the root logger
+    with without_logs():
         quant_pre_process(path, ready, skip_symbolic_shape=True)
         for kind, file in files.items():
             if kind == "dynamic":

@@ -25,15 +25,13 @@ def missing_packages() -> list[str]:
 
 
 @contextmanager
-def only_errors(name: str | None = None) -> Iterator[None]:
-    """Silence a logger's warnings for a while. name: the logger's, None for the root."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def without_logs() -> Iterator[None]:
+    """Silence all loggers for a while: those of the exporters speak about their own internals."""
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def write_onnx(program: torch.export.ExportedProgram, shape: list[int | str], path: Path) -> None:
@@ -43,7 +41,7 @@ def write_onnx(program: torch.export.ExportedProgram, shape: list[int | str], pa
     """
     names = ["beliefs", "locations", "glimpses"][: len(program.graph_signature.user_outputs)]
     try:
-        with warnings.catch_warnings(), only_errors("torch.onnx"):  # about its own internals
+        with warnings.catch_warnings(), without_logs():
             warnings.simplefilter("ignore")
             written = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=["pixels"], output_names=names
