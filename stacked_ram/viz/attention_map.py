@@ -18,6 +18,7 @@ from stacked_ram.models.ram import RAM
 from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.figures import draw_title
+from stacked_ram.viz.key import LOOKED, MEAN, SPREAD, draw_key, key_height
 from stacked_ram.viz.overview import odd
 from stacked_ram.viz.records import PhotoRecord, drawn_pixels, sampled_locations
 from stacked_ram.viz.style import (
@@ -53,13 +54,13 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     rows = -(-record.steps // columns)
     if weights_TYX is None:
         sampled_MTS2 = sampled_locations(model, record.photo, SAMPLES, record.steps)
-        text = (
-            f"Light: density of {SAMPLES} sampled scan paths. Cross and ring: mean and standard"
-            " deviation of the policy in the deterministic pass."
-        )
+        text = f"Light: density of {SAMPLES} sampled scan paths."
+        marks = [MEAN] if record.std is None else [MEAN, SPREAD]
     else:
-        text = "Light: weight of each region before the glimpse. Cross: where the model looked."
-    sheet = Sheet(PAGE, TITLE + 0.34 + len(levels) * rows * (tall + 0.34))
+        text, marks = "Light: weight of each region before the glimpse.", [LOOKED]
+    inner = PAGE - 2 * EDGE
+    below = TITLE + 0.34 + len(levels) * rows * (tall + 0.34)
+    sheet = Sheet(PAGE, below + key_height(marks, inner))
     draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
     draw_light_scale(sheet, PAGE - EDGE, TITLE + 0.26)
     sheet.text(EDGE, TITLE + 0.06, text, fontsize=7, color=QUIET)
@@ -78,6 +79,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
                 text = f"level {level + 1}: {text}"
             text = fitted(text, wide - 0.22, 7)
             sheet.text(x + 0.22, y + 0.14, text, fontsize=7, color=QUIET, va="center_baseline")
+    draw_key(sheet, marks, EDGE, below, inner)
     return sheet.figure
 
 

@@ -15,6 +15,7 @@ from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs
 from stacked_ram.viz.draw import LIMIT, Drawer, SplitName, loaded
+from stacked_ram.viz.key import CENTRE, Mark, box_marks, draw_key, key_height
 from stacked_ram.viz.overview import (
     confidence_band,
     darkest,
@@ -153,7 +154,10 @@ def compare_figure(
     chart = 1.9
     side = (PAGE - chart - 0.75 - 3 * EDGE) / 2
     talls = [max(small_size(record, side, side)[1] for record in pair) for pair in pairs]
-    sheet = Sheet(PAGE, 0.36 + sum(tall + CAPTION + 0.06 for tall in talls))
+    inner = PAGE - 2 * EDGE
+    marks = run_marks(names) + box_marks([each for pair in pairs for each in pair], nested=False)
+    below = key_height(marks, inner)
+    sheet = Sheet(PAGE, 0.36 + sum(tall + CAPTION + 0.06 for tall in talls) + below)
     for number, name in enumerate(names):
         x = EDGE + number * (side + EDGE)
         sheet.text(x + side / 2, 0.22, fitted(name, side, 9, "bold"), fontsize=9, ha="center",
@@ -169,7 +173,17 @@ def compare_figure(
         axes = sheet.axes(PAGE - EDGE - chart, y + (tall - height) / 2, chart, height)
         draw_pair(axes, pair)
         y += tall + CAPTION + 0.06
+    draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
+
+
+def run_marks(names: Sequence[str]) -> list[Mark]:
+    """The colour and sign of each run's curve."""
+    style = {"linewidth": 1.8, "markersize": 4.5, "markevery": [0]}
+    return [
+        (name, {"lines": [{"color": RUNS[number], "marker": "os"[number], **style}]})
+        for number, name in enumerate(names)
+    ]
 
 
 def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
@@ -196,7 +210,8 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     inner = PAGE - 2 * EDGE
     steps = max(first.steps, second.steps)
     cell, tall = map_size(inner - 0.1, max(steps, 4), first.aspect, 1.5)
-    sheet = Sheet(PAGE, 0.35 + 2.35 + 2 * (tall + 0.32) + EDGE)
+    marks = [CENTRE]
+    sheet = Sheet(PAGE, 0.35 + 2.35 + 2 * (tall + 0.32) + key_height(marks, inner) + EDGE)
     x = EDGE
     for number, name in enumerate(names):
         sheet.text(x, 0.22, name, fontsize=10, fontweight="bold", color=RUNS[number])
@@ -238,6 +253,7 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
             chosen = most if whole.chosen_T[step] else None
             draw_density(axes, locations_N2, tall / cell, whole.cells_at(step), chosen)
         y += tall + 0.32
+    draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 
 

@@ -8,7 +8,16 @@ from typing import Any
 from stacked_ram.viz.boxes import coinciding
 from stacked_ram.viz.feature_colours import MEANING
 from stacked_ram.viz.records import PhotoRecord, Surface
-from stacked_ram.viz.style import INK, QUIET, RIGHT, WRONG, Sheet, fitted, text_width
+from stacked_ram.viz.style import (
+    INK,
+    QUIET,
+    RIGHT,
+    WRONG,
+    Sheet,
+    fitted,
+    step_colours,
+    text_width,
+)
 
 LINE = 0.135  # inches of a line of the key
 SWATCH = 0.2
@@ -27,6 +36,36 @@ AGAIN: Mark = (
         ]
     },
 )
+CENTRE: Mark = (
+    "middle of the photo",
+    {
+        "signs": [
+            {"marker": "+", "markersize": 6, "markeredgewidth": 2.0, "color": "white"},
+            {"marker": "+", "markersize": 5, "markeredgewidth": 0.8},
+        ]
+    },
+)
+LOOKED: Mark = (
+    "where the model looked",
+    {
+        "signs": [
+            {"marker": "+", "markersize": 8, "markeredgewidth": 3.2, "color": "#14161a"},
+            {"marker": "+", "markersize": 7, "markeredgewidth": 1.5, "color": "#ffffff"},
+        ]
+    },
+)
+MEAN: Mark = ("mean of the policy", LOOKED[1])
+SPREAD: Mark = (
+    "its standard deviation",
+    {
+        "signs": [
+            {"marker": "o", "markersize": 7, "markeredgewidth": 2.2, "color": "#14161a",
+             "markerfacecolor": "none"},
+            {"marker": "o", "markersize": 7, "markeredgewidth": 1.1, "color": "#ffffff",
+             "markerfacecolor": "none"},
+        ]
+    },
+)  # fmt: skip
 TRUE: Mark = ("true class", {"fill": RIGHT})
 OTHER: Mark = ("another class", {"fill": WRONG})
 KNOWN: Mark = ("dark: not seen; dim: by the glance alone", {})
@@ -59,6 +98,17 @@ def reaches_outside(surface: Surface, nested: bool) -> bool:
 def repeats(surface: Surface) -> bool:
     steps = range(1, len(surface.boxes_TK4))
     return any(coinciding(surface.boxes_TK4, step, surface.size) for step in steps)
+
+
+def step_marks(steps: int, has_glance: bool) -> list[Mark]:
+    """The colours of the steps in curves and frames."""
+    marks: list[Mark] = [(f"glimpse {step + 1}", {"signs": [sign(colour)]})
+                         for step, colour in enumerate(step_colours(steps))]  # fmt: skip
+    return [("glance", {"signs": [sign(QUIET)]}), *marks] if has_glance else marks
+
+
+def sign(colour: str) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 5, "color": colour, "markeredgecolor": "white"}
 
 
 def belief_marks(records: Sequence[PhotoRecord]) -> list[Mark]:

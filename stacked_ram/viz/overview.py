@@ -16,6 +16,7 @@ from stacked_ram.evaluation.metrics import wilson_interval
 from stacked_ram.evaluation.verdict import spread_T
 from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_tag
+from stacked_ram.viz.key import CENTRE, draw_key, key_height, step_marks
 from stacked_ram.viz.style import (
     FAINT,
     INK,
@@ -69,9 +70,10 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
         charts.append(partial(draw_exits, threshold=threshold))
     per_row = 2 if len(charts) == 4 else len(charts)
     chart_rows = -(-len(charts) // per_row)
+    marks = [CENTRE, *step_marks(whole.steps, whole.has_glance)]
     height = (
         0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + chart_rows * CHARTS + 0.3
-        + 0.06 + class_rows * (class_tall + 0.24) + EDGE
+        + 0.06 + key_height(marks, inner) + class_rows * (class_tall + 0.24) + EDGE
     )  # fmt: skip
     sheet = Sheet(PAGE, height)
     sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
@@ -111,6 +113,7 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
         sheet.text(x, top + class_tall + 0.13, name, fontsize=size)
         sheet.text(x + class_cell, top + class_tall + 0.13, accuracy, fontsize=7, ha="right",
                    color=QUIET)  # fmt: skip
+    draw_key(sheet, marks, EDGE, sheet.height - EDGE - key_height(marks, inner), inner)
     return sheet.figure
 
 
@@ -355,8 +358,10 @@ def draw_exits(axes: Axes, whole: WholeSet, threshold: float | None) -> None:
         axes.plot(*place, "o", markersize=7, markerfacecolor="none", color=INK, clip_on=False)
         text = f"{by} ≥ {percent(threshold)}: {100 * accuracy:.1f} %,\n{glimpses:.2f} glimpses"
         right = place[0] > np.mean(axes.get_xlim())
-        axes.annotate(text, place, xytext=(-6 if right else 6, -7), textcoords="offset points",
-                      fontsize=7, va="top", ha="right" if right else "left")  # fmt: skip
+        paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+        axes.annotate(text, place, bbox=paper, xytext=(-6 if right else 6, -7),
+                      textcoords="offset points", fontsize=7, va="top",
+                      ha="right" if right else "left")  # fmt: skip
     percent_axis(axes, min(values) - 0.05, max(values))
     axes.set_title("Stopping early", fontweight="bold", loc="left", pad=8)
     axes.set_title("over all thresholds", fontsize=6.5, color=QUIET, loc="right", pad=8)

@@ -158,16 +158,18 @@ def page(
         data["table"] |= {"cause": causes["rows"], "better": causes["better"]}
         data["causes"] = causes["causes"]
     rows = {name: row for row, name in enumerate(data["table"]["name"])}
+    data["photos"] = [
+        photo_entry(record) | {"row": number if whole is None else rows[record.photo.name]}
+        for number, record in enumerate(records)
+    ]
+    room = LARGEST * max(1.0, len(records) / 100) - len(filled(data))
     for side in SIDES:
-        data["photos"] = [
-            photo_entry(record, side)
-            | {"row": number if whole is None else rows[record.photo.name]}
-            for number, record in enumerate(records)
-        ]
-        content = filled(data)
-        if len(content) <= LARGEST * max(1.0, len(records) / 100):
+        images = [picture(reduced(record.surfaces[0].image_HWC, side)) for record in records]
+        if sum(map(len, images)) <= room:
             break
-    return content
+    for entry, image in zip(data["photos"], images, strict=True):
+        entry["image"] = image
+    return filled(data)
 
 
 def filled(data: dict[str, Any]) -> bytes:
@@ -298,8 +300,8 @@ def ramp(count: int = 24) -> list[str]:
     return [mpl.colors.to_hex(colour) for colour in colours]
 
 
-def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
-    """One photo, as the page's script reads it. side: its longest side in pixels."""
+def photo_entry(record: PhotoRecord) -> dict[str, Any]:
+    """One photo, as the page's script reads it, without its picture."""
     photo = record.photo
     _, belief = beliefs(record)
     return {
@@ -310,7 +312,6 @@ def photo_entry(record: PhotoRecord, side: int) -> dict[str, Any]:
         "correct": record.correct,
         "finalFrom": record.final_from,
         "shape": list(photo.true_size),
-        "image": picture(reduced(record.surfaces[0].image_HWC, side)),
         "glance": None if record.glance_HWC is None else picture(record.glance_HWC),
         "first": len(belief) - record.steps,
         "steps": record.all_steps,

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_runs import noise_photo, recorded, tiny_model, tiny_run, words_of
+from test_whole_set import random_records
 
 from stacked_ram.cli.viz import main
 from stacked_ram.viz import figures, gallery, key
+from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.boxes import TAG, place_tags, points_a_unit, view_of
+from stacked_ram.viz.compare import compare_figure, compare_overview
+from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import Photo, evenly
 from stacked_ram.viz.records import DRAWN, map_colours, record_photos
 from stacked_ram.viz.style import Sheet, figure_bytes
@@ -97,6 +101,17 @@ def test_the_key_names_only_what_a_picture_holds():
     assert key.box_marks([record]) == [key.OUTSIDE]
     surface.boxes_TK4[2] = surface.boxes_TK4[1]
     assert key.box_marks([record]) == [key.OUTSIDE, key.AGAIN]
+
+
+def test_overviews_comparisons_and_attention_maps_have_a_key():
+    whole, record = random_records(), recorded(tiny_model(), noise_photo())
+    overview = words_of(overview_figure(whole, ""))
+    assert {"middle of the photo", "glimpse 1", "glimpse 3"} <= set(overview)
+    assert "middle of the photo" in words_of(compare_overview((whole, whole), ("one", "two")))
+    words = words_of(compare_figure([(record, record)], ("one", "two")))
+    assert words.count("one") == words.count("two") == 2  # over the column and in the key
+    attention = words_of(attention_figure(record, tiny_model()))
+    assert {"mean of the policy", "its standard deviation"} <= set(attention)
 
 
 def test_svg_holds_text_and_a_title():
