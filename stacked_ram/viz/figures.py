@@ -141,10 +141,14 @@ def stacked_story(record: PhotoRecord) -> Figure:
     for number, surface in enumerate(record.surfaces):
         view = view_of(surface.size, surface.boxes_TK4)
         shape = view_shape(record, surface, view)
-        photo_width, photo_height = fit(shape, 0.36 * inner - 0.05, 2.6)
+        most = 0.36 * inner - 0.05
+        photo_width, photo_height = fit(shape, most, 2.6)
+        zoom = zoom_place(surface, view, photo_width, photo_height, most)
         patches = rows_of(record, surface) * (cell + GAP)
         patches += HEAD if number == 0 else 0
-        rows.append((surface, view, photo_width, photo_height, max(photo_height, patches) + 0.3))
+        below = 0 if zoom is None else zoom[1] + zoom[3]
+        tall = max(photo_height, below, patches) + 0.3
+        rows.append((surface, view, photo_width, photo_height, zoom, tall))
     full = cell_size(record, inner)
     lines, marks = 1.9, story_marks(record)
     height = (
@@ -154,11 +158,14 @@ def stacked_story(record: PhotoRecord) -> Figure:
     sheet = Sheet(width, height)
     draw_title(sheet, record, EDGE, 0.2, inner)
     y = TITLE
-    for number, (surface, view, photo_width, photo_height, tall) in enumerate(rows):
+    for number, (surface, view, photo_width, photo_height, zoom, tall) in enumerate(rows):
         sheet.text(EDGE, y + 0.12, surface.title, fontsize=7.5, fontweight="bold", color=INK)
         axes = sheet.axes(EDGE, y + 0.18, photo_width, photo_height)
         draw_surface(axes, surface, view, record.colours, weight=0.85)
         below = y + 0.18
+        if zoom is not None:
+            across, down, *size = zoom
+            draw_zoom(sheet, record, surface, axes, (EDGE + across, below + down, *size))
         if number == 0:
             below = draw_head(sheet, record, strip_left, below - 0.08, cell)
         draw_patches(sheet, record, surface, strip_left, below, cell)

@@ -71,7 +71,10 @@ def draw_zoom(
     x, y, width, height = place
     view = zoom_view(record, surface, width, height)
     axes = sheet.axes(x, y, width, height)
-    draw_surface(axes, surface, view, record.colours, detail=pixels_of(record, view))
+    # a level that sees the photo pooled is enlarged as it sees it
+    as_taken = surface.image_HWC is record.surfaces[0].image_HWC
+    detail = pixels_of(record, view) if as_taken else None
+    draw_surface(axes, surface, view, record.colours, detail=detail)
     axes.spines[:].set(visible=True, color=INK, linewidth=0.8)
     bounds = (view[0], view[1], view[2] - view[0], view[3] - view[1])
     parent.indicate_inset(bounds, edgecolor=INK, alpha=0.9, linewidth=0.8, zorder=60)

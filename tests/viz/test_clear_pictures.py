@@ -70,6 +70,11 @@ def test_large_photos_are_drawn_reduced_and_enlarged_at_their_own_resolution():
     assert "enlarged: around glimpse 3" in words_of(figures.story(record))
 
 
+def test_tiny_boxes_are_enlarged_in_every_level_of_a_stack():
+    record = recorded(tiny_model(stack="rnn", num_levels=2), noise_photo(20, 1000))
+    assert words_of(figures.story(record)).count("enlarged: around glimpse 3") == 2
+
+
 @pytest.mark.parametrize("kind", [{}, MAPS, {"stack": "rnn", "num_levels": 2}])
 def test_odd_shapes_are_drawn(kind):
     model = tiny_model(**kind)
