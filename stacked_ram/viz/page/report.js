@@ -509,7 +509,7 @@ function makeWhy() {
     bar.children[0].style.width = `${100 * photos / Math.max(wrong, 1)}%`;
     bar.children[1].style.width = `${100 * mended / Math.max(wrong, 1)}%`;
     const button = make("button", { type: "button" }, make("strong", { textContent: `${name}: ${photos}` }), bar,
-      make("small", { textContent: `${meaning}; ${mended} of ${photos} (dark) would be recognised with one glimpse elsewhere` }));
+      make("small", { textContent: photos ? `${meaning}; ${mended} of ${photos} (dark) would be recognised with one glimpse elsewhere` : meaning }));
     button.dataset.cause = name;
     button.disabled = !photos;
     button.onclick = () => {
