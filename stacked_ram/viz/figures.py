@@ -164,8 +164,9 @@ def stacked_story(record: PhotoRecord) -> Figure:
         draw_surface(axes, surface, view, record.colours, weight=0.85)
         below = y + 0.18
         if zoom is not None:
-            across, down, *size = zoom
-            draw_zoom(sheet, record, surface, axes, (EDGE + across, below + down, *size))
+            across, down, wide, high = zoom
+            place = (EDGE + across, below + down, wide, high)
+            draw_zoom(sheet, record, surface, axes, place)
         if number == 0:
             below = draw_head(sheet, record, strip_left, below - 0.08, cell)
         draw_patches(sheet, record, surface, strip_left, below, cell)
