@@ -201,6 +201,7 @@ def create_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     pretrained: bool = True,
+    multi_label: bool = False,
     **fields: Any,
 ) -> RAM:
     """Build an untrained model, a `torch.nn.Module`.
@@ -216,6 +217,8 @@ def create_model(
         mean, std: of the photos' channels, 0 to 1. Default: 0.5 each, or those of the pretrained
             backbone, where there is one.
         pretrained: False leaves the backbone without the weights that the config names.
+        multi_label: whether a photo may have several classes; `net.beliefs(trace.logits_BTN)` then
+            gives each a probability of its own.
         fields: any field of the config (`num_glimpses=4`).
 
     Raises:
@@ -230,6 +233,7 @@ def create_model(
         mean=mean,
         std=std,
         load_weights=pretrained,
+        multi_label=multi_label,
     )
 
 

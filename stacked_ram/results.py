@@ -110,7 +110,7 @@ class Result(Pictured):
         run: LoadedRun | None = None,
     ) -> Result:
         """The result of a whole pass; with `stop_at`, as if the model had stopped looking once a
-        class had this probability."""
+        class had this probability (with several labels, once every class had this margin)."""
         shown = record.stopped_by(None if stop_at is None else Stop(stop_at))
         locations_T2 = shown.locations_TS2[:, -1]
         return cls(photo, record.classes, shown.belief_N, locations_T2, lambda: shown, run=run)
@@ -126,6 +126,23 @@ class Result(Pictured):
     def probability(self) -> float:
         """Probability of that class, 0 to 1; nan where the photo could not be read."""
         return float("nan") if self.error is not None else float(self.belief.max())
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes that it says the photo has: the likeliest one; or, where a photo may have
+        several, those whose probability reaches their threshold, the likeliest first. Empty where
+        the photo could not be read."""
+        if self.error is not None:
+            return []
+        if not self._multi_label:
+            return [self.label]
+        assert self._run is not None
+        said = np.flatnonzero(self.belief >= self._run.model.thresholds_N.numpy())
+        return [self.classes[label] for label in said[np.argsort(-self.belief[said])]]
+
+    @property
+    def _multi_label(self) -> bool:
+        return self._run is not None and self._run.metadata.multi_label
 
     @property
     def glimpses(self) -> int:
@@ -221,6 +238,8 @@ class Result(Pictured):
         if self.error is not None:
             return f"<Result {name}: {self.error}>"
         glimpses = f"{self.glimpses} glimpse{'' if self.glimpses == 1 else 's'}"
+        if self._multi_label:
+            return f"<Result {name}: {', '.join(self.labels) or 'no class'}, {glimpses}>"
         return f"<Result {name}: {self.label} {self.probability:.1%}, {glimpses}>"
 
 

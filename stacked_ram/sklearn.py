@@ -116,9 +116,15 @@ class GlimpseClassifier(ClassifierMixin, BaseEstimator):
             y: N labels, numbers or strings.
 
         Raises:
-            ValueError: X and y do not fit together, or there is only one class.
+            ValueError: X and y do not fit together, there is only one class, or y has several
+                labels for a photo.
             UserError: a photo cannot be read, or the fields do not make a valid config.
         """
+        if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+            raise ValueError(
+                "y gives a photo several labels, and this estimator takes one for each photo;"
+                " prepare the photos with multi_label=True and use stacked_ram.train"
+            )
         photos, labels = list_photos(X), column_or_1d(y, warn=True)
         check_classification_targets(labels)
         check_consistent_length(photos, labels)

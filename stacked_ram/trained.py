@@ -16,7 +16,7 @@ from stacked_ram.evaluation.predict import Row, photo_names, predict_stream
 from stacked_ram.models.ram import RAM
 from stacked_ram.results import Result
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
-from stacked_ram.runs.folder import RunFolder
+from stacked_ram.runs.folder import RunFolder, metric_column
 from stacked_ram.runtime.errors import UserError, check
 from stacked_ram.viz.photos import AnyPhoto
 from stacked_ram.viz.records import PhotoRecord, record_photos
@@ -49,11 +49,11 @@ class Run:
     def best(self) -> pandas.Series:
         """The metrics of the epoch whose weights `load` takes."""
         metrics = self.metrics
-        name = f"valid_{self.config.training.metric}"
+        name = metric_column(self.config.training.metric, metrics)
         if name not in metrics or metrics[name].isna().all():
             return metrics.iloc[-1]
         chosen = metrics[name]
-        return metrics.loc[chosen.idxmax() if name == "valid_accuracy" else chosen.idxmin()]
+        return metrics.loc[chosen.idxmin() if name == "valid_loss" else chosen.idxmax()]
 
     def load(self, device: str = "auto") -> Model:
         """The model of the best epoch; see `stacked_ram.load`."""
@@ -64,10 +64,8 @@ class Run:
             best = self.best
         except UserError:
             return f"<Run {self.folder}: no epoch is finished yet>"
-        figures = {"valid": "valid_accuracy", "train": "train_accuracy"}
-        shown = [
-            f"{key} accuracy {best[name]:.1%}" for key, name in figures.items() if name in best
-        ]
+        names = ["valid_accuracy", "train_accuracy", "valid_mAP", "train_F1"]
+        shown = [f"{name.replace('_', ' ')} {best[name]:.1%}" for name in names if name in best]
         return f"<Run {self.folder}: epoch {best.name}, {', '.join(shown)}>"
 
 

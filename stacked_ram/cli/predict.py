@@ -35,10 +35,12 @@ class Predict:
     out: Path | None = None
     """Table to write: .csv or .jsonl. Default: CSV on stdout."""
     top: int = 5
-    """Classes named for each photo."""
+    """Classes named for each photo. Where a photo may have several, a CSV names those above their
+    thresholds, and JSON lines name the likeliest too."""
     stop_at: float | None = None
     """Stop looking at a photo once one class has this probability, 0 to 1 (also after the glance,
-    where there is one)."""
+    where there is one). With several labels: once the probability of every class lies at least this
+    fraction of the way from its threshold to 0 or 1."""
     stop_by: Literal["belief", "stop"] = "belief"
     """What --stop-at is compared with: the belief, or what the stopping head says (a model trained
     with learned_stop)."""
@@ -84,8 +86,9 @@ def predict(options: Predict) -> int:
         with contextlib.closing(rows):  # ends its threads, also after an error
             shown = tqdm(rows, desc="predict", unit=" photos", disable=hidden, leave=False)
             photos, errors = write_table(
-                shown, options.out, columns, world, unknown=options.coverage is not None
-            )
+                shown, options.out, columns, world, unknown=options.coverage is not None,
+                multi_label=loaded.metadata.multi_label,
+            )  # fmt: skip
         if not photos and "-" not in options.photos:
             raise UserError(
                 "no photos: name files, folders, patterns, CSV files, or - for standard input"

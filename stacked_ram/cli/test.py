@@ -40,7 +40,8 @@ class Test:
     centre, each 7/8 as high and wide as the photo; 10, and the same mirrored."""
     exit_accuracy: float | None = None
     """Also look at each photo no longer than needed for this accuracy (0 to 1): the threshold of
-    belief is chosen on the validation split, and the whole curve written."""
+    belief is chosen on the validation split, and the whole curve written. With several labels: for
+    this mean F1 of the photos."""
     exit_glimpses: float | None = None
     """The same for a wanted mean number of glimpses (below 1 where the glance can be enough)."""
     stop_at: float | None = None

@@ -60,8 +60,13 @@ class TrainingConfig:
     label_smoothing: BelowOne = 0.0
     """Label smoothing of the classification loss."""
     class_weights: bool = False
-    """Weight the classification loss by the inverse of the classes' frequencies."""
+    """Weight the classification loss by the inverse of the classes' frequencies. With several
+    labels: weight the photos that have a class by how many others there are for each of them."""
     # Losses
+    loss: Literal["auto", "bce", "asymmetric"] = "auto"
+    """Classification loss. auto: cross-entropy; where photos may have several labels, binary
+    cross-entropy (bce). asymmetric (Ridnik et al., 2021) is for many labels, of which a photo has
+    few."""
     step_losses: Literal["all", "last"] = "all"
     """Classification loss after every step, or after the last."""
     step_weights: tuple[NotNegativeFloat, ...] | None = None
@@ -78,7 +83,8 @@ class TrainingConfig:
     import path of a function of your own, package.module:function (training/estimators.py says what
     it must do)."""
     reward: Literal["correct", "drop"] = "correct"
-    """1 if the last prediction is right; or the drop in cross-entropy from step to step."""
+    """1 if the last prediction is right (with several labels: its F1 at probabilities of 0.5); or
+    the drop in cross-entropy from step to step."""
     glimpse_cost: NotNegativeFloat = 0.0
     """With model.learned_stop: how much a further glimpse must lower the cross-entropy (in nats) to
     be worth taking. The head learns to stop where it does not, and the policy to look where it
@@ -127,7 +133,8 @@ class TrainingConfig:
     """What to do about a loss that is not finite: stop and say where, or skip the batch (with
     accumulation_steps, its group)."""
     metric: Literal["accuracy", "loss"] = "accuracy"
-    """Validation metric by which the best checkpoint is chosen."""
+    """Validation metric by which the best checkpoint is chosen; accuracy is the mean average
+    precision (mAP) with several labels."""
     patience: Positive | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
     save_every: NotNegativeFloat = 10.0

@@ -27,7 +27,8 @@ class Batch:
     sizes_B2: Tensor
     """int64 (height, width) of each photo inside pixels_BCHW."""
     labels_B: Tensor
-    """int64."""
+    """int64; or, where photos may have several classes, float32 B x N: 1 for each of the photo's
+    classes."""
     boxes_B4: Tensor
     """float32 (left, top, right, bottom) of the object in pixels of this photo; nan without a
     box."""

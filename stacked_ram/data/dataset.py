@@ -17,7 +17,14 @@ import numpy as np
 from stacked_ram.config.schema import DataConfig
 from stacked_ram.data.batching import Rows
 from stacked_ram.data.dataset_info import read_dataset_info
-from stacked_ram.data.manifest import BOX, MOST_PIXELS, fold_numbers, read_manifest, read_objects
+from stacked_ram.data.manifest import (
+    BOX,
+    MOST_PIXELS,
+    fold_numbers,
+    multi_hot,
+    read_manifest,
+    read_objects,
+)
 from stacked_ram.data.remote import dataset_folder
 from stacked_ram.data.scenes import SceneShape
 from stacked_ram.data.shard_files import ShardNames, Shards, is_sharded
@@ -94,7 +101,8 @@ class Dataset:
     names: Sequence[str]
     """Path of each photo, relative to the folder."""
     labels: np.ndarray
-    """int64 (N,), index in classes."""
+    """int64 (N,), index in classes; or uint8 (N, C), 1 for each class that the photo has, where it
+    may have several or none."""
     boxes: np.ndarray
     """float32 (N, 4): left, top, right, bottom in pixels of the stored photo; nan: no box."""
     objects: np.ndarray
@@ -106,8 +114,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several classes, or none."""
+        return self.labels.ndim == 2
+
+    def targets(self, rows: Any) -> np.ndarray:
+        """Return the labels of these rows as training takes them: int64 (B,), or float32 (B, C)."""
+        labels = self.labels[rows]
+        return labels.astype(np.float32) if self.multi_label else labels
+
     def class_counts(self) -> list[int]:
         """Return the number of photos of each class."""
+        if self.multi_label:
+            return self.labels.sum(0, dtype=np.int64).tolist()
         return np.bincount(self.labels, minlength=len(self.classes)).tolist()
 
     def digest(self) -> str:
@@ -215,7 +235,12 @@ def is_uneven(counts: Sequence[int], times: float) -> bool:
 
 
 def stratified(labels_N: np.ndarray, count: int, seed: int = LIMIT_SEED) -> np.ndarray:
-    """Draw `count` photos in the proportions of the classes; return their sorted indices."""
+    """Draw `count` photos in the proportions of the classes; return their sorted indices.
+
+    labels_N: the class of each photo; or N x C, and photos with the same classes count as one.
+    """
+    if labels_N.ndim == 2:
+        labels_N = np.unique(labels_N, axis=0, return_inverse=True)[1].reshape(-1)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels_N))
     order = order[np.argsort(labels_N[order], kind="stable")]  # class by class, random within
@@ -254,11 +279,15 @@ def _open_photos(
         chosen = held_out if split == "valid" else trained_on
     rows = np.flatnonzero(chosen.to_numpy())
     part = manifest.iloc[rows]
-    index = {name: label for label, name in enumerate(info["classes"])}
+    if info.get("labels") == "several":
+        labels = multi_hot(part["labels"].tolist(), info["classes"])
+    else:
+        index = {name: label for label, name in enumerate(info["classes"])}
+        labels = part["class"].map(index).to_numpy(np.int64)
     return PhotoDataset(
         **_common_fields(folder, info, split),
         names=part["path"].tolist(),
-        labels=part["class"].map(index).to_numpy(np.int64),
+        labels=labels,
         boxes=part[BOX].to_numpy(np.float32),
         objects=read_objects(folder, part),
         sizes=part[["height", "width"]].to_numpy(np.int64),
@@ -353,16 +382,20 @@ def _open_digits(
             f"{folder / split / 'images.npy'}: photos of {images_NHW.shape[1:]}, but dataset.yaml "
             f"says {canvas}; prepare the data set again"
         )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info["classes"]):
+    count = len(info["classes"])
+    several = info.get("labels") == "several"
+    shape, limit = ((len(labels), count), 2) if several else ((len(labels),), count)
+    if labels.shape != shape or (len(labels) and not 0 <= labels.min() <= labels.max() < limit):
         raise UserError(
-            f"{folder}: labels.npy has a label that is not among the classes of dataset.yaml"
+            f"{folder}: labels.npy has a label that is not among the classes of dataset.yaml;"
+            " prepare the data set again"
         )
     return DigitDataset(
         **_common_fields(folder, info, split),
         names=[
             f"{part}/images.npy:{i}" for part, (_, ys, _) in loaded.items() for i in range(len(ys))
         ],
-        labels=labels,
+        labels=labels.astype(np.uint8) if several else labels,
         boxes=objects[:, 0],
         objects=objects,
         sizes=np.tile(np.array(canvas, np.int64), (len(labels), 1)),
@@ -411,7 +444,7 @@ def _read_arrays(
     if (
         images.dtype != np.uint8
         or images.ndim != 3
-        or (labels.shape != images.shape[:1] and not in_pieces)
+        or (len(labels) != len(images) and not in_pieces)
         or objects.ndim != 3
         or objects.shape[::2] != (len(labels), 4)
     ):

@@ -41,11 +41,6 @@ def read_dataset_info(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: format: missing; {again}")
     if info["format"] != FORMAT:
         raise UserError(f"{path}: format: {info['format']!r}, not {FORMAT}; {again}")
-    if info.get("labels") == "several":
-        raise UserError(
-            f"{folder}: its photos have several labels each (--multi-label), and only one can be"
-            " learned: prepare them with one label each"
-        )
     info.setdefault("name", folder.name)
     channels = info.setdefault("channels", 3)
     good = {

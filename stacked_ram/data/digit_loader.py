@@ -42,7 +42,7 @@ class DigitLoader(Loader):
         self.home = self._home(images_NHW)
         self.images_NHW = images_NHW.to(self.home)
         self.boxes_N4 = boxes_N4.to(self.home)
-        self.labels_N = torch.from_numpy(dataset.labels).to(self.home)
+        self.labels_N = torch.from_numpy(dataset.targets(slice(None))).to(self.home)
         self.pieces_NP3: Tensor | None = None
         if digits.pieces_NP3 is not None:
             self.pieces_NP3 = torch.from_numpy(digits.pieces_NP3).to(self.home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stacked_ram.runtime.program import program
 
 BOX = ["box_left", "box_top", "box_right", "box_bottom"]
 MOST_PIXELS = 10**7  # a side of a photo
+SEPARATOR = "|"  # of the labels of a photo that may have several
 
 
 def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
@@ -20,10 +22,12 @@ def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
     import pandas
 
     path = folder / "manifest.csv"
+    several = info.get("labels") == "several"
+    label = "labels" if several else "class"
     again = f"run {program('prepare')} SOURCE {folder} --overwrite"
     try:
         names = pandas.read_csv(path, nrows=0).columns
-        text = {name: str for name in ("path", "class", "split")}
+        text = {name: str for name in ("path", label, "split")}
         manifest = pandas.read_csv(
             path,
             dtype=text,
@@ -35,7 +39,7 @@ def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
         raise UserError(f"{path}: missing; {again}") from None
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path}: cannot be read ({error}); {again}") from None
-    missing = {"path", "class", "split", "width", "height"} - set(manifest.columns)
+    missing = {"path", label, "split", "width", "height"} - set(manifest.columns)
     if missing:
         raise UserError(f"{path}: no column {', '.join(sorted(missing))}; {again}")
     for name in BOX:
@@ -53,12 +57,28 @@ def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
             raise UserError(
                 f"{path}: {name} of {row['path']} is `{row[name]}`, not a number{unit}; {again}"
             )
-    unknown = set(manifest["class"].unique()) - set(info["classes"])
+    given = manifest[label].unique()
+    unknown = {name for text in given for name in (split_labels(text) if several else [text])}
+    unknown -= set(info["classes"])
     if unknown:
         raise UserError(
             f"{path}: class `{min(unknown)}` is not among those of dataset.yaml; {again}"
         )
     return manifest
+
+
+def split_labels(text: str) -> list[str]:
+    """Return the labels in the text of a photo that may have several, or none."""
+    return text.split(SEPARATOR) if text else []
+
+
+def multi_hot(texts: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Return which classes each photo has, N x C (uint8, 0 or 1), from the texts of its labels."""
+    index = {name: label for label, name in enumerate(classes)}
+    labels_NC = np.zeros((len(texts), len(classes)), np.uint8)
+    for row, text in enumerate(texts):
+        labels_NC[row, [index[name] for name in split_labels(text)]] = 1
+    return labels_NC
 
 
 def fold_numbers(manifest: Any, folder: Path) -> list[int]:
@@ -69,8 +89,8 @@ def fold_numbers(manifest: Any, folder: Path) -> list[int]:
 
 
 def read_objects(folder: Path, part: Any) -> np.ndarray:
-    """Read the boxes of boxes.csv that have the class of their photo, N x O x 4. A photo without
-    any has that of the manifest."""
+    """Read the boxes of boxes.csv that have the class of their photo (all, where it may have
+    several), N x O x 4. A photo without any has that of the manifest."""
     import pandas
 
     boxes_N4 = part[BOX].to_numpy(np.float32)
@@ -86,7 +106,7 @@ def read_objects(folder: Path, part: Any) -> np.ndarray:
             f"{path}: cannot be read ({error}); run {program('prepare')} SOURCE {folder} "
             "--overwrite"
         ) from None
-    own = part[["path", "class"]].assign(row=np.arange(len(part)))
+    own = part[[name for name in text if name in part]].assign(row=np.arange(len(part)))
     rows_M = table.merge(own, "left")["row"].fillna(-1).to_numpy(np.int64)
     found_M4, rows_M = found_M4[rows_M >= 0], rows_M[rows_M >= 0]
     order = rows_M.argsort(kind="stable")

@@ -158,7 +158,7 @@ class BatchMaker(torch.utils.data.Dataset):
         return Batch(
             pixels_BCHW=pixels_BCHW,
             sizes_B2=torch.from_numpy(np.ascontiguousarray(sizes_B2)),
-            labels_B=torch.from_numpy(self.dataset.labels[index_B]),
+            labels_B=torch.from_numpy(self.dataset.targets(index_B)),
             boxes_B4=torch.from_numpy(boxes_B4.astype(np.float32)),
             index_B=torch.from_numpy(index_B),
         )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from stacked_ram.data.batch import Batch
+from stacked_ram.data.dataset import Dataset
+from stacked_ram.evaluation.objects import objects_of
 from stacked_ram.models.attention.base import with_zooms
 from stacked_ram.models.attention.hard import CategoricalPolicy
 from stacked_ram.models.ram import RAM
@@ -22,20 +24,26 @@ from stacked_ram.models.ram import RAM
 Locate = Callable[[Batch], Tensor]  # the locations of a batch's glimpses, B x T x S x 2
 
 
-def control_passes(model: RAM, photos: int, seed: int, boxed: bool) -> dict[str, dict[str, Any]]:
+def control_passes(
+    model: RAM, dataset: Dataset, seed: int, boxed: bool
+) -> dict[str, dict[str, Any]]:
     """What `predict_split` does otherwise for each control, by the control's name.
 
-    photos: number of photos of the split. boxed: whether objects' boxes are known; with them the
-    last control says what the best locations can win.
+    boxed: whether objects' boxes are known; with them the last control says what the best locations
+    can win.
     """
-    random_NTS2 = random_locations(model, photos, torch.Generator().manual_seed(seed))
+    random_NTS2 = random_locations(model, len(dataset), torch.Generator().manual_seed(seed))
     controls: dict[str, dict[str, Any]] = {
         "centre": {"location_source": "centre"},
         "random": {"locate": lambda batch: random_NTS2[batch.index_B.cpu()]},
         "first glimpse only": {"num_glimpses": 1},
     }
     if boxed:
-        controls["box given"] = {"locate": lambda batch: at_boxes(model, batch)}
+        controls["box given"] = {
+            "locate": lambda batch: at_boxes(
+                model, batch, objects_of(dataset, batch) if dataset.multi_label else None
+            )
+        }
     return controls
 
 
@@ -72,20 +80,28 @@ def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Ten
     return locations_NTS2.expand(-1, -1, len(model.levels), -1)
 
 
-def at_boxes(model: RAM, batch: Batch) -> Tensor:
+def at_boxes(model: RAM, batch: Batch, boxes_BO4: Tensor | None = None) -> Tensor:
     """The middle of each object's box, for every glimpse; the photo's where there is no box. Of
-    several widths, the narrowest that holds the box; the widest if none does."""
-    middle_B2 = (batch.boxes_B4[:, :2] + batch.boxes_B4[:, 2:]) / 2
-    middle_B2 = (middle_B2 / batch.sizes_B2.flip(1) * 2 - 1).nan_to_num(0.0).clamp(-1, 1)
-    shape = len(middle_B2), model.num_glimpses, len(model.levels), -1
-    if model.num_zooms == 1:
-        return middle_B2[:, None, None].expand(shape)
-    retina = model.levels[-1].retina
-    view = retina.view(batch.photos(model))
-    sides_B = (batch.boxes_B4[:, 2:] - batch.boxes_B4[:, :2]).amax(1)
-    zoom_B = torch.zeros_like(sides_B)
-    for zoom in range(model.num_zooms - 1):
-        at = torch.cat([middle_B2, torch.full_like(middle_B2[:, :1], zoom)], 1)
-        boxes_BK4 = retina.boxes(view, at)
-        zoom_B += (boxes_BK4[:, 0, 2] - boxes_BK4[:, 0, 0]) < sides_B
-    return torch.cat([middle_B2, zoom_B[:, None]], 1)[:, None, None].expand(shape)
+    several widths, the narrowest that holds the box; the widest if none does. boxes_BO4: those of
+    several objects, which are looked at in turn."""
+    if boxes_BO4 is None:
+        boxes_BO4 = batch.boxes_B4[:, None]
+    known_B1 = boxes_BO4.isfinite().all(2).sum(1, keepdim=True).clamp(min=1)
+    middle_BO2 = (boxes_BO4[..., :2] + boxes_BO4[..., 2:]) / 2
+    middle_BO2 = middle_BO2 / batch.sizes_B2.flip(1)[:, None] * 2 - 1
+    places_BOX = middle_BO2.nan_to_num(0.0).clamp(-1, 1)
+    if model.num_zooms > 1:
+        retina = model.levels[-1].retina
+        view = retina.view(batch.photos(model))
+        sides_BO = (boxes_BO4[..., 2:] - boxes_BO4[..., :2]).amax(2)
+        zoom_BO = torch.zeros_like(sides_BO)
+        for zoom in range(model.num_zooms - 1):
+            for number, middle_B2 in enumerate(places_BOX.unbind(1)):
+                at = torch.cat([middle_B2, torch.full_like(middle_B2[:, :1], zoom)], 1)
+                boxes_BK4 = retina.boxes(view, at)
+                width_B = boxes_BK4[:, 0, 2] - boxes_BK4[:, 0, 0]
+                zoom_BO[:, number] += width_B < sides_BO[:, number]
+        places_BOX = torch.cat([places_BOX, zoom_BO[..., None]], 2)
+    turn_BT = torch.arange(model.num_glimpses, device=known_B1.device) % known_B1
+    places_BTX = places_BOX.gather(1, turn_BT[:, :, None].expand(-1, -1, places_BOX.shape[2]))
+    return places_BTX[:, :, None].expand(-1, -1, len(model.levels), -1)

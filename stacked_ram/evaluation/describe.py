@@ -13,7 +13,7 @@ from stacked_ram.data.remote import dataset_folder
 from stacked_ram.evaluation.cost import count_parameters, photo_cost, stored_size
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
-from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.runs.checkpoint import LoadedRun, load_run
 
 DEPTH = 4  # levels of the tree of layers that are shown
 # assumed without the data set
@@ -36,6 +36,7 @@ def describe(path: Path, size: tuple[int, int] | None = None) -> str:
             f" ({loaded.metadata.progress:.0%} of the run)",
             *([f"validation: {', '.join(shown)}"] if shown else []),
             f"classes: {', '.join(loaded.classes)}",
+            *thresholds_line(loaded),
         ]
     else:
         config, lines = load_config(path), [f"{path}: a configuration"]
@@ -50,20 +51,31 @@ def describe(path: Path, size: tuple[int, int] | None = None) -> str:
     return "\n".join(lines)
 
 
+def thresholds_line(loaded: LoadedRun) -> list[str]:
+    """Say from which probability on each class is said, where a photo may have several."""
+    if not loaded.metadata.multi_label:
+        return []
+    thresholds = zip(loaded.classes, loaded.model.thresholds_N.tolist(), strict=True)
+    shown = ", ".join(f"{name} {threshold:.2g}" for name, threshold in thresholds)
+    return [f"a photo may have several classes (multi-label); thresholds: {shown}"]
+
+
 def untrained(config: Config, lines: list[str]) -> RAM:
     """Build the model of a configuration; adds a line about anything that had to be assumed."""
-    count, channels = CLASSES, CHANNELS
+    count, channels, several = CLASSES, CHANNELS, False
     mean, std = [0.5] * channels, [0.5] * channels
     folder = dataset_folder(config.data.dataset)
     if (folder / "dataset.yaml").is_file():
         info = read_dataset_info(folder)
         count, channels = len(info["classes"]), info["channels"]
         mean, std = info["mean"], info["std"]
+        several = info.get("labels") == "several"
     else:
         lines.append(f"no data set at {folder}: {count} classes and {channels} channels assumed")
     return build_model(
-        config.model, num_classes=count, channels=channels, mean=mean, std=std, load_weights=False
-    )
+        config.model, num_classes=count, channels=channels, mean=mean, std=std, load_weights=False,
+        multi_label=several,
+    )  # fmt: skip
 
 
 def layers(model: nn.Module) -> list[str]:

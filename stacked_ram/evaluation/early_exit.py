@@ -65,9 +65,9 @@ def look_until(
 ) -> Answers:
     """The deterministic pass, step by step; photos that are sure enough are looked at no more.
 
-    threshold: of the likeliest class's probability (`belief`), or of the probability that the
-    model's stopping head gives to being right already (`stop`). None: every photo gets every
-    glimpse.
+    threshold: of the likeliest class's probability (`belief`; with several labels, of the margin of
+    every class, `RAM.sureness`), or of the probability that the model's stopping head gives to
+    being right already (`stop`). None: every photo gets every glimpse.
     """
     check_criterion(model, criterion)
     steps, count = model.num_glimpses, photos.batch_size
@@ -92,12 +92,12 @@ def look_until(
             continue
         else:
             scores = state.glance_logits_RN
-        beliefs = scores.softmax(1)
+        beliefs = model.beliefs(scores)
         beliefs_BN[rows] = beliefs
         if threshold is None or used == steps:
             continue
         if criterion == "belief":
-            sure = beliefs.amax(1)
+            sure = model.sureness(beliefs)
         else:
             assert model.stop is not None
             sure = model.stop(state.outputs[-1]).float().sigmoid()[:, 0]

@@ -2,7 +2,8 @@
 
 `Evaluation.save` writes into the run's folder (unless another is given):
     SPLIT.json             all figures
-    SPLIT_per_class.csv    SPLIT_confusion.csv    SPLIT_confusion.png    SPLIT_photos.csv
+    SPLIT_per_class.csv    SPLIT_photos.csv
+    SPLIT_confusion.csv    SPLIT_confusion.png    where a photo has one class
     SPLIT_early_exit.csv   accuracy against mean GMACs over all thresholds, on request
     SPLIT_explain.csv, .npz   causes and better places of each photo; maps and curves, on request
 """
@@ -33,6 +34,7 @@ from stacked_ram.evaluation.early_exit import (
     exit_at,
     exit_curve,
     exit_table,
+    table_of,
 )
 from stacked_ram.evaluation.fixations import against_people, read_fixations
 from stacked_ram.evaluation.metrics import (
@@ -43,10 +45,20 @@ from stacked_ram.evaluation.metrics import (
     reliability_png,
     wilson_interval,
 )
+from stacked_ram.evaluation.multi_label import (
+    interval,
+    joined,
+    label_scores,
+    label_table,
+    least_margin,
+    mean_average_precision,
+    photo_f1,
+    resampled_map,
+)
 from stacked_ram.evaluation.multicrop import Crops, crop_size
 from stacked_ram.evaluation.predictions import TOP, Predictions, predict_split
 from stacked_ram.evaluation.unknown import open_unknown, separation
-from stacked_ram.evaluation.verdict import compared, movement, unevenness
+from stacked_ram.evaluation.verdict import compared, judged, movement, unevenness
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import command_line, environment, now, write_atomically
 from stacked_ram.runtime.devices import set_switches
@@ -64,8 +76,8 @@ CONTROL_WORDS = {
 }
 # Those that need no locations: several crops have several of each.
 CROP_FIGURES = (
-    "photos", "accuracy", "interval_95", "loss", "calibration_error",
-    "accuracy_after",
+    "photos", "accuracy", "interval_95", "loss", "calibration_error", "accuracy_after",
+    "mAP", "mAP_after", "mean_f1", "photo_f1", "exact_match",
 )  # fmt: skip
 
 
@@ -159,6 +171,11 @@ def evaluate(
     # a quick training's limit does not hold here: it would test on a part by accident
     config = replace_fields(loaded.config, changes | {"limit_photos": limit_photos}, "test")
     set_switches(config.training, loaded.device)
+    multi_label = loaded.metadata.multi_label
+    check(
+        not (multi_label and explain),
+        "--explain: is for models that give a photo one class; leave it out",
+    )
     people = None if fixations is None else read_fixations(Path(fixations))
     photos = open_dataset(config.data, split)
     loaded.check_fits(photos)
@@ -182,7 +199,7 @@ def evaluate(
             found = predict_split(
                 loaded.model, valid, keep_beliefs=True, progress="validation split", **how
             )
-        threshold = choose_threshold(exit_table_of(found), **wanted)
+        threshold = choose_threshold(exit_table_of(found, loaded), **wanted)
     with opened_split(loaded, config, photos) as loader:
         how["left_out"] = left_out = LeftOut(photos)
         predictions = predict_split(
@@ -223,7 +240,7 @@ def evaluate(
             figures["crops"] = {
                 "pass": f"mean belief of {crops} crops a photo",
                 "gmacs": crops * photo_cost(loaded.model, *size).total,
-                **{name: cropped[name] for name in CROP_FIGURES},
+                **{name: cropped[name] for name in CROP_FIGURES if name in cropped},
             }
         if people is not None:
             seen = [photos.names[row] for row in predictions.index_N]
@@ -240,7 +257,10 @@ def evaluate(
             figures["explain"], more = explain_split(loaded, loader, config, left_out)
             tables |= more
     if threshold is not None:
-        figures["early_exit"], tables["_early_exit.csv"] = early_exit(predictions, threshold, cost)
+        table = exit_table_of(predictions, loaded)
+        figures["early_exit"], tables["_early_exit.csv"] = early_exit(
+            predictions, table, threshold, cost
+        )
         figures["early_exit"] |= (
             {"chosen": "on valid", "wanted": wanted} if wanted else {"chosen": "before"}
         )
@@ -253,19 +273,21 @@ def evaluate(
         *movement(predictions.locations_NT2, chosen_T),
     ]
     figures |= {"command": command_line(), "when": now(), **environment()}
-    counts = confusion(predictions.labels_N, predictions.predicted_N, loaded.classes)
-    by_class = per_class(predictions.labels_N, predictions.predicted_N, loaded.classes)
-    figures["mean_f1"] = float(by_class["f1"].iloc[-1])
-    figures["balanced_accuracy"] = float(by_class["recall"].iloc[-1])
-    figures["meaning"] += unevenness(by_class["photos"].iloc[:-1])
-    tables |= {
-        "_per_class.csv": by_class.round(4).to_csv().encode(),
-        "_confusion.csv": counts.to_csv().encode(),
-        "_confusion.png": confusion_png(counts),
-        "_photos.csv": photo_table(predictions, photos).encode(),
-    }
+    if multi_label:
+        thresholds = loaded.model.thresholds_N.tolist()
+        by_class = label_table(predictions, loaded.classes, thresholds)
+    else:
+        by_class = per_class(predictions.labels_N, predictions.predicted_N, loaded.classes)
+        figures["mean_f1"] = float(by_class["f1"].iloc[-1])
+        figures["balanced_accuracy"] = float(by_class["recall"].iloc[-1])
+        figures["meaning"] += unevenness(by_class["photos"].iloc[:-1])
+        counts = confusion(predictions.labels_N, predictions.predicted_N, loaded.classes)
+        tables["_confusion.csv"] = counts.to_csv().encode()
+        tables["_confusion.png"] = confusion_png(counts)
+    tables["_per_class.csv"] = by_class.round(4).to_csv().encode()
+    tables["_photos.csv"] = photo_table(predictions, photos).encode()
     if calibration is not None:
-        tables["_reliability.png"] = reliability_png(predictions.confidence_N, predictions.right_N)
+        tables["_reliability.png"] = reliability_png(*confidences(predictions))
     return Evaluation(figures, predictions, tables)
 
 
@@ -284,36 +306,62 @@ def measure_controls(
     their meaning. Of the probe's sizes the best counts that costs no more than the model."""
     model = loaded.model
     boxed = not np.isnan(predictions.hit_NT).all()
-    passes = control_passes(model, len(loader.dataset), how["seed"], boxed)
+    passes = control_passes(model, loader.dataset, how["seed"], boxed)
     found = {
         name: predict_split(model, loader, progress=name, **how, **changed)
         for name, changed in passes.items()
     }
     figures: dict[str, Any] = {"controls": {name: scores(other) for name, other in found.items()}}
     figures["meaning"] = [
-        compared(predictions.right_N, found[name].right_N, words, consequence)
+        versus(predictions, found[name], words, consequence)
         for name, (words, consequence) in CONTROL_WORDS.items()
         if model.num_glimpses > (1 if name == "first glimpse only" else chosen_from(model))
     ]
     if model.backbone is not None:
         from stacked_ram.evaluation.linear_probe import linear_probe  # late: timm, torchvision
 
-        figures["linear_probe"], right_SN = linear_probe(loaded, loader, how["left_out"])
-        costs = [row["gmacs"] for row in figures["linear_probe"]["sizes"]]
+        figures["linear_probe"], answers = linear_probe(loaded, loader, how["left_out"])
+        probes = figures["linear_probe"]["sizes"]
+        metric = "mAP" if predictions.multi_label else "accuracy"
+        costs = [row["gmacs"] for row in probes]
         best = max(
             (number for number, cost in enumerate(costs) if cost <= max(gmacs, min(costs))),
-            key=lambda number: right_SN[number].mean(),
+            key=lambda number: probes[number][metric],
         )
-        size = figures["linear_probe"]["sizes"][best]["size"]
+        words = f"the linear probe at {probes[best]['size']} pixels ({costs[best]:.3g} GMACs)"
         figures["meaning"].append(
-            compared(
-                predictions.right_N,
-                right_SN[best],
-                f"the linear probe at {size} pixels ({costs[best]:.3g} GMACs)",
-                "attention is not needed",
-            )
+            versus(predictions, answers[best], words, "attention is not needed")
         )
     return figures
+
+
+def versus(
+    predictions: Predictions, other: Predictions | np.ndarray, words: str, if_level: str
+) -> str:
+    """`compared` with another's answers to the same photos: whether each is right, N; with several
+    labels the scores of the classes, N x C."""
+    if not predictions.multi_label:
+        right_N = other.right_N if isinstance(other, Predictions) else other
+        return compared(predictions.right_N, right_N, words, if_level)
+    labels_NC, own_NC = predictions.labels_N, last_beliefs(predictions)
+    other_NC = last_beliefs(other) if isinstance(other, Predictions) else other
+    gain_R = resampled_map(labels_NC, own_NC) - resampled_map(labels_NC, other_NC)
+    gain = mean_average_precision(labels_NC, own_NC) - mean_average_precision(labels_NC, other_NC)
+    return judged(gain, interval(gain_R), words, if_level, " of mAP")
+
+
+def last_beliefs(predictions: Predictions) -> np.ndarray:
+    """Class probabilities after the last glimpse, N x C, of a pass that kept them."""
+    assert predictions.beliefs_NTC is not None
+    return predictions.beliefs_NTC[:, -1]
+
+
+def confidences(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, and whether what they are of is so: of each photo's answer or, with several
+    labels, of each of its classes."""
+    if predictions.multi_label:
+        return last_beliefs(predictions).ravel(), predictions.labels_N.ravel()
+    return predictions.confidence_N, predictions.right_N
 
 
 def wanted_exit(
@@ -341,26 +389,35 @@ def wanted_exit(
 
 
 def early_exit(
-    predictions: Predictions, threshold: float, cost: Cost
+    predictions: Predictions, table: ExitTable, threshold: float, cost: Cost
 ) -> tuple[dict[str, Any], bytes]:
     """The figures of early exit at a threshold, and the curve over all thresholds (CSV)."""
-    table = exit_table_of(predictions)
     accuracy, mean_glimpses = exit_at(table, threshold)
     curve = exit_curve(table, cost)
+    name = "photo_f1" if predictions.multi_label else "accuracy"
+    curve = curve.rename(columns={"accuracy": name})
     return {
         "by": "belief" if predictions.stops_NT is None else "stopping head",
         "threshold": None if np.isinf(threshold) else threshold,
-        "accuracy": accuracy,
+        name: accuracy,
         "mean_glimpses": mean_glimpses,
         "mean_gmacs": cost.before + mean_glimpses * cost.per_glimpse,
     }, curve.round(6).to_csv(index=False).encode()
 
 
-def exit_table_of(predictions: Predictions) -> ExitTable:
-    """What each threshold would give; the predictions were made with `keep_beliefs`."""
+def exit_table_of(predictions: Predictions, loaded: LoadedRun) -> ExitTable:
+    """What each threshold would give; the predictions were made with `keep_beliefs`. With several
+    labels, the F1 of the photos stands in for the accuracy."""
     beliefs_NTC = predictions.beliefs_NTC
     assert beliefs_NTC is not None
     fewest = 1 + predictions.right_NT.shape[1] - beliefs_NTC.shape[1]
+    if predictions.multi_label:
+        thresholds_C = loaded.model.thresholds_N.numpy()
+        f1_NT = photo_f1(beliefs_NTC >= thresholds_C, predictions.labels_N[:, None])
+        sure_NT = least_margin(beliefs_NTC, thresholds_C)
+        return table_of(
+            f1_NT, sure_NT if predictions.stops_NT is None else predictions.stops_NT, fewest
+        )
     return exit_table(beliefs_NTC, predictions.labels_N, predictions.stops_NT, fewest)
 
 
@@ -368,20 +425,13 @@ def scores(predictions: Predictions) -> dict[str, Any]:
     """The figures of one pass over a split."""
     found: dict[str, Any] = {
         "photos": len(predictions.labels_N),
-        "accuracy": predictions.accuracy,
-        "interval_95": wilson_interval(predictions.right_N.sum(), len(predictions.right_N)),
-        **({} if predictions.top_N is None else {f"top_{TOP}": float(predictions.top_N.mean())}),
-        "loss": float(predictions.loss_N.mean()),
-        "calibration_error": calibration_error(predictions.confidence_N, predictions.right_N),
-        "accuracy_after": predictions.right_NT.mean(0).tolist(),
+        **(label_scores if predictions.multi_label else class_scores)(predictions),
         "read": float(predictions.read_N.mean()),
         "last_location": {
             "mean": predictions.last_N2.mean(0).tolist(),
             "spread": predictions.last_N2.std(0).tolist(),
         },
     }
-    if predictions.glance_right_N is not None:
-        found["accuracy_glance"] = float(predictions.glance_right_N.mean())
     boxed = ~np.isnan(predictions.hit_NT[:, 0])
     if boxed.any():
         found |= {
@@ -397,21 +447,48 @@ def scores(predictions: Predictions) -> dict[str, Any]:
     return found
 
 
+def class_scores(predictions: Predictions) -> dict[str, Any]:
+    """The figures of the answers, where a photo has one class."""
+    found: dict[str, Any] = {
+        "accuracy": predictions.accuracy,
+        "interval_95": wilson_interval(predictions.right_N.sum(), len(predictions.right_N)),
+        **({} if predictions.top_N is None else {f"top_{TOP}": float(predictions.top_N.mean())}),
+        "loss": float(predictions.loss_N.mean()),
+        "calibration_error": calibration_error(predictions.confidence_N, predictions.right_N),
+        "accuracy_after": predictions.right_NT.mean(0).tolist(),
+    }
+    if predictions.glance_right_N is not None:
+        found["accuracy_glance"] = float(predictions.glance_right_N.mean())
+    return found
+
+
 def photo_table(predictions: Predictions, dataset: Dataset) -> str:
-    """One row a photo, the surest mistakes first."""
+    """One row a photo, the surest mistakes first; with several labels, those of the lowest F1."""
     import pandas
 
-    names = np.array(dataset.classes)
-    table = pandas.DataFrame(
-        {
-            "path": [dataset.names[row] for row in predictions.index_N],
+    if predictions.multi_label:
+        f1_N = photo_f1(predictions.predicted_N, predictions.labels_N)
+        answers: dict[str, Any] = {
+            "labels": [joined(dataset.classes, has_C) for has_C in predictions.labels_N],
+            "predicted": [joined(dataset.classes, said_C) for said_C in predictions.predicted_N],
+            "f1": f1_N.round(4),
+        }
+        order = np.argsort(f1_N, kind="stable")
+    else:
+        names = np.array(dataset.classes)
+        answers = {
             "class": names[predictions.labels_N],
             "predicted": names[predictions.predicted_N],
             "confidence": predictions.confidence_N.round(4),
+        }
+        order = np.lexsort((-predictions.confidence_N, predictions.right_N))
+    table = pandas.DataFrame(
+        {
+            "path": [dataset.names[row] for row in predictions.index_N],
+            **answers,
             "right": predictions.right_N,
             "x": predictions.last_N2[:, 0].round(4),
             "y": predictions.last_N2[:, 1].round(4),
         }
     )
-    order = np.lexsort((-predictions.confidence_N, predictions.right_N))
     return table.iloc[order].to_csv(index=False, lineterminator="\n")

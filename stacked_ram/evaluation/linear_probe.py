@@ -25,6 +25,7 @@ from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import Loader, opened_loader
 from stacked_ram.data.remote import dataset_folder
 from stacked_ram.evaluation.cost import gmacs
+from stacked_ram.evaluation.multi_label import mean_average_precision
 from stacked_ram.images.decoding import reduced_size
 from stacked_ram.images.lazy import LazyPhotos
 from stacked_ram.images.opening import reduced
@@ -43,7 +44,8 @@ def linear_probe(
     loaded: LoadedRun, loader: Loader, left_out: LeftOut
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Measure the probe on the loader's photos: accuracy and GMACs at each of SIZES, and for each
-    whether each photo, in the order of the split, is answered right.
+    whether each photo, in the order of the split, is answered right. With several labels: mAP, and
+    the scores of the classes, N x C.
 
     It is trained on the training split of the run's data set (where that has moved, of the
     loader's). left_out: notes the loader's photos that cannot be read."""
@@ -62,13 +64,16 @@ def linear_probe(
         rows = measure(backbone, loaded, missing, loader, left_out)
         if not missing and not left_out:
             kept.write(rows)
-    right = [np.array(list(row["right"])) == "1" for row in rows]
+    if training.multi_label:
+        metric, answers = "mAP", [row["scores"] for row in rows]
+    else:
+        metric, answers = "accuracy", [np.array(list(row["right"])) == "1" for row in rows]
     return {
         "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
         f" features, logistic regression (C={C}) trained on the training split",
         "weights": "the run's own" if own else config.model.weights,
-        "sizes": [{name: row[name] for name in ("size", "accuracy", "gmacs")} for row in rows],
-    }, right
+        "sizes": [{name: row[name] for name in ("size", metric, "gmacs")} for row in rows],
+    }, answers
 
 
 class KeptFigures:
@@ -79,7 +84,8 @@ class KeptFigures:
         self, backbone: Backbone, loaded: LoadedRun, training: Dataset, asked: Dataset
     ) -> None:
         data = dataclasses.asdict(loaded.config.data)
-        self.on = data.pop("cache") != "none"
+        # with several labels it would hold a number for each photo and class
+        self.on = data.pop("cache") != "none" and not training.multi_label
         for name in ("dataset", "cache_limit", "workers"):
             del data[name]
         weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
@@ -109,8 +115,8 @@ class KeptFigures:
 def measure(
     backbone: Backbone, loaded: LoadedRun, missing: LeftOut, loader: Loader, left_out: LeftOut
 ) -> list[dict[str, Any]]:
-    """Size, accuracy, GMACs and right answers at each of SIZES. missing, left_out: note unreadable
-    photos of the training split and of the loader's."""
+    """Size, accuracy, GMACs and right answers (or mAP and scores) at each of SIZES. missing,
+    left_out: note unreadable photos of the training split and of the loader's."""
     sizes = sizes_for(backbone, loaded)
     with opened_loader(missing.dataset, loaded.config, loaded.device) as train:
         given = features(backbone, sizes, train, loaded, missing)
@@ -118,26 +124,33 @@ def measure(
     rows = []
     for size in sizes:
         classifier = fit_probe(given[size], given["labels"])
-        right_N = classifier.predict(asked[size]) == asked["labels"]
-        rows.append(
-            {
-                "size": size,
-                "accuracy": float(right_N.mean()),
-                "gmacs": image_gmacs(backbone, size, loaded.device),
-                "right": "".join(str(int(right)) for right in right_N[asked["index"].argsort()]),
-            }
-        )
+        order = asked["index"].argsort()
+        labels, found = asked["labels"][order], asked[size][order]
+        if labels.ndim == 2:
+            scores_NC = classifier.decision_function(found).reshape(labels.shape)
+            answers = {"mAP": mean_average_precision(labels, scores_NC), "scores": scores_NC}
+        else:
+            right_N = classifier.predict(found) == labels
+            right = "".join(str(int(right)) for right in right_N)
+            answers = {"accuracy": float(right_N.mean()), "right": right}
+        gmacs_of_photo = image_gmacs(backbone, size, loaded.device)
+        rows.append({"size": size, "gmacs": gmacs_of_photo, **answers})
     return rows
 
 
 def fit_probe(features_ND: np.ndarray, labels_N: np.ndarray) -> Any:
-    """Fit the probe: scikit-learn's pipeline of standardisation and logistic regression."""
+    """Fit the probe: scikit-learn's pipeline of standardisation and logistic regression; with
+    several labels, labels N x C, one regression for each class."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+    regression = LogisticRegression(C=C, max_iter=2000)
+    if labels_N.ndim == 2:
+        regression = OneVsRestClassifier(regression)
+    probe = make_pipeline(StandardScaler(), regression)
     with threadpool_limits(torch.get_num_threads()):
         return probe.fit(features_ND, labels_N)
 

@@ -37,13 +37,14 @@ def model_card(
     """
     model, data = loaded.config.model, loaded.config.data
     dataset = Path(data.dataset).name
-    classes = loaded.classes
+    classes, several = loaded.classes, loaded.metadata.multi_label
+    kind = "A multi-label" if several else "An"
     looks = f"{model.num_glimpses} glimpses of {model.num_patches} patches of {model.patch_size}"
     lines = [
-        *front_matter(figures, dataset, licence),
+        *front_matter(figures, dataset, licence, several),
         f"# {name}",
         "",
-        "An image classifier that looks at a photo as the Recurrent Attention Model does"
+        f"{kind} image classifier that looks at a photo as the Recurrent Attention Model does"
         f" ([Mnih et al., 2014](https://arxiv.org/abs/1406.6247)): {looks} pixels, each location"
         f" chosen from what it saw before. Retina `{model.retina}`, core `{model.core}`, attention"
         f" `{model.attention}`, {sum(p.numel() for p in loaded.model.parameters()):,} parameters.",
@@ -53,12 +54,15 @@ def model_card(
         "",
         f'model = ram.load("{load}")',
         'result = model.look("photo.jpg")',
-        "result.label, result.probability, result.locations",
+        "result.labels, result.belief, result.locations"
+        if several
+        else "result.label, result.probability, result.locations",
         "```",
         "",
         "## Data",
         "",
-        f"Data set `{dataset}`, {len(classes)} classes: {some_names(classes)}.",
+        f"Data set `{dataset}`, {len(classes)} classes: {some_names(classes)}."
+        + (" A photo may have several of them, or none." if several else ""),
         *(size_line(loaded)),
         "",
         "## Figures",
@@ -68,7 +72,9 @@ def model_card(
         *picture_lines(pictures),
         "## Limits",
         "",
-        f"It knows these {len(classes)} classes only, and answers one of them for any photo. It was"
+        f"It knows these {len(classes)} classes only, and"
+        f" {'says of each whether' if several else 'answers one of them for'} any photo"
+        f"{' has it' if several else ''}. It was"
         " trained and measured on photos of one data set: on others its accuracy is unknown."
         f" {calibration(loaded)} Where a control is as good as the model, its"
         " attention is worth nothing there.",
@@ -88,14 +94,16 @@ def calibration(loaded: LoadedRun) -> str:
     return "Its probabilities were not calibrated."
 
 
-def front_matter(figures: dict[str, Any] | None, dataset: str, licence: str | None) -> list[str]:
+def front_matter(
+    figures: dict[str, Any] | None, dataset: str, licence: str | None, multi_label: bool
+) -> list[str]:
     """The YAML that the Hub reads."""
     import yaml
 
     facts: dict[str, Any] = {
         "library_name": "stacked_ram",
         "pipeline_tag": "image-classification",
-        "tags": TAGS,
+        "tags": [*TAGS, *(["multi-label"] if multi_label else [])],
     }
     if licence:
         facts["license"] = licence
@@ -103,10 +111,17 @@ def front_matter(figures: dict[str, Any] | None, dataset: str, licence: str | No
         result = {
             "task": {"type": "image-classification"},
             "dataset": {"name": dataset, "type": dataset, "split": figures["split"]},
-            "metrics": [{"type": "accuracy", "value": round(figures["accuracy"], 4)}],
+            "metrics": [
+                {"type": metric_of(figures), "value": round(figures[metric_of(figures)], 4)}
+            ],
         }
         facts["model-index"] = [{"name": "stacked_ram", "results": [result]}]
     return ["---", yaml.safe_dump(facts, sort_keys=False).strip(), "---", ""]
+
+
+def metric_of(figures: dict[str, Any]) -> str:
+    """The first figure of a test: accuracy, or mAP with several labels."""
+    return "mAP" if "mAP" in figures else "accuracy"
 
 
 def some_names(classes: Sequence[str], most: int = 20) -> str:
@@ -128,25 +143,26 @@ def figure_lines(figures: dict[str, Any] | None, seed: int) -> list[str]:
     if figures is None:
         return ["Not measured: `test` was not run before this card was written."]
     low, high = figures["interval_95"]
+    metric = metric_of(figures)
     gmacs = figures["gmacs"]["total"]
-    rows = [(f"**this model**, {figures['pass']}", figures["accuracy"], f"{gmacs:.4f}")]
+    rows = [(f"**this model**, {figures['pass']}", figures[metric], f"{gmacs:.4f}")]
     for name, control in figures.get("controls", {}).items():
         words = CONTROL_WORDS.get(name, OTHER_WORDS.get(name, (name,)))[0]
-        rows.append((f"control: {words}", control["accuracy"], ""))
+        rows.append((f"control: {words}", control[metric], ""))
     for row in figures.get("linear_probe", {}).get("sizes", []):
-        rows.append((f"linear probe at {row['size']}", row["accuracy"], f"{row['gmacs']:.4f}"))
+        rows.append((f"linear probe at {row['size']}", row[metric], f"{row['gmacs']:.4f}"))
     return [
         f"On the {figures['split']} split, {figures['photos']} photos (95 % confidence interval"
         f" {low:.1%} to {high:.1%}); training seed {seed}, measured {figures['when'][:10]} by"
         f" `{figures['command']}` of stacked_ram {figures['versions']['stacked_ram']} on"
         f" {figures['machine']}:",
         "",
-        "| | accuracy | GMACs a photo |",
+        f"| | {metric} | GMACs a photo |",
         "|---|---:|---:|",
         *(f"| {words} | {accuracy:.1%} | {cost} |" for words, accuracy, cost in rows),
         "",
         "After each glimpse: "
-        + ", ".join(f"{value:.1%}" for value in figures["accuracy_after"])
+        + ", ".join(f"{value:.1%}" for value in figures[f"{metric}_after"])
         + ".",
         *(["", *(f"- {line}" for line in figures["meaning"])] if figures.get("meaning") else []),
         *([] if "controls" in figures else ["", "The controls were not measured."]),

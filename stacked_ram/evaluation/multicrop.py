@@ -35,6 +35,10 @@ class Crops:
     def __init__(self, model: RAM, count: int) -> None:
         self.model, self.count = model, count
 
+    @property
+    def thresholds_N(self) -> Tensor:
+        return self.model.thresholds_N
+
     def eval(self) -> None:
         self.model.eval()
 
@@ -54,8 +58,10 @@ class Crops:
             for mirror in (False, True)[: self.count // len(PLACES)]
             for place in PLACES
         ]
-        beliefs_XBTN = torch.stack([trace.logits_BTN.float().softmax(2) for trace in traces])
-        return dataclasses.replace(traces[0], logits_BTN=beliefs_XBTN.mean(0).log())
+        beliefs_XBTN = torch.stack([self.model.beliefs(trace.logits_BTN) for trace in traces])
+        beliefs_BTN = beliefs_XBTN.mean(0)
+        scores_BTN = beliefs_BTN.logit(1e-6) if self.model.multi_label else beliefs_BTN.log()
+        return dataclasses.replace(traces[0], logits_BTN=scores_BTN)
 
 
 def crop_size(height: int, width: int) -> tuple[int, int]:

@@ -51,6 +51,9 @@ class Row:
     """Empty where the photo could be read; all other fields are empty where it could not."""
     top: tuple[tuple[str, float], ...] = ()
     """The likeliest classes with their probabilities, 0 to 1, the likeliest first."""
+    labels: tuple[tuple[str, float], ...] | None = None
+    """Where a photo may have several classes: those whose probability reaches their threshold, the
+    likeliest first; perhaps none."""
     unknown: bool | None = None
     """Whether the model is too unsure to answer; None where `coverage` was not given."""
     locations: tuple[tuple[float, float], ...] = ()
@@ -79,7 +82,9 @@ def predict_stream(
 
     names: paths of photos; they are read as they are needed. top: classes named for each photo.
     stop_at: look at a photo no longer once the likeliest class has this probability, 0 to 1
-    (stop_by `belief`), or the stopping head this one (`stop`). coverage: the fraction of photos,
+    (stop_by `belief`; with several labels, once every class's probability lies at least this
+    fraction of the way from its threshold to 0 or 1), or the stopping head this one (`stop`).
+    coverage: the fraction of photos,
     0 to 1, that get an answer, if they are like those of the validation split; the others are
     `unknown`. Raises UserError for values out of range, for `stop` where the model has no stopping
     head, and for `coverage` where it is not calibrated.
@@ -263,10 +268,11 @@ def look(
         boxes_BTK4 = answers.boxes_BTK4 / sides_B4[:, None, None]
     best = answers.beliefs_BN.topk(min(top, len(loaded.classes)))
     finite_B = answers.beliefs_BN.isfinite().all(1).tolist()
-    for name, finite, probabilities, indices, glimpses, locations, boxes in zip(
-        names, finite_B, best.values.tolist(), best.indices.tolist(),
-        answers.glimpses_B.tolist(), answers.locations_BT2.tolist(), boxes_BTK4.tolist(),
-        strict=True,
+    sure_B = model.sureness(answers.beliefs_BN).tolist()
+    for name, finite, sure, belief_N, probabilities, indices, glimpses, locations, boxes in zip(
+        names, finite_B, sure_B, answers.beliefs_BN.cpu(), best.values.tolist(),
+        best.indices.tolist(), answers.glimpses_B.tolist(), answers.locations_BT2.tolist(),
+        boxes_BTK4.tolist(), strict=True,
     ):  # fmt: skip
         if not finite:
             yield Row(name, error=f"{name}: the model's answer is not finite")
@@ -277,7 +283,15 @@ def look(
                 (loaded.classes[index], round(probability, 6))
                 for index, probability in zip(indices, probabilities, strict=True)
             ),
-            unknown=None if least is None else probabilities[0] < least,
+            labels=labels_of(loaded, belief_N) if model.multi_label else None,
+            unknown=None if least is None else sure < least,
             locations=tuple((round(x, 4), round(y, 4)) for x, y in locations[:glimpses]),
             boxes=tuple(tuple(map(tuple, patches)) for patches in boxes[:glimpses]),
         )
+
+
+def labels_of(loaded: LoadedRun, belief_N: torch.Tensor) -> tuple[tuple[str, float], ...]:
+    """The classes whose probability reaches their threshold, with it, the likeliest first."""
+    said = (belief_N >= loaded.model.thresholds_N).nonzero()[:, 0].tolist()
+    said.sort(key=lambda label: -belief_N[label].item())
+    return tuple((loaded.classes[label], round(belief_N[label].item(), 6)) for label in said)

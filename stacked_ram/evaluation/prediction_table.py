@@ -2,7 +2,13 @@
 
     path, class, probability, class_2, probability_2, ..., unknown, glimpses, locations, error
 
-The column `unknown` is there where a coverage was wanted.
+The column `unknown` is there where a coverage was wanted. Where a photo may have several classes,
+the columns are
+
+    path, labels, probabilities, unknown, glimpses, locations, error
+
+with the classes whose probability reaches their threshold, separated by `|`, and their
+probabilities, separated by spaces.
 
 Locations share one column, `x y; x y`. Under torchrun each process writes a part of its own; the
 main one joins the parts in the order of the photos.
@@ -22,6 +28,7 @@ from typing import IO, Any
 
 import torch
 
+from stacked_ram.data.manifest import SEPARATOR
 from stacked_ram.evaluation.predict import Row
 from stacked_ram.images.names import as_utf8
 from stacked_ram.runs.folder import check_folder
@@ -47,17 +54,19 @@ def write_table(
     world: World | None = None,
     *,
     unknown: bool = False,
+    multi_label: bool = False,
 ) -> tuple[int, int]:
     """Write rows as they come, to stdout where `out` is None; returns how many rows there were,
     and how many had an error, over all processes.
 
-    classes: columns of classes in a CSV; unknown: whether it has a column `unknown`. A run that is
+    classes: columns of classes in a CSV; unknown: whether it has a column `unknown`; multi_label:
+    whether a photo may have several classes, in one column. A run that is
     stopped, and one without rows, leave no table. Raises UserError or NotWritten naming a file that
     cannot be written.
     """
     world = world or World()
     try:
-        counts = write_part(rows, out, columns(classes, unknown), world)
+        counts = write_part(rows, out, columns(classes, unknown, multi_label), world)
     except BaseException as error:
         if out is not None:
             part(out, world.rank).unlink(missing_ok=True)
@@ -118,8 +127,11 @@ class Lines:
         self.file.write(row.removesuffix("\r\n") + "\n")
 
 
-def columns(classes: int, unknown: bool = False) -> list[str]:
-    """The header of a CSV with this many classes a photo."""
+def columns(classes: int, unknown: bool = False, multi_label: bool = False) -> list[str]:
+    """The header of a CSV with this many classes a photo, or with all labels in one column."""
+    if multi_label:
+        answers = ["labels", "probabilities", *(["unknown"] if unknown else [])]
+        return ["path", *answers, "glimpses", "locations", "error"]
     numbers = ["", *(f"_{number}" for number in range(2, classes + 1))]
     named = [name + number for number in numbers for name in ("class", "probability")]
     return ["path", *named, *(["unknown"] if unknown else []), "glimpses", "locations", "error"]
@@ -129,10 +141,17 @@ def as_cells(row: Row) -> dict[str, Any]:
     """The cells of a row of a CSV."""
     if row.error:
         return {"path": as_utf8(row.path), "error": as_utf8(row.error)}
-    best = [value for pair in row.top for value in pair]
+    if row.labels is None:
+        best = [value for pair in row.top for value in pair]
+        answers: dict[str, Any] = dict(zip(columns(len(row.top))[1:], best, strict=False))
+    else:
+        answers = {
+            "labels": SEPARATOR.join(name for name, _ in row.labels),
+            "probabilities": " ".join(str(probability) for _, probability in row.labels),
+        }
     return {
         "path": as_utf8(row.path),
-        **dict(zip(columns(len(row.top))[1:], best, strict=False)),
+        **answers,
         **({} if row.unknown is None else {"unknown": row.unknown}),
         "glimpses": row.glimpses,
         "locations": "; ".join(f"{x} {y}" for x, y in row.locations),
@@ -143,10 +162,13 @@ def as_object(row: Row) -> dict[str, Any]:
     """The object of a row in JSON lines."""
     if row.error:
         return {"path": as_utf8(row.path), "error": as_utf8(row.error)}
+    if row.labels is None:
+        answers = {"class": row.top[0][0], "probability": row.top[0][1]}
+    else:
+        answers = {"labels": row.labels}
     return {
         "path": as_utf8(row.path),
-        "class": row.top[0][0],
-        "probability": row.top[0][1],
+        **answers,
         **({} if row.unknown is None else {"unknown": row.unknown}),
         "glimpses": row.glimpses,
         "top": row.top,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, softplus
 
 from stacked_ram.data.base_loader import Loader
 from stacked_ram.data.batch import Batch
@@ -29,14 +29,17 @@ class Predictions:
     index_N: np.ndarray
     """Row of each photo in its split; photos that could not be read are missing."""
     labels_N: np.ndarray
+    """The class of each photo; with several labels bool, N x C."""
     predicted_N: np.ndarray
+    """The likeliest class; with several labels bool, N x C: the classes above their thresholds."""
     confidence_N: np.ndarray
-    """Probability of the predicted class."""
+    """Probability of the likeliest class."""
     energy_N: np.ndarray
-    """Log sum exp of the class scores: low for photos unlike those of training."""
+    """Log sum exp of the class scores: low for photos unlike those of training. With several
+    labels the sum of log(1 + exp) (Wang et al., 2021)."""
     loss_N: np.ndarray
     right_NT: np.ndarray
-    """Whether the prediction after each step is right."""
+    """Whether the prediction after each step is right; with several labels, for every class."""
     read_N: np.ndarray
     """Fraction of the photo's pixels inside the boxes that were read."""
     locations_NT2: np.ndarray
@@ -53,10 +56,15 @@ class Predictions:
     glance_right_N: np.ndarray | None = None
     """Whether the prediction after the glance alone is right, where there is one."""
     beliefs_NTC: np.ndarray | None = None
-    """On request: class probabilities after each step, and before them those after the glance
-    where early exit may stop there."""
+    """On request, and with several labels always: class probabilities after each step, and before
+    them those after the glance where early exit may stop there."""
     stops_NT: np.ndarray | None = None
     """On request, of a model with a stopping head: its probabilities after each step."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several classes."""
+        return self.labels_N.ndim == 2
 
     @property
     def last_N2(self) -> np.ndarray:
@@ -126,8 +134,8 @@ def predict_split(
         how |= {"rollouts": samples, "sample": True}
     parts: list[dict[str, Tensor]] = []
     for batch, trace in traces(model, loader, **how):
-        found = measure(trace, batch, objects_of(loader.dataset, batch))
-        if keep_beliefs:
+        found = measure(trace, batch, objects_of(loader.dataset, batch), model.thresholds_N)
+        if keep_beliefs or trace.multi_label:
             found["beliefs_NTC"] = beliefs_of(trace.logits_BTN, batch.labels_B)
             if trace.stop_logits_BT is not None:
                 found["stops_NT"] = trace.stop_logits_BT.sigmoid()
@@ -142,43 +150,73 @@ def predict_split(
 
 def beliefs_of(logits_RTN: Tensor, labels_B: Tensor) -> Tensor:
     """Class probabilities, the mean over a photo's rollouts, B x T x N. Scores that are not
-    finite count as a wrong answer of no confidence."""
-    beliefs_BTN = logits_RTN.float().softmax(2).unflatten(0, (len(labels_B), -1)).mean(1)
+    finite count as a wrong answer of no confidence. labels_B: B x N with several labels."""
+    multi_label = labels_B.ndim == 2
+    beliefs_RTN = logits_RTN.float().sigmoid() if multi_label else logits_RTN.float().softmax(2)
+    beliefs_BTN = beliefs_RTN.unflatten(0, (len(labels_B), -1)).mean(1)
     classes = beliefs_BTN.shape[2]
-    wrong_BN = one_hot((labels_B + 1) % classes, classes) * 1e-6
+    wrong_BN = 1 - labels_B if multi_label else 1e-6 * one_hot((labels_B + 1) % classes, classes)
     broken_BT1 = beliefs_BTN.isnan().any(2, keepdim=True)
     return torch.where(broken_BT1, wrong_BN[:, None], beliefs_BTN)
 
 
-def measure(trace: Trace, batch: Batch, objects_BO4: Tensor) -> dict[str, Tensor]:
+def measure(
+    trace: Trace, batch: Batch, objects_BO4: Tensor, thresholds_N: Tensor
+) -> dict[str, Tensor]:
     """The fields of Predictions for one batch; of several rollouts the locations are those of the
-    first."""
+    first. thresholds_N: with several labels, from which probability on each class is said."""
     assert trace.boxes_BTSK4 is not None and trace.read_B is not None
     rollouts, labels_B = trace.rollouts, batch.labels_B
     beliefs_BTN = beliefs_of(trace.logits_BTN, labels_B)
     last_BN = beliefs_BTN[:, -1]
-    confidence_B, predicted_B = last_BN.max(1)
-    energy_R = trace.logits_BTN[:, -1].float().logsumexp(1)
-    own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
+    if trace.multi_label:
+        found = decided(trace, beliefs_BTN, labels_B, thresholds_N.to(labels_B.device))
+    else:
+        found = classified(trace, beliefs_BTN, labels_B)
     locations_BT2 = trace.locations_BTS2[::rollouts, :, -1].float().nan_to_num(0.0)
     patches_BT4 = narrowest(trace.boxes_BTSK4[::rollouts].float().nan_to_num(0.0))
-    found = {
+    energy_B = found.pop("energy_R").unflatten(0, (len(labels_B), -1)).mean(1)
+    return found | {
         "index_N": batch.index_B,
-        "labels_N": labels_B,
-        "predicted_N": predicted_B,
-        "confidence_N": confidence_B,
-        "energy_N": energy_R.unflatten(0, (len(labels_B), -1)).mean(1),
-        "loss_N": -own_B.clamp(min=1e-12).log(),
-        "right_NT": beliefs_BTN.argmax(2) == labels_B[:, None],
+        "confidence_N": last_BN.amax(1),
+        "energy_N": energy_B,
         "read_N": trace.read_B[::rollouts].float().nan_to_num(0.0),
         "locations_NT2": locations_BT2,
         "hit_NT": hits(locations_BT2, objects_BO4, batch.sizes_B2),
         "covered_NT": covered(patches_BT4, objects_BO4),
         "found_NT": at_object(patches_BT4, objects_BO4),
     }
+
+
+def classified(trace: Trace, beliefs_BTN: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
+    """Of photos with one class each: what was predicted, and whether it is right."""
+    last_BN = beliefs_BTN[:, -1]
+    own_B = last_BN.gather(1, labels_B[:, None]).squeeze(1)
+    found = {
+        "labels_N": labels_B,
+        "predicted_N": last_BN.argmax(1),
+        "energy_R": trace.logits_BTN[:, -1].float().logsumexp(1),
+        "loss_N": -own_B.clamp(min=1e-12).log(),
+        "right_NT": beliefs_BTN.argmax(2) == labels_B[:, None],
+    }
     if last_BN.shape[1] > TOP:
         found["top_N"] = (last_BN > own_B[:, None]).sum(1) < TOP
     if trace.glance_logits_BN is not None:
-        glance_BN = beliefs_of(trace.glance_logits_BN[::rollouts, None], labels_B)[:, 0]
+        glance_BN = beliefs_of(trace.glance_logits_BN[:: trace.rollouts, None], labels_B)[:, 0]
         found["glance_right_N"] = glance_BN.argmax(1) == labels_B
     return found
+
+
+def decided(
+    trace: Trace, beliefs_BTN: Tensor, labels_BN: Tensor, thresholds_N: Tensor
+) -> dict[str, Tensor]:
+    """Of photos with several classes each: which were said, and whether all of that is right."""
+    has_BN, last_BN = labels_BN > 0, beliefs_BTN[:, -1]
+    each_BN = torch.where(has_BN, last_BN, 1 - last_BN).clamp(min=1e-12)
+    return {
+        "labels_N": has_BN,
+        "predicted_N": last_BN >= thresholds_N,
+        "energy_R": softplus(trace.logits_BTN[:, -1].float()).sum(1),
+        "loss_N": -each_BN.log().sum(1),
+        "right_NT": ((beliefs_BTN >= thresholds_N) == has_BN[:, None]).all(2),
+    }

@@ -15,22 +15,13 @@ from stacked_ram.evaluation.verdict import UNEVEN
 def summary(evaluation: Evaluation) -> str:
     """The figures in words, for the terminal."""
     report = evaluation.figures
-    low, high = report["interval_95"]
-    accuracy = (
-        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
-        f" {high:.2%}; one photo is {1 / report['photos']:.2%})"
-    )
-    balanced = [
-        f"  balanced accuracy  {report['balanced_accuracy']:7.2%}   (mean over classes)",
-        f"  mean F1            {report['mean_f1']:7.2%}",
-    ]
-    uneven = is_uneven(np.bincount(evaluation.predictions.labels_N).tolist(), UNEVEN)
+    several = "mAP" in report
     lines = [
         f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
         f" {report['photos']} photos, {report['pass']}:",
-        *([*balanced, accuracy] if uneven else [accuracy, *balanced[1:]]),
+        *(label_lines(report) if several else class_lines(evaluation)),
         f"  calibration error  {report['calibration_error']:7.2%}",
-        f"  after each glimpse {percents(report['accuracy_after'])}",
+        f"  after each glimpse {percents(report['mAP_after' if several else 'accuracy_after'])}",
         f"  GMACs a photo      {report['gmacs']['total']:7.4f}   "
         f"({report['gmacs']['per_glimpse']:.4f} a glimpse, photo"
         f" {report['gmacs']['photo'][0]}x{report['gmacs']['photo'][1]})",
@@ -52,8 +43,9 @@ def summary(evaluation: Evaluation) -> str:
         )
     if f"top_{TOP}" in report:
         lines.append(f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}")
-    if "accuracy_glance" in report:
-        lines.append(f"  after the glance   {report['accuracy_glance']:7.2%}")
+    metric = "mAP" if several else "accuracy"
+    if f"{metric}_glance" in report:
+        lines.append(f"  after the glance   {report[f'{metric}_glance']:7.2%}")
     if report["left_out"]:
         count = len(report["left_out"])
         lines.append(f"  left out           {count:7d}   (photos that could not be read)")
@@ -63,23 +55,22 @@ def summary(evaluation: Evaluation) -> str:
         lines.append(f"  box covered        {covered} by the narrowest patch")
         lines.append(f"  object found       {found} by each glimpse or before")
     for name, control in report.get("controls", {}).items():
-        distance = 100 * (report["accuracy"] - control["accuracy"])
+        distance = 100 * (report[metric] - control[metric])
         label = f"control: {name}"
-        lines.append(f"  {label:26} {control['accuracy']:7.2%}   (policy {distance:+.1f} points)")
+        lines.append(f"  {label:26} {control[metric]:7.2%}   (policy {distance:+.1f} points)")
     for row in report.get("linear_probe", {}).get("sizes", []):
         label = f"linear probe at {row['size']}"
-        lines.append(f"  {label:26} {row['accuracy']:7.2%}   ({row['gmacs']:.4f} GMACs)")
+        lines.append(f"  {label:26} {row[metric]:7.2%}   ({row['gmacs']:.4f} GMACs)")
     if "early_exit" in report:
         early = report["early_exit"]
+        good, of = ("photo_f1", "F1 of a photo; ") if several else ("accuracy", "")
         lines.append(
-            f"  early exit         {early['accuracy']:7.2%}   ({early['mean_glimpses']:.2f}"
+            f"  early exit         {early[good]:7.2%}   ({of}{early['mean_glimpses']:.2f}"
             f" glimpses, {early['mean_gmacs']:.4f} GMACs on average; threshold chosen"
             f" {early['chosen']})"
         )
     for mean in (report[name] for name in ("mc_samples", "crops") if name in report):
-        lines.append(
-            f"  {mean['pass']}: accuracy {mean['accuracy']:.2%}, {mean['gmacs']:.4f} GMACs"
-        )
+        lines.append(f"  {mean['pass']}: {metric} {mean[metric]:.2%}, {mean['gmacs']:.4f} GMACs")
     if "explain" in report:
         lines += explained(report["explain"])
     if "fixations" in report:
@@ -87,6 +78,34 @@ def summary(evaluation: Evaluation) -> str:
     if report["meaning"]:
         lines += ["What this means:", *(f"  {line}" for line in report["meaning"])]
     return "\n".join(lines)
+
+
+def class_lines(evaluation: Evaluation) -> list[str]:
+    """The figures of the answers, where a photo has one class."""
+    report = evaluation.figures
+    low, high = report["interval_95"]
+    accuracy = (
+        f"  accuracy           {report['accuracy']:7.2%}   (95 % confidence interval {low:.2%} to"
+        f" {high:.2%}; one photo is {1 / report['photos']:.2%})"
+    )
+    balanced = [
+        f"  balanced accuracy  {report['balanced_accuracy']:7.2%}   (mean over classes)",
+        f"  mean F1            {report['mean_f1']:7.2%}",
+    ]
+    uneven = is_uneven(np.bincount(evaluation.predictions.labels_N).tolist(), UNEVEN)
+    return [*balanced, accuracy] if uneven else [accuracy, *balanced[1:]]
+
+
+def label_lines(report: dict[str, Any]) -> list[str]:
+    """The figures of the answers, where a photo may have several classes."""
+    low, high = report["interval_95"]
+    return [
+        f"  mAP                {report['mAP']:7.2%}   (95 % confidence interval {low:.2%} to"
+        f" {high:.2%}; mean average precision over classes)",
+        f"  mean F1            {report['mean_f1']:7.2%}   (over classes, at their thresholds;"
+        f" of a photo {report['photo_f1']:.2%})",
+        f"  exact match        {report['exact_match']:7.2%}   (every class of the photo right)",
+    ]
 
 
 def explained(figures: dict[str, Any]) -> list[str]:
@@ -151,7 +170,10 @@ def comparison(evaluations: dict[str, Evaluation]) -> str:
     """Several runs: each one's figures, their mean and standard deviation."""
     import pandas
 
-    names = ["accuracy", f"top_{TOP}", "balanced_accuracy", "mean_f1", "calibration_error", "loss"]
+    names = [
+        "accuracy", "mAP", f"top_{TOP}", "balanced_accuracy", "mean_f1", "calibration_error",
+        "loss",
+    ]  # fmt: skip
     table = pandas.DataFrame(
         {
             run: {name: found.figures.get(name) for name in names}

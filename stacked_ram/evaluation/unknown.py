@@ -3,7 +3,8 @@
 Two scores for "this is one of my classes": the probability of the likeliest class (Hendrycks and
 Gimpel, "A baseline for detecting misclassified and out-of-distribution examples", 2017), and the
 energy, log sum exp of the class scores (Liu et al., "Energy-based out-of-distribution detection",
-2020).
+2020); with several labels, the joint energy (Wang et al., "Can multi-label classification networks
+know what they don't know?", 2021).
 
 N photos
 """
@@ -40,7 +41,8 @@ def open_unknown(loaded: LoadedRun, folder: Path) -> Dataset:
             f"--unknown: {folder} has photos of {dataset.channels} channel(s), the model takes"
             f" {loaded.metadata.channels}"
         )
-    return dataclasses.replace(dataset, labels=np.zeros_like(dataset.labels))
+    several = (len(loaded.classes),) if loaded.metadata.multi_label else ()
+    return dataclasses.replace(dataset, labels=np.zeros((len(dataset), *several), np.int64))
 
 
 def separation(known: Predictions, unknown: Predictions) -> dict[str, Any]:

@@ -27,9 +27,17 @@ def compared(right_N: np.ndarray, other_N: np.ndarray, other: str, if_level: str
     good or better. Decided by the 95 % confidence interval of the paired difference: a difference
     whose interval holds 0 is none; one that is wider than CLEAR says that photos are too few.
     """
-    low, high = paired_interval(right_N, other_N)
     difference = float(np.mean(right_N) - np.mean(other_N))
-    by = f"{100 * difference:+.1f} points, 95 % confidence interval {100 * low:+.1f} to"
+    return judged(difference, paired_interval(right_N, other_N), other, if_level)
+
+
+def judged(
+    difference: float, interval_95: Sequence[float], other: str, if_level: str, of: str = ""
+) -> str:
+    """Say what a difference of two figures from 0 to 1 means, as `compared` does. of: the figure,
+    where it is not the accuracy."""
+    low, high = interval_95
+    by = f"{100 * difference:+.1f} points{of}, 95 % confidence interval {100 * low:+.1f} to"
     by += f" {100 * high:+.1f}"
     if low > 0:
         return f"Better than {other} ({by})."

@@ -32,6 +32,7 @@ def build_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     load_weights: bool = True,
+    multi_label: bool = False,
 ) -> RAM:
     """Build an untrained model: `build_model(config, num_classes=5)(images_BCHW)` gives a Trace.
 
@@ -40,6 +41,7 @@ def build_model(
         mean, std: of the photos' values, C of each, in 0..1 units; None: 0.5 each. A backbone with
             weights brings its own.
         load_weights: False leaves a backbone without the weights that the configuration names.
+        multi_label: whether a photo may have several classes, or none.
 
     Raises UserError if the backbone, its weights or a part of one's own are not available.
     """
@@ -84,6 +86,7 @@ def build_model(
         learned_stop=config.learned_stop,
         mean=mean,
         std=std,
+        multi_label=multi_label,
     )
     model.config = config
     return model

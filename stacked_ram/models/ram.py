@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from stacked_ram.config.model import ModelConfig
 from stacked_ram.models.attention.base import PolicyOutput, with_zooms
+from stacked_ram.models.decisions import decision_margins
 from stacked_ram.models.glance import Glance
 from stacked_ram.models.level import (
     Glimpse,
@@ -64,10 +65,16 @@ class RAM(nn.Module):
         dropout: before the classifier, 0 to 1.
         learned_stop: have a head that predicts after each glimpse whether the answer is right.
         mean, std: of the photos' values in 0..1 units, a number for each channel.
+        multi_label: whether a photo may have several classes.
     """
 
     temperature: float = 1.0
     """What the class scores are divided by, once the model is calibrated."""
+    multi_label: bool = False
+    """Whether a photo may have several classes: each then has a probability of its own."""
+    thresholds: Sequence[float] = ()
+    """With several labels: the probability from which on a photo is said to have each class; none:
+    0.5 for all."""
     config: ModelConfig | None = None
     """The config given to `build_model`; the model itself does not read it."""
     mean: Tensor
@@ -92,6 +99,7 @@ class RAM(nn.Module):
         learned_stop: bool = False,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        multi_label: bool = False,
     ):
         super().__init__()
         if levels is None and retina is not None and core is not None:
@@ -105,6 +113,7 @@ class RAM(nn.Module):
                 f" {top.retina.out_features}; the core takes both, so they must be equal"
             )
         self.num_classes, self.num_glimpses = num_classes, num_glimpses
+        self.multi_label = multi_label
         self.first_location, self.glance_dropout = first_location, glance_dropout
         self.has_policy = not policy.differentiable
         self.backbone = find_backbone(levels)
@@ -181,6 +190,7 @@ class RAM(nn.Module):
         return assemble(
             outputs, patches, self.heads(policy_inputs), boxes, photos.sizes_B2, rollouts,
             state.glance_logits_RN, self.first_chosen(location_source, len(outputs)),
+            self.multi_label,
         )  # fmt: skip
 
     def photos(self, images: Tensor | PhotoBatch, sizes_B2: Tensor | None = None) -> PhotoBatch:
@@ -330,6 +340,22 @@ class RAM(nn.Module):
         """Compute class scores from the top core's output, of one step or several."""
         scores = self.classifier(self.dropout(output)).float()
         return scores if self.temperature == 1 else scores / self.temperature
+
+    def beliefs(self, scores: Tensor) -> Tensor:
+        """Return class probabilities from class scores, ... x N."""
+        return scores.sigmoid() if self.multi_label else scores.softmax(-1)
+
+    def sureness(self, beliefs: Tensor) -> Tensor:
+        """Return how sure answers are, 0 to 1, from class probabilities, ... x N: the likeliest
+        class's probability; with several labels, the smallest of `decision_margins`."""
+        if not self.multi_label:
+            return beliefs.amax(-1)
+        return decision_margins(beliefs, self.thresholds_N.to(beliefs.device)).amin(-1)
+
+    @property
+    def thresholds_N(self) -> Tensor:
+        """The threshold of each class, on the CPU."""
+        return torch.tensor(self.thresholds or (0.5,) * self.num_classes)
 
     def heads(self, policy_inputs: list[Tensor]) -> Heads:
         """Compute class scores, baseline and stopping score of all steps at once. policy_inputs:

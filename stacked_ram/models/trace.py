@@ -17,7 +17,7 @@ from stacked_ram.models.attention.base import PolicyOutput
 @dataclass
 class Trace:
     logits_BTN: Tensor
-    """Class scores after each step; softmax gives the belief."""
+    """Class scores after each step; softmax (with several labels, sigmoid) gives the belief."""
     locations_BTS2: Tensor
     """Where each glimpse looked, (x, y) in [-1, 1]."""
     samples_BTS2: Tensor
@@ -51,6 +51,8 @@ class Trace:
     """Learned stop: score for stopping after each step."""
     patches_BTSKCPP: Tensor | None = None
     """On request: the patches as the network got them, normalised."""
+    multi_label: bool = False
+    """Whether a photo may have several classes."""
     map_patches_BTKCPP: list[Tensor] | None = None
     """On request: the patches cut from each surface of the lowest level: the photo, or (stack conv,
     backbone) the feature maps; a tensor for each surface."""
@@ -84,6 +86,7 @@ def assemble(
     rollouts: int,
     glance_logits_BN: Tensor | None,
     first_chosen: int,
+    multi_label: bool = False,
 ) -> Trace:
     """Make a trace of what each step and level did. patches_TS: those of each surface, or empty.
     sizes_B2: (height, width) of the photos, one row per photo."""
@@ -119,6 +122,7 @@ def assemble(
         glance_logits_BN=glance_logits_BN,
         region_weights_BTR=region_weights(outputs_TS),
         stop_logits_BT=heads.stop_logits_BT,
+        multi_label=multi_label,
         patches_BTSKCPP=torch.stack(
             [torch.stack([surfaces[0] for surfaces in step], 1) for step in patches_TS], 1
         )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stacked_ram.preparation.encoding import TILE, thumbnail
+from stacked_ram.preparation.multi_label import join_labels
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.report import REPORT_COLUMNS, SHEET_TILES, write_pages
 from stacked_ram.preparation.workdir import write_table
@@ -30,7 +31,7 @@ def write_digit_reports(
     rows = (
         [
             f"{name}:{number}",
-            info["classes"][label],
+            class_text(info["classes"], label),
             "stored",
             "",
             "",
@@ -47,6 +48,11 @@ def write_digit_reports(
     write_pages(tree, info, _sheets(tree, info["classes"], tuple(info["canvas"])))
 
 
+def class_text(classes: list[str], label: np.ndarray) -> str:
+    """Return the name of a class by its number, or the text of several, given as 0 and 1."""
+    return join_labels(np.array(classes)[label.astype(bool)]) if label.ndim else classes[label]
+
+
 def _sheets(
     tree: Path, classes: list[str], size: tuple[int, int]
 ) -> Iterator[tuple[str, list[Image.Image], list[str]]]:
@@ -59,10 +65,16 @@ def _sheets(
             [
                 _tile(canvases[split](row))
                 for split in SPLITS
-                for row in np.flatnonzero(labels[split] == label)[:_FROM_EACH]
+                for row in np.flatnonzero(has(labels[split], label))[:_FROM_EACH]
             ],
             [],
         )
+
+
+def has(labels: np.ndarray, label: int) -> np.ndarray:
+    """Return which digits or canvases have a class. labels: of one class each, N, or of several,
+    N x C."""
+    return labels[:, label] == 1 if labels.ndim == 2 else labels == label
 
 
 def _canvases(folder: Path, size: tuple[int, int]) -> Callable[[int], np.ndarray]:

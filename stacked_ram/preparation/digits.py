@@ -23,7 +23,7 @@ import numpy as np
 from stacked_ram.images.names import path_text
 from stacked_ram.preparation.digit_report import write_digit_reports
 from stacked_ram.preparation.idx import PARTS, find_idx, read_idx
-from stacked_ram.preparation.megapixel import CANVASES, SEEDS, draw_canvases
+from stacked_ram.preparation.megapixel import CANVASES, DIGITS, SAME, SEEDS, draw_canvases
 from stacked_ram.preparation.options import PrepareOptions
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.workdir import (
@@ -59,6 +59,10 @@ def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
     options.refuse_unused("digits")
     if options.megapixel is not None:
         return _prepare_megapixel(options, options.megapixel, folder)
+    if options.multi_label:
+        raise UserError(
+            "--multi-label: a digit has one class; several are on a canvas of --megapixel SIDE"
+        )
     clutter = options.clutter or 0
     canvas = options.canvas_size or (PAPER_CANVAS if options.translate or clutter else None)
     splits, classes, sources = _read_splits(options, folder)
@@ -98,7 +102,8 @@ def prepare_digits(options: PrepareOptions, folder: Path) -> Path:
 
 
 def _prepare_megapixel(options: PrepareOptions, side: int, folder: Path) -> Path:
-    """Make Megapixel MNIST (megapixel.py)."""
+    """Make Megapixel MNIST (megapixel.py); with --multi-label, for its task "multi"."""
+    several = options.multi_label
     official = _read_files(folder)
     drawn = {
         part: draw_canvases(*official[part], CANVASES[part], side, options.scribbles, SEEDS[part])
@@ -113,8 +118,8 @@ def _prepare_megapixel(options: PrepareOptions, side: int, folder: Path) -> Path
         arrays[split] = {
             "images": canvases.patterns,
             "pieces": canvases.pieces_NP3[kept_N],
-            "labels": canvases.labels_N[kept_N],
-            "boxes": canvases.boxes()[kept_N],
+            "labels": (canvases.labels_NC if several else canvases.labels_N)[kept_N],
+            "boxes": canvases.boxes(DIGITS if several else SAME)[kept_N],
         }
         sources[split] = f"{part}-canvas", np.flatnonzero(kept_N)
     return _write(
@@ -124,6 +129,7 @@ def _prepare_megapixel(options: PrepareOptions, side: int, folder: Path) -> Path
         sources,
         canvas=[side, side],
         scribbles=options.scribbles,
+        **({"labels": "several"} if several else {}),
         rule=f"Megapixel MNIST's own test; {valid_N.sum():,} of its {len(valid_N):,} training "
         "canvases drawn, stratified by class, for validation",
     )
@@ -141,13 +147,16 @@ def _write(
     dataset.yaml."""
     tree = working_folder(options.dest) / "dataset"
     remove_tree(tree)
-    hashes, counts = {}, {}
+    hashes, counts, photos = {}, {}, {}
     for split, content in arrays.items():
         hashed = hashlib.sha256(content["images"].tobytes())
         hashed.update(content.get("pieces", np.empty(0)).tobytes())
         hashes[split] = hashed.hexdigest()
-        count_N = np.bincount(content["labels"], minlength=len(classes)).tolist()
-        counts[split] = dict(zip(classes, count_N, strict=True))
+        labels = content["labels"]
+        several = labels.ndim == 2
+        count_N = labels.sum(0) if several else np.bincount(labels, minlength=len(classes))
+        counts[split] = dict(zip(classes, count_N.tolist(), strict=True))
+        photos[split] = len(labels)
         _save(tree / split, content)
     info = {
         "format": 1,
@@ -155,6 +164,7 @@ def _write(
         "name": options.dest.name,
         "classes": list(classes),
         "counts": counts,
+        **({"photos": photos} if more.get("labels") else {}),
         "mean": [0.0],  # the model sees 0..1 with the background exactly 0
         "std": [1.0],
         "channels": 1,

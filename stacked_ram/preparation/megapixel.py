@@ -1,6 +1,7 @@
 """Megapixel MNIST (Katharopoulos & Fleuret, 2019): five digits on a large canvas among scribbles.
 
-Three of the digits are of one class, which is the label (the task "majority"). The canvases are
+Three of the digits are of one class, which is the label (the task "majority"); or the labels are
+all the classes on the canvas (the task "multi", with --multi-label). The canvases are
 those of the public benchmark, pixel for pixel: the numbers are drawn in the same order from numpy's
 legacy generator, seed 1 for the 5,000 training canvases and seed 0 for the 1,000 test canvases.
 Validation canvases are drawn out of the training ones.
@@ -35,16 +36,18 @@ class Canvases:
     """int64: the class of three of the digits."""
     digits_NK: np.ndarray
     """Numbers of the digits in the MNIST file, the three of the label's class first."""
+    labels_NC: np.ndarray
+    """uint8, N x 10: 1 for each class that the canvas shows."""
     patterns: np.ndarray
     """uint8, patterns x 28 x 28: the digits that the canvases show, then the scribbles."""
     pieces_NP3: np.ndarray
     """int32: (pattern, row, column) of each piece, in the order of drawing: the scribbles, then
     the digits over them."""
 
-    def boxes(self) -> np.ndarray:
-        """Return the boxes of the digits of the canvas's class, N x 3 x 4 (left, top, right,
-        bottom), int64."""
-        corners_NK2 = self.pieces_NP3[:, -DIGITS:, :0:-1][:, :SAME].astype(np.int64)
+    def boxes(self, count: int = SAME) -> np.ndarray:
+        """Return the boxes of the digits of the canvas's class, or of the first `count` digits,
+        N x count x 4 (left, top, right, bottom), int64."""
+        corners_NK2 = self.pieces_NP3[:, -DIGITS:, :0:-1][:, :count].astype(np.int64)
         return np.concatenate([corners_NK2, corners_NK2 + SIDE], 2)
 
 
@@ -73,6 +76,7 @@ def draw_canvases(
     return Canvases(
         labels_N=classes_N,
         digits_NK=digits_NK,
+        labels_NC=(labels_M[digits_NK][:, :, None] == np.arange(10)).any(1).astype(np.uint8),
         patterns=np.concatenate([images_MHW[used], patterns]),
         pieces_NP3=np.concatenate([pieces_NP[..., None], places_NP2], 2).astype(np.int32),
     )

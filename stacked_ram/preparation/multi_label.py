@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stacked_ram.data.manifest import SEPARATOR, split_labels
 from stacked_ram.preparation.records import SPLITS
 from stacked_ram.runtime.errors import UserError
 
-SEPARATOR = "|"
 FOLDER = "photos"  # in each split, in place of the folders of the classes
 
 
@@ -32,11 +32,6 @@ def join_labels(labels: Iterable[str], where: str = "") -> str:
             "rename it"
         )
     return SEPARATOR.join(names)
-
-
-def split_labels(text: str) -> list[str]:
-    """Return the labels in a text of `join_labels`."""
-    return text.split(SEPARATOR) if text else []
 
 
 def count_labels(counts: Mapping[str, int]) -> dict[str, int]:

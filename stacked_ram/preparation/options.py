@@ -57,7 +57,9 @@ ONLY_FOR = {
         "max_megapixels", "scene", "shards", "shard_size",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
-    "digits": ("canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles"),
+    "digits": (
+        "canvas", "translate", "clutter", "clutter_size", "megapixel", "scribbles", "multi_label",
+    ),
     "flowers17": ("official_split",),
 }  # fmt: skip
 
@@ -88,7 +90,8 @@ class PrepareOptions:
     JSON file of COCO annotations."""
     multi_label: bool = False
     """Photos may have several labels: in the column label, as --label-separator separates them; in
-    several rows; in a column of 0 and 1 for each label; or all classes of its objects."""
+    several rows; in a column of 0 and 1 for each label; or all classes of its objects. With
+    --megapixel: all classes of the digits on a canvas."""
     label_separator: str = "|"
     """With --multi-label: what separates the labels in the column label."""
     group_pattern: str | None = None

@@ -56,6 +56,11 @@ class Metadata:
     confidences: tuple[float, ...] = ()
     """Quantiles of the confidence on the validation split, from 0 to 1 in equal steps; none before
     calibration."""
+    multi_label: bool = False
+    """Whether a photo may have several classes, or none."""
+    thresholds: tuple[float, ...] = ()
+    """With several labels: the probability from which on a photo is said to have each class; none:
+    0.5 for all."""
 
 
 @dataclass
@@ -80,7 +85,14 @@ class LoadedRun:
         return self.path.parent
 
     def check_fits(self, dataset: Dataset) -> None:
-        """Raise UserError if a data set's classes or channels differ from the run's."""
+        """Raise UserError if a data set's classes, labels or channels differ from the run's."""
+        several = self.metadata.multi_label
+        if dataset.multi_label != several:
+            has, was = ("one class", "several") if several else ("several", "one class")
+            raise UserError(
+                f"{dataset.folder}: its photos have {has} each, and {self.folder} was trained on"
+                f" photos with {was}"
+            )
         if dataset.classes != self.classes:
             raise UserError(
                 f"{dataset.folder}: its {len(dataset.classes)} classes are not the"
@@ -168,6 +180,8 @@ def metadata_of(about: dict[str, Any], source: str) -> Metadata:
         epoch=int(about["epoch"]), progress=float(about["progress"]),
         metrics=dict(about["metrics"]), temperature=float(about.get("temperature", 1)),
         confidences=tuple(map(float, about.get("confidences", ()))),
+        multi_label=bool(about.get("multi_label", False)),
+        thresholds=tuple(map(float, about.get("thresholds", ()))),
     )  # fmt: skip
 
 
@@ -249,6 +263,7 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
             mean=metadata.mean,
             std=metadata.std,
             load_weights=False,
+            multi_label=metadata.multi_label,
         )
 
     reason = misfit_without_memory(build, weights)
@@ -264,6 +279,7 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
             raise UserError(f"{path}: its weights are not finite ({name}); train again")
     model.anneal(metadata.progress)
     model.temperature = metadata.temperature
+    model.thresholds = metadata.thresholds
     config = resolve_auto(metadata.config, chosen, trained=True)
     return LoadedRun(model.to(chosen).eval(), metadata, path, chosen, config)
 

@@ -42,7 +42,8 @@ ONNX_FILES = (
 class DeterministicPass(nn.Module):
     """Raw pixels -> class probabilities after each step, and locations.
 
-    stop_at: look no more once a class has this probability. Then the beliefs of later steps are
+    stop_at: look no more once a class has this probability (with several labels, once every class
+    has this margin from its threshold). Then the beliefs of later steps are
     those of the last glimpse that counts, and the number of glimpses is a third output.
     """
 
@@ -52,13 +53,13 @@ class DeterministicPass(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, ...]:
         trace = self.model(pixels_BCHW, sample=False)
-        beliefs_BTN = trace.logits_BTN.softmax(2)
+        beliefs_BTN = self.model.beliefs(trace.logits_BTN)
         if self.stop_at is None:
             return beliefs_BTN, trace.locations_BTS2
         glance = trace.glance_logits_BN
         if glance is not None:  # it may be enough: no glimpse at all
-            beliefs_BTN = torch.cat([glance.softmax(1).unsqueeze(1), beliefs_BTN], 1)
-        enough_BT = beliefs_BTN[:, :-1].amax(2) >= self.stop_at
+            beliefs_BTN = torch.cat([self.model.beliefs(glance).unsqueeze(1), beliefs_BTN], 1)
+        enough_BT = self.model.sureness(beliefs_BTN[:, :-1]) >= self.stop_at
         before_B = (enough_BT.long().cumsum(1) == 0).sum(1)  # rows before the one that is enough
         rows_T = torch.arange(beliefs_BTN.shape[1], device=before_B.device)
         kept_BT = torch.minimum(rows_T, before_B.unsqueeze(1))
@@ -122,6 +123,11 @@ def export(
     Raises UserError if the folder cannot be written, packages are missing, or the run's data set
     is not there (int8); RunFailed if the model cannot be exported.
     """
+    if int8 and loaded.metadata.multi_label:
+        raise UserError(
+            f"--int8: {loaded.folder} gives a photo several classes, and what 8 bits lose is"
+            " measured on models that give it one; leave it out"
+        )
     check_folder(out)
     # without gradients the sliding sums are exported as evaluation computes them
     model = copy.deepcopy(loaded.model).cpu()
@@ -199,16 +205,22 @@ def check_equal(program: Any, model: nn.Module, photos: Sequence[Tensor]) -> Non
 
 def describe(loaded: LoadedRun, shape: Shape, stop_at: float | None) -> dict[str, Any]:
     """Describe the program for its callers: input, outputs, classes, preparation."""
-    config = loaded.config
+    config, several = loaded.config, loaded.metadata.multi_label
     outputs = {
         "beliefs": "class probabilities after each glimpse (photo, T, class); the last one is the"
         " answer",
         "locations": "(x, y) in [-1, 1] of each glimpse (photo, T, level, 2); (-1, -1) is the top"
         " left corner",
     }
+    if several:
+        outputs["beliefs"] = (
+            "the probability of each class after each glimpse (photo, T, class), each from 0 to 1;"
+            " a photo has the classes whose last one reaches their threshold"
+        )
     if stop_at is not None:
+        enough = "every class had a margin" if several else "a class had a probability"
         outputs["glimpses"] = (
-            f"how many glimpses were needed until a class had a probability of {stop_at} (photo);"
+            f"how many glimpses were needed until {enough} of {stop_at} (photo);"
             " later beliefs repeat the one at which it stopped, later locations do not count"
         )
     return {
@@ -226,6 +238,11 @@ def describe(loaded: LoadedRun, shape: Shape, stop_at: float | None) -> dict[str
             "how": preparation(loaded, shape),
         },
         "classes": list(loaded.classes),
+        **(
+            {"multi_label": True, "thresholds": loaded.model.thresholds_N.tolist()}
+            if several
+            else {}
+        ),
         "weights": str(loaded.path),
         "torch": torch.__version__,
         "config": to_dict(config),

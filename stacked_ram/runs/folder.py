@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,6 +36,7 @@ from stacked_ram.runtime.version import __version__
 
 RESULTS = Path("results")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "albumentations", "safetensors")
+BEST_BY = ("valid_accuracy", "valid_mAP")  # columns of metrics.csv
 OURS = (
     "config.yaml", "run.json", "metrics.csv", "log.txt", "best.safetensors", "last.safetensors"
 )  # fmt: skip
@@ -93,6 +94,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
+
+
+def metric_column(metric: str, columns: Collection[str]) -> str:
+    """The column of metrics.csv by which the best epoch is chosen; where it has mAP, as with
+    several labels, that stands in for the accuracy."""
+    if metric == "accuracy" and "valid_mAP" in columns:
+        return "valid_mAP"
+    return f"valid_{metric}"
 
 
 def save_config(config: Config, path: Path) -> None:

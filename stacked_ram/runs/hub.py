@@ -35,6 +35,11 @@ def write_model_folder(loaded: LoadedRun, folder: Path, card: str) -> None:
         "channels": metadata.channels,
         "mean": list(metadata.mean),
         "std": list(metadata.std),
+        **(
+            {"multi_label": True, "thresholds": list(metadata.thresholds)}
+            if metadata.multi_label
+            else {}
+        ),
         **to_dict(metadata.config),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +77,9 @@ class Look(BaseModel):
     name: str = Field(alias="class")
     probability: float
     top: list[Class]
+    labels: list[Class] | None = Field(
+        None, description="the classes that the photo has; only where it may have several"
+    )
     unknown: bool | None = Field(
         None, description="whether the model is too unsure to answer; only with --coverage"
     )
@@ -238,7 +241,8 @@ class Service:
             if sent is not None:
                 sent.remove()
         self.figures.glimpses.inc(row.glimpses)
-        self.figures.classes.labels(row.top[0][0]).inc()
+        for name, _ in row.top[:1] if row.labels is None else row.labels:
+            self.figures.classes.labels(name).inc()
         return answer_of(row, sent.size, gmacs), png
 
 
@@ -270,7 +274,8 @@ def answer_of(row: Row, size: tuple[int, int], gmacs: float) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "class": row.top[0][0],
         "probability": row.top[0][1],
-        "top": [{"class": name, "probability": each} for name, each in row.top],
+        "top": classes_of(row.top),
+        **({} if row.labels is None else {"labels": classes_of(row.labels)}),
         "width": width,
         "height": height,
         "glimpses": row.glimpses,
@@ -287,6 +292,10 @@ def answer_of(row: Row, size: tuple[int, int], gmacs: float) -> dict[str, Any]:
         "gmacs": float(f"{gmacs:.4g}"),
     }
     return answer if row.unknown is None else answer | {"unknown": row.unknown}
+
+
+def classes_of(pairs: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "probability": each} for name, each in pairs]
 
 
 def create_app(loaded: LoadedRun, settings: Settings, host: str = "127.0.0.1") -> FastAPI:

@@ -117,9 +117,10 @@ class ProgressBar(Callback):
         elif now - self.updated_at >= REFRESH:
             self.updated_at = now
             values = trainer.running_averages()
+            good = "F1" if "F1" in values else "accuracy"
             self.bar.set_postfix_str(
                 f"epoch {trainer.epoch + 1}, loss {values.get('total', float('nan')):.3f},"
-                f" accuracy {values.get('accuracy', float('nan')):.3f}",
+                f" {good} {values.get(good, float('nan')):.3f}",
                 refresh=False,
             )
 

@@ -49,7 +49,8 @@ class Estimator(Protocol):
     batch, as PPO does, marks all but the last with `more=True`.
 
     model: in training mode; called as `model(photos, rollouts=config.rollouts, sample=True)`, it
-    gives a Trace of R rows. targets: classes (B) or soft targets (B x N), one row a photo.
+    gives a Trace of R rows. targets: classes (B) or soft targets (B x N), one row a photo; B x N
+    with several labels.
     config: `rollouts`, `reward`, the weights of the losses. class_weights_N: of the classification
     loss. `losses.total_loss` joins the parts.
     """
@@ -81,7 +82,8 @@ def losses(
         model: in training mode.
         images: B x C x H x W, uint8 (0 to 255) or floating point (0 to 1), or what
             `model.photos` made of them.
-        targets: classes (B, int64) or soft targets (B x N), one row a photo.
+        targets: classes (B, int64) or soft targets (B x N), one row a photo; of a model with
+            `multi_label`, B x N floats: 1 for each class that the photo has.
         config: all settings; None: the defaults.
         estimator: a name, or an estimator of your own. None: the config's.
         location_source: `policy`; `random` for a warm-up in which no policy learns;

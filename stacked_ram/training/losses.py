@@ -3,12 +3,15 @@
     P photos   B rows = P x M rollouts, photo-major   T steps   S levels   N classes
 
 All means are over rows; sums are over the steps and levels whose location the policy chose.
-Targets are classes (int64) or soft targets (x N), one row a photo or one a row of the trace. No
-loss makes the host wait for the device.
+Targets are classes (int64) or soft targets (x N), one row a photo or one a row of the trace; with
+several labels (`Trace.multi_label`) x N, each from 0 to 1. No loss makes the host wait for the
+device.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +20,9 @@ from torch.nn import functional
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.trace import Trace
+
+ASYMMETRIC_GAMMA = 4
+ASYMMETRIC_MARGIN = 0.05
 
 
 @dataclass
@@ -82,10 +88,8 @@ def per_row(targets: Tensor, trace: Trace) -> Tensor:
 def classification_loss(
     trace: Trace, targets: Tensor, config: TrainingConfig, class_weights_N: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy after every step (and the glance), averaged by `step_weights`, or after the
-    last step.
-
-    """
+    """Cross-entropy (with several labels: of `multi_label_loss`) after every step (and the glance),
+    averaged by `step_weights`, or after the last step."""
     targets = per_row(targets, trace)
     logits_BTN = trace.logits_BTN[:, -1:]
     if config.step_losses == "all":
@@ -94,9 +98,7 @@ def classification_loss(
             logits_BTN = torch.cat([trace.glance_logits_BN.unsqueeze(1), logits_BTN], 1)
 
     def loss(logits_XN: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            logits_XN, targets, weight=class_weights_N, label_smoothing=config.label_smoothing
-        )
+        return class_loss(logits_XN, targets, config, class_weights_N, trace.multi_label)
 
     if config.step_weights is None:
         return loss(logits_BTN.flatten(0, 1), targets.repeat_interleave(logits_BTN.shape[1], 0))
@@ -107,29 +109,87 @@ def classification_loss(
     return torch.stack(weighted).sum() / sum(config.step_weights)
 
 
+def class_loss(
+    logits_XN: Tensor,
+    targets: Tensor,
+    config: TrainingConfig,
+    class_weights_N: Tensor | None,
+    multi_label: bool,
+) -> Tensor:
+    """The mean classification loss of class scores; targets: a row for each."""
+    if multi_label:
+        return multi_label_loss(logits_XN, targets, config, class_weights_N).mean()
+    return functional.cross_entropy(
+        logits_XN, targets, weight=class_weights_N, label_smoothing=config.label_smoothing
+    )
+
+
+def multi_label_loss(
+    logits_XN: Tensor, targets_XN: Tensor, config: TrainingConfig, weights_N: Tensor | None = None
+) -> Tensor:
+    """The loss of each row, summed over the classes.
+
+    `bce`: minus the log-likelihood of the labels. `asymmetric` (Ridnik et al., 2021, equation 7,
+    with their gamma+ 0, gamma- 4 and margin 0.05): classes that a photo does not have count the
+    less, the less likely they already are, and not at all below the margin. weights_N: of the
+    classes that a photo has, in `bce`.
+    """
+    smoothing = config.label_smoothing
+    targets_XN = targets_XN * (1 - smoothing) + smoothing / 2
+    if config.loss != "asymmetric":
+        return functional.binary_cross_entropy_with_logits(
+            logits_XN, targets_XN, pos_weight=weights_N, reduction="none"
+        ).sum(1)
+    shifted_XN = (logits_XN.sigmoid() - ASYMMETRIC_MARGIN).clamp(min=0)
+    absent_XN = shifted_XN**ASYMMETRIC_GAMMA * torch.log1p(-shifted_XN)
+    present_XN = functional.logsigmoid(logits_XN)
+    return -(targets_XN * present_XN + (1 - targets_XN) * absent_XN).sum(1)
+
+
+def photo_f1(logits_BTN: Tensor, targets_BN: Tensor) -> Tensor:
+    """F1 of the classes that have a probability of 0.5 or more, of each row after each step, B x T:
+    twice those that are right, over those that are said and those that the photo has. 1 where
+    nothing is said and the photo has none."""
+    said_BTN = (logits_BTN >= 0).float()
+    both_BT = (said_BTN * targets_BN.unsqueeze(1)).sum(2)
+    count_BT = said_BTN.sum(2) + targets_BN.sum(1, keepdim=True)
+    return torch.where(count_BT > 0, 2 * both_BT / count_BT.clamp(min=1e-6), 1.0)
+
+
 def returns(trace: Trace, targets: Tensor, reward: str, glimpse_cost: float = 0.0) -> Tensor:
     """The return from each step on, B x T, without a gradient.
 
-    `correct`: 1 if the last prediction is right, at every step. `drop`: the fall of the
-    cross-entropy from before the step to the end. (Before the first step it is that of the glance,
-    or of equal probabilities without a glance.) With a glimpse_cost the end is where the stopping
-    head stops, on average, and each further glimpse costs so much.
+    `correct`: 1 if the last prediction is right, at every step; with several labels its
+    `photo_f1`. `drop`: the fall of the cross-entropy (with several labels: of the binary ones' sum
+    over the classes) from before the step to the end. (Before the first step it is that of the
+    glance, or of equal probabilities without a glance.) With a glimpse_cost the end is where the
+    stopping head stops, on average, and each further glimpse costs so much.
     """
     targets = per_row(targets, trace)
     logits_BTN = trace.logits_BTN.detach()
+    if reward == "correct" and trace.multi_label:
+        return photo_f1(logits_BTN[:, -1:], targets).expand(-1, logits_BTN.shape[1])
     if reward == "correct":
         labels = targets.argmax(1) if targets.ndim == 2 else targets
         correct_B = (logits_BTN[:, -1].argmax(1) == labels).float()
         return correct_B.unsqueeze(1).expand(-1, logits_BTN.shape[1])
-    after_BT = cross_entropies(logits_BTN, targets)
+    entropies = entropies_of(trace)
+    after_BT = entropies(logits_BTN, targets)
     if trace.glance_logits_BN is not None:
-        start_B1 = cross_entropies(trace.glance_logits_BN.detach().unsqueeze(1), targets)
+        start_B1 = entropies(trace.glance_logits_BN.detach().unsqueeze(1), targets)
+    elif trace.multi_label:
+        start_B1 = torch.full_like(after_BT[:, :1], logits_BTN.shape[2] * math.log(2))
     else:
         start_B1 = torch.full_like(after_BT[:, :1], float(logits_BTN.shape[2])).log()
     before_BT = torch.cat([start_B1, after_BT[:, :-1]], 1)
     if glimpse_cost > 0:
         return before_BT - expected_ends(trace, after_BT, glimpse_cost).detach()
     return before_BT - after_BT[:, -1:]
+
+
+def entropies_of(trace: Trace) -> Callable[[Tensor, Tensor], Tensor]:
+    """The cross-entropies that fit how many labels a photo has."""
+    return binary_cross_entropies if trace.multi_label else cross_entropies
 
 
 def cross_entropies(logits_BTN: Tensor, targets: Tensor) -> Tensor:
@@ -139,6 +199,16 @@ def cross_entropies(logits_BTN: Tensor, targets: Tensor) -> Tensor:
         logits_BTN.flatten(0, 1), targets.repeat_interleave(steps, 0), reduction="none"
     )
     return each.view(rows, steps)
+
+
+def binary_cross_entropies(logits_BTN: Tensor, targets_BN: Tensor) -> Tensor:
+    """The sum over the classes of the binary cross-entropies after each step, B x T: minus the
+    log-likelihood of the photo's labels."""
+    targets_BTN = targets_BN.unsqueeze(1).expand_as(logits_BTN)
+    each_BTN = functional.binary_cross_entropy_with_logits(
+        logits_BTN, targets_BTN, reduction="none"
+    )
+    return each_BTN.sum(2)
 
 
 def baseline_loss(trace: Trace, returns_BT: Tensor) -> Tensor:
@@ -175,15 +245,19 @@ def entropy(trace: Trace) -> Tensor:
 
 
 def stop_loss(trace: Trace, targets: Tensor, glimpse_cost: float = 0.0) -> Tensor:
-    """Learned stop: cross-entropy of "this prediction is right already" after each step; or, with a
-    glimpse_cost, the cross-entropy where the head stops, and what the glimpses cost until then."""
+    """Learned stop: cross-entropy of "this prediction is right already" after each step (with
+    several labels, of its `photo_f1`); or, with a glimpse_cost, the cross-entropy where the head
+    stops, and what the glimpses cost until then."""
     assert trace.stop_logits_BT is not None
     targets = per_row(targets, trace)
     if glimpse_cost > 0:
-        after_BT = cross_entropies(trace.logits_BTN.detach(), targets)
+        after_BT = entropies_of(trace)(trace.logits_BTN.detach(), targets)
         return expected_ends(trace, after_BT, glimpse_cost)[:, 0].mean()
-    labels = targets.argmax(1) if targets.ndim == 2 else targets
-    right_BT = (trace.logits_BTN.detach().argmax(2) == labels.unsqueeze(1)).float()
+    if trace.multi_label:
+        right_BT = photo_f1(trace.logits_BTN.detach(), targets)
+    else:
+        labels = targets.argmax(1) if targets.ndim == 2 else targets
+        right_BT = (trace.logits_BTN.detach().argmax(2) == labels.unsqueeze(1)).float()
     return functional.binary_cross_entropy_with_logits(trace.stop_logits_BT, right_BT)
 
 

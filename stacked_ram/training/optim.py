@@ -97,7 +97,7 @@ class Schedule:
         self._by_epoch = None
         if config.schedule == "plateau":
             self._by_epoch = ReduceLROnPlateau(
-                optimizer, "max" if config.metric == "accuracy" else "min", factor=0.3, patience=4
+                optimizer, "min" if config.metric == "loss" else "max", factor=0.3, patience=4
             )
         self.put(self.factor(0))
 

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.retina import PatchRetina
 from stacked_ram.ops.photo_batch import PhotoBatch
 from stacked_ram.runtime.errors import UserError
-from stacked_ram.training.losses import Losses
+from stacked_ram.training.losses import Losses, class_loss
 
 RESOLUTIONS = 3  # high, medium, low: each half of the one before
 
@@ -34,14 +33,14 @@ def combination_losses(
     config: TrainingConfig,
     class_weights_N: Tensor | None = None,
 ) -> Iterator[Losses]:
-    """The mean cross-entropy of the class over all combinations of resolutions. targets: of the
-    photos."""
+    """The mean classification loss over all combinations of resolutions. targets: of the photos."""
     logits_RUN = combination_logits(model, photos)
-    loss = functional.cross_entropy(
+    loss = class_loss(
         logits_RUN.flatten(0, 1),
         targets.repeat_interleave(logits_RUN.shape[1], 0),
-        weight=class_weights_N,
-        label_smoothing=config.label_smoothing,
+        config,
+        class_weights_N,
+        model.multi_label,
     )
     yield Losses(loss, {"pretraining": loss.detach()}, logits_RUN[:, -1].detach())
 

@@ -18,9 +18,10 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import field_sections, replace_fields, to_dict
 from stacked_ram.data.dataset import folds_of, open_dataset
 from stacked_ram.evaluation.evaluate import opened_split
+from stacked_ram.evaluation.multi_label import joined
 from stacked_ram.evaluation.predictions import predict_split
 from stacked_ram.runs.checkpoint import load_run, state_files
-from stacked_ram.runs.folder import RunFolder, write_atomically
+from stacked_ram.runs.folder import BEST_BY, RunFolder, write_atomically
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.callbacks import Callback, ProgressBar
@@ -174,12 +175,19 @@ def out_of_fold(runs: Sequence[Path]) -> str:
             found = predict_split(loaded.model, loader, keep_beliefs=True, precision=precision)
         assert found.beliefs_NTC is not None  # keep_beliefs
         names = np.array(loaded.classes)
+        if found.multi_label:
+            true, said = (
+                [joined(loaded.classes, has_C) for has_C in labels_NC]
+                for labels_NC in (found.labels_N, found.predicted_N)
+            )
+        else:
+            true, said = names[found.labels_N], names[found.predicted_N]
         table = pandas.DataFrame(
             {
                 "path": [dataset.names[row] for row in found.index_N],
-                "class": names[found.labels_N],
+                "labels" if found.multi_label else "class": true,
                 "fold": loaded.config.data.fold,
-                "predicted": names[found.predicted_N],
+                "predicted": said,
             }
         )
         beliefs = pandas.DataFrame(found.beliefs_NTC[:, -1].round(6), columns=list(names))
@@ -203,7 +211,7 @@ def table_of(rows: dict[int, Row], field: str, path: Path) -> str:
     written to `path` as CSV."""
     import pandas
 
-    shown = ["train_total", "train_accuracy", "valid_loss", "valid_accuracy"]
+    shown = ["train_total", "train_accuracy", "train_F1", "valid_loss", *BEST_BY]
     table = pandas.DataFrame.from_dict(rows, orient="index")
     table = table[[name for name in shown if name in table]]
     summary = table.agg(["mean", "std"])

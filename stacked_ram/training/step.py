@@ -29,7 +29,7 @@ from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.training import estimators
 from stacked_ram.training.cuda_graphs import StepGraphs
 from stacked_ram.training.estimators import Estimator
-from stacked_ram.training.losses import Losses
+from stacked_ram.training.losses import Losses, photo_f1
 from stacked_ram.training.meters import Averages, Values
 from stacked_ram.training.nonfinite import NonFiniteMonitor
 from stacked_ram.training.optim import Schedule, make_capturable, make_optimizer
@@ -212,7 +212,7 @@ class TrainStep:
                 self.scaler.scale(loss / accumulation_steps).backward()
             losses = self.loss_module.losses
             assert losses is not None  # of the pass above
-            values = values_of(losses, targets)
+            values = values_of(losses, targets, self.model.multi_label)
             if is_last:
                 norm = self.clip()
                 if not self.scaler.is_enabled():  # fp16's scaler expects overflows
@@ -320,7 +320,7 @@ class TrainStep:
         photos.glance = (glance[0], glance[1]) if glance else None
         with autocast(self.device, self.settings.precision):
             losses = next(self.losses(location_source, photos, targets))
-        return losses.total, values_of(losses, targets)
+        return losses.total, values_of(losses, targets, self.model.multi_label)
 
     def make_capturable(self) -> None:
         on = self.graphs is not None and self.device.type == "cuda"
@@ -361,9 +361,13 @@ def targets_of(batch: Batch) -> Tensor:
     return batch.labels_B if batch.targets_BN is None else batch.targets_BN
 
 
-def values_of(losses: Losses, targets: Tensor) -> dict[str, Tensor]:
+def values_of(losses: Losses, targets: Tensor, multi_label: bool = False) -> dict[str, Tensor]:
     """What is logged of a pass over a batch, but for the gradient."""
     total = losses.total.detach()
+    if multi_label:
+        targets_RN = targets.repeat_interleave(len(losses.logits_RN) // len(targets), 0)
+        f1_R1 = photo_f1(losses.logits_RN.unsqueeze(1), targets_RN)
+        return {**losses.parts, "F1": f1_R1.mean(), "total": total}
     return {**losses.parts, "accuracy": accuracy(losses, targets), "total": total}
 
 

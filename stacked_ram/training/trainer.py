@@ -32,7 +32,7 @@ from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.norms import batch_norms
 from stacked_ram.runs import checkpoint
-from stacked_ram.runs.folder import RunFolder, default_folder, write_rows
+from stacked_ram.runs.folder import BEST_BY, RunFolder, default_folder, metric_column, write_rows
 from stacked_ram.runtime.devices import pick_device, seed_everything, set_switches
 from stacked_ram.runtime.distributed import World
 from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
@@ -84,6 +84,7 @@ class Trainer:
         set_switches(settings, self.device)
 
         self.dataset = open_dataset(config.data, "train", stream=True)
+        check_labels(config, self.dataset)
         load = functools.partial(
             make_loader, config=config, device=self.device, rank=world.rank, world=world.size
         )
@@ -103,6 +104,7 @@ class Trainer:
             channels=self.dataset.channels,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            multi_label=self.dataset.multi_label,
         )
         self.started_from = ""
         if settings.init_from is not None and not from_state:
@@ -249,7 +251,7 @@ class Trainer:
         self.epoch += 1
         self.history.append(row)
         train_step.end_epoch()
-        metric = row.get(f"valid_{self.settings.metric}")
+        metric = row.get(self.metric)
         train_step.schedule.after_epoch(metric)
         better = self.is_better(metric)
         if better:
@@ -303,6 +305,12 @@ class Trainer:
             patience is not None and self.epochs_since_best >= patience
         )
 
+    @property
+    def metric(self) -> str:
+        """The column of metrics.csv by which the best epoch is chosen."""
+        columns = ("valid_mAP",) if self.dataset.multi_label else ()
+        return metric_column(self.settings.metric, columns)
+
     def is_better(self, metric: float | None) -> bool:
         """Without a validation split there is nothing to choose by: the last epoch is the best."""
         return metric is None or self.best is None or self.score(metric) > self.score(self.best)
@@ -311,11 +319,11 @@ class Trainer:
         """A metric turned so that higher is better; NaN is the worst."""
         if math.isnan(metric):
             return -math.inf
-        return metric if self.settings.metric == "accuracy" else -metric
+        return -metric if self.settings.metric == "loss" else metric
 
     def best_row(self) -> Row:
         """Metrics of the epoch whose weights are kept as best."""
-        name = f"valid_{self.settings.metric}"
+        name = self.metric
         if name not in self.history[-1]:
             return self.history[-1]
         return max(self.history, key=lambda row: self.score(row[name]))
@@ -345,10 +353,11 @@ class Trainer:
             return ""
         counts = dict(zip(self.dataset.classes, photos, strict=True))
         large, small = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        sampler = "--balanced-sampler draws every class equally often, "
+        sampler = "" if self.dataset.multi_label else sampler
         return (
             f"warning: classes are uneven: {counts[large]} photos of {large!r}, {counts[small]} of"
-            f" {small!r}; --balanced-sampler draws every class equally often, --class-weights"
-            " weights the loss"
+            f" {small!r}; {sampler}--class-weights weights the loss"
         )
 
     def summary(self) -> str:
@@ -356,7 +365,7 @@ class Trainer:
         if self.epoch < self.settings.epochs:
             text += f" (stopped early: {self.epochs_since_best} epochs without a better one)"
         if self.best is not None:
-            text += f"; best {self.settings.metric} {self.best:.4f}"
+            text += f"; best {self.metric.removeprefix('valid_')} {self.best:.4f}"
         return f"{text}: {self.run.path / 'best.safetensors'}"
 
     def log(self, text: str) -> None:
@@ -403,6 +412,8 @@ class Trainer:
             epoch=self.epoch,
             progress=self.train_step.progress,
             metrics={key: float(value) for key, value in row.items()},
+            multi_label=self.dataset.multi_label,
+            thresholds=tuple(self.model.thresholds),
         )
         weights = self.model.state_dict()
         checkpoint.save_weights(self.run.path / name, weights, metadata)
@@ -481,9 +492,35 @@ class Trainer:
 
 
 def class_weights(dataset: Dataset) -> Tensor:
-    """Inverse of the classes' frequencies, with a mean of 1 over the photos."""
+    """Inverse of the classes' frequencies, with a mean of 1 over the photos. With several labels:
+    for each photo that has a class, how many others there are."""
     counts_N = torch.tensor(dataset.class_counts())
+    if dataset.multi_label:
+        return (len(dataset) - counts_N) / counts_N.clamp(min=1).float()
     return len(dataset) / (len(counts_N) * counts_N.float())
+
+
+def check_labels(config: Config, dataset: Dataset) -> None:
+    """Raise UserError for options that do not go with how many labels a photo has."""
+    loss, several = config.training.loss, dataset.multi_label
+    where = f"{dataset.folder}: its photos have {'several labels' if several else 'one label'} each"
+    for wrong, message in (
+        (
+            several and config.data.balanced_sampler,
+            "balanced_sampler: cannot draw classes that share photos equally often; leave it out,"
+            " class_weights weights the loss",
+        ),
+        (
+            loss == "asymmetric" and config.training.class_weights,
+            "class_weights: loss asymmetric weighs them in its own way; leave one of them out",
+        ),
+        (
+            not several and loss != "auto",
+            f"loss {loss}: is for photos with several labels; leave it out",
+        ),
+    ):
+        if wrong:
+            raise UserError(f"{message} ({where})")
 
 
 def six_digits(value: float) -> float:
@@ -493,7 +530,7 @@ def six_digits(value: float) -> float:
 
 def epoch_line(row: Row, epochs: int, photos_per_s: float) -> str:
     """One line for the log."""
-    shown = ["train_total", "train_accuracy", "valid_loss", "valid_accuracy"]
+    shown = ["train_total", "train_accuracy", "train_F1", "valid_loss", *BEST_BY]
     values = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in shown if name in row]
     skipped = [f"{row['skipped']} batches skipped"] if row["skipped"] else []
     left_out = [f"{row['left_out']} photos left out so far"] if row["left_out"] else []

@@ -32,6 +32,7 @@ from stacked_ram.runs.folder import (
     check_folder,
     default_folder,
     lock_file,
+    metric_column,
     save_config,
     write_atomically,
 )
@@ -198,7 +199,7 @@ def open_study(
         study = optuna.create_study(
             storage=database,
             study_name=STUDY if storage is None else str(folder),
-            direction="maximize" if config.training.metric == "accuracy" else "minimize",
+            direction="minimize" if config.training.metric == "loss" else "maximize",
             load_if_exists=True,
         )
     except Exception as error:  # database drivers raise their own classes
@@ -290,8 +291,8 @@ class Pruning(Callback):
 
     def on_epoch_end(self, trainer: Training, row: Row) -> None:
         """Report the metric; a value that is not finite counts as the worst. Raises TrialPruned."""
-        value = row[self.metric]
-        worst = -math.inf if self.metric == "valid_accuracy" else math.inf
+        value = row[metric_column(self.metric, row)]
+        worst = math.inf if self.metric == "loss" else -math.inf
         self.trial.report(value if math.isfinite(value) else worst, int(row["epoch"]))
         if self.trial.should_prune():
             raise optuna.TrialPruned
@@ -304,7 +305,7 @@ def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Pat
     """
     values = {field.name: field.draw(trial) for field in ranges}
     tried = replace_fields(config, values, "--search")
-    metric = f"valid_{config.training.metric}"
+    metric = config.training.metric
     folder = out / f"trial-{trial.number:04d}"
     print(f"trial {trial.number}: {as_text(values)}")
 
@@ -312,9 +313,10 @@ def run_trial(trial: optuna.Trial, config: Config, ranges: list[Range], out: Pat
         row = train_run(
             tried, folder, overwrite=True, callbacks=[TensorBoard(), Pruning(trial, metric)]
         )
-        best = float(row[metric])
+        column = metric_column(metric, row)
+        best = float(row[column])
         if not math.isfinite(best):
-            raise RunFailed(f"{metric} is not finite")
+            raise RunFailed(f"{column} is not finite")
     except RunFailed as failure:
         # of a full disk the cause alone: the message says how to resume, and a trial cannot be
         error = failure.__cause__ or failure

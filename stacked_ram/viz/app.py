@@ -23,7 +23,7 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.app_view import cached_run
 from stacked_ram.viz.draw import SplitName
 from stacked_ram.viz.photos import Split
-from stacked_ram.viz.records import as_rgb
+from stacked_ram.viz.records import answer_name, as_rgb
 
 EXAMPLES = 10
 
@@ -135,7 +135,8 @@ def example_photos(
                 photo = opened.photo(int(row))
             except UserError:  # it cannot be read; `test` reports it
                 continue
-            name = f"{run.classes[opened.dataset.labels[row]]}_{row}".replace("/", "_")
+            known = photo.labels if photo.label is None else (photo.label,)
+            name = f"{answer_name(known or (), run.classes)}_{row}".replace("/", "_")
             stored = opened.dataset.folder / photo.name
             if stored.is_file():
                 path = folder / f"{name}{stored.suffix}"

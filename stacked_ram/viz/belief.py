@@ -27,13 +27,14 @@ TOP = 5
 
 def verdict(record: PhotoRecord) -> tuple[str, str]:
     """One line about the prediction, and its colour."""
-    says = f"says {record.classes[record.predicted]} ({percent(record.confidence)})"
-    label = record.photo.label
-    if label is None:
+    said = sorted(record.answer, key=lambda label: -record.belief_N[label])
+    named = [f"{record.classes[label]} ({percent(record.belief_N[label])})" for label in said]
+    says = f"says {', '.join(named) or record.name_of(())}"
+    if record.truth is None:
         return says, INK
-    if label == record.predicted:
+    if record.correct:
         return f"✓ {says}", RIGHT
-    return f"✗ {says}, is {record.classes[label]}", WRONG
+    return f"✗ {says}, is {record.name_of(record.truth)}", WRONG
 
 
 def stop_words(record: PhotoRecord) -> str:
@@ -64,9 +65,14 @@ def percent(probability: float) -> str:
 
 def colour_of(record: PhotoRecord, label: int) -> str:
     """The colour of a class in this photo's drawings: of the true class, or of another."""
-    if record.photo.label is None:
+    if record.truth is None:
         return NEUTRAL
-    return RIGHT if label == record.photo.label else WRONG
+    return RIGHT if label in record.truth else WRONG
+
+
+def is_true(record: PhotoRecord, label: int) -> bool:
+    """Whether the photo is known to have this class."""
+    return record.truth is not None and label in record.truth
 
 
 def beliefs(record: PhotoRecord) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +85,14 @@ def beliefs(record: PhotoRecord) -> tuple[np.ndarray, np.ndarray]:
 def leading(record: PhotoRecord, most: int = TOP) -> list[int]:
     """Classes that get a line: the true one, all that were ever predicted, the likeliest."""
     _, belief = beliefs(record)
-    wanted = [record.followed_class, record.predicted]
-    wanted += [*belief.argmax(1), *np.argsort(-belief.max(0), kind="stable")]
+    wanted = [*record.followed, *record.answer, *said_in(record, belief)]
+    wanted += [*np.argsort(-belief.max(0), kind="stable")]
     return list(dict.fromkeys(int(label) for label in wanted))[: min(most, len(record.classes))]
+
+
+def said_in(record: PhotoRecord, belief: np.ndarray) -> list[int]:
+    """The classes that were said after each of these steps."""
+    return [label for belief_N in belief for label in record.answer_of(belief_N)]
 
 
 def draw_lines(
@@ -111,9 +122,10 @@ def draw_lines(
     axes.hlines([0.5, 1], steps[0] - 0.5, right, color=FAINT, linewidth=0.5, zorder=0)
     colours = record.colours
     lines = leading(record)
-    predictions = set(belief[shown].argmax(1).tolist())
+    predictions = set(said_in(record, belief[shown]))
     for rank, label in reversed(list(enumerate(lines))):
-        main = label == record.photo.label or (rank == 0)
+        first = rank == 0 and (record.thresholds_N is None or label in predictions)
+        main = is_true(record, label) or first
         second = label in predictions
         tint = colour_of(record, label) if main or second else QUIET
         axes.plot(
@@ -136,7 +148,7 @@ def draw_lines(
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):
-        strong = label == record.photo.label or label in predictions
+        strong = is_true(record, label) or label in predictions
         axes.plot(
             [steps[end] + 0.12, names_at + 0.06 / per_step], [value, place], color=FAINT,
             linewidth=0.5, zorder=1, clip_on=False,
@@ -149,7 +161,7 @@ def draw_lines(
             fontweight=weight,
         )  # fmt: skip
     draw_ribbon(axes, record, per_step, height, int(shown.sum()), right)
-    if record.stop is not None and record.stop.by == "belief":
+    if record.stop is not None and record.stop.by == "belief" and record.thresholds_N is None:
         axes.hlines(record.stop.at, steps[0] - 0.5, right, color=INK, linewidth=0.7, zorder=0)
         axes.text(steps[0] - 0.45, record.stop.at, f"stops at {percent(record.stop.at)}",
                   fontsize=6, va="top" if record.stop.at > 0.9 else "bottom")  # fmt: skip
@@ -160,12 +172,12 @@ def draw_ribbon(
 ) -> None:
     """A ribbon over the axes: the class predicted after each step, equal neighbours joined."""
     steps, belief = beliefs(record)
-    predictions = belief.argmax(1)[:count]
+    predictions = [record.answer_of(belief_N) for belief_N in belief[:count]]
     low, tall = 1 + 0.06 / height, 0.16 / height
     start = 0
-    for label, group in itertools.groupby(predictions):
+    for answer, group in itertools.groupby(predictions):
         length = len(list(group))
-        tint = colour_of(record, int(label))
+        tint = NEUTRAL if record.truth is None else RIGHT if answer == record.truth else WRONG
         left = steps[start] - 0.5
         axes.add_patch(
             Rectangle(
@@ -173,7 +185,7 @@ def draw_ribbon(
                 clip_on=False, zorder=6,
             )
         )  # fmt: skip
-        name, size = shrunk(record.classes[label], length * per_step - 0.05, 6.5, 5, "bold")
+        name, size = shrunk(record.name_of(answer), length * per_step - 0.05, 6.5, 5, "bold")
         axes.text(
             left + length / 2, low + tall / 2, name, ha="center", va="center_baseline",
             fontsize=size, color="white", zorder=7, fontweight="bold",
@@ -207,14 +219,19 @@ def draw_top(
     from (x, y). column: index among `beliefs`."""
     belief_N = beliefs(record)[1][column]
     size = min(6.8, row * 72 * 0.62)
+    said = record.answer_of(belief_N)
     for rank, label in enumerate(likely(record, column)):
         probability, top = float(belief_N[label]), y + rank * row
-        known = record.photo.label is None or label == record.photo.label or rank == 0
+        true = is_true(record, label)
+        known = record.truth is None or true or label in said
         tint = colour_of(record, label) if known else "#8d99a8"
         sheet.bar(x, top + 0.01, width, row - 0.02, "#f1f3f6")
         sheet.bar(x, top + 0.01, width * probability, row - 0.02, tint, 0.38)
+        if record.thresholds_N is not None:
+            at = x + width * float(record.thresholds_N[label])
+            sheet.bar(at - 0.005, top + 0.015, 0.01, row - 0.03, INK)
         number = percent(probability).removesuffix(" %").replace(" ", "")
-        weight = "bold" if label == record.photo.label else "normal"
+        weight = "bold" if true else "normal"
         name, small = shrunk(record.classes[label], width - 0.27, size, min(size, 5.5), weight)
         style = {"va": "center_baseline"}
         sheet.text(x + 0.03, top + row / 2, name, fontsize=small, fontweight=weight, **style)

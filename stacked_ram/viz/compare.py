@@ -17,7 +17,7 @@ from stacked_ram.viz.belief import beliefs
 from stacked_ram.viz.draw import LIMIT, Drawer, SplitName, loaded
 from stacked_ram.viz.key import CENTRE, Mark, box_marks, draw_key, key_height
 from stacked_ram.viz.overview import (
-    confidence_band,
+    band_of,
     darkest,
     draw_density,
     draw_scale,
@@ -26,6 +26,7 @@ from stacked_ram.viz.overview import (
     percent_axis,
     step_axis,
     step_maps,
+    title_of,
 )
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
 from stacked_ram.viz.records import PhotoRecord, record_photos
@@ -68,10 +69,7 @@ def compare_runs(
     """
     run, other = loaded(run, device), loaded(other, device)
     how: dict[str, Any] = {"num_glimpses": num_glimpses, "stop": stop}
-    if other.classes != run.classes:
-        raise UserError(
-            f"{other.path}: knows other classes than {run.path}; compare runs on the same data set"
-        )
+    check_comparable(run, other)
     drawer = Drawer(out or run.folder / "pictures", format)
     names = names_of(run, other)
     if photos is not None:
@@ -92,6 +90,15 @@ def compare_runs(
         both = opened.photos(rows), same.photos(rows)
         draw_pairs(drawer, names, record_pairs(run, other, *both, how))
     return drawer.files
+
+
+def check_comparable(run: LoadedRun, other: LoadedRun) -> None:
+    """Raise UserError where two runs know other classes, or other numbers of them in a photo."""
+    several = run.metadata.multi_label
+    if other.classes != run.classes or other.metadata.multi_label != several:
+        raise UserError(
+            f"{other.path}: knows other classes than {run.path}; compare runs on the same data set"
+        )
 
 
 def record_both(
@@ -162,8 +169,10 @@ def compare_figure(
         x = EDGE + number * (side + EDGE)
         sheet.text(x + side / 2, 0.22, fitted(name, side, 9, "bold"), fontsize=9, ha="center",
                    fontweight="bold", color=RUNS[number])  # fmt: skip
-    known = all(pair[0].photo.label is not None for pair in pairs)
+    known = all(pair[0].truth is not None for pair in pairs)
     text = "belief in the true class" if known else "belief in its prediction"
+    if pairs[0][0].thresholds_N is not None:
+        text = text.replace("class", "labels")
     sheet.text(PAGE - EDGE - chart / 2, 0.22, text, fontsize=8, ha="center")
     y = 0.34
     for pair, tall in zip(pairs, talls, strict=True):
@@ -191,10 +200,10 @@ def draw_pair(axes: Axes, pair: Sequence[PhotoRecord]) -> None:
     every: set[int] = set()
     for number, record in enumerate(pair):
         steps, belief = beliefs(record)
-        label = record.followed_class
         axes.plot(
-            steps, belief[:, label], color=RUNS[number], linewidth=1.8, marker="os"[number],
-            markersize=4.5, markeredgecolor="white", markeredgewidth=0.7, clip_on=False, zorder=3,
+            steps, record.followed_belief(belief), color=RUNS[number], linewidth=1.8,
+            marker="os"[number], markersize=4.5, markeredgecolor="white", markeredgewidth=0.7,
+            clip_on=False, zorder=3,
         )  # fmt: skip
         every |= set(steps.tolist())
     axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50", "100 %"])
@@ -222,8 +231,8 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     axes = sheet.axes(EDGE + 0.45, 0.62, 2.9, 1.6)
     bands = []
     for number, whole in enumerate(wholes):
-        right = whole.right_NT.mean(0)
-        band = confidence_band(right, len(whole.labels_N))
+        right = whole.accuracy()[1][-whole.steps :]
+        band = band_of(whole, right)
         steps_T = np.arange(1, whole.steps + 1)
         axes.fill_between(steps_T, band[:, 0], band[:, 1], color=RUNS[number], alpha=0.15,
                               linewidth=0)  # fmt: skip
@@ -236,11 +245,13 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
         {"color": RUNS[0], "marker": "o", "markersize": 4},
         {"color": RUNS[1], "marker": "s", "markersize": 4},
     ]
-    endings = [f"{name}: {100 * whole.right_N.mean():.1f} %"
+    endings = [f"{name}: {100 * whole.figure[0]:.1f} %"
                for name, whole in zip(names, wholes, strict=True)]  # fmt: skip
-    axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
+    axes.set_title(title_of(first), fontweight="bold", loc="left", pad=8)
     legend(axes, lines, [fitted(text, 2.2, 6.5) for text in endings])
-    draw_agreement(sheet, first.right_N, second.right_N, names)
+    title = "Photos that each gets right"
+    title += "" if first.labels_NC is None else ", every class"
+    draw_agreement(sheet, first.right_N, second.right_N, names, title)
     y = 2.75
     for number, whole in enumerate(wholes):
         sheet.text(EDGE, y + 0.13, f"{names[number]} looks here at each step", fontsize=7.5,
@@ -258,7 +269,7 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
 
 
 def draw_agreement(
-    sheet: Sheet, first_N: np.ndarray, second_N: np.ndarray, names: tuple[str, str]
+    sheet: Sheet, first_N: np.ndarray, second_N: np.ndarray, names: tuple[str, str], title: str
 ) -> None:
     """Bars: the number of photos on which both, only one or neither is right."""
     counts = [
@@ -268,8 +279,7 @@ def draw_agreement(
         ("both wrong", int((~first_N & ~second_N).sum()), FAINT),
     ]
     left, top, width = 3.9, 0.42, PAGE - EDGE - 3.9
-    heading = "Photos that each gets right"
-    sheet.text(left, top + 0.1, heading, fontweight="bold", va="center_baseline")
+    sheet.text(left, top + 0.1, title, fontweight="bold", va="center_baseline")
     most = max(1, *(count for _, count, _ in counts))
     style = {"fontsize": 7.5, "va": "center_baseline"}
     for number, (name, count, colour) in enumerate(counts):

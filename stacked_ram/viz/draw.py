@@ -18,7 +18,7 @@ from stacked_ram.runs.folder import check_folder
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import animation, explained_set, figures, gallery
 from stacked_ram.viz.attention_map import attention_figure
-from stacked_ram.viz.explained import explain_record, explained_figure
+from stacked_ram.viz.explained import check_explains, explain_record, explained_figure
 from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
 from stacked_ram.viz.records import MapColours, PhotoRecord, map_colours, record_photos
@@ -93,6 +93,8 @@ def draw_run(
     Raises UserError where the run or the data set cannot be read, or none of the photos.
     """
     run = loaded(run, device)
+    if explain:
+        check_explains(run)
     drawer = Drawer(out or run.folder / "pictures", format)
     draw = partial(
         draw_photos, drawer, run, num_glimpses=num_glimpses, stop=stop, separate=separate,

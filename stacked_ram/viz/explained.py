@@ -44,6 +44,7 @@ def explain_record(
 ) -> PhotoExplanation:
     """Explain what a record shows; the arguments are those of `explain_photo`. Raises UserError for
     one without glimpses."""
+    check_explains(run)
     if not record.steps:
         raise UserError(
             f"{record.photo.name}: its glance was enough, so there is no glimpse to explain"
@@ -53,6 +54,15 @@ def explain_record(
         run, model_input(run.model, [photo]), label=photo.label, about=about, box_4=photo.box_4,
         num_glimpses=record.steps, places=places,
     )  # fmt: skip
+
+
+def check_explains(run: LoadedRun) -> None:
+    """Raise UserError for a model whose answers are not explained."""
+    if run.metadata.multi_label:
+        raise UserError(
+            f"explain: {run.folder} gives a photo several classes, and explanations are of models"
+            " that give it one; leave it out"
+        )
 
 
 @styled

@@ -97,16 +97,16 @@ def confused(
 
 
 def pair_title(whole: WholeSet, true: int, predicted: int) -> str:
-    return f"{whole.classes[true]}, taken for {whole.classes[predicted]}"
+    return f"{whole.name(true)}, taken for {whole.name(predicted)}"
 
 
 def one_per_class(whole: WholeSet) -> np.ndarray:
     """A row for each class: its photo of median confidence in the true class."""
     rows = []
-    for label in np.unique(whole.labels_N):
-        mine = np.flatnonzero(whole.labels_N == label)
+    for label in whole.labels:
+        mine = np.flatnonzero(whole.photos_of(label))
         rows.append(mine[np.argsort(whole.true_N[mine], kind="stable")[len(mine) // 2]])
-    return np.array(rows)
+    return np.array(list(dict.fromkeys(rows)))
 
 
 CHOICES: dict[str, tuple[str, Choose]] = {

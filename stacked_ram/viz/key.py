@@ -68,6 +68,7 @@ SPREAD: Mark = (
 )  # fmt: skip
 TRUE: Mark = ("true class", {"fill": RIGHT})
 OTHER: Mark = ("another class", {"fill": WRONG})
+THRESHOLD: Mark = ("line in a bar: said from there on", {})
 KNOWN: Mark = ("dark: not seen; dim: by the glance alone", {})
 MAPS: Mark = (MEANING, {})
 
@@ -112,8 +113,10 @@ def sign(colour: str) -> dict[str, Any]:
 
 
 def belief_marks(records: Sequence[PhotoRecord]) -> list[Mark]:
-    """The colours of classes, where true classes are known."""
-    return [TRUE, OTHER] if any(record.photo.label is not None for record in records) else []
+    """The colours of classes, where true classes are known; thresholds, where there are any."""
+    known = any(record.truth is not None for record in records)
+    several = any(record.thresholds_N is not None for record in records)
+    return [*([TRUE, OTHER] if known else []), *([THRESHOLD] if several else [])]
 
 
 def places(marks: Sequence[Mark], width: float) -> tuple[list[tuple[float, int]], int]:

@@ -95,9 +95,10 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
         draw_chart(sheet.axes(x, top + 0.24, room - 0.55, CHARTS - 0.62), whole)
     y += chart_rows * CHARTS + 0.2
     some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
-    explanation = "all locations that it chose; the class's accuracy"
+    measured = "accuracy" if whole.labels_NC is None else "AP"
+    explanation = f"all locations that it chose; the class's {measured}"
     heading(sheet, y, f"Where it looks in each class{some}", explanation)
-    maps = [chosen_locations(whole, whole.labels_N == label) for label in classes]
+    maps = [chosen_locations(whole, whole.photos_of(label)) for label in classes]
     most = darkest(times_chance(each, class_tall / class_cell, cells) for each, cells in maps)
     draw_scale(sheet, PAGE - EDGE, y + 0.05, most)
     y += 0.3
@@ -105,10 +106,9 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
         x = EDGE + number % columns * (class_cell + 0.1)
         top = y + number // columns * (class_tall + 0.24)
         axes = sheet.axes(x, top, class_cell, class_tall)
-        mine = whole.labels_N == label
         locations_X2, cells = maps[number]
         draw_density(axes, locations_X2, class_tall / class_cell, cells, most)
-        accuracy = f"{100 * whole.right_N[mine].mean():.0f} %"
+        accuracy = f"{100 * whole.class_figure(label)[1]:.0f} %"
         name, size = shrunk(whole.classes[label], class_cell - 0.34, 7, 4.5)
         sheet.text(x, top + class_tall + 0.13, name, fontsize=size)
         sheet.text(x + class_cell, top + class_tall + 0.13, accuracy, fontsize=7, ha="right",
@@ -255,19 +255,31 @@ def percent_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def draw_accuracy(axes: Axes, whole: WholeSet) -> None:
-    """Accuracy after each glimpse with its 95 % confidence interval."""
+    """Accuracy after each glimpse with its 95 % confidence interval; mAP without one."""
     steps, accuracy = whole.accuracy()
-    band = confidence_band(accuracy, len(whole.labels_N))
-    axes.fill_between(steps, band[:, 0], band[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
+    band = band_of(whole, accuracy)
+    if whole.labels_NC is None:
+        axes.fill_between(steps, band[:, 0], band[:, 1], color=RIGHT, alpha=0.18, linewidth=0)
+        axes.set_title("band: 95 % CI", fontsize=6.5, color=QUIET, loc="right", pad=8)
     dotted_line(axes, steps, accuracy, whole.steps)
-    axes.set_title("Accuracy", fontweight="bold", loc="left", pad=8)
-    axes.set_title("band: 95 % CI", fontsize=6.5, color=QUIET, loc="right", pad=8)
+    axes.set_title(title_of(whole), fontweight="bold", loc="left", pad=8)
     percent_axis(axes, band.min(), band.max())
     axes.annotate(
         f"{100 * accuracy[-1]:.1f} %", (steps[-1], accuracy[-1]), xytext=(4, -12), ha="right",
         textcoords="offset points", fontsize=7.5, fontweight="bold",
     )  # fmt: skip
     step_axis(axes, steps)
+
+
+def title_of(whole: WholeSet) -> str:
+    return "Accuracy" if whole.metric == "accuracy" else "Mean average precision (mAP)"
+
+
+def band_of(whole: WholeSet, accuracy_T: np.ndarray) -> np.ndarray:
+    """95 % confidence intervals of accuracies, T x 2; of mAP the values alone."""
+    if whole.labels_NC is not None:
+        return np.stack([accuracy_T, accuracy_T], 1)
+    return confidence_band(accuracy_T, len(whole.labels_N))
 
 
 def confidence_band(accuracy_T: np.ndarray, count: int) -> np.ndarray:
@@ -356,6 +368,7 @@ def draw_exits(axes: Axes, whole: WholeSet, threshold: float | None) -> None:
         accuracy, glimpses = exit_at(table, threshold)
         place = (whole.cost.before + glimpses * whole.cost.per_glimpse, accuracy)
         axes.plot(*place, "o", markersize=7, markerfacecolor="none", color=INK, clip_on=False)
+        by = by if whole.labels_NC is None or by != "belief" else "margin"
         text = f"{by} ≥ {percent(threshold)}: {100 * accuracy:.1f} %,\n{glimpses:.2f} glimpses"
         right = place[0] > np.mean(axes.get_xlim())
         paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
@@ -363,7 +376,10 @@ def draw_exits(axes: Axes, whole: WholeSet, threshold: float | None) -> None:
                       textcoords="offset points", fontsize=7, va="top",
                       ha="right" if right else "left")  # fmt: skip
     percent_axis(axes, min(values) - 0.05, max(values))
-    axes.set_title("Stopping early", fontweight="bold", loc="left", pad=8)
-    axes.set_title("over all thresholds", fontsize=6.5, color=QUIET, loc="right", pad=8)
+    if whole.labels_NC is None:
+        axes.set_title("Stopping early", fontweight="bold", loc="left", pad=8)
+        axes.set_title("over all thresholds", fontsize=6.5, color=QUIET, loc="right", pad=8)
+    else:
+        axes.set_title("Stopping early: F1 of a photo", fontweight="bold", loc="left", pad=8)
     axes.set_xlabel("mean GMACs a photo", labelpad=2)
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Photo:
     true_size: tuple[int, int]
     """(height, width) before photo_size changed the aspect ratio; drawings undo the change."""
     label: int | None = None
-    """True class, where it is known."""
+    """True class, where it is known; none where a photo may have several."""
     box_4: np.ndarray | None = None
     """Object's (left, top, right, bottom) in pixels of `pixels_CHW`."""
     large: LazyPhoto | None = None
@@ -50,6 +51,8 @@ class Photo:
     `pixels_CHW` is then a reduced picture of it to draw on."""
     path: Path | None = None
     """Of a photo that was given as a file; photos of a data set differ by name."""
+    labels: tuple[int, ...] | None = None
+    """All its classes, where a photo may have several and they are known."""
 
     @property
     def key(self) -> Path | str:
@@ -136,7 +139,8 @@ def read_file(run: LoadedRun, path: Path) -> Photo:
     """
     opened = open_as_trained(path, run.config, run.metadata.channels)
     folder = path.resolve().parent.name
-    label = run.classes.index(folder) if folder in run.classes else None
+    one = folder in run.classes and not run.metadata.multi_label
+    label = run.classes.index(folder) if one else None
     name = path_text(path.name)
     if isinstance(opened, np.ndarray):
         photo = Photo(name, opened, true_size(path), label)
@@ -152,7 +156,8 @@ def large_photo(
     """A photo that is read by region, with a reduced picture of it to draw on."""
     scale = min(1.0, OVERVIEW_SIDE / max(opened.size))
     height, width = (max(1, round(side * scale)) for side in opened.size)
-    return Photo(name, reduced(opened, (height, width)), opened.size, label, box_4, opened)
+    pixels_CHW = reduced(opened, (height, width))
+    return Photo(name, pixels_CHW, opened.size, label, box_4, opened)
 
 
 class Split:
@@ -222,9 +227,14 @@ class Split:
                 raise UserError(error)
         given_4 = batch.boxes_B4[0].cpu().numpy()
         box_4 = None if np.isnan(given_4).any() else given_4
-        name, label = dataset.names[row], int(dataset.labels[row])
+        name, label, labels = dataset.names[row], None, None
+        if dataset.multi_label:
+            labels = tuple(np.flatnonzero(dataset.labels[row]).tolist())
+        else:
+            label = int(dataset.labels[row])
         if isinstance(batch.pixels_BCHW, LazyPhotos):
-            return large_photo(name, batch.pixels_BCHW.photos[0], label, box_4)
+            photo = large_photo(name, batch.pixels_BCHW.photos[0], label, box_4)
+            return dataclasses.replace(photo, labels=labels)
         height, width = (int(side) for side in dataset.sizes[row])
         pixels_CHW = batch.pixels_BCHW[0].cpu().numpy()
-        return Photo(name, pixels_CHW, (height, width), label, box_4)
+        return Photo(name, pixels_CHW, (height, width), label, box_4, labels=labels)

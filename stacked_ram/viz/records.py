@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from stacked_ram.evaluation.early_exit import Stop, check_criterion, stopped_after
+from stacked_ram.evaluation.multi_label import least_margin
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.retina import PatchRetina
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 BATCH = 16
 DRAWN = 1_500_000  # pixels of a photo that is drawn; more would not be seen
 BOX = Image.Resampling.BOX
+
+Answer = tuple[int, ...]
+"""The classes that a photo has or is said to have, in their order; one, where it may have one."""
 
 MapColours = dict[int, FeatureColours]
 """Colours of the feature maps, by level."""
@@ -99,6 +103,8 @@ class PhotoRecord:
     """The steps of the whole pass, where the record holds fewer of them; see `until`."""
     stop: Stop | None = None
     """What it was made to stop by."""
+    thresholds_N: np.ndarray | None = None
+    """Where a photo may have several classes: the probability from which on each is said."""
 
     @property
     def main_surface(self) -> Surface:
@@ -144,24 +150,60 @@ class PhotoRecord:
 
     @property
     def predicted(self) -> int:
-        """The class predicted in the end."""
+        """The likeliest class in the end."""
         return int(self.belief_N.argmax())
+
+    def answer_of(self, belief_N: np.ndarray) -> Answer:
+        """What these class probabilities say: the likeliest class; or, where a photo may have
+        several, those above their thresholds."""
+        if self.thresholds_N is None:
+            return (int(belief_N.argmax()),)
+        return tuple(np.flatnonzero(belief_N >= self.thresholds_N).tolist())
+
+    @property
+    def answer(self) -> Answer:
+        """What it said in the end."""
+        return self.answer_of(self.belief_N)
+
+    @property
+    def truth(self) -> Answer | None:
+        """What would be right; None where that is not known."""
+        if self.thresholds_N is not None:
+            return self.photo.labels
+        return None if self.photo.label is None else (self.photo.label,)
+
+    def name_of(self, answer: Answer) -> str:
+        return answer_name(answer, self.classes)
+
+    def sure(self, belief_XN: np.ndarray) -> np.ndarray:
+        """How sure answers are, 0 to 1, X values: what early exit compares."""
+        if self.thresholds_N is None:
+            return belief_XN.max(1)
+        return least_margin(belief_XN, self.thresholds_N)
 
     @property
     def confidence(self) -> float:
-        """Probability of the predicted class."""
-        return float(self.belief_N.max())
+        """Probability of the predicted class; where a photo may have several, the smallest margin
+        of a decision."""
+        return float(self.sure(self.belief_N[None])[0])
 
     @property
     def correct(self) -> bool | None:
-        """Whether the prediction is right; None where the true class is not known."""
-        return None if self.photo.label is None else self.predicted == self.photo.label
+        """Whether the prediction is right; None where the truth is not known."""
+        return None if self.truth is None else self.answer == self.truth
 
     @property
-    def followed_class(self) -> int:
-        """The class whose belief is drawn: the true one where it is known, else the predicted
-        one."""
-        return self.predicted if self.photo.label is None else self.photo.label
+    def followed(self) -> Answer:
+        """What is followed over the steps: the truth where it is known, else the prediction."""
+        return self.answer if self.truth is None else self.truth
+
+    def followed_belief(self, belief_XN: np.ndarray) -> np.ndarray:
+        """The probability of what is followed, X values."""
+        if self.thresholds_N is None:
+            return belief_XN[:, self.followed[0]]
+        has_N = np.zeros(len(self.classes), bool)
+        has_N[list(self.followed)] = True
+        return answer_probability(belief_XN, has_N)
 
     @property
     def final_from(self) -> int:
@@ -169,7 +211,9 @@ class PhotoRecord:
         steps."""
         if not self.steps:
             return 0
-        differs = np.flatnonzero(self.beliefs_TN.argmax(1) != self.predicted)
+        differs = np.flatnonzero(
+            [self.answer_of(belief_N) != self.answer for belief_N in self.beliefs_TN]
+        )
         return int(differs[-1]) + 2 if len(differs) else 1
 
     def until(self, steps: int) -> PhotoRecord:
@@ -201,9 +245,9 @@ class PhotoRecord:
             return self
         if stop.by == "belief":
             glance = self.glance_belief_N
-            sure_T = self.beliefs_TN.max(1)
+            sure_T = self.sure(self.beliefs_TN)
             fewest = 1 if glance is None else 0
-            sure_T = sure_T if glance is None else np.append(glance.max(), sure_T)
+            sure_T = sure_T if glance is None else np.append(self.sure(glance[None]), sure_T)
         else:
             assert self.stops_T is not None  # `check_criterion` was asked
             sure_T, fewest = self.stops_T, 1
@@ -303,7 +347,10 @@ def record_batch(
             trace = model(ready, keep_patches=True, num_glimpses=num_glimpses)
         else:
             trace = look_from(model, ready, first_location, num_glimpses)
-    records = [record_of(trace, row, photo, classes) for row, photo in enumerate(photos)]
+    thresholds_N = model.thresholds_N.numpy()
+    records = [
+        record_of(trace, row, photo, classes, thresholds_N) for row, photo in enumerate(photos)
+    ]
     retina, attention = model.levels[0].retina, model.levels[-1].attention
     if isinstance(retina, PatchRetina) and retina.maps is not None:
         geometry = retina.geometry if model.has_policy else retina.smooth_geometry
@@ -376,8 +423,11 @@ def look_from(
     return dataclasses.replace(trace, first_chosen=max(1, trace.first_chosen))
 
 
-def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> PhotoRecord:
-    """One row of a trace: the photo as each level sees it, with its boxes and without patches."""
+def record_of(
+    trace: Trace, row: int, photo: Photo, classes: Sequence[str], thresholds_N: np.ndarray
+) -> PhotoRecord:
+    """One row of a trace: the photo as each level sees it, with its boxes and without patches.
+    thresholds_N: where a photo may have several classes."""
     assert trace.boxes_BTSK4 is not None  # only traces of training have none
     boxes_TSK4 = numpy(trace.boxes_BTSK4[row])
     pixels_HWC = drawn_pixels(photo)
@@ -398,14 +448,31 @@ def record_of(trace: Trace, row: int, photo: Photo, classes: Sequence[str]) -> P
     return PhotoRecord(
         photo=photo,
         classes=tuple(classes),
-        beliefs_TN=numpy(trace.logits_BTN[row].float().softmax(1)),
+        beliefs_TN=believed(trace, trace.logits_BTN[row]),
         locations_TS2=numpy(trace.locations_BTS2[row]),
         surfaces=surfaces,
-        glance_belief_N=None if glance is None else numpy(glance[row].float().softmax(0)),
+        glance_belief_N=None if glance is None else believed(trace, glance[row]),
         means_TS2=numpy(trace.means_BTS2[row, ..., :2]),
         chosen_T=trace.chosen_T,
         stops_T=None if stops is None else numpy(stops[row].sigmoid()),
+        thresholds_N=thresholds_N if trace.multi_label else None,
     )
+
+
+def believed(trace: Trace, scores: Tensor) -> np.ndarray:
+    """Class probabilities from class scores of a trace, ... x N."""
+    scores = scores.float()
+    return numpy(scores.sigmoid() if trace.multi_label else scores.softmax(-1))
+
+
+def answer_probability(beliefs: np.ndarray, has: np.ndarray) -> np.ndarray:
+    """The probability that a photo has exactly these classes (bool, ... x N), from that of each."""
+    return np.where(has, beliefs, 1 - beliefs).prod(-1)
+
+
+def answer_name(answer: Answer, classes: Sequence[str]) -> str:
+    """Name an answer: the class, or the classes."""
+    return ", ".join(classes[label] for label in answer) or "no class"
 
 
 def map_surfaces(

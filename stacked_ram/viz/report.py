@@ -25,7 +25,6 @@ from PIL import Image
 
 from stacked_ram.data.dataset import stratified
 from stacked_ram.evaluation.early_exit import Stop, exit_at, exit_curve
-from stacked_ram.evaluation.metrics import wilson_interval
 from stacked_ram.evaluation.verdict import spread_T
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import check_folder, now, write_atomically
@@ -33,12 +32,20 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import gallery
 from stacked_ram.viz.belief import TOP, beliefs, percent
 from stacked_ram.viz.boxes import view_of
+from stacked_ram.viz.compare import check_comparable
 from stacked_ram.viz.draw import SplitName, loaded
 from stacked_ram.viz.explained_set import explain_command
 from stacked_ram.viz.mistakes import causes_of_mistakes
 from stacked_ram.viz.overview import chosen_locations, density_of
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
-from stacked_ram.viz.records import PhotoRecord, Surface, map_colours, record_photos
+from stacked_ram.viz.records import (
+    Answer,
+    PhotoRecord,
+    Surface,
+    answer_name,
+    map_colours,
+    record_photos,
+)
 from stacked_ram.viz.style import RUNS, counted, step_colours
 from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 
@@ -51,6 +58,8 @@ MOST_CLASSES = 60
 CURVES = (  # title, whether in per cent, columns of metrics.csv
     ("Loss", False, {"train": "train_classification", "valid": "valid_loss"}),
     ("Accuracy", True, {"train": "train_accuracy", "valid": "valid_accuracy"}),
+    ("Mean average precision (mAP)", True, {"valid": "valid_mAP"}),
+    ("F1 of a photo at probabilities of 0.5", True, {"train": "train_F1", "valid": "valid_F1"}),
 )
 
 
@@ -133,7 +142,7 @@ def chosen_rows(
         {"title": title, "photos": [names[row] for row in rows if row in chosen]}
         for title, rows in groups.items()
     ]
-    return sorted(chosen, key=lambda row: (labels[row], row)), galleries, words
+    return sorted(chosen, key=lambda row: (whole.labels_N[row], row)), galleries, words
 
 
 def page(
@@ -153,15 +162,18 @@ def page(
     records = list(record_photos(run, photos, colours=colours, skip_unreadable=True, **how))
     if not records:
         raise UserError("--report: no photos to show")
-    data = page_data(run, records, whole, galleries) | {"shown": shown, "runs": compared}
+    answers = Answers(run) if whole is None else Answers(run, whole.answers)
+    data = page_data(run, records, whole, galleries, answers) | {"shown": shown}
+    data["runs"] = None if compared is None else [answers.shared(entry) for entry in compared]
     if causes is not None:
         data["table"] |= {"cause": causes["rows"], "better": causes["better"]}
         data["causes"] = causes["causes"]
     rows = {name: row for row, name in enumerate(data["table"]["name"])}
     data["photos"] = [
-        photo_entry(record) | {"row": number if whole is None else rows[record.photo.name]}
+        photo_entry(record, answers) | {"row": number if whole is None else rows[record.photo.name]}
         for number, record in enumerate(records)
     ]
+    data |= {"answers": answers.names, "sets": list(answers.numbers)}
     room = LARGEST * max(1.0, len(records) / 100) - len(filled(data))
     for side in SIDES:
         images = [picture(reduced(record.surfaces[0].image_HWC, side)) for record in records]
@@ -170,6 +182,28 @@ def page(
     for entry, image in zip(data["photos"], images, strict=True):
         entry["image"] = image
     return filled(data)
+
+
+class Answers:
+    """The answers on a page, numbered: single classes, or the sets of classes that occur."""
+
+    def __init__(self, run: LoadedRun, answers: Sequence[Answer] = ()) -> None:
+        self.classes = run.classes
+        if not answers and not run.metadata.multi_label:
+            answers = [(label,) for label in range(len(run.classes))]
+        self.numbers = {answer: number for number, answer in enumerate(answers)}
+
+    def number(self, answer: Answer) -> int:
+        return self.numbers.setdefault(answer, len(self.numbers))
+
+    @property
+    def names(self) -> list[str]:
+        return [answer_name(answer, self.classes) for answer in self.numbers]
+
+    def shared(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry of another run, with this page's numbers of its answers."""
+        others = entry.pop("answers")
+        return entry | {"predicted": [self.number(others[each]) for each in entry["predicted"]]}
 
 
 def filled(data: dict[str, Any]) -> bytes:
@@ -190,6 +224,7 @@ def page_data(
     records: Sequence[PhotoRecord],
     whole: WholeSet | None,
     galleries: Sequence[dict[str, Any]],
+    answers: Answers,
 ) -> dict[str, Any]:
     """What the page's script reads, without the photos."""
     model = run.config.model
@@ -203,28 +238,34 @@ def page_data(
     ]
     if whole is not None:
         photos = counted(len(whole.labels_N), "photo")
-        accuracy = 100 * whole.right_N.mean()
-        parts.insert(0, f"accuracy {accuracy:.1f} % on {photos} ({whole.dataset}, {whole.split})")
+        good = 100 * whole.figure[0]
+        parts.insert(0, f"{whole.metric} {good:.1f} % on {photos} ({whole.dataset}, {whole.split})")
         if whole.stop is not None:
             parts.insert(1, f"{whole.used_N.mean():.2f} glimpses a photo on average")
         counts.add(whole.steps)
     stop = records[0].stop
     if stop is not None:
-        by = "one class" if stop.by == "belief" else "its stopping head"
-        parts.insert(0, f"stops looking once {by} has {percent(stop.at)}")
+        by = "one class has" if stop.by == "belief" else "its stopping head has"
+        if run.metadata.multi_label and stop.by == "belief":
+            by = "every class's margin is"
+        parts.insert(0, f"stops looking once {by} {percent(stop.at)}")
     return {
         "title": run.folder.resolve().name,
         "summary": " · ".join(parts),
         "footer": f"{run.path} · made {now()}",
         "classes": list(run.classes),
+        "thresholds": rounded(run.model.thresholds_N) if run.metadata.multi_label else None,
+        "metric": "accuracy" if whole is None else whole.metric,
         "colours": {count: step_colours(count) for count in sorted(counts)},
         "ramp": ramp(),
         "warnings": [] if whole is None else warnings(whole),
         "galleries": numbered(galleries, records),
         "whole": None if whole is None else whole_entry(whole, chosen_threshold(run, whole)),
-        "table": table_of_records(records) if whole is None else table_of_split(whole),
+        "table": table_of_records(records, answers) if whole is None else table_of_split(whole),
         "causes": None,
-        "explain": "" if whole is None else explain_command(run.folder, whole.split),
+        "explain": ""
+        if whole is None or run.metadata.multi_label
+        else explain_command(run.folder, whole.split),
         "tested": None if whole is None else tested(run.folder / f"{whole.split}.json"),
         "stops": stop is not None,
         "training": training_curves(run.folder / "metrics.csv"),
@@ -244,17 +285,20 @@ def table_of_split(whole: WholeSet) -> dict[str, Any]:
     }
 
 
-def table_of_records(records: Sequence[PhotoRecord]) -> dict[str, Any]:
+def table_of_records(records: Sequence[PhotoRecord], answers: Answers) -> dict[str, Any]:
     """The same columns for photos that were named; labels and beliefs in them may be unknown."""
-    labels = [record.photo.label for record in records]
     return {
         "name": [record.photo.name for record in records],
-        "label": labels,
-        "predicted": [record.predicted for record in records],
+        "label": [
+            None if record.truth is None else answers.number(record.truth) for record in records
+        ],
+        "predicted": [answers.number(record.answer) for record in records],
         "confidence": [rounded(record.confidence, 3) for record in records],
         "true": [
-            None if label is None else rounded(record.belief_N[label], 3)
-            for label, record in zip(labels, records, strict=True)
+            None
+            if record.truth is None
+            else rounded(record.followed_belief(record.belief_N[None])[0], 3)
+            for record in records
         ],
         "used": [record.steps for record in records],
         "final": [record.final_from for record in records],
@@ -262,17 +306,18 @@ def table_of_records(records: Sequence[PhotoRecord]) -> dict[str, Any]:
 
 
 def tested(path: Path) -> dict[str, Any] | None:
-    """What `test` found on this split: its sentences, and the accuracy of each control; None where
-    it was not tested."""
+    """What `test` found on this split: its sentences, and the accuracy (or mAP) of each control;
+    None where it was not tested."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+        metric = "mAP" if "mAP" in report else "accuracy"
         controls = (
-            {name: float(figures["accuracy"]) for name, figures in report["controls"].items()}
+            {name: float(figures[metric]) for name, figures in report["controls"].items()}
             if "controls" in report
             else {}
         )
         return {
-            "accuracy": float(report["accuracy"]),
+            "accuracy": float(report[metric]),
             "controls": controls,
             "meaning": [str(line) for line in report["meaning"]],
             "when": str(report["when"]),
@@ -300,14 +345,16 @@ def ramp(count: int = 24) -> list[str]:
     return [mpl.colors.to_hex(colour) for colour in colours]
 
 
-def photo_entry(record: PhotoRecord) -> dict[str, Any]:
+def photo_entry(record: PhotoRecord, answers: Answers) -> dict[str, Any]:
     """One photo, as the page's script reads it, without its picture."""
-    photo = record.photo
+    photo, truth = record.photo, record.truth
     _, belief = beliefs(record)
+    followed = record.followed_belief(belief)
     return {
         "name": photo.name,
-        "label": photo.label,
-        "predicted": record.predicted,
+        "label": None if truth is None else answers.number(truth),
+        "has": None if truth is None else list(truth),
+        "predicted": answers.number(record.answer),
         "confidence": rounded(record.confidence),
         "correct": record.correct,
         "finalFrom": record.final_from,
@@ -318,9 +365,11 @@ def photo_entry(record: PhotoRecord) -> dict[str, Any]:
         "belief": [
             {
                 "top": [[int(label), rounded(row[label])] for label in np.argsort(-row)[:TOP]],
-                "followed": rounded(row[record.followed_class]),
+                "followed": rounded(value),
+                "answer": answers.number(record.answer_of(row)),
+                "said": list(record.answer_of(row)),
             }
-            for row in belief
+            for row, value in zip(belief, followed, strict=True)
         ],
         "surfaces": [surface_entry(record, surface) for surface in record.surfaces],
     }
@@ -387,8 +436,9 @@ def whole_entry(whole: WholeSet, threshold: float | None) -> dict[str, Any]:
         "byclass": [
             [
                 label,
-                grid(*chosen_locations(whole, whole.labels_N == label), shape),
-                rounded(whole.right_N[whole.labels_N == label].mean()),
+                grid(*chosen_locations(whole, whole.photos_of(label)), shape),
+                rounded(whole.class_figure(label)[1]),
+                whole.class_figure(label)[0],
             ]
             for label in whole.labels[:MOST_CLASSES]
         ],
@@ -414,10 +464,7 @@ def same_split(
     """A pass of another run over the same photos, in the same order. Raises UserError where its
     classes or its photos differ, or it cannot read one of them."""
     other = loaded(other, device)
-    if other.classes != run.classes:
-        raise UserError(
-            f"{other.path}: knows other classes than {run.path}; compare runs on the same data set"
-        )
+    check_comparable(run, other)
     with Split(other, whole.split, split.dataset.folder) as same:
         same.keep_named(whole.names)
         found = record_split(other, same, whole.stop)
@@ -444,13 +491,14 @@ def runs_entry(
             {
                 "name": path.resolve().name,
                 "colour": RUNS[number % len(RUNS)],
-                "accuracy": rounded(whole.right_N.mean()),
-                "interval": wilson_interval(whole.right_N.sum(), len(whole.right_N)),
+                "accuracy": rounded(whole.figure[0]),
+                "interval": whole.figure[1],
                 "glimpses": rounded(glimpses, 2),
                 "gmacs": rounded(whole.cost.before + glimpses * whole.cost.per_glimpse),
                 "steps": steps.tolist(),
                 "curve": rounded(accuracy),
                 "predicted": whole.predicted_N.tolist(),
+                "answers": whole.answers,
             }
         )
     return entries
@@ -466,6 +514,7 @@ def exits_entry(whole: WholeSet, threshold: float | None) -> dict[str, Any]:
         return entry
     accuracy, glimpses = exit_at(table, threshold)
     gmacs = whole.cost.before + glimpses * whole.cost.per_glimpse
+    by = by if whole.labels_NC is None or by != "belief" else "margin"
     words = f"{by} ≥ {percent(threshold)}: {100 * accuracy:.1f} %, {glimpses:.2f} glimpses"
     return entry | {"chosen": {"accuracy": accuracy, "gmacs": gmacs, "words": words}}
 

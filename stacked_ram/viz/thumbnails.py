@@ -87,16 +87,17 @@ def file_name(record: PhotoRecord) -> str:
 def caption(record: PhotoRecord, roomy: bool) -> tuple[list[str], str]:
     """One or two lines about the prediction, and the colour of the first."""
     text, colour = verdict(record)
-    if roomy:
+    if roomy and record.thresholds_N is None:
         said, _, true = text.partition(", is ")
         more = [f"is {true}"] if true else []
         if record.stop is not None:
             more.append(used_words(record))
         return [said, ", ".join(more)] if more else [said], colour
-    predicted = record.classes[record.predicted]
-    label = record.photo.label
-    if label is None:
-        return [predicted, percent(record.confidence)], colour
-    if label == record.predicted:
-        return [f"✓ {predicted}", percent(record.confidence)], colour
-    return [f"✗ {predicted}", f"is {record.classes[label]}"], colour
+    said = record.name_of(record.answer)
+    sure = [percent(record.confidence)] if record.thresholds_N is None else []
+    used = [used_words(record)] if roomy and record.stop is not None else []
+    if record.truth is None:
+        return [said, *sure, *used], colour
+    if record.correct:
+        return [f"✓ {said}", *sure, *used], colour
+    return [f"✗ {said}", ", ".join([f"is {record.name_of(record.truth)}", *used])], colour

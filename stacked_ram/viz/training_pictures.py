@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -60,8 +61,9 @@ class ScanPathPictures(Callback):
             with torch.no_grad():
                 trace = model(batch.photos(model))
             return draw_scan_paths(
-                batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu()
-            )
+                batch.pixels_BCHW, trace, classes, batch.labels_B.cpu(), batch.sizes_B2.cpu(),
+                model.thresholds_N.numpy(),
+            )  # fmt: skip
 
         batch = batch.to(trainer.device)
         for _, figure in trainer.valid_left_out.each([batch] if len(batch) else [], draw):
@@ -83,19 +85,28 @@ def draw_scan_paths(
     classes: Sequence[str],
     labels_B: Tensor | Sequence[int] | None = None,
     sizes_B2: Tensor | None = None,
+    thresholds_N: np.ndarray | None = None,
 ) -> Figure:
     """The scan paths of a batch as a grid; the first rollout of each photo.
 
-    sizes_B2: (height, width) of each photo inside the padding; None: all of it.
+    labels_B: classes; B x N where a photo may have several, with the thresholds of the classes
+    (None: 0.5). sizes_B2: (height, width) of each photo inside the padding; None: all of it.
     """
     records = []
+    if thresholds_N is None:
+        thresholds_N = np.full(len(classes), 0.5)
     for row in range(len(trace.logits_BTN) // trace.rollouts):
-        label = None if labels_B is None else int(torch.as_tensor(labels_B[row]))
+        label, labels = None, None
+        if labels_B is not None and trace.multi_label:
+            labels = tuple(torch.as_tensor(labels_B[row]).nonzero()[:, 0].tolist())
+        elif labels_B is not None:
+            label = int(torch.as_tensor(labels_B[row]))
         if isinstance(pixels_BCHW, LazyPhotos):
             photo = large_photo("", pixels_BCHW.photos[row], label)
         else:
             pixels_CHW = pixels_BCHW[row].detach().cpu()
             height, width = pixels_CHW.shape[1:] if sizes_B2 is None else sizes_B2[row].tolist()
             photo = Photo("", pixels_CHW[:, :height, :width].numpy(), (height, width), label)
-        records.append(record_of(trace, row * trace.rollouts, photo, classes))
+        photo.labels = labels
+        records.append(record_of(trace, row * trace.rollouts, photo, classes, thresholds_N))
     return gallery_figure(records, "Scan paths")

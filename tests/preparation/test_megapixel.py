@@ -90,6 +90,20 @@ def test_batches_are_the_canvases_drawn_piece_by_piece(prepared):
     assert count == 20
 
 
+def test_the_task_multi_has_all_classes_on_a_canvas(source, prepared, tmp_path):
+    words = ["--megapixel", str(CANVAS), "--scribbles", "8", "--multi-label"]
+    assert main([str(source), str(tmp_path / "multi"), *words]) == 0
+    one = np.load(prepared / "test" / "labels.npy")
+    dataset = open_dataset(config_for(tmp_path / "multi").data, "test")
+    assert dataset.multi_label and dataset.objects.shape == (1000, 5, 4)
+    assert (dataset.labels[np.arange(1000), one] == 1).all()
+    assert set(dataset.labels.sum(1)) <= {2, 3}
+    info = yaml.safe_load((tmp_path / "multi" / "dataset.yaml").read_text())
+    assert info["labels"] == "several" and info["photos"]["train"] == 4500
+    same = [np.load(folder / "test" / "pieces.npy") for folder in (prepared, tmp_path / "multi")]
+    assert np.array_equal(*same)
+
+
 def test_training_on_all_canvases_keeps_each_ones_pieces(prepared):
     config = config_for(prepared, train_on="train+valid")
     dataset = open_dataset(config.data, "train")
@@ -105,6 +119,7 @@ def test_training_on_all_canvases_keeps_each_ones_pieces(prepared):
         (["--scribbles", "9"], "give --megapixel SIDE too"),
         (["--megapixel", "300", "--clutter", "4"], "leave out"),
         (["--megapixel", "100"], "must be at least 112"),
+        (["--multi-label"], "a digit has one class; several are on a canvas"),
     ],
 )
 def test_what_cannot_be_is_refused(source, tmp_path, capsys, words, message):

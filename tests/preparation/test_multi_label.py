@@ -10,7 +10,8 @@ import pytest
 from making import by_source, dataset_info, picture, rows, run, save, summarise
 from scipy.sparse import csr_matrix
 
-from stacked_ram.data.dataset_info import read_dataset_info
+from stacked_ram.config.data import DataConfig
+from stacked_ram.data.dataset import open_dataset
 from stacked_ram.preparation.iterative_stratification import assign_iteratively
 from stacked_ram.runtime.errors import UserError
 
@@ -107,12 +108,18 @@ def test_the_report_shows_a_photo_under_each_of_its_labels(tmp_path: Path) -> No
     assert f"{summary.photos['train']} train, {summary.photos['valid']} valid" in page
 
 
-def test_such_a_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_such_a_data_set_is_opened_with_all_labels(tmp_path: Path) -> None:
     one_hot(tmp_path / "in")
     run(tmp_path / "in", tmp_path / "out", multi_label=True)
-    with pytest.raises(UserError, match="several labels each") as refusal:
-        read_dataset_info(tmp_path / "out")
-    assert "\n" not in str(refusal.value)
+    dataset = open_dataset(DataConfig(dataset=str(tmp_path / "out")), "train")
+    assert dataset.multi_label and dataset.targets([0]).dtype == np.float32
+    assert dataset.class_counts() == [
+        dataset_info(tmp_path / "out")["counts"]["train"][name] for name in dataset.classes
+    ]
+    listed = {row["path"]: row["labels"] for row in rows(tmp_path / "out")}
+    for name, has_C in zip(dataset.names, dataset.labels, strict=True):
+        named = [name for name, has in zip(dataset.classes, has_C, strict=True) if has]
+        assert "|".join(named) == listed[name]
 
 
 def test_without_the_option_several_labels_are_refused(tmp_path: Path) -> None:

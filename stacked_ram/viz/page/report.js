@@ -15,6 +15,7 @@ const draw = (kind, attributes, ...children) => {
 };
 const percent = (probability) => probability >= 0.995 && probability < 1 ? "> 99 %" : probability < 0.005 ? "< 1 %" : `${Math.round(100 * probability)} %`;
 const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+const several = data.thresholds !== null; // a photo may have several classes
 const PIXELATED_BELOW = 260;
 const STEP_TIME = 900;
 const state = { photo: 0, step: 0, surface: 0, timer: null, pictures: [] };
@@ -99,13 +100,13 @@ function showVerdict(photo) {
   const words = $("verdict");
   words.className = "";
   if (!prediction) { words.textContent = "before the first glimpse"; words.dataset.predicted = ""; return; }
-  const [label, probability] = prediction.top[0];
+  const answer = prediction.answer;
   const end = state.step === steps(photo) ? stopWords(photo) : "";
-  const says = `says ${data.classes[label]} (${percent(probability)})`;
-  words.dataset.predicted = data.classes[label];
+  const says = `says ${data.answers[answer]}${several ? "" : ` (${percent(prediction.top[0][1])})`}`;
+  words.dataset.predicted = data.answers[answer];
   if (photo.label === null) words.textContent = says + end;
-  else if (label === photo.label) { words.textContent = `✓ ${says}${end}`; words.className = "right"; }
-  else { words.textContent = `✗ ${says}, is ${data.classes[photo.label]}${end}${causeWords(photo)}`; words.className = "wrong"; }
+  else if (answer === photo.label) { words.textContent = `✓ ${says}${end}`; words.className = "right"; }
+  else { words.textContent = `✗ ${says}, is ${data.answers[photo.label]}${end}${causeWords(photo)}`; words.className = "wrong"; }
 }
 
 const causeWords = (photo) => state.step === steps(photo) && table.cause && table.cause[photo.row] ? ` (${table.cause[photo.row]})` : "";
@@ -155,7 +156,7 @@ function showStage(photo) {
     star.style.left = `${100 * ((across + 1) / 2 * width - left) / (right - left)}%`;
     star.style.top = `${100 * ((down + 1) / 2 * height - top) / (bottom - top)}%`;
     stage.append(star);
-    $("betterwords").textContent = ` ★: with glimpse ${glimpse} there instead, the belief in ${data.classes[photo.label]} would be ${percent(belief)}.`;
+    $("betterwords").textContent = ` ★: with glimpse ${glimpse} there instead, the belief in ${data.answers[photo.label]} would be ${percent(belief)}.`;
   } else $("betterwords").textContent = "";
 }
 
@@ -200,11 +201,14 @@ function showBelief(photo) {
   const prediction = state.step || photo.first ? predictionAt(photo, state.step) : null;
   $("after").textContent = state.step ? `after glimpse ${state.step}` : photo.first ? "after the glance" : "";
   const rows = prediction ? prediction.top : photo.belief[0].top.map(([label]) => [label, 0]);
-  $("belief").replaceChildren(...rows.map(([label, probability], rank) => {
-    const kind = label === photo.label ? "true" : rank === 0 && photo.label !== null ? "false" : "";
+  const said = prediction ? prediction.said : [];
+  $("belief").replaceChildren(...rows.map(([label, probability]) => {
+    const kind = photo.has === null ? "" : photo.has.includes(label) ? "true" : said.includes(label) ? "false" : "";
     const fill = make("i");
     fill.style.width = `${100 * probability}%`;
-    return make("div", { className: `bar ${kind}` }, fill, make("span", { textContent: prediction ? data.classes[label] : "" }),
+    const line = several ? [make("em", { title: "said from here on" })] : [];
+    if (several) line[0].style.left = `${100 * data.thresholds[label]}%`;
+    return make("div", { className: `bar ${kind}` }, fill, ...line, make("span", { textContent: prediction ? data.classes[label] : "" }),
       make("b", { textContent: prediction ? percent(probability) : "" }));
   }));
 }
@@ -220,7 +224,7 @@ function showLines(photo) {
   const line = (values, colour) => draw("polyline", { points: values.slice(0, drawn).map((value, index) => `${x(index)},${y(value)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.5 });
   const own = photo.belief.map((belief) => belief.followed);
   const confidences = photo.belief.map((belief) => belief.top[0][1]);
-  if (photo.label !== null && photo.belief.some((belief) => belief.top[0][0] !== photo.label)) svg.append(line(confidences, "var(--wrong)"));
+  if (!several && photo.label !== null && photo.belief.some((belief) => belief.answer !== photo.label)) svg.append(line(confidences, "var(--wrong)"));
   svg.append(line(own || confidences, photo.label === null ? "var(--focus)" : "var(--right)"));
   photo.belief.forEach((belief, index) => {
     const step = index + 1 - photo.first;
@@ -229,7 +233,7 @@ function showLines(photo) {
     svg.append(draw("text", { x: x(index), y: tall - 4, "text-anchor": "middle" }, String(step > 0 ? step : "glance")));
   });
   if (stopped(photo) && state.step === steps(photo)) svg.append(draw("text", { x: x(drawn - 1) + 9, y: 18, style: "font-weight: 700; fill: var(--ink)", "data-stopped": "" }, "■ stopped here"));
-  const words = photo.label === null ? "its prediction" : "the true class" + (own.length && svg.querySelectorAll("polyline").length > 1 ? ", and (orange) its prediction" : "");
+  const words = photo.label === null ? "its prediction" : (several ? "all its true labels together" : "the true class") + (own.length && svg.querySelectorAll("polyline").length > 1 ? ", and (orange) its prediction" : "");
   $("lines").replaceChildren(svg, make("div", { className: "legend", textContent: `belief in ${words}, 0 to 100 %` }));
 }
 
@@ -368,8 +372,8 @@ const fileName = (name) => name.split("/").pop();
 function thumb(index) {
   const photo = data.photos[index];
   const tick = photo.label === null ? "" : photo.correct ? "✓ " : "✗ ";
-  const words = make("span", { textContent: `${tick}${data.classes[photo.predicted]} (${percent(photo.confidence)})`, className: photo.label === null ? "" : photo.correct ? "right" : "wrong" });
-  const more = photo.label === null || photo.correct ? [] : [make("span", { textContent: `is ${data.classes[photo.label]}` })];
+  const words = make("span", { textContent: `${tick}${data.answers[photo.predicted]}${several ? "" : ` (${percent(photo.confidence)})`}`, className: photo.label === null ? "" : photo.correct ? "right" : "wrong" });
+  const more = photo.label === null || photo.correct ? [] : [make("span", { textContent: `is ${data.answers[photo.label]}` })];
   const button = make("button", { className: "thumb", type: "button", title: photo.name }, small(photo), words, ...more, make("span", { className: "quiet", textContent: fileName(photo.name) }));
   button.dataset.photo = index;
   button.onclick = () => watch(index);
@@ -387,27 +391,27 @@ const table = data.table;
 const rowCount = table.name.length;
 const pictureOf = new Map(data.photos.map((photo, index) => [photo.row, index]));
 const rightAt = (row) => table.label[row] === null ? null : table.label[row] === table.predicted[row];
-const labelName = (row) => table.label[row] === null ? "" : data.classes[table.label[row]];
+const labelName = (row) => table.label[row] === null ? "" : data.answers[table.label[row]];
 const COLUMNS = [
   ["photo", (row) => table.name[row], 30],
-  ["true class", labelName, 16],
-  ["prediction", (row) => data.classes[table.predicted[row]], 16],
+  [several ? "true labels" : "true class", labelName, 16],
+  ["prediction", (row) => data.answers[table.predicted[row]], 16],
   ["right", (row) => rightAt(row) === null ? "" : rightAt(row) ? "✓" : "✗", 7],
-  ["confidence", (row) => table.confidence[row], 10],
-  ["belief in the true class", (row) => table.true[row], 13],
+  [several ? "smallest margin" : "confidence", (row) => table.confidence[row], 10],
+  [several ? "belief in the true labels" : "belief in the true class", (row) => table.true[row], 13],
   ["glimpses", (row) => table.used[row], 8],
-  ...(data.runs || []).slice(1).map((run) => [run.name, (row) => `${run.predicted[row] === table.label[row] ? "✓" : "✗"} ${data.classes[run.predicted[row]]}`, 14]),
+  ...(data.runs || []).slice(1).map((run) => [run.name, (row) => `${run.predicted[row] === table.label[row] ? "✓" : "✗"} ${data.answers[run.predicted[row]]}`, 14]),
   ...(table.cause ? [["cause of the mistake", (row) => table.cause[row], 20]] : []),
 ];
 const NUMBERS = new Set([4, 5]);
 const ROW = 31;
-const list = { rows: [], column: -1, falling: false, cell: null, words: table.name.map((name, row) => `${name} ${labelName(row)} ${data.classes[table.predicted[row]]}`.toLowerCase()) };
+const list = { rows: [], column: -1, falling: false, cell: null, words: table.name.map((name, row) => `${name} ${labelName(row)} ${data.answers[table.predicted[row]]}`.toLowerCase()) };
 
 function filter() {
   const label = $("byclass").value, prediction = $("byprediction").value, finalFrom = $("byfinal").value, used = $("byused").value, cause = $("bycause").value;
   const [which, other] = $("byrun").value.split(" ");
   const wanted = $("search").value.toLowerCase().split(/\s+/).filter((word) => word);
-  const fits = (row) => (!label || table.label[row] === Number(label)) && (!prediction || rightAt(row) === (prediction === "right"))
+  const fits = (row) => (!label || (table.label[row] !== null && data.sets[table.label[row]].includes(Number(label)))) && (!prediction || rightAt(row) === (prediction === "right"))
     && (!finalFrom || table.final[row] === Number(finalFrom)) && (!used || table.used[row] === Number(used)) && (!cause || table.cause[row] === cause)
     && (!which || (rightAt(row) !== (data.runs[other].predicted[row] === table.label[row]) && rightAt(row) === (which === "this")))
     && (!list.cell || (table.label[row] === list.cell[0] && table.predicted[row] === list.cell[1])) && wanted.every((word) => list.words[row].includes(word));
@@ -432,7 +436,7 @@ function filter() {
 function chosenWords() {
   const words = [...document.querySelectorAll("#filters select")].filter((select) => select.value)
     .map((select) => `${select.parentElement.firstChild.textContent.trim()}: ${select.selectedOptions[0].textContent}`);
-  if (list.cell) words.push(`${data.classes[list.cell[0]]}, called ${data.classes[list.cell[1]]}`);
+  if (list.cell) words.push(`${data.answers[list.cell[0]]}, called ${data.answers[list.cell[1]]}`);
   if ($("search").value) words.push(`search: ${$("search").value}`);
   return words.length ? `Chosen: ${words.join("; ")}` : "Chosen: all";
 }
@@ -498,7 +502,7 @@ function makeTable() {
 // The causes of mistakes, each a button that shows its photos.
 function makeWhy() {
   const wrong = table.label.filter((label, row) => rightAt(row) === false).length;
-  $("why").hidden = !data.whole || !wrong;
+  $("why").hidden = !data.whole || !wrong || !(data.explain || data.causes);
   $("mistakes").textContent = `${counted(wrong, "mistake")} of ${counted(rowCount, "photo")}`;
   if (!data.causes) {
     $("whylist").append(make("p", {}, "Run ", make("code", { textContent: data.explain }), ", then make this report again: every mistake gets a cause."));
@@ -535,7 +539,7 @@ function makeMatrix() {
   const shown = [...new Set([...counts.keys()].flatMap((key) => key.split(",").map(Number)))].sort((a, b) => a - b);
   const button = (key, text) => {
     const [label, predicted] = key.split(",").map(Number);
-    const element = make("button", { type: "button", textContent: text, title: `${data.classes[label]}, called ${data.classes[predicted]}: ${counted(counts.get(key), "photo")}` });
+    const element = make("button", { type: "button", textContent: text, title: `${data.answers[label]}, called ${data.answers[predicted]}: ${counted(counts.get(key), "photo")}` });
     element.setAttribute("aria-label", element.title);
     element.dataset.cell = key;
     element.onclick = () => {
@@ -550,13 +554,13 @@ function makeMatrix() {
     wrong.sort((a, b) => counts.get(b) - counts.get(a));
     $("matrix").replaceChildren(make("p", { className: "quiet", textContent: "The pairs confused most:" }), ...wrong.slice(0, MOST_CELLS).map((key) => {
       const [label, predicted] = key.split(",").map(Number);
-      return button(key, `${data.classes[label]}, called ${data.classes[predicted]}: ${counts.get(key)}`);
+      return button(key, `${data.answers[label]}, called ${data.answers[predicted]}: ${counts.get(key)}`);
     }));
     return;
   }
   const most = Math.max(1, ...wrong.map((key) => counts.get(key)));
-  const head = make("tr", {}, make("td"), ...shown.map((predicted) => make("th", { scope: "col", textContent: data.classes[predicted] })));
-  const rows = shown.map((label) => make("tr", {}, make("th", { scope: "row", textContent: data.classes[label] }), ...shown.map((predicted) => {
+  const head = make("tr", {}, make("td"), ...shown.map((predicted) => make("th", { scope: "col", textContent: data.answers[predicted] })));
+  const rows = shown.map((label) => make("tr", {}, make("th", { scope: "row", textContent: data.answers[label] }), ...shown.map((predicted) => {
     const key = `${label},${predicted}`, count = counts.get(key);
     if (!count) return make("td");
     const cell = button(key, String(count));
@@ -568,7 +572,7 @@ function makeMatrix() {
 }
 
 function fillFilters() {
-  const labels = [...new Set(table.label.filter((label) => label !== null))].sort((a, b) => a - b);
+  const labels = [...new Set(table.label.filter((label) => label !== null).flatMap((label) => data.sets[label]))].sort((a, b) => a - b);
   $("byclass").append(...labels.map((label) => make("option", { value: label, textContent: data.classes[label] })));
   const most = Math.max(...data.photos.map((photo) => photo.steps));
   for (let step = table.final.includes(0) ? 0 : 1; step <= most; step++) $("byfinal").append(make("option", { value: step, textContent: step ? counted(step, "glimpse") : "the glance alone" }));
@@ -637,7 +641,7 @@ function chart(title, series, options) {
 // Accuracy against mean cost where the model stops early; a ring at the chosen threshold.
 function exitChart({ accuracy, gmacs, chosen }) {
   const range = [Math.min(...accuracy, 1) - 0.05, Math.max(...accuracy) + 0.02];
-  const element = chart("Accuracy when it stops early", [{ name: "", values: accuracy, colour: "var(--ink)", dots: false }],
+  const element = chart(several ? "F1 of a photo when it stops early" : "Accuracy when it stops early", [{ name: "", values: accuracy, colour: "var(--ink)", dots: false }],
     { xs: gmacs, percent: true, below: "mean GMACs a photo, over all thresholds", from: Math.max(0, range[0]), to: Math.min(1, range[1]), labels: 4, mark: chosen });
   element.append(make("div", { className: "legend", textContent: chosen ? `◯ ${chosen.words}` : "no threshold chosen: --stop-at shows one" }));
   return element;
@@ -655,6 +659,8 @@ function densityMap(grid, caption, shape) {
   return make("figure", {}, canvas, make("figcaption", { textContent: caption }));
 }
 
+const metricName = several ? "mAP" : "Accuracy";
+
 function showWhole() {
   const whole = data.whole;
   if (!whole) return;
@@ -664,7 +670,7 @@ function showWhole() {
   const tints = [...(whole.first ? ["#8d99a8"] : []), ...data.colours[count]];
   const later = Array.from({ length: count }, (_, index) => index + 1);
   const flat = (value) => later.map(() => value);
-  const charts = [chart("Accuracy after each glimpse", [{ name: "accuracy", values: whole.accuracy, colour: "var(--right)", tints }],
+  const charts = [chart(`${metricName} after each glimpse`, [{ name: data.metric, values: whole.accuracy, colour: "var(--right)", tints }],
     { xs, names, percent: true, below: "glimpses", from: Math.max(0, Math.floor(10 * Math.min(...whole.accuracy) - 0.3) / 10), to: Math.min(1, Math.ceil(10 * Math.max(...whole.accuracy) + 0.3) / 10) }),
   chart("Distance of locations from the centre", [
     { name: "mean distance", values: whole.distance, colour: "var(--focus)" },
@@ -677,13 +683,13 @@ function showWhole() {
   if (whole.exits) charts.push(exitChart(whole.exits));
   $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
     make("h2", {}, "Where it looks at each step ", make("span", { className: "quiet", textContent: "each map from never (white) to its own most frequent place (black)" })), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
-    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, accuracy]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * accuracy)} % right`, whole.shape))));
+    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, good, what]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * good)} % ${what}`, whole.shape))));
 }
 
 // Several runs on this split: their figures, and accuracy after each glimpse.
 function showRuns() {
   if (!data.runs) return;
-  const head = make("tr", {}, ...["run", "accuracy", "95 % interval", "glimpses a photo", "GMACs a photo"].map((textContent) => make("th", { scope: "col", textContent })));
+  const head = make("tr", {}, ...["run", data.metric, "95 % interval", "glimpses a photo", "GMACs a photo"].map((textContent) => make("th", { scope: "col", textContent })));
   const rows = data.runs.map((run) => {
     const mark = make("span", { textContent: "■ ", ariaHidden: "true" });
     mark.style.color = run.colour;
@@ -694,7 +700,7 @@ function showRuns() {
   const xs = [...new Set(data.runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
   const series = data.runs.map((run) => ({ name: run.name, colour: run.colour, values: xs.map((step) => run.steps.includes(step) ? run.curve[run.steps.indexOf(step)] : null) }));
   $("runs").append(make("h2", { textContent: "Runs on this split" }), make("table", { className: "figures" }, make("thead", {}, head), make("tbody", {}, ...rows)),
-    make("div", { className: "charts" }, chart("Accuracy after each glimpse", series, { xs, names: xs.map((step) => step || "glance"), percent: true, below: "glimpses" })));
+    make("div", { className: "charts" }, chart(`${metricName} after each glimpse`, series, { xs, names: xs.map((step) => step || "glance"), percent: true, below: "glimpses" })));
 }
 
 // What the test command found: the controls that the model has to beat, and what follows.
