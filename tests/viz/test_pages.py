@@ -296,18 +296,17 @@ def test_the_app_explains_an_invalid_upload(app, tmp_path):
 
 
 def test_uploads_are_limited_in_bytes_and_pixels(tmp_path, monkeypatch):
+    from stacked_ram.images import uploads as module
     from stacked_ram.runtime.errors import UserError
-    from stacked_ram.viz import app_view as module
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(photo)
-    assert module.check_upload(str(photo)) == (30, 40)
+    assert module.check_upload(photo) == 1200
     monkeypatch.setattr(module, "MOST_SIDE", 39)
     with pytest.raises(UserError, match="more than 39 pixels wide or high"):
-        module.check_upload(str(photo))
-    monkeypatch.setattr(module, "MOST_PIXELS", 1000)
+        module.check_upload(photo)
     with pytest.raises(UserError, match="million pixels"):
-        module.check_upload(str(photo))
+        module.check_upload(photo, most_pixels=1000)
     monkeypatch.setattr(module, "MOST_BYTES", 10)
     with pytest.raises(UserError, match="MB"):
-        module.check_upload(str(photo))
+        module.check_upload(photo)
