@@ -14,6 +14,7 @@ seed and the number of trials so far, so that a resumed study draws new values.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -182,6 +183,14 @@ def parse_range(text: str, config: Config) -> Range:
     return found
 
 
+def hear_loggers() -> None:
+    """Let this package's loggers speak again: where a program has set up no logging, the tool that
+    prepares the database does, and silences all loggers that were there before."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "stacked_ram" and isinstance(logger, logging.Logger):
+            logger.disabled = False
+
+
 def open_study(
     config: Config, folder: Path, sampler: Sampler, prune: bool, storage: str | None
 ) -> optuna.Study:
@@ -196,6 +205,7 @@ def open_study(
             heartbeat_interval=HEARTBEAT,
             engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
         )
+        hear_loggers()
         study = optuna.create_study(
             storage=database,
             study_name=STUDY if storage is None else str(folder),
