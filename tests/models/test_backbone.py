@@ -181,17 +181,21 @@ TRANSFORMERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", [*filter(timm.is_model, CONVOLUTIONAL)])
 def test_a_convolutional_family_has_features_and_maps_of_its_strides(name):
     backbone = Backbone(name).eval()
     images = torch.rand(2, 3, 64, 96)
     assert backbone(images).shape == (2, backbone.out_features)
     assert backbone.map_and_pooled(images)[0].shape == (2, backbone.map_features, 2, 3)
+    if not hasattr(backbone.network, "forward_intermediates"):  # an older timm
+        with pytest.raises(UserError, match="newer timm"):
+            backbone.stage(16)
+        return
     index, channels = backbone.stage(16)
     assert backbone.map_of_stage(images, index).shape == (2, channels, 4, 6)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", [*filter(timm.is_model, TRANSFORMERS)])
 def test_a_transformer_family_gets_its_position_embeddings_at_patch_size(name):
     size = TRANSFORMERS[name]
     backbone = Backbone(name, size=(size, size)).eval()

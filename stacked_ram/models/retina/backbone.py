@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stacked_ram.models.retina.norms import FreezableStatistics
-from stacked_ram.runtime.errors import UserError, brief, nearest
+from stacked_ram.runtime.errors import UserError, brief, check, nearest
 
 
 class Pretrained(FreezableStatistics):
@@ -108,7 +108,12 @@ class Backbone(Pretrained):
         Raises UserError if there is none."""
         info = self.network.feature_info
         found = [index for index, stage in enumerate(info) if stage["reduction"] == stride]
-        if not found or not hasattr(self.network, "forward_intermediates"):
+        check(
+            hasattr(self.network, "forward_intermediates"),
+            f"glance_stride: {stride}: the installed timm gives no maps inside this backbone; a"
+            " newer timm may, or leave glance_stride out",
+        )
+        if not found:
             strides = sorted({stage["reduction"] for stage in info})
             raise UserError(
                 f"glance_stride: {stride}: the backbone has feature maps of stride {strides} only"
