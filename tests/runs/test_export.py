@@ -99,6 +99,7 @@ def test_an_export_leaves_other_warnings_heard(out, caplog):
     assert caplog.messages == ["heard"]
 
 
+@needs_onnx
 def test_the_card_says_what_goes_in_and_what_int8_loses(out, photos):
     card = json.loads((out / "model.json").read_text())
     assert card["input"]["shape"] == ["batch", 3, "height", "width"]
