@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stacked_ram.evaluation.explain_photo import PhotoExplanation
     from stacked_ram.runs.checkpoint import LoadedRun
-    from stacked_ram.viz.records import PhotoRecord, Surface
+    from stacked_ram.viz.photo_record import PhotoRecord, Surface
 
 
 class Pictured:

@@ -18,8 +18,9 @@ from stacked_ram.results import Result
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runs.folder import RunFolder, metric_column
 from stacked_ram.runtime.errors import UserError, check
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.photos import AnyPhoto
-from stacked_ram.viz.records import PhotoRecord, record_photos
+from stacked_ram.viz.records import record_photos
 
 if TYPE_CHECKING:
     import pandas

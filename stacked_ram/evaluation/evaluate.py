@@ -28,35 +28,24 @@ from stacked_ram.data.loader import Loader, opened_loader
 from stacked_ram.evaluation.calibration import calibrated, check_can_calibrate
 from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
-from stacked_ram.evaluation.early_exit import (
-    ExitTable,
-    choose_threshold,
-    exit_at,
-    exit_curve,
-    exit_table,
-    table_of,
-)
+from stacked_ram.evaluation.early_exit import ExitTable, choose_threshold, exit_at, exit_curve
 from stacked_ram.evaluation.fixations import against_people, read_fixations
-from stacked_ram.evaluation.metrics import (
-    calibration_error,
-    confusion,
-    confusion_png,
-    per_class,
-    reliability_png,
-    wilson_interval,
-)
+from stacked_ram.evaluation.metrics import confusion, confusion_png, per_class, reliability_png
 from stacked_ram.evaluation.multi_label import (
     interval,
-    joined,
-    label_scores,
     label_table,
-    least_margin,
     mean_average_precision,
-    photo_f1,
     resampled_map,
 )
 from stacked_ram.evaluation.multicrop import Crops, crop_size
-from stacked_ram.evaluation.predictions import TOP, Predictions, predict_split
+from stacked_ram.evaluation.predictions import Predictions, predict_split
+from stacked_ram.evaluation.scores import (
+    confidences,
+    exit_table_of,
+    last_beliefs,
+    photo_table,
+    scores,
+)
 from stacked_ram.evaluation.unknown import open_unknown, separation
 from stacked_ram.evaluation.verdict import compared, judged, movement, unevenness
 from stacked_ram.runs.checkpoint import LoadedRun
@@ -350,20 +339,6 @@ def versus(
     return judged(gain, interval(gain_R), words, if_level, " of mAP")
 
 
-def last_beliefs(predictions: Predictions) -> np.ndarray:
-    """Class probabilities after the last glimpse, N x C, of a pass that kept them."""
-    assert predictions.beliefs_NTC is not None
-    return predictions.beliefs_NTC[:, -1]
-
-
-def confidences(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, and whether what they are of is so: of each photo's answer or, with several
-    labels, of each of its classes."""
-    if predictions.multi_label:
-        return last_beliefs(predictions).ravel(), predictions.labels_N.ravel()
-    return predictions.confidence_N, predictions.right_N
-
-
 def wanted_exit(
     config: Config,
     exit_accuracy: float | None,
@@ -403,92 +378,3 @@ def early_exit(
         "mean_glimpses": mean_glimpses,
         "mean_gmacs": cost.before + mean_glimpses * cost.per_glimpse,
     }, curve.round(6).to_csv(index=False).encode()
-
-
-def exit_table_of(predictions: Predictions, loaded: LoadedRun) -> ExitTable:
-    """What each threshold would give; the predictions were made with `keep_beliefs`. With several
-    labels, the F1 of the photos stands in for the accuracy."""
-    beliefs_NTC = predictions.beliefs_NTC
-    assert beliefs_NTC is not None
-    fewest = 1 + predictions.right_NT.shape[1] - beliefs_NTC.shape[1]
-    if predictions.multi_label:
-        thresholds_C = loaded.model.thresholds_N.numpy()
-        f1_NT = photo_f1(beliefs_NTC >= thresholds_C, predictions.labels_N[:, None])
-        sure_NT = least_margin(beliefs_NTC, thresholds_C)
-        return table_of(
-            f1_NT, sure_NT if predictions.stops_NT is None else predictions.stops_NT, fewest
-        )
-    return exit_table(beliefs_NTC, predictions.labels_N, predictions.stops_NT, fewest)
-
-
-def scores(predictions: Predictions) -> dict[str, Any]:
-    """The figures of one pass over a split."""
-    found: dict[str, Any] = {
-        "photos": len(predictions.labels_N),
-        **(label_scores if predictions.multi_label else class_scores)(predictions),
-        "read": float(predictions.read_N.mean()),
-        "last_location": {
-            "mean": predictions.last_N2.mean(0).tolist(),
-            "spread": predictions.last_N2.std(0).tolist(),
-        },
-    }
-    boxed = ~np.isnan(predictions.hit_NT[:, 0])
-    if boxed.any():
-        found |= {
-            "photos_with_box": int(boxed.sum()),
-            "hit_rate": predictions.hit_NT[boxed].mean(0).tolist(),
-            "hit_by_any": float(predictions.hit_NT[boxed].any(1).mean()),
-            "box_covered": predictions.covered_NT[boxed].mean(0).tolist(),
-            "box_covered_best": float(predictions.covered_NT[boxed].max(1).mean()),
-            "object_found": np.logical_or.accumulate(predictions.found_NT[boxed] == 1, axis=1)
-            .mean(0)
-            .tolist(),
-        }
-    return found
-
-
-def class_scores(predictions: Predictions) -> dict[str, Any]:
-    """The figures of the answers, where a photo has one class."""
-    found: dict[str, Any] = {
-        "accuracy": predictions.accuracy,
-        "interval_95": wilson_interval(predictions.right_N.sum(), len(predictions.right_N)),
-        **({} if predictions.top_N is None else {f"top_{TOP}": float(predictions.top_N.mean())}),
-        "loss": float(predictions.loss_N.mean()),
-        "calibration_error": calibration_error(predictions.confidence_N, predictions.right_N),
-        "accuracy_after": predictions.right_NT.mean(0).tolist(),
-    }
-    if predictions.glance_right_N is not None:
-        found["accuracy_glance"] = float(predictions.glance_right_N.mean())
-    return found
-
-
-def photo_table(predictions: Predictions, dataset: Dataset) -> str:
-    """One row a photo, the surest mistakes first; with several labels, those of the lowest F1."""
-    import pandas
-
-    if predictions.multi_label:
-        f1_N = photo_f1(predictions.predicted_N, predictions.labels_N)
-        answers: dict[str, Any] = {
-            "labels": [joined(dataset.classes, has_C) for has_C in predictions.labels_N],
-            "predicted": [joined(dataset.classes, said_C) for said_C in predictions.predicted_N],
-            "f1": f1_N.round(4),
-        }
-        order = np.argsort(f1_N, kind="stable")
-    else:
-        names = np.array(dataset.classes)
-        answers = {
-            "class": names[predictions.labels_N],
-            "predicted": names[predictions.predicted_N],
-            "confidence": predictions.confidence_N.round(4),
-        }
-        order = np.lexsort((-predictions.confidence_N, predictions.right_N))
-    table = pandas.DataFrame(
-        {
-            "path": [dataset.names[row] for row in predictions.index_N],
-            **answers,
-            "right": predictions.right_N,
-            "x": predictions.last_N2[:, 0].round(4),
-            "y": predictions.last_N2[:, 1].round(4),
-        }
-    )
-    return table.iloc[order].to_csv(index=False, lineterminator="\n")

@@ -12,7 +12,7 @@ import numpy as np
 
 from stacked_ram.data.manifest import SEPARATOR
 from stacked_ram.evaluation.metrics import calibration_error
-from stacked_ram.models.decisions import decision_margins
+from stacked_ram.models.decisions import decision_margins, photo_f1
 
 if TYPE_CHECKING:
     import pandas
@@ -86,13 +86,6 @@ def choose_thresholds(labels_NC: np.ndarray, beliefs_NC: np.ndarray) -> tuple[fl
         below = float(thresholds[best - 1]) if best else 0.0
         found.append(float(np.clip((thresholds[best] + below) / 2, LEAST, 1 - LEAST)))
     return tuple(found)
-
-
-def photo_f1(said: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """F1 of the classes said of each photo, over the last axis; 1 where none is said and the photo
-    has none."""
-    both, count = (said & labels).sum(-1), said.sum(-1) + labels.sum(-1)
-    return np.where(count > 0, 2 * both / np.maximum(count, 1), 1.0)
 
 
 def least_margin(beliefs: np.ndarray, thresholds_C: np.ndarray) -> np.ndarray:

@@ -22,10 +22,10 @@ from stacked_ram.data.manifest import BOX, read_manifest, read_objects
 from stacked_ram.data.shard_files import FILE, FORMAT, is_sharded
 from stacked_ram.images.opening import LARGE, is_slide
 from stacked_ram.preparation.progress import progress_bar
+from stacked_ram.preparation.records import SPLITS
 from stacked_ram.preparation.workdir import publish, remove_tree, sync_folder, write_info
 from stacked_ram.runtime.errors import UserError
 
-SPLITS = ("train", "valid", "test")
 HEADER = 512  # bytes before each file of a tar
 SEED = 0  # of the order of the training photos
 

@@ -17,7 +17,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -39,6 +38,7 @@ from stacked_ram.images.uploads import MOST_BYTES, TooLarge
 from stacked_ram.runs.checkpoint import LoadedRun, load_run
 from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.runtime.version import __version__
+from stacked_ram.serving.answers import PHOTO, REFUSALS, Look, answer_of
 from stacked_ram.serving.batcher import Batcher
 from stacked_ram.serving.figures import Figures
 from stacked_ram.serving.limits import Budget, InHand, Rate, Refused
@@ -52,68 +52,6 @@ MOST_TOGETHER = 200_000_000  # bytes of all photos that are on their way or in h
 CONNECTIONS = 1000
 AFTER = 5  # seconds that a request in hand is given beyond its limit when the server ends
 SLACK = 10_000  # bytes of a multipart body around the photo
-
-
-class Class(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-    name: str = Field(alias="class")
-    probability: float
-
-
-class Glimpse(BaseModel):
-    location: tuple[float, float] = Field(
-        description="(x, y), each from -1 to 1; (-1, -1) is the top left corner"
-    )
-    boxes: list[tuple[float, float, float, float]] = Field(
-        description="left, top, right, bottom of each patch, in pixels of the sent photo (turned"
-        " upright, if its EXIF says so); they may reach outside it"
-    )
-
-
-class Look(BaseModel):
-    """What the model says of a photo."""
-
-    model_config = ConfigDict(populate_by_name=True)
-    name: str = Field(alias="class")
-    probability: float
-    top: list[Class]
-    labels: list[Class] | None = Field(
-        None, description="the classes that the photo has; only where it may have several"
-    )
-    unknown: bool | None = Field(
-        None, description="whether the model is too unsure to answer; only with --coverage"
-    )
-    width: int = Field(description="of the sent photo, in pixels")
-    height: int
-    glimpses: int = Field(description="taken; 0 if the glance was enough")
-    path: list[Glimpse] = Field(description="where it looked, in order")
-    gmacs: float = Field(description="billions of multiply-accumulates that it took")
-    picture: str | None = Field(None, description="PNG as base64, if it was asked for")
-
-
-class Refusal(BaseModel):
-    error: str
-
-
-PHOTO = {
-    "required": True,
-    "content": {
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"photo": {"type": "string", "format": "binary"}},
-                "required": ["photo"],
-            }
-        },
-    },
-}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "not a photo that can be read"},
-    413: {"model": Refusal, "description": "too many bytes or pixels"},
-    429: {"model": Refusal, "description": "too many photos from this client"},
-    503: {"model": Refusal, "description": "busy, or no answer within the time limit"},
-}
 
 
 class Service:
@@ -265,37 +203,6 @@ async def photo_of_form(request: Request, body: AsyncIterator[bytes]) -> bytes:
                 stack.push_async_callback(value.close)
                 return await value.read()
     return b""
-
-
-def answer_of(row: Row, size: tuple[int, int], gmacs: float) -> dict[str, Any]:
-    """The JSON of an answer. size: (height, width) of the sent photo."""
-    height, width = size
-    sides = (width, height, width, height)
-    answer: dict[str, Any] = {
-        "class": row.top[0][0],
-        "probability": row.top[0][1],
-        "top": classes_of(row.top),
-        **({} if row.labels is None else {"labels": classes_of(row.labels)}),
-        "width": width,
-        "height": height,
-        "glimpses": row.glimpses,
-        "path": [
-            {
-                "location": location,
-                "boxes": [
-                    [round(part * side, 2) for part, side in zip(box, sides, strict=True)]
-                    for box in boxes
-                ],
-            }
-            for location, boxes in zip(row.locations, row.boxes, strict=True)
-        ],
-        "gmacs": float(f"{gmacs:.4g}"),
-    }
-    return answer if row.unknown is None else answer | {"unknown": row.unknown}
-
-
-def classes_of(pairs: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"class": name, "probability": each} for name, each in pairs]
 
 
 def create_app(loaded: LoadedRun, settings: Settings, host: str = "127.0.0.1") -> FastAPI:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stacked_ram.config.schema import TrainingConfig
+from stacked_ram.models.decisions import photo_f1
 from stacked_ram.models.trace import Trace
 
 ASYMMETRIC_GAMMA = 4
@@ -146,16 +147,6 @@ def multi_label_loss(
     return -(targets_XN * present_XN + (1 - targets_XN) * absent_XN).sum(1)
 
 
-def photo_f1(logits_BTN: Tensor, targets_BN: Tensor) -> Tensor:
-    """F1 of the classes that have a probability of 0.5 or more, of each row after each step, B x T:
-    twice those that are right, over those that are said and those that the photo has. 1 where
-    nothing is said and the photo has none."""
-    said_BTN = (logits_BTN >= 0).float()
-    both_BT = (said_BTN * targets_BN.unsqueeze(1)).sum(2)
-    count_BT = said_BTN.sum(2) + targets_BN.sum(1, keepdim=True)
-    return torch.where(count_BT > 0, 2 * both_BT / count_BT.clamp(min=1e-6), 1.0)
-
-
 def returns(trace: Trace, targets: Tensor, reward: str, glimpse_cost: float = 0.0) -> Tensor:
     """The return from each step on, B x T, without a gradient.
 
@@ -168,7 +159,8 @@ def returns(trace: Trace, targets: Tensor, reward: str, glimpse_cost: float = 0.
     targets = per_row(targets, trace)
     logits_BTN = trace.logits_BTN.detach()
     if reward == "correct" and trace.multi_label:
-        return photo_f1(logits_BTN[:, -1:], targets).expand(-1, logits_BTN.shape[1])
+        right_B1 = photo_f1(logits_BTN[:, -1:] >= 0, targets.unsqueeze(1))
+        return right_B1.expand(-1, logits_BTN.shape[1])
     if reward == "correct":
         labels = targets.argmax(1) if targets.ndim == 2 else targets
         correct_B = (logits_BTN[:, -1].argmax(1) == labels).float()
@@ -254,7 +246,7 @@ def stop_loss(trace: Trace, targets: Tensor, glimpse_cost: float = 0.0) -> Tenso
         after_BT = entropies_of(trace)(trace.logits_BTN.detach(), targets)
         return expected_ends(trace, after_BT, glimpse_cost)[:, 0].mean()
     if trace.multi_label:
-        right_BT = photo_f1(trace.logits_BTN.detach(), targets)
+        right_BT = photo_f1(trace.logits_BTN.detach() >= 0, targets.unsqueeze(1))
     else:
         labels = targets.argmax(1) if targets.ndim == 2 else targets
         right_BT = (trace.logits_BTN.detach().argmax(2) == labels.unsqueeze(1)).float()

@@ -18,6 +18,7 @@ from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.data.batch import Batch
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.images.lazy import LazyPhotos, UnreadablePhoto
+from stacked_ram.models.decisions import photo_f1
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.norms import synchronise
 from stacked_ram.models.retina.what import STATISTICS_FREEZE_AT
@@ -29,7 +30,7 @@ from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.training import estimators
 from stacked_ram.training.cuda_graphs import StepGraphs
 from stacked_ram.training.estimators import Estimator
-from stacked_ram.training.losses import Losses, photo_f1
+from stacked_ram.training.losses import Losses
 from stacked_ram.training.meters import Averages, Values
 from stacked_ram.training.nonfinite import NonFiniteMonitor
 from stacked_ram.training.optim import Schedule, make_capturable, make_optimizer
@@ -366,8 +367,8 @@ def values_of(losses: Losses, targets: Tensor, multi_label: bool = False) -> dic
     total = losses.total.detach()
     if multi_label:
         targets_RN = targets.repeat_interleave(len(losses.logits_RN) // len(targets), 0)
-        f1_R1 = photo_f1(losses.logits_RN.unsqueeze(1), targets_RN)
-        return {**losses.parts, "F1": f1_R1.mean(), "total": total}
+        f1_R = photo_f1(losses.logits_RN >= 0, targets_RN)
+        return {**losses.parts, "F1": f1_R.mean(), "total": total}
     return {**losses.parts, "accuracy": accuracy(losses, targets), "total": total}
 
 

@@ -13,9 +13,10 @@ from stacked_ram.data.dataset import Dataset
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.evaluation.multi_label import choose_thresholds, mean_average_precision
 from stacked_ram.evaluation.predictions import traces
+from stacked_ram.models.decisions import photo_f1
 from stacked_ram.models.ram import RAM
 from stacked_ram.runtime.distributed import World
-from stacked_ram.training.losses import binary_cross_entropies, photo_f1
+from stacked_ram.training.losses import binary_cross_entropies
 from stacked_ram.training.meters import Averages, Values
 
 
@@ -50,7 +51,7 @@ def validate(
             kept.add(batch.index_B, logits_BTN.sigmoid())
             values = {
                 "loss": binary_cross_entropies(logits_BTN[:, -1:], batch.labels_B).mean(),
-                "F1": photo_f1(logits_BTN[:, -1:], batch.labels_B).mean(),
+                "F1": photo_f1(logits_BTN[:, -1] >= 0, batch.labels_B).mean(),
             }
         values["read"] = trace.read_B.float().mean()
         last_B2 = trace.locations_BTS2[:, -1, -1].float()

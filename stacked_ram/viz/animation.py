@@ -28,7 +28,7 @@ from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
 from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.key import belief_marks, box_marks, draw_key, key_height
 from stacked_ram.viz.patch_strip import ROW
-from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,

@@ -22,8 +22,9 @@ from stacked_ram.runs.checkpoint import LoadedRun, weights_file
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.app_view import cached_run
 from stacked_ram.viz.draw import SplitName
+from stacked_ram.viz.photo_record import answer_name
 from stacked_ram.viz.photos import Split
-from stacked_ram.viz.records import answer_name, as_rgb
+from stacked_ram.viz.records import as_rgb
 
 EXAMPLES = 10
 

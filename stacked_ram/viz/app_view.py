@@ -19,8 +19,9 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz import figures
 from stacked_ram.viz.animation import figure_pixels
 from stacked_ram.viz.belief import beliefs, stop_words, verdict
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.photos import read_file
-from stacked_ram.viz.records import PhotoRecord, record_photos
+from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.style import EDGE, Sheet, styled
 from stacked_ram.viz.thumbnails import draw_panels, small_size
 

@@ -20,7 +20,8 @@ from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.figures import draw_title
 from stacked_ram.viz.key import LOOKED, MEAN, SPREAD, draw_key, key_height
 from stacked_ram.viz.overview import odd
-from stacked_ram.viz.records import PhotoRecord, drawn_pixels, sampled_locations
+from stacked_ram.viz.photo_record import PhotoRecord
+from stacked_ram.viz.records import drawn_pixels, sampled_locations
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,

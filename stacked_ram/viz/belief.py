@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from stacked_ram.viz.records import PhotoRecord
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.style import (
     FAINT,
     INK,

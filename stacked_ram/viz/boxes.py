@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, OUTSIDE, halo_of, ink_on, show_image
 
 if TYPE_CHECKING:

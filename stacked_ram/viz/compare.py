@@ -28,8 +28,9 @@ from stacked_ram.viz.overview import (
     step_maps,
     title_of,
 )
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
-from stacked_ram.viz.records import PhotoRecord, record_photos
+from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,

@@ -20,8 +20,9 @@ from stacked_ram.viz import animation, explained_set, figures, gallery
 from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.explained import check_explains, explain_record, explained_figure
 from stacked_ram.viz.overview import overview_figure
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
-from stacked_ram.viz.records import MapColours, PhotoRecord, map_colours, record_photos
+from stacked_ram.viz.records import MapColours, map_colours, record_photos
 from stacked_ram.viz.style import FORMATS, counted, save_figure
 from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 

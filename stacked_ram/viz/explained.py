@@ -14,7 +14,8 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_surface, draw_tag, fit, view_of, view_shape
 from stacked_ram.viz.figures import draw_title
-from stacked_ram.viz.records import PhotoRecord, Surface, model_input
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
+from stacked_ram.viz.records import model_input
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,

@@ -37,7 +37,7 @@ from stacked_ram.viz.patch_strip import (
     strip_height,
     top_height,
 )
-from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import (
     EDGE,
     INK,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from stacked_ram.viz.records import PhotoRecord
+from stacked_ram.viz.photo_record import PhotoRecord
 
 MOST = 300_000  # pixels of the canvas
 

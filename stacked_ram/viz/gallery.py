@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.key import box_marks, draw_key, key_height
-from stacked_ram.viz.records import PhotoRecord
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.style import (
     EDGE,
     INK,

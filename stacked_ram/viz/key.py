@@ -7,7 +7,7 @@ from typing import Any
 
 from stacked_ram.viz.boxes import coinciding
 from stacked_ram.viz.feature_colours import MEANING
-from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import (
     INK,
     QUIET,

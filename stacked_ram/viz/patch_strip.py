@@ -5,7 +5,7 @@ from __future__ import annotations
 from stacked_ram.viz.belief import beliefs, draw_top, top_rows
 from stacked_ram.viz.boxes import draw_tag, fit
 from stacked_ram.viz.foveate import foveated
-from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, text_width
 
 LABEL = 1.05  # inches for the names of the rows

@@ -37,15 +37,9 @@ from stacked_ram.viz.draw import SplitName, loaded
 from stacked_ram.viz.explained_set import explain_command
 from stacked_ram.viz.mistakes import causes_of_mistakes
 from stacked_ram.viz.overview import chosen_locations, density_of
+from stacked_ram.viz.photo_record import Answer, PhotoRecord, Surface, answer_name
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
-from stacked_ram.viz.records import (
-    Answer,
-    PhotoRecord,
-    Surface,
-    answer_name,
-    map_colours,
-    record_photos,
-)
+from stacked_ram.viz.records import map_colours, record_photos
 from stacked_ram.viz.style import RUNS, counted, step_colours
 from stacked_ram.viz.whole_set import WholeSet, chosen_threshold, record_split, warnings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stacked_ram.viz.belief import percent, used_words, verdict
 from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape
-from stacked_ram.viz.records import PhotoRecord, Surface
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import INK, QUIET, Sheet, shrunk
 
 CAPTION = 0.48  # inches for the lines below

@@ -28,17 +28,18 @@ from stacked_ram.evaluation.multi_label import (
     interval,
     least_margin,
     mean_average_precision,
-    photo_f1,
     resampled_map,
 )
 from stacked_ram.evaluation.objects import hits, objects_of
 from stacked_ram.evaluation.predictions import traces
 from stacked_ram.evaluation.verdict import FEWEST, movement
 from stacked_ram.models.attention.hard import CategoricalPolicy
+from stacked_ram.models.decisions import photo_f1
 from stacked_ram.models.trace import Trace
 from stacked_ram.runs.checkpoint import LoadedRun
+from stacked_ram.viz.photo_record import Answer, answer_name, answer_probability
 from stacked_ram.viz.photos import Split
-from stacked_ram.viz.records import Answer, answer_name, answer_probability, believed, numpy
+from stacked_ram.viz.records import believed, numpy
 
 AT_EDGE = 0.97  # a location with a coordinate beyond this counts as at the edge
 

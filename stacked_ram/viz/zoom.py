@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from stacked_ram.viz.boxes import View, draw_surface
-from stacked_ram.viz.records import DRAWN, PhotoRecord, Surface, as_rgb
+from stacked_ram.viz.photo_record import PhotoRecord, Surface
+from stacked_ram.viz.records import DRAWN, as_rgb
 from stacked_ram.viz.style import INK, Sheet
 
 TINY = 16  # points; narrower boxes are enlarged

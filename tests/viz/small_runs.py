@@ -15,8 +15,9 @@ from stacked_ram.config.schema import ModelConfig
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
 from stacked_ram.runs.checkpoint import LoadedRun, Metadata, save_weights
+from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.photos import Photo
-from stacked_ram.viz.records import PhotoRecord, record_batch
+from stacked_ram.viz.records import record_batch
 
 
 def lively(model: RAM) -> RAM:
