@@ -127,14 +127,14 @@ def test_a_glance_that_is_sure_enough_needs_no_glimpse():
 
 
 def test_without_the_packages_there_is_a_program_and_a_note(run, tmp_path, monkeypatch, capsys):
-    found = importlib.util.find_spec
+    found, missing = importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
+        importlib.util, "find_spec", lambda name: None if name in missing else found(name)
     )
     export(Export(run=run, out=tmp_path / "out", size=(20, 28), batch_size=1))
-    assert "no ONNX, which needs onnxruntime: pip install" in capsys.readouterr().err
+    assert "no ONNX, which needs onnx, onnxscript, onnxruntime: pip" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "model.pt2"]
-    with pytest.raises(UserError, match="--int8: needs onnxruntime"):
+    with pytest.raises(UserError, match="--int8: needs onnx, onnxscript, onnxruntime"):
         export(Export(run=run, int8=("dynamic",)))
     photo = Image.new("RGB", (28, 20))
     pixels = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None]
