@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stacked_ram.evaluation.explain_photo import PhotoExplanation
     from stacked_ram.runs.checkpoint import LoadedRun
     from stacked_ram.viz.photo_record import PhotoRecord, Surface
+    from stacked_ram.viz.style import Width
 
 
 class Pictured:
@@ -48,14 +49,17 @@ class Pictured:
 
             PillowImage.open(io.BytesIO(png)).show()
 
-    def save(self, path: str | Path) -> Path:
-        """Write the picture: `.png`, `.svg` or `.pdf`."""
-        from stacked_ram.viz.style import save_figure
+    def save(self, path: str | Path, *, width: Width = "page") -> Path:
+        """Write the picture: `.png`, `.svg` or `.pdf`, for a paper's `column` (3.5 inches), a
+        `page` (7.2) or a `slide` (5.5, to be enlarged)."""
+        from stacked_ram.viz.style import WIDTHS, drawn_for, save_figure
 
         file = Path(path)
         is_picture = file.suffix.lower() in (".png", ".svg", ".pdf")
         check(is_picture, f"{file}: end the name in .png, .svg or .pdf")
-        return save_figure(self._figure(), file)
+        check(width in WIDTHS, f"width: `{width}` is none of {', '.join(WIDTHS)}")
+        with drawn_for(width):
+            return save_figure(self._figure(), file)
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows for this at the end of a cell."""

@@ -38,6 +38,9 @@ class Viz:
     """Output folder. Default: RUN/pictures; the report: RUN."""
     format: Literal["png", "svg", "pdf"] = "png"
     """Format of the pictures."""
+    width: Literal["column", "page", "slide"] = "page"
+    """Make pictures for a paper's column (3.5 inches), a page (7.2) or a slide (5.5, to be
+    enlarged), with type that can be read at that width. Animations keep their size."""
     limit: int | None = None
     """The most photos to draw one by one, chosen evenly. Default: 12; in the report: 100, and at
     most half as many more for its galleries."""
@@ -92,7 +95,14 @@ def work(options: Viz) -> int:
         )
     check(options)
     sleep_at_barriers_if_busy()
-    for path in draw(options.run, options):
+    if options.app:
+        serve(options.run, options)
+        return 0
+    from stacked_ram.viz.style import drawn_for
+
+    with drawn_for(options.width):
+        files = draw(options.run, options)
+    for path in files:
         print(path)
     return 0
 
@@ -126,8 +136,20 @@ def check(options: Viz) -> None:
     if modes and drawn:
         flag, more = (name.replace("_", "-") for name in (modes[0], drawn[0]))
         raise UserError(f"--{flag}: draws no --{more}; leave out one of them")
+    if options.width != "page" and (options.report or options.app):
+        mode = "report" if options.report else "app"
+        raise UserError(f"--width: the {mode} fits itself to its window; leave it out")
     if options.one_per_class and (options.files or options.photos):
         raise UserError("--one-per-class: takes its photos from the data set; name none")
+
+
+def serve(run: Path, options: Viz) -> None:
+    """Open the app and stay until stopped."""
+    from stacked_ram.viz import app
+
+    where: dict[str, Any] = {"host": options.host, "port": options.port}
+    where |= {"split": options.split, "dataset": options.dataset, "device": options.device}
+    app.serve(run, options.compare, stop_at=options.stop_at, **where)
 
 
 def draw(run: Path, options: Viz) -> list[Path]:
@@ -135,12 +157,6 @@ def draw(run: Path, options: Viz) -> list[Path]:
     where: dict[str, Any] = {
         "split": options.split, "dataset": options.dataset, "device": options.device,
     }  # fmt: skip
-    if options.app:
-        from stacked_ram.viz.app import serve
-
-        where |= {"host": options.host, "port": options.port, "stop_at": options.stop_at}
-        serve(run, options.compare, **where)
-        return []
     loaded = load(run, options.device)
     where |= {"out": options.out, "format": options.format, "stop": early_exit(options)}
     if options.one_per_class:

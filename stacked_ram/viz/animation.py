@@ -36,7 +36,6 @@ from stacked_ram.viz.style import (
     PAGE,
     QUIET,
     RIGHT,
-    TITLE,
     WRONG,
     Sheet,
     counted,
@@ -50,6 +49,7 @@ from stacked_ram.viz.zoom import HIGH as ZOOM
 from stacked_ram.viz.zoom import draw_zoom, is_tiny
 
 DPI = 110
+TITLE = 0.3  # height of a title
 STEP, LAST = 0.9, 2.6  # seconds that a step and the last frame are shown
 FPS = 10
 MOST = 12  # photos of a grid

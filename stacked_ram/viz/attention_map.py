@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 from stacked_ram.models.ram import RAM
 from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_tag, fit
-from stacked_ram.viz.figures import draw_title
+from stacked_ram.viz.figures import draw_title, title_height
 from stacked_ram.viz.key import LOOKED, MEAN, SPREAD, draw_key, key_height
 from stacked_ram.viz.overview import odd
 from stacked_ram.viz.photo_record import PhotoRecord
@@ -25,13 +25,13 @@ from stacked_ram.viz.records import drawn_pixels, sampled_locations
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,
-    PAGE,
     QUIET,
-    TITLE,
     Sheet,
     fitted,
     frame,
     is_dark,
+    is_narrow,
+    page_width,
     styled,
     text_width,
 )
@@ -49,8 +49,9 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     weights_TYX = record.region_weights_TYX
     levels = all_levels if weights_TYX is None else all_levels[-1:]
     columns = record.steps if record.steps <= 4 else min(5, math.ceil(record.steps / 2))
-    columns = max(columns, 2)
-    side = (PAGE - 2 * EDGE + 0.1) / columns - 0.1
+    inner, title = page_width() - 2 * EDGE, title_height()
+    columns = min(max(columns, 2), int(inner / 1.3))
+    side = (inner + 0.1) / columns - 0.1
     wide, tall = fit(record.photo.true_aspect, side, 2.6)
     rows = -(-record.steps // columns)
     if weights_TYX is None:
@@ -59,17 +60,17 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
         marks = [MEAN] if record.std is None else [MEAN, SPREAD]
     else:
         text, marks = "Light: weight of each region before the glimpse.", [LOOKED]
-    inner = PAGE - 2 * EDGE
-    below = TITLE + 0.34 + len(levels) * rows * (tall + 0.34)
-    sheet = Sheet(PAGE, below + key_height(marks, inner))
-    draw_title(sheet, record, EDGE, 0.2, PAGE - 2 * EDGE)
-    draw_light_scale(sheet, PAGE - EDGE, TITLE + 0.26)
-    sheet.text(EDGE, TITLE + 0.06, text, fontsize=7, color=QUIET)
+    top = title + (0.5 if is_narrow() else 0.34)
+    below = top + len(levels) * rows * (tall + 0.34)
+    sheet = Sheet(page_width(), below + key_height(marks, inner))
+    draw_title(sheet, record, EDGE, inner)
+    draw_light_scale(sheet, EDGE + inner, top - 0.08)
+    sheet.text(EDGE, title + 0.06, fitted(text, inner, 7), fontsize=7, color=QUIET)
     colours = record.colours
     for row, level in enumerate(levels):
         for step in range(record.steps):
             x = EDGE + step % columns * (side + 0.1) + (side - wide) / 2
-            y = TITLE + 0.34 + (row * rows + step // columns) * (tall + 0.34)
+            y = top + (row * rows + step // columns) * (tall + 0.34)
             draw_tag(sheet.page, (x + 0.09, y + 0.14), str(step + 1), colours[step])
             axes = sheet.axes(x, y + 0.26, wide, tall)
             if weights_TYX is None:

@@ -20,6 +20,7 @@ from stacked_ram.viz.style import (
     counted,
     shrunk,
     spread_apart,
+    step_ticks,
 )
 
 TOP = 5
@@ -106,9 +107,10 @@ def draw_lines(
     steps, belief = beliefs(record)
     shown = steps <= (record.steps if last is None else last)
     names = min(1.25, 0.36 * width)
-    ticks = np.arange(steps[0], record.all_steps + 1)
-    per_step = (width - names) / len(ticks)
-    right = ticks[-1] + 0.5
+    every = np.arange(steps[0], record.all_steps + 1)
+    per_step = (width - names) / len(every)
+    right = every[-1] + 0.5
+    ticks = step_ticks(every, width - names)
     axes.set(
         xlim=(steps[0] - 0.5, right + names / per_step),
         ylim=(0, 1.0),
@@ -144,7 +146,7 @@ def draw_lines(
     places = [float(belief[end, label]) for label in lines]
     least = 9.5 / 72 / height
     # names stand at the right; in an animation, beside the ends of unfinished lines
-    names_at = right if steps[end] == ticks[-1] else steps[end] + 0.4
+    names_at = right if steps[end] == every[-1] else steps[end] + 0.4
     for label, value, place in zip(
         lines, places, spread_apart(places, least, least / 2, 1 - least / 2), strict=True
     ):

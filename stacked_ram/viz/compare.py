@@ -34,11 +34,12 @@ from stacked_ram.viz.records import record_photos
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,
-    PAGE,
     QUIET,
     RUNS,
     Sheet,
     fitted,
+    is_narrow,
+    page_width,
     styled,
     text_width,
 )
@@ -159,13 +160,15 @@ def compare_figure(
 ) -> Figure:
     """A row for each photo: the scan paths of both runs, and the belief of each in the true class
     (in its own prediction, where the true class is not known)."""
-    chart = 1.9
-    side = (PAGE - chart - 0.75 - 3 * EDGE) / 2
+    inner, below_them = page_width() - 2 * EDGE, is_narrow()
+    chart = inner - 0.5 if below_them else min(1.9, 0.27 * inner)
+    side = (inner - EDGE - (0 if below_them else chart + 0.75)) / 2
     talls = [max(small_size(record, side, side)[1] for record in pair) for pair in pairs]
-    inner = PAGE - 2 * EDGE
+    charts = 1.3 if below_them else 0.0
     marks = run_marks(names) + box_marks([each for pair in pairs for each in pair], nested=False)
     below = key_height(marks, inner)
-    sheet = Sheet(PAGE, 0.36 + sum(tall + CAPTION + 0.06 for tall in talls) + below)
+    row = CAPTION + 0.06 + charts
+    sheet = Sheet(page_width(), 0.36 + sum(tall + row for tall in talls) + below)
     for number, name in enumerate(names):
         x = EDGE + number * (side + EDGE)
         sheet.text(x + side / 2, 0.22, fitted(name, side, 9, "bold"), fontsize=9, ha="center",
@@ -174,15 +177,19 @@ def compare_figure(
     text = "belief in the true class" if known else "belief in its prediction"
     if pairs[0][0].thresholds_N is not None:
         text = text.replace("class", "labels")
-    sheet.text(PAGE - EDGE - chart / 2, 0.22, text, fontsize=8, ha="center")
+    if not below_them:
+        sheet.text(EDGE + inner - chart / 2, 0.22, text, fontsize=8, ha="center")
     y = 0.34
     for pair, tall in zip(pairs, talls, strict=True):
         for number, record in enumerate(pair):
             draw_small(sheet, record, EDGE + number * (side + EDGE), y, side, tall)
-        height = min(tall - 0.1, 1.6)
-        axes = sheet.axes(PAGE - EDGE - chart, y + (tall - height) / 2, chart, height)
+        height = charts - 0.6 if below_them else max(min(tall - 0.1, 1.6), 0.5)
+        top = y + (tall + CAPTION + 0.2 if below_them else (tall - height) / 2)
+        axes = sheet.axes(EDGE + inner - chart, top, chart, height)
+        if below_them:
+            axes.set_title(text, fontsize=7, loc="left", pad=4)
         draw_pair(axes, pair)
-        y += tall + CAPTION + 0.06
+        y += tall + row
     draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 
@@ -217,19 +224,23 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     """Both runs over a whole split: accuracy after each glimpse, how many photos each classifies
     right, and where each looks."""
     first, second = wholes
-    inner = PAGE - 2 * EDGE
+    inner, narrow = page_width() - 2 * EDGE, is_narrow()
     steps = max(first.steps, second.steps)
     cell, tall = map_size(inner - 0.1, max(steps, 4), first.aspect, 1.5)
     marks = [CENTRE]
-    sheet = Sheet(PAGE, 0.35 + 2.35 + 2 * (tall + 0.32) + key_height(marks, inner) + EDGE)
+    charts, row = (4.7, tall + 0.5) if narrow else (2.75, tall + 0.32)
+    height = charts + 2 * row + key_height(marks, inner) + EDGE
+    sheet = Sheet(page_width(), height)
     x = EDGE
     for number, name in enumerate(names):
+        name = fitted(name, inner / 2 - 0.5, 10, "bold")
         sheet.text(x, 0.22, name, fontsize=10, fontweight="bold", color=RUNS[number])
         x += text_width(name, 10, "bold") + 0.15
         if number == 0:
             sheet.text(x, 0.22, "and", fontsize=9, color=QUIET)
             x += 0.42
-    axes = sheet.axes(EDGE + 0.45, 0.62, 2.9, 1.6)
+    wide = inner - 0.5 if narrow else 0.41 * inner
+    axes = sheet.axes(EDGE + 0.45, 0.62, wide, 1.6)
     bands = []
     for number, whole in enumerate(wholes):
         right = whole.accuracy()[1][-whole.steps :]
@@ -249,16 +260,18 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
     endings = [f"{name}: {100 * whole.figure[0]:.1f} %"
                for name, whole in zip(names, wholes, strict=True)]  # fmt: skip
     axes.set_title(title_of(first), fontweight="bold", loc="left", pad=8)
-    legend(axes, lines, [fitted(text, 2.2, 6.5) for text in endings])
+    legend(axes, lines, [fitted(text, wide - 0.6, 6.5) for text in endings])
     title = "Photos that each gets right"
     title += "" if first.labels_NC is None else ", every class"
-    draw_agreement(sheet, first.right_N, second.right_N, names, title)
-    y = 2.75
+    place = (EDGE, 2.6, inner) if narrow else (0.55 * inner, 0.42, 0.45 * inner + EDGE)
+    draw_agreement(sheet, first.right_N, second.right_N, names, title, place)
+    y = charts
     for number, whole in enumerate(wholes):
-        sheet.text(EDGE, y + 0.13, f"{names[number]} looks here at each step", fontsize=7.5,
-                   color=RUNS[number], fontweight="bold")  # fmt: skip
+        text = fitted(f"{names[number]} looks here at each step", inner, 7.5, "bold")
+        sheet.text(EDGE, y + 0.13, text, fontsize=7.5, color=RUNS[number], fontweight="bold")
         most = darkest(step_maps(whole, tall / cell))
-        draw_scale(sheet, PAGE - EDGE, y + 0.05, most)
+        y += row - tall - 0.32
+        draw_scale(sheet, EDGE + inner, y + 0.05, most)
         for step in range(whole.steps):
             axes = sheet.axes(EDGE + step * (cell + 0.1), y + 0.2, cell, tall)
             locations_N2 = whole.locations_NTS2[:, step, -1]
@@ -270,16 +283,18 @@ def compare_overview(wholes: tuple[WholeSet, WholeSet], names: tuple[str, str]) 
 
 
 def draw_agreement(
-    sheet: Sheet, first_N: np.ndarray, second_N: np.ndarray, names: tuple[str, str], title: str
-) -> None:
-    """Bars: the number of photos on which both, only one or neither is right."""
+    sheet: Sheet, first_N: np.ndarray, second_N: np.ndarray, names: tuple[str, str], title: str,
+    place: tuple[float, float, float],
+) -> None:  # fmt: skip
+    """Bars: the number of photos on which both, only one or neither is right. place: left, top and
+    width."""
     counts = [
         ("both right", int((first_N & second_N).sum()), QUIET),
         (f"only {names[0]}", int((first_N & ~second_N).sum()), RUNS[0]),
         (f"only {names[1]}", int((second_N & ~first_N).sum()), RUNS[1]),
         ("both wrong", int((~first_N & ~second_N).sum()), FAINT),
     ]
-    left, top, width = 3.9, 0.42, PAGE - EDGE - 3.9
+    left, top, width = place
     sheet.text(left, top + 0.1, title, fontweight="bold", va="center_baseline")
     most = max(1, *(count for _, count, _ in counts))
     style = {"fontsize": 7.5, "va": "center_baseline"}

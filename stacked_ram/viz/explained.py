@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,31 +15,47 @@ from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import percent
 from stacked_ram.viz.boxes import draw_surface, draw_tag, fit, view_of, view_shape
-from stacked_ram.viz.figures import draw_title
+from stacked_ram.viz.figures import draw_title, title_height
+from stacked_ram.viz.key import Mark, box_marks, draw_key, key_height
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.records import model_input
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,
     INK,
-    PAGE,
     QUIET,
     RIGHT,
-    TITLE,
     WRONG,
     Sheet,
     fitted,
     frame,
+    is_narrow,
+    page_width,
     show_image,
+    shrunk,
     styled,
 )
 
 BELIEF = mpl.colors.ListedColormap(mpl.colormaps["GnBu"](np.linspace(0, 0.95, 256)))
 EVIDENCE = mpl.colormaps["PuOr_r"]  # orange: for the class; purple: against it
-COLUMNS = 4  # maps in a row
 SQUARES = 24  # of a patch's evidence, at most, along a side
 SHARPEST = 480  # pixels of a drawn map's longer side
 BAR = 0.15  # inches for one bar under a patch
+
+
+def ringed(marker: str) -> list[dict[str, Any]]:
+    """A white sign with a dark outline."""
+    return [
+        {"marker": marker, "markersize": 6, "color": colour, "markeredgewidth": line,
+         "markerfacecolor": "none"}
+        for colour, line in (("#14161a", 3.0), ("#ffffff", 1.4))
+    ]  # fmt: skip
+
+
+PLACES_MARKS: list[Mark] = [
+    ("where it looked", {"signs": ringed("x")}),
+    ("the best place", {"signs": ringed("o")}),
+]
 
 
 def explain_record(
@@ -69,30 +87,42 @@ def check_explains(run: LoadedRun) -> None:
 @styled
 def explained_figure(record: PhotoRecord, found: PhotoExplanation) -> Figure:
     """The path; a map for each glimpse; and under each patch what the belief is without it."""
-    inner = PAGE - 2 * EDGE
+    inner, narrow, title = page_width() - 2 * EDGE, is_narrow(), title_height()
     steps, name = record.steps, found.classes[found.label]
-    columns = min(max(steps, 2), COLUMNS)
+    columns = min(max(steps, 2), int(inner / 1.6))
     rows = -(-steps // columns)
     side = (inner + 0.12) / columns - 0.12
     wide, tall = fit(record.photo.true_aspect, side, 2.3)
     surface = next((each for each in record.surfaces if not each.is_map), record.surfaces[0])
     view = view_of(surface.size, surface.boxes_TK4)
-    photo_wide, photo_tall = fit(view_shape(record, surface, view), inner * 0.5, 2.9)
+    room = inner * (1 if narrow else 0.5)
+    photo_wide, photo_tall = fit(view_shape(record, surface, view), room, 2.9)
     shown = patches_shown(record)
     cell = min(1.1, (side - 0.08) / 2)
     strip = (0 if shown is None else cell + 0.06) + 3 * BAR + 0.4
-    top = max(photo_tall, 1.5)
-    height = TITLE + top + 0.62 + rows * (tall + 0.32) + 0.4 + rows * strip + 0.1
-    sheet = Sheet(PAGE, height)
-    draw_title(sheet, record, EDGE, 0.2, inner)
-    draw_surface(sheet.axes(EDGE, TITLE, photo_wide, photo_tall), surface, view, record.colours)
-    draw_words(sheet, record, found, EDGE + photo_wide + 0.2, inner - photo_wide - 0.2)
-    y = TITLE + top + 0.2
-    heading = f"Belief in {name} at the end, with glimpse 1, 2, … at each place instead"
-    sheet.text(EDGE, y + 0.06, fitted(heading, inner, 8.5, "bold"), fontsize=8.5, fontweight="bold")
-    note = "× where it looked   ○ the best place; all other glimpses stay where they were"
+    top = photo_tall + 1.35 if narrow else max(photo_tall, 1.5)
+    aside = 0.3 if narrow else 0.0  # a scale stands below its heading, not beside it
+    marks = [*PLACES_MARKS, *box_marks([record])]
+    height = (
+        title + top + 0.62 + aside + rows * (tall + 0.32) + 0.4 + rows * strip
+        + (0 if found.evidence is None else aside) + key_height(marks, inner)
+    )  # fmt: skip
+    sheet = Sheet(page_width(), height)
+    draw_title(sheet, record, EDGE, inner)
+    draw_surface(sheet.axes(EDGE, title, photo_wide, photo_tall), surface, view, record.colours)
+    if narrow:
+        draw_words(sheet, record, found, EDGE, title + photo_tall + 0.06, inner)
+    else:
+        left = photo_wide + 0.2
+        draw_words(sheet, record, found, EDGE + left, title, inner - left)
+    y = title + top + 0.2
+    heading = f"Belief in {name} at the end, with each glimpse elsewhere"
+    heading, size = shrunk(heading, inner, 8.5, 7, "bold")
+    sheet.text(EDGE, y + 0.06, heading, fontsize=size, fontweight="bold")
+    note = fitted("all other glimpses stay where they were", inner, 7)
     sheet.text(EDGE, y + 0.22, note, fontsize=7, color=QUIET)
-    draw_scale(sheet, PAGE - EDGE - 1.7, y + 0.14, 1.7, BELIEF, ("0", "50", "100 %"))
+    y += aside
+    draw_scale(sheet, EDGE + inner - 1.7, y + 0.14, 1.7, BELIEF, ("0", "50", "100 %"))
     y += 0.34
     for step in range(steps):
         x = EDGE + step % columns * (side + 0.12)
@@ -104,25 +134,28 @@ def explained_figure(record: PhotoRecord, found: PhotoExplanation) -> Figure:
         draw_map(sheet.axes(x, row_y + 0.25, wide, tall), record, found, step)
     y += rows * (tall + 0.32) + 0.14
     heading = f"Which glimpse decided: belief in {name} at the end"
-    sheet.text(EDGE, y + 0.06, fitted(heading, inner, 8.5, "bold"), fontsize=8.5, fontweight="bold")
+    heading, size = shrunk(heading, inner, 8.5, 7, "bold")
+    sheet.text(EDGE, y + 0.06, heading, fontsize=size, fontweight="bold")
     if found.evidence is not None:
         most = evidence_scale(found)
-        sheet.text(PAGE - EDGE - 1.85, y + 0.06, "evidence, nats a square", fontsize=7,
+        y += aside
+        sheet.text(EDGE + inner - 1.85, y + 0.06, "evidence, nats a square", fontsize=7,
                    color=QUIET, ha="right")  # fmt: skip
         labels = (f"−{most:.2g}", "0", f"+{most:.2g}")
-        draw_scale(sheet, PAGE - EDGE - 1.7, y - 0.02, 1.7, EVIDENCE, labels)
+        draw_scale(sheet, EDGE + inner - 1.7, y - 0.02, 1.7, EVIDENCE, labels)
     y += 0.2
     for step in range(steps):
         x = EDGE + step % columns * (side + 0.12)
         row_y = y + step // columns * strip
         draw_glimpse(sheet, record, found, shown, step, x, row_y, side, cell)
+    draw_key(sheet, marks, EDGE, height - key_height(marks, inner), inner)
     return sheet.figure
 
 
 def draw_words(
-    sheet: Sheet, record: PhotoRecord, found: PhotoExplanation, x: float, width: float
+    sheet: Sheet, record: PhotoRecord, found: PhotoExplanation, x: float, y: float, width: float
 ) -> None:
-    """What the maps and bars say, in sentences, beside the photo."""
+    """What the maps and bars say, in sentences."""
     name = found.classes[found.label]
     step, place = found.best
     best = float(found.forced_TGN[step, place, found.label])
@@ -148,7 +181,7 @@ def draw_words(
         words = "not calibrated: run test --explain first"
     lines.append((words, QUIET, "normal"))
     for number, (text, colour, weight) in enumerate(lines):
-        sheet.text(x, TITLE + 0.14 + 0.19 * number, fitted(text, width, 8, weight), color=colour,
+        sheet.text(x, y + 0.14 + 0.19 * number, fitted(text, width, 8, weight), color=colour,
                    fontweight=weight)  # fmt: skip
 
 
@@ -169,9 +202,8 @@ def draw_map(axes: Axes, record: PhotoRecord, found: PhotoExplanation, step: int
     best = found.places_G2[int(values.argmax())]
     for location, mark, size in ((record.locations_TS2[step, -1], "x", 6), (best, "o", 8)):
         point = (location + 1) / 2 * (width, height)
-        for colour, line in (("#14161a", 3.0), ("#ffffff", 1.4)):
-            axes.plot(*point, mark, color=colour, markersize=size, markeredgewidth=line,
-                      markerfacecolor="none", zorder=8, clip_on=False)  # fmt: skip
+        for style in ringed(mark):
+            axes.plot(*point, **{**style, "markersize": size}, zorder=8, clip_on=False)
 
 
 def patches_shown(record: PhotoRecord) -> Surface | None:

@@ -22,7 +22,7 @@ from stacked_ram.runtime.errors import UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.viz.boxes import draw_tag
 from stacked_ram.viz.explained import BELIEF, draw_scale
-from stacked_ram.viz.overview import EDGE, MOST_CLASSES, heading, map_size
+from stacked_ram.viz.overview import EDGE, MOST_CLASSES, heading, heading_height, map_size
 from stacked_ram.viz.style import (
     FAINT,
     INK,
@@ -34,6 +34,8 @@ from stacked_ram.viz.style import (
     counted,
     fitted,
     frame,
+    is_narrow,
+    page_width,
     shrunk,
     step_colours,
     styled,
@@ -86,52 +88,52 @@ def explain_command(folder: Path, split: str) -> str:
 def explained_set_figure(arrays: dict[str, np.ndarray], title: str) -> Figure:
     """Causes of mistakes, glimpses, deletion and insertion, places, and what was read."""
     figures = json.loads(arrays["figures"].tobytes())
-    inner = PAGE - 2 * EDGE
+    inner = page_width() - 2 * EDGE
     forced_TYX, sums = arrays["forced_TYX"], arrays["coverage_N2SKYX"]
     steps, shape = len(forced_TYX), sums.shape[-2] / sums.shape[-1]
     cell, tall = map_size(inner, max(steps + 1, 4), shape, 1.5)
-    read_rows = [(level, patch) for level in range(sums.shape[2]) for patch in range(sums.shape[3])]
     part, part_tall = map_size(inner - 1.2, 3, shape, 1.3)
+    read_row = max(part_tall, 0.66) + (0.3 if page_width() < PAGE else 0)
     classes = np.flatnonzero(arrays["coverage_N2"].sum(1))[:MOST_CLASSES]
-    columns = min(6, max(len(classes), 1))
+    columns = min(int(inner / 1.05), max(len(classes), 1))
     small, small_tall = map_size(inner, columns, shape, 1.1)
     class_rows = -(-len(classes) // columns)
-    curves = "insertion" in figures
-    height = (
-        0.4 + 2 * CHART + 1.15 + 0.3 + tall + 0.5
-        + 0.3 + len(read_rows) * (part_tall + 0.12) + 0.3 + 0.3 + class_rows * (small_tall + 0.24)
-        + 0.1
-    )  # fmt: skip
-    sheet = Sheet(PAGE, height)
-    sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
-    y = 0.4
-    heading(sheet, y, "Why it is wrong", by_words(figures))
-    draw_causes(sheet, figures, EDGE, y + 0.26, inner, CHART)
-    y += 0.1 + CHART + 0.4
-    third = inner / 3
-    draw_drops(sheet, figures, EDGE, y, third, CHART)
-    if curves:
-        draw_curves(sheet, figures, "insertion", EDGE + third, y, third, CHART)
-        draw_curves(sheet, figures, "deletion", EDGE + 2 * third, y, third, CHART)
-    else:
-        note = " ".join(figures["curve_notes"])
-        sheet.text(EDGE + third + 0.3, y + 0.5, f"Deletion and insertion: {note}", color=QUIET)
-    y += 0.3 + CHART + 0.35
     wrong = sum(cause["photos"] for cause in figures["causes"].values())
     of = f"mean over {counted(wrong, 'mistake')}" if wrong else "mean over all photos"
-    heading(sheet, y, "Belief in the true class", f"{of}, with a glimpse at each place")
-    draw_scale(sheet, PAGE - EDGE - 1.5, y + 0.1, 1.5, BELIEF, ("0", "50", "100 %"))
-    draw_places(sheet, arrays, y + 0.28, cell, tall)
-    y += 0.3 + tall + 0.5
-    heading(sheet, y, "What was read", "fraction of photos in which this part was read")
-    draw_scale(sheet, PAGE - EDGE - 1.5, y + 0.1, 1.5, READ, ("0", "50", "100 %"))
-    y += 0.3
-    y = draw_read(sheet, arrays, figures, read_rows, y, part, part_tall)
+    of += ", with a glimpse at each place"
+    read = "fraction of photos in which this part was read"
     some = "" if len(classes) == (arrays["coverage_N2"].sum(1) > 0).sum() else ", some of them"
-    heading(
-        sheet, y, f"The same by class{some}", "narrowest patch; at the right the class's accuracy"
-    )
-    y += 0.24
+    by_class = "narrowest patch; at the right the class's accuracy"
+    charts = chart_places(figures, inner)
+    height = (
+        0.4 + heading_height(by_words(figures)) + CHART + 0.2 + len(charts) * (CHART + 0.55)
+        + heading_height(of) + tall + 0.5
+        + heading_height(read) + 0.3 + len(figures["coverage"]) * (read_row + 0.12)
+        + heading_height(by_class) + class_rows * (small_tall + 0.24) + 0.1
+    )  # fmt: skip
+    sheet = Sheet(page_width(), height)
+    sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
+    y = heading(sheet, 0.4, "Why it is wrong", by_words(figures))
+    draw_causes(sheet, figures, EDGE, y, inner, CHART)
+    y += CHART + 0.2
+    for row in charts:
+        for kind, x, width in row:
+            if kind == "drops":
+                draw_drops(sheet, figures, x, y, width, CHART)
+            elif kind in figures:
+                draw_curves(sheet, figures, kind, x, y, width, CHART)
+            else:
+                note = "Deletion and insertion: " + " ".join(figures["curve_notes"])
+                sheet.text(x + 0.3, y + 0.5, fitted(note, width - 0.3, 8), color=QUIET)
+        y += CHART + 0.55
+    y = heading(sheet, y, "Belief in the true class", of)
+    draw_scale(sheet, EDGE + inner - 1.5, y - 0.18, 1.5, BELIEF, ("0", "50", "100 %"))
+    draw_places(sheet, arrays, y, cell, tall)
+    y += tall + 0.5
+    y = heading(sheet, y, "What was read", read)
+    draw_scale(sheet, EDGE + inner - 1.5, y - 0.18, 1.5, READ, ("0", "50", "100 %"))
+    y = draw_read(sheet, arrays, figures, y, part, part_tall, read_row)
+    y = heading(sheet, y, f"The same by class{some}", by_class)
     for number, label in enumerate(classes):
         x = EDGE + number % columns * (small + 0.1)
         top = y + number // columns * (small_tall + 0.24)
@@ -143,6 +145,15 @@ def explained_set_figure(arrays: dict[str, np.ndarray], title: str) -> Figure:
         sheet.text(x + small, top + small_tall + 0.13, f"{100 * right / (wrong + right):.0f} %",
                    fontsize=7, ha="right", color=QUIET)  # fmt: skip
     return sheet.figure
+
+
+def chart_places(figures: dict[str, Any], inner: float) -> list[list[tuple[str, float, float]]]:
+    """The charts in rows, each with its left edge and width."""
+    kinds = ["drops", "insertion", "deletion"] if "insertion" in figures else ["drops", "none"]
+    columns = min(len(kinds), int(inner / 2.3))
+    each = inner / columns
+    places = [(kind, EDGE + each * (n % columns), each) for n, kind in enumerate(kinds)]
+    return [places[start : start + columns] for start in range(0, len(kinds), columns)]
 
 
 def by_words(figures: dict[str, Any]) -> str:
@@ -166,7 +177,8 @@ def draw_causes(
     axes.set(yticks=places, yticklabels=list(causes), xlim=(0, max(*counts, 1) * 1.02))
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
-    axes.set_xlabel("photos; dark: recognised with one glimpse elsewhere", labelpad=2)
+    words = "photos; dark: right with one glimpse elsewhere"
+    axes.set_xlabel(words, labelpad=2, loc="right" if is_narrow() else "center")
     for place, count, dark in zip(places, counts, mended, strict=True):
         axes.text(count, place, f" {count} ({dark})", va="center_baseline", fontsize=7.5)
 
@@ -241,16 +253,18 @@ def draw_places(
 
 
 def draw_read(
-    sheet: Sheet, arrays: dict[str, np.ndarray], figures: dict[str, Any],
-    rows: list[tuple[int, int]], y: float, wide: float, tall: float,
+    sheet: Sheet, arrays: dict[str, np.ndarray], figures: dict[str, Any], y: float, wide: float,
+    tall: float, row_tall: float,
 ) -> float:  # fmt: skip
     """A row for each level and patch: all photos, right answers, wrong answers; and accuracy where
     the object was hit. Returns the y below."""
     sums, counts = arrays["coverage_N2SKYX"], arrays["coverage_N2"]
     names = ("all photos", "right answers", "wrong answers")
     for column, name in enumerate(names):
-        sheet.text(EDGE + 1.1 + column * (wide + 0.1), y + 0.1, name, fontsize=7, color=QUIET)
+        text, size = shrunk(name, wide, 7, 5)
+        sheet.text(EDGE + 1.1 + column * (wide + 0.1), y + 0.1, text, fontsize=size, color=QUIET)
     y += 0.16
+    rows = [(level, patch) for level in range(sums.shape[2]) for patch in range(sums.shape[3])]
     for (level, patch), row in zip(rows, figures["coverage"], strict=True):
         lines = [f"{row['width_px']:.0f} px wide"]
         if sums.shape[2] > 1:
@@ -264,19 +278,21 @@ def draw_read(
         for column, which in enumerate(([0, 1], [1], [0])):
             axes = sheet.axes(EDGE + 1.1 + column * (wide + 0.1), y, wide, tall)
             draw_cover(axes, sums[:, which, level, patch].sum(0), counts[:, which].sum(0))
-        x = EDGE + 1.1 + 3 * (wide + 0.1) + 0.05
         for number, name in enumerate(name for name in ("hit", "missed") if name in row):
             found = row[name]
             text = f"object {name}: {counted(found['photos'], 'photo')}"
-            sheet.text(x, y + 0.16 + 0.32 * number, text, fontsize=7, color=QUIET)
+            x, top = EDGE + 1.1 + 3 * (wide + 0.1) + 0.05, y + 0.16 + 0.32 * number
+            if page_width() < PAGE:
+                x, top = EDGE + 1.7 * number, y + row_tall - 0.16
+            sheet.text(x, top, text, fontsize=7, color=QUIET)
             if "accuracy" in found:
                 low, high = found["interval_95"]
                 text = (
                     f"{100 * found['accuracy']:.0f} % right ({100 * low:.0f} to {100 * high:.0f})"
                 )
-                sheet.text(x, y + 0.29 + 0.32 * number, text, fontsize=7, fontweight="bold",
+                sheet.text(x, top + 0.13, text, fontsize=7, fontweight="bold",
                            color=(RIGHT, WRONG)[number])  # fmt: skip
-        y += tall + 0.12
+        y += row_tall + 0.12
     return y + 0.14
 
 

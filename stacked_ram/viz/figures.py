@@ -1,7 +1,8 @@
 """Figures of one photo: everything on one sheet (`story`), or its parts alone.
 
 With one surface: photo and belief above, patches and likeliest classes below. With several
-(levels of a stack, feature maps): a row for each, the surface beside its patches.
+(levels of a stack, feature maps): a row for each, the surface beside its patches. In the width of a
+column everything stands below each other.
 """
 
 from __future__ import annotations
@@ -22,30 +23,28 @@ from stacked_ram.viz.key import (
     key_height,
 )
 from stacked_ram.viz.patch_strip import (
-    GAP,
     HEAD,
     LABEL,
-    cell_size,
-    columns_of,
+    bands_of,
     draw_foveated,
     draw_glance,
     draw_head,
     draw_patches,
     draw_top_row,
     foveated_height,
-    rows_of,
-    strip_height,
+    patches_height,
     top_height,
 )
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import (
     EDGE,
     INK,
-    PAGE,
     QUIET,
-    TITLE,
     Sheet,
     fitted,
+    is_narrow,
+    page_width,
+    shrunk,
     styled,
     text_width,
 )
@@ -57,14 +56,27 @@ LINES_TOP = 0.28  # for the ribbon
 LINES_BOTTOM = 0.36
 
 
-def draw_title(sheet: Sheet, record: PhotoRecord, x: float, y: float, width: float) -> None:
-    """The prediction and where it stopped, and the photo's name at the right."""
+def title_height() -> float:
+    """Inches that `draw_title` takes."""
+    return 0.42 if is_narrow() else 0.3
+
+
+def draw_title(sheet: Sheet, record: PhotoRecord, x: float, width: float) -> None:
+    """The prediction and where it stopped, at the top of a sheet, and the photo's name at the
+    right, or below."""
     text, colour = verdict(record)
-    text = fitted(text + stop_words(record), width, 10, "bold")
-    sheet.text(x, y, text, color=colour, fontsize=10, fontweight="bold")
+    stopped, name = stop_words(record), record.photo.name
+    if is_narrow():
+        text, size = shrunk(text, width, 10, 8, "bold")
+        sheet.text(x, 0.2, text, color=colour, fontsize=size, fontweight="bold")
+        name = f"{stopped.removeprefix(', ')}: {name}" if stopped else name
+        sheet.text(x, 0.34, fitted(name, width, 7), color=QUIET, fontsize=7)
+        return
+    text = fitted(text + stopped, width, 10, "bold")
+    sheet.text(x, 0.2, text, color=colour, fontsize=10, fontweight="bold")
     left = width - text_width(text, 10, "bold") - 0.3
-    name = fitted(record.photo.name, left, 7) if left > 0.5 else ""
-    sheet.text(x + width, y, name, color=QUIET, fontsize=7, ha="right")
+    name = fitted(name, left, 7) if left > 0.5 else ""
+    sheet.text(x + width, 0.2, name, color=QUIET, fontsize=7, ha="right")
 
 
 @styled
@@ -73,42 +85,42 @@ def story(record: PhotoRecord) -> Figure:
     return single_story(record) if len(record.surfaces) == 1 else stacked_story(record)
 
 
-def page_width(record: PhotoRecord) -> float:
-    """A page, or more where the columns of many steps need it."""
-    return max(PAGE, 2 * EDGE + LABEL + columns_of(record) * 0.8)
-
-
 def single_story(record: PhotoRecord) -> Figure:
-    width = page_width(record)
+    width, narrow, title = page_width(), is_narrow(), title_height()
     inner = width - 2 * EDGE
     surface = record.surfaces[0]
     view = view_of(surface.size, surface.boxes_TK4)
-    most = inner * 0.56
+    most = inner if narrow else inner * 0.56
     photo_width, photo_height = fit(view_shape(record, surface, view), most, 3.6)
     zoom = zoom_place(surface, view, photo_width, photo_height, most)
-    cell = cell_size(record, inner)
-    top = max(photo_height, 1.9, 0 if zoom is None else zoom[1] + zoom[3])
+    bands = bands_of(record, EDGE, inner)
+    top = max(photo_height, 0 if zoom is None else zoom[1] + zoom[3])
+    top = top + 1.9 if narrow else max(top, 1.9)
     marks = story_marks(record)
     height = (
-        TITLE + top + 0.14 + strip_height(record, cell) + foveated_height(record, cell)
-        + top_height(record) + key_height(marks, inner) + EDGE
+        title + top + 0.14 + len(bands) * HEAD + patches_height(bands, surface)
+        + foveated_height(bands) + top_height(bands) + key_height(marks, inner) + EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
-    draw_title(sheet, record, EDGE, 0.2, inner)
-    axes = sheet.axes(EDGE, TITLE, photo_width, photo_height)
+    draw_title(sheet, record, EDGE, inner)
+    axes = sheet.axes(EDGE, title, photo_width, photo_height)
     draw_surface(axes, surface, view, record.colours)
     left = EDGE + photo_width + 0.15
     if zoom is not None:
         x, y, wide, tall = zoom
-        draw_zoom(sheet, record, surface, axes, (EDGE + x, TITLE + y, wide, tall))
+        draw_zoom(sheet, record, surface, axes, (EDGE + x, title + y, wide, tall))
         left = max(left, EDGE + x + wide + 0.15)
-    draw_belief(sheet, record, left, TITLE, width - EDGE - left, top)
-    y = TITLE + top + 0.14
-    y = draw_head(sheet, record, EDGE, y, cell)
-    draw_glance(sheet, record, EDGE, y, cell)
-    y = draw_patches(sheet, record, surface, EDGE, y, cell)
-    y = draw_foveated(sheet, record, EDGE, y, cell)
-    y = draw_top_row(sheet, record, EDGE, y, cell)
+    if narrow:
+        draw_belief(sheet, record, EDGE, title + top - 1.9, inner, 1.9)
+    else:
+        draw_belief(sheet, record, left, title, width - EDGE - left, top)
+    y = title + top + 0.14
+    for band in bands:
+        y = draw_head(sheet, band, y)
+        draw_glance(sheet, band, y)
+        y = draw_patches(sheet, band, surface, y)
+        y = draw_foveated(sheet, band, y)
+        y = draw_top_row(sheet, band, y)
     draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 
@@ -133,48 +145,53 @@ def zoom_place(
 
 
 def stacked_story(record: PhotoRecord) -> Figure:
-    width = page_width(record)
+    width, narrow, title = page_width(), is_narrow(), title_height()
     inner = width - 2 * EDGE
+    most = inner if narrow else 0.36 * inner - 0.05
+    strip_left = EDGE if narrow else EDGE + 0.36 * inner
+    strips = bands_of(record, strip_left, width - EDGE - strip_left, least=0.4)
     rows = []
-    strip_left = EDGE + 0.36 * inner
-    cell = cell_size(record, width - EDGE - strip_left)
-    for number, surface in enumerate(record.surfaces):
+    read = [surface for surface in record.surfaces if surface.patch_rows]
+    for surface in record.surfaces:
         view = view_of(surface.size, surface.boxes_TK4)
-        shape = view_shape(record, surface, view)
-        most = 0.36 * inner - 0.05
-        photo_width, photo_height = fit(shape, most, 2.6)
-        zoom = zoom_place(surface, view, photo_width, photo_height, most)
-        patches = rows_of(record, surface) * (cell + GAP)
-        patches += HEAD if number == 0 else 0
-        below = 0 if zoom is None else zoom[1] + zoom[3]
-        tall = max(photo_height, below, patches) + 0.3
-        rows.append((surface, view, photo_width, photo_height, zoom, tall))
-    full = cell_size(record, inner)
+        size = fit(view_shape(record, surface, view), most, 2.6)
+        zoom = zoom_place(surface, view, *size, most)
+        heads = surface is read[0] or (len(strips) > 1 and surface.patch_rows > 0)
+        below = size[1] if zoom is None else max(size[1], zoom[1] + zoom[3])
+        patches = patches_height(strips, surface) + len(strips) * HEAD * heads
+        tall = (below + patches + 0.06 if narrow else max(below, patches)) + 0.3
+        rows.append((surface, view, size, zoom, below, heads, tall))
+    bands = bands_of(record, EDGE, inner)
     lines, marks = 1.9, story_marks(record)
     height = (
-        TITLE + sum(row[-1] for row in rows) + HEAD + foveated_height(record, full)
-        + top_height(record) + lines + key_height(marks, inner) + 2 * EDGE
+        title + sum(row[-1] for row in rows) + len(bands) * HEAD + foveated_height(bands)
+        + top_height(bands) + lines + key_height(marks, inner) + 2 * EDGE
     )  # fmt: skip
     sheet = Sheet(width, height)
-    draw_title(sheet, record, EDGE, 0.2, inner)
-    y = TITLE
-    for number, (surface, view, photo_width, photo_height, zoom, tall) in enumerate(rows):
+    draw_title(sheet, record, EDGE, inner)
+    y = title
+    for surface, view, size, zoom, below, heads, tall in rows:
         sheet.text(EDGE, y + 0.12, surface.title, fontsize=7.5, fontweight="bold", color=INK)
-        axes = sheet.axes(EDGE, y + 0.18, photo_width, photo_height)
+        top = y + 0.18
+        axes = sheet.axes(EDGE, top, *size)
         draw_surface(axes, surface, view, record.colours, weight=0.85)
-        below = y + 0.18
         if zoom is not None:
             across, down, wide, high = zoom
-            place = (EDGE + across, below + down, wide, high)
-            draw_zoom(sheet, record, surface, axes, place)
-        if number == 0:
-            below = draw_head(sheet, record, strip_left, below - 0.08, cell)
-        draw_patches(sheet, record, surface, strip_left, below, cell)
+            draw_zoom(sheet, record, surface, axes, (EDGE + across, top + down, wide, high))
+        strip_y = top + below + 0.06 if narrow else top - (0.08 if heads else 0)
+        for band in strips:
+            if heads:
+                strip_y = draw_head(sheet, band, strip_y, glance=surface is read[0])
+            if surface is read[0]:
+                draw_glance(sheet, band, strip_y)
+            strip_y = draw_patches(sheet, band, surface, strip_y)
         y += tall
-    y = draw_head(sheet, record, EDGE, y, full)
-    y = draw_foveated(sheet, record, EDGE, y, full)
-    y = draw_top_row(sheet, record, EDGE, y, full)
-    draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, y, inner - LABEL, lines)
+    for band in bands:
+        y = draw_head(sheet, band, y)
+        y = draw_foveated(sheet, band, y)
+        y = draw_top_row(sheet, band, y)
+    left = 0.0 if narrow else LABEL - LINES_LEFT
+    draw_belief(sheet, record, EDGE + left, y, inner - left, lines)
     draw_key(sheet, marks, EDGE, y + lines, inner)
     return sheet.figure
 
@@ -192,7 +209,7 @@ def draw_belief(
 @styled
 def scan_path(record: PhotoRecord) -> Figure:
     """The scan path alone; of a stack, a row for each level or map, as it sees the photo."""
-    width, many = PAGE * 0.62, len(record.surfaces) > 1
+    width, many, title = min(page_width(), 4.5), len(record.surfaces) > 1, title_height()
     rows = []
     for surface in record.surfaces:
         view = view_of(surface.size, surface.boxes_TK4)
@@ -206,9 +223,9 @@ def scan_path(record: PhotoRecord) -> Figure:
     zoomed = not many and is_tiny(surface, view, wide, tall)
     tall_zoom = ZOOM + 0.12 if zoomed else 0.0
     height = sum(row[3] + head + EDGE for row in rows) + tall_zoom
-    sheet = Sheet(width, TITLE + height + key_height(marks, inner))
-    draw_title(sheet, record, EDGE, 0.2, width - 2 * EDGE)
-    y = TITLE
+    sheet = Sheet(width, title + height + key_height(marks, inner))
+    draw_title(sheet, record, EDGE, inner)
+    y = title
     for surface, view, wide, tall in rows:
         if many:
             sheet.text(EDGE, y + 0.13, surface.title, fontsize=7.5, fontweight="bold", color=INK)
@@ -224,25 +241,26 @@ def scan_path(record: PhotoRecord) -> Figure:
 @styled
 def strip(record: PhotoRecord) -> Figure:
     """The patch strip alone: every surface's patches, and the photo as known so far."""
-    width = page_width(record)
-    inner = width - 2 * EDGE
-    cell = cell_size(record, inner)
-    titles = len(record.surfaces) > 1
+    inner = page_width() - 2 * EDGE
+    bands = bands_of(record, EDGE, inner)
+    surfaces = [surface for surface in record.surfaces if surface.patch_rows]
+    named = 0.2 if len(surfaces) > 1 else 0.0
     marks = [*([MAPS] if record.maps else []), *([KNOWN] if record.photo_surfaces else [])]
     height = (
-        EDGE + strip_height(record, cell, len(record.surfaces))
-        + (0.2 * len(record.surfaces) if titles else 0) + foveated_height(record, cell)
-        + key_height(marks, inner) + EDGE
+        EDGE + len(bands) * (HEAD + named * len(surfaces)) + patches_height(bands, *surfaces)
+        + foveated_height(bands) + key_height(marks, inner) + EDGE
     )  # fmt: skip
-    sheet = Sheet(width, height)
-    y = draw_head(sheet, record, EDGE, EDGE, cell)
-    draw_glance(sheet, record, EDGE, y, cell)
-    for surface in record.surfaces:
-        if titles:
-            sheet.text(EDGE + LABEL, y + 0.13, surface.title, fontsize=7.5)
-            y += 0.2
-        y = draw_patches(sheet, record, surface, EDGE, y, cell)
-    y = draw_foveated(sheet, record, EDGE, y, cell)
+    sheet = Sheet(page_width(), height)
+    y = EDGE
+    for band in bands:
+        y = draw_head(sheet, band, y)
+        draw_glance(sheet, band, y + named)
+        for surface in surfaces:
+            if named:
+                sheet.text(EDGE + LABEL, y + 0.13, surface.title, fontsize=7.5)
+                y += named
+            y = draw_patches(sheet, band, surface, y)
+        y = draw_foveated(sheet, band, y)
     draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 
@@ -250,16 +268,19 @@ def strip(record: PhotoRecord) -> Figure:
 @styled
 def belief(record: PhotoRecord) -> Figure:
     """The belief alone: lines, and the likeliest classes after each step."""
-    width = page_width(record)
+    width, title = page_width(), title_height()
     inner = width - 2 * EDGE
-    cell = cell_size(record, inner)
+    bands = bands_of(record, EDGE, inner)
     marks = belief_marks([record])
-    height = TITLE + 2.2 + HEAD + top_height(record) + key_height(marks, inner) + EDGE
+    height = title + 2.2 + len(bands) * HEAD + top_height(bands) + key_height(marks, inner) + EDGE
     sheet = Sheet(width, height)
-    draw_title(sheet, record, EDGE, 0.2, inner)
-    draw_belief(sheet, record, EDGE + LABEL - LINES_LEFT, TITLE, inner - LABEL, 2.2)
-    y = draw_head(sheet, record, EDGE, TITLE + 2.2, cell)
-    y = draw_top_row(sheet, record, EDGE, y, cell)
+    draw_title(sheet, record, EDGE, inner)
+    left = 0.0 if is_narrow() else LABEL - LINES_LEFT
+    draw_belief(sheet, record, EDGE + left, title, inner - left, 2.2)
+    y = title + 2.2
+    for band in bands:
+        y = draw_head(sheet, band, y)
+        y = draw_top_row(sheet, band, y)
     draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
 

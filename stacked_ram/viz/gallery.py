@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from stacked_ram.viz.boxes import draw_tag
-from stacked_ram.viz.key import box_marks, draw_key, key_height
+from stacked_ram.viz.key import box_marks, draw_key, key_height, step_marks
 from stacked_ram.viz.photo_record import PhotoRecord
 from stacked_ram.viz.style import (
     EDGE,
@@ -17,7 +16,8 @@ from stacked_ram.viz.style import (
     QUIET,
     Sheet,
     fitted,
-    step_colours,
+    is_narrow,
+    page_width,
     styled,
     text_width,
 )
@@ -125,11 +125,12 @@ def gallery_figure(photos: list[PhotoRecord], title: str) -> Figure:
 def rows_figure(
     groups: Sequence[tuple[str, list[PhotoRecord]]], title: str, more: str, columns: int
 ) -> Figure:
-    """Groups of small scan paths, each group under its name, `columns` in a row."""
+    """Groups of small scan paths, each group under its name. columns: in a row of a page."""
     shown = [record for _, photos in groups for record in photos]
-    columns = max(1, columns // max(len(panels(record)) for record in shown))
+    width = page_width()
+    columns = round(columns * width / PAGE) // max(len(panels(record)) for record in shown)
+    columns = max(1, columns)
     gap = EDGE if columns <= 6 else 0.05
-    width = PAGE if columns <= 6 else PAGE * columns / 8
     side = (width - 2 * EDGE + gap) / columns - gap
     rows = []
     for name, photos in groups:
@@ -138,28 +139,27 @@ def rows_figure(
             tall = max(small_size(record, side, side * 1.15)[1] for record in part)
             rows.append((name if start == 0 else "", part, tall))
     marks = box_marks(shown, nested=False)
-    below = key_height(marks, width - 2 * EDGE)
-    height = 0.4 + below + sum(tall + CAPTION + (0.24 if name else 0) for name, _, tall in rows)
+    if side < ROOMY:  # no room for numbers
+        marks += step_marks(max(record.all_steps for record in shown), has_glance=False)
+    inner = width - 2 * EDGE
+    y = 0.52 if more and is_narrow() else 0.36
+    below = key_height(marks, inner) + 0.04
+    height = y + below + sum(tall + CAPTION + (0.24 if name else 0) for name, _, tall in rows)
     sheet = Sheet(width, height)
+    title = fitted(title, inner, 10, "bold")
     sheet.text(EDGE, 0.22, title, fontsize=10, fontweight="bold")
-    sheet.text(EDGE + text_width(title, 10, "bold") + 0.14, 0.22, more, fontsize=7.5, color=QUIET)
-    if side < ROOMY:
-        draw_step_colours(sheet, max(record.all_steps for record in shown))
-    y = 0.36
+    if is_narrow():
+        sheet.text(EDGE, 0.39, fitted(more, inner, 7.5), fontsize=7.5, color=QUIET)
+    else:
+        x = EDGE + text_width(title, 10, "bold") + 0.14
+        sheet.text(x, 0.22, fitted(more, width - x, 7.5), fontsize=7.5, color=QUIET)
     for name, part, tall in rows:
         if name:
-            sheet.text(EDGE, y + 0.14, fitted(name, width - 2 * EDGE, 8, "bold"), fontsize=8,
+            sheet.text(EDGE, y + 0.14, fitted(name, inner, 8, "bold"), fontsize=8,
                        fontweight="bold", color=INK)  # fmt: skip
             y += 0.24
         for number, record in enumerate(part):
             draw_small(sheet, record, EDGE + number * (side + gap), y, side, tall)
         y += tall + CAPTION
-    draw_key(sheet, marks, EDGE, y, width - 2 * EDGE)
+    draw_key(sheet, marks, EDGE, y, inner)
     return sheet.figure
-
-
-def draw_step_colours(sheet: Sheet, steps: int) -> None:
-    """The colour of each step, at the top right, for pictures too small for numbers."""
-    left = sheet.width - EDGE - 0.19 * steps
-    for step, colour in enumerate(step_colours(steps)):
-        draw_tag(sheet.page, (left + 0.19 * step + 0.1, 0.18), str(step + 1), colour)

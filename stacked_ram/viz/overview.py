@@ -27,8 +27,10 @@ from stacked_ram.viz.style import (
     Sheet,
     fitted,
     frame,
+    page_width,
     shrunk,
     step_colours,
+    step_ticks,
     styled,
     text_width,
 )
@@ -43,6 +45,7 @@ DENSITY = mpl.colors.ListedColormap(mpl.colormaps["magma_r"](np.linspace(0.08, 1
 BINS = 25  # at most; odd, as the rows are, so that the centre lies inside a cell
 MOST_CLASSES = 18
 CHARTS = 2.1
+SCALE = 2.4  # inches that a scale may take beside a heading
 RANDOM_DISTANCE = 0.765  # mean distance of random locations from the centre
 SPREAD = "#7c93b2"
 RANDOM_LINE: LineStyleType = ":"
@@ -55,53 +58,50 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
 
     threshold: of early exit, to be marked on its curve.
     """
-    inner = PAGE - 2 * EDGE
+    inner = page_width() - 2 * EDGE
     shape = whole.aspect
     levels = whole.locations_NTS2.shape[2]
     room = inner - (LEVELS if levels > 1 else 0)
     cell, tall = map_size(room, max(whole.steps, 4), shape, 1.5)
     classes = whole.labels[:MOST_CLASSES]
-    columns = min(6, max(len(classes), 1))
+    columns = min(int(inner / 1.05), max(len(classes), 1))
     class_cell, class_tall = map_size(inner, columns, shape, 1.1)
     class_rows = -(-len(classes) // columns)
     notes = warnings(whole)
     charts = [draw_accuracy, draw_distance] + ([draw_inside] if whole.has_boxes else [])
     if whole.can_stop:
         charts.append(partial(draw_exits, threshold=threshold))
-    per_row = 2 if len(charts) == 4 else len(charts)
+    per_row = min(int(inner / 2.3), 2 if len(charts) == 4 else len(charts))
     chart_rows = -(-len(charts) // per_row)
     marks = [CENTRE, *step_marks(whole.steps, whole.has_glance)]
+    own = "" if all(whole.chosen_T) else "steps that it does not choose: their own scale"
+    some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
+    measured = "accuracy" if whole.labels_NC is None else "AP"
+    explanation = f"all locations that it chose; the class's {measured}"
     height = (
-        0.36 + 0.2 * len(notes) + 0.5 + levels * (tall + 0.08) + 0.5 + chart_rows * CHARTS + 0.3
-        + 0.06 + key_height(marks, inner) + class_rows * (class_tall + 0.24) + EDGE
+        0.36 + 0.2 * len(notes) + heading_height(own) + 0.22 + levels * (tall + 0.08) + 0.26
+        + chart_rows * CHARTS + 0.2 + heading_height(explanation)
+        + class_rows * (class_tall + 0.24) + 0.06 + key_height(marks, inner) + EDGE
     )  # fmt: skip
-    sheet = Sheet(PAGE, height)
+    sheet = Sheet(page_width(), height)
     sheet.text(EDGE, 0.24, fitted(title, inner, 10, "bold"), fontsize=10, fontweight="bold")
     y = 0.36
     for note in notes:
-        sheet.text(EDGE, y + 0.1, "⚠ " + note, color=WRONG, fontsize=8, fontweight="bold")
+        text, size = shrunk("⚠ " + note, inner, 8, 6, "bold")
+        sheet.text(EDGE, y + 0.1, text, color=WRONG, fontsize=size, fontweight="bold")
         y += 0.2
-    heading(
-        sheet,
-        y,
-        "Where it looks at each step",
-        "steps that it does not choose: their own scale" if not all(whole.chosen_T) else "",
-    )
-    y = draw_by_step(sheet, whole, y + 0.28, cell, tall)
+    y = heading(sheet, y, "Where it looks at each step", own)
+    y = draw_by_step(sheet, whole, y, cell, tall)
     y += 0.26
     room = inner / per_row
     for number, draw_chart in enumerate(charts):
         x, top = EDGE + number % per_row * room + 0.42, y + number // per_row * CHARTS
         draw_chart(sheet.axes(x, top + 0.24, room - 0.55, CHARTS - 0.62), whole)
     y += chart_rows * CHARTS + 0.2
-    some = "" if len(classes) == len(whole.labels) else f", {len(classes)} of them"
-    measured = "accuracy" if whole.labels_NC is None else "AP"
-    explanation = f"all locations that it chose; the class's {measured}"
-    heading(sheet, y, f"Where it looks in each class{some}", explanation)
+    y = heading(sheet, y, f"Where it looks in each class{some}", explanation)
     maps = [chosen_locations(whole, whole.photos_of(label)) for label in classes]
     most = darkest(times_chance(each, class_tall / class_cell, cells) for each, cells in maps)
-    draw_scale(sheet, PAGE - EDGE, y + 0.05, most)
-    y += 0.3
+    draw_scale(sheet, sheet.width - EDGE, y - 0.19, most)
     for number, label in enumerate(classes):
         x = EDGE + number % columns * (class_cell + 0.1)
         top = y + number // columns * (class_tall + 0.24)
@@ -117,10 +117,24 @@ def overview_figure(whole: WholeSet, title: str, threshold: float | None = None)
     return sheet.figure
 
 
-def heading(sheet: Sheet, y: float, text: str, more: str) -> None:
+def heading(sheet: Sheet, y: float, text: str, more: str) -> float:
+    """A heading, an explanation and room for a scale at the right, just above the y that this
+    returns; below each other in less than a page."""
+    room, style = sheet.width - 2 * EDGE, {"fontsize": 7.5, "color": QUIET}
+    text = fitted(text, room, 8.5, "bold")
     sheet.text(EDGE, y + 0.14, text, fontsize=8.5, fontweight="bold")
-    sheet.text(EDGE + text_width(text, 8.5, "bold") + 0.12, y + 0.14, more, fontsize=7.5,
-               color=QUIET)  # fmt: skip
+    if page_width() < PAGE:
+        sheet.text(EDGE, y + 0.28, fitted(more, room, 7.5), **style)
+    else:
+        wide = text_width(text, 8.5, "bold") + 0.12
+        more = fitted(more, room - wide - SCALE, 7.5)
+        sheet.text(EDGE + wide, y + 0.14, more, **style)
+    return y + heading_height(more)
+
+
+def heading_height(more: str) -> float:
+    """Inches that `heading` takes."""
+    return 0.28 + ((0.32 if more else 0.18) if page_width() < PAGE else 0)
 
 
 def map_size(width: float, columns: int, shape: float, most: float) -> tuple[float, float]:
@@ -214,7 +228,7 @@ def draw_by_step(sheet: Sheet, whole: WholeSet, y: float, cell: float, tall: flo
     levels = whole.locations_NTS2.shape[2]
     margin = LEVELS if levels > 1 else 0.0
     most = darkest(step_maps(whole, tall / cell))
-    draw_scale(sheet, PAGE - EDGE, y - 0.19, most)
+    draw_scale(sheet, sheet.width - EDGE, y - 0.19, most)
     for step in range(whole.steps):
         x = EDGE + margin + step * (cell + 0.1)
         draw_tag(sheet.page, (x + cell / 2, y + 0.09), str(step + 1), colours[step])
@@ -241,7 +255,8 @@ def step_maps(whole: WholeSet, shape: float) -> list[np.ndarray]:
 
 
 def step_axis(axes: Axes, steps: np.ndarray, text: str = "after glimpse") -> None:
-    axes.set_xticks(steps, ["glance" if step == 0 else str(step) for step in steps])
+    ticks = step_ticks(steps, axes.bbox.width / axes.figure.dpi)
+    axes.set_xticks(ticks, ["glance" if step == 0 else str(step) for step in ticks])
     axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
     axes.set_xlabel(text, labelpad=2)
 

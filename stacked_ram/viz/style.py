@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -22,10 +25,18 @@ from PIL import Image
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.fonts import families
 
+Width = Literal["column", "page", "slide"]
 PAGE = 7.2  # width of a page's text
+WIDTHS: dict[Width, tuple[float, int]] = {
+    "column": (3.5, 300),
+    "page": (PAGE, 200),
+    "slide": (5.5, 350),
+}
+"""Widths of pictures, and dots per inch of PNGs. The type has its size in points at these widths: 6
+to 10. A column is that of a paper with two columns; a slide that of a 16:9 page of 160 mm, as LaTeX
+has it: over the 13.3 inches of other programs' slides the type is 2.4 times as large."""
+NARROW = 4.5  # in less than this nothing stands beside the photo
 EDGE = 0.08
-TITLE = 0.3  # height of a title
-DPI = 200
 FORMATS = ("png", "svg", "pdf")
 
 INK, QUIET, FAINT, OUTSIDE = "#1c2430", "#5b6675", "#c9cfd8", "#eceef2"
@@ -61,6 +72,28 @@ STYLE = mpl.RcParams(
 )
 
 styled = mpl.rc_context(STYLE)  # decorates functions that make figures
+
+_width: ContextVar[Width] = ContextVar("width", default="page")
+
+
+@contextmanager
+def drawn_for(width: Width) -> Iterator[None]:
+    """Make figures that fit this width, and save them as it needs."""
+    token = _width.set(width)
+    try:
+        yield
+    finally:
+        _width.reset(token)
+
+
+def page_width() -> float:
+    """Width of a figure, in inches."""
+    return WIDTHS[_width.get()][0]
+
+
+def is_narrow() -> bool:
+    """Whether a figure has no room for text beside its photo."""
+    return page_width() < NARROW
 
 
 def step_colours(steps: int) -> list[str]:
@@ -164,6 +197,14 @@ def frame(axes: Axes, colour: str, width: float = 1.6) -> None:
     axes.spines[:].set(visible=True, color=colour, linewidth=width)
 
 
+def step_ticks(steps: np.ndarray, width: float) -> np.ndarray:
+    """The steps that have room for their numbers on an axis of this width in inches."""
+    every = max(1, math.ceil(0.17 * len(steps) / max(width, 0.1)))
+    kept = steps[::every]
+    crowded = len(kept) > 2 and kept[0] == 0 and every * width / len(steps) < 0.3
+    return np.delete(kept, 1) if crowded else kept  # "glance" is longer than a number
+
+
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """`1 photo`, `2,000 photos`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
@@ -221,9 +262,11 @@ def spread_apart(places: Sequence[float], least: float, low: float, high: float)
     return result
 
 
-def figure_bytes(figure: Figure, format: str = "png", dpi: int = DPI) -> bytes:
-    """The figure as a file of this format; equal figures give equal bytes."""
+def figure_bytes(figure: Figure, format: str = "png", dpi: int | None = None) -> bytes:
+    """The figure as a file of this format; equal figures give equal bytes. dpi: dots per inch;
+    default: what the width needs."""
     content = io.BytesIO()
+    dpi = WIDTHS[_width.get()][1] if dpi is None else dpi
     if format == "png":
         # without transparency and loosely packed: half the time of matplotlib's own PNG
         image = Image.fromarray(drawn(figure, dpi)).convert("RGB")
