@@ -4,7 +4,7 @@
 #   docker run -p 8000:8000 -v "$PWD/results:/models:ro" stacked-ram main.py serve /models/mine --host 0.0.0.0
 FROM python:3.11-slim
 
-RUN useradd --create-home user
+RUN useradd --create-home --uid 1000 user
 WORKDIR /app
 COPY requirements.txt requirements-serve.txt ./
 RUN python -m pip install --no-cache-dir -r requirements-serve.txt

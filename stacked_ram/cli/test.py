@@ -51,8 +51,8 @@ class Test:
     """First fit the temperature on the validation split, and store it in the model, so that its
     probabilities are honest in all commands; also draw a reliability diagram."""
     unknown: Path | None = None
-    """Also measure how well the model tells the test split of this prepared data set, which holds
-    none of its classes, from its own photos."""
+    """Also measure how well the model, and its backbone alone, tell the test split of this prepared
+    data set, which holds none of its classes, from its own photos."""
     out: Path | None = None
     """Folder for test.json and its tables. Default: the run's."""
     overwrite: bool = False

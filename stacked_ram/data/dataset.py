@@ -314,10 +314,11 @@ def _open_shards(
         )
     some = np.arange(shards.starts_S[1] if len(shards) else 0)
     sizes = shards.table(some).size if len(some) else np.empty((0, 2), np.int64)
+    several = (len(info["classes"]),) if info.get("labels") == "several" else ()
     return StreamedDataset(
         **common,
         names=ShardNames(shards),
-        labels=np.empty(0, np.int64),
+        labels=np.empty((0, *several), np.int64),
         boxes=np.empty((0, 4), np.float32),
         objects=np.empty((0, 1, 4), np.float32),
         sizes=sizes,

@@ -48,7 +48,7 @@ class Table(NamedTuple):
     length: np.ndarray
     """int64, bytes of its file."""
     label: np.ndarray
-    """int64."""
+    """int64 (B,); or uint8 (B, C) where photos may have several of C classes."""
     size: np.ndarray
     """int64 (B, 2): height and width."""
     box: np.ndarray

@@ -46,7 +46,13 @@ from stacked_ram.evaluation.scores import (
     photo_table,
     scores,
 )
-from stacked_ram.evaluation.unknown import open_unknown, separation
+from stacked_ram.evaluation.unknown import (
+    MOST,
+    backbone_separation,
+    model_scores,
+    open_unknown,
+    separation,
+)
 from stacked_ram.evaluation.verdict import compared, judged, movement, unevenness
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runs.folder import command_line, environment, now, write_atomically
@@ -192,8 +198,9 @@ def evaluate(
     with opened_split(loaded, config, photos) as loader:
         how["left_out"] = left_out = LeftOut(photos)
         predictions = predict_split(
-            loaded.model, loader, progress="test", keep_beliefs=threshold is not None, **how
-        )
+            loaded.model, loader, progress="test", keep_beliefs=threshold is not None,
+            keep_states=other is not None, **how,
+        )  # fmt: skip
         cost = photo_cost(loaded.model, *typical_size(photos, config.data))
         figures: dict[str, Any] = {
             "run": str(loaded.path),
@@ -207,9 +214,9 @@ def evaluate(
         if calibration is not None:
             figures["calibration"] = calibration
         if other is not None:
-            with opened_split(loaded, config, other) as unknown_loader:
-                strange = predict_split(loaded.model, unknown_loader, progress="unknown", **how)
-            figures["unknown"] = {"dataset": str(other.folder), **separation(predictions, strange)}
+            figures["unknown"] = measure_unknown(
+                loaded, config, loader, other, predictions, cost.total, how
+            )
         if controls:
             figures |= measure_controls(loaded, loader, predictions, cost.total, how)
         if mc_samples:
@@ -286,6 +293,40 @@ def opened_split(loaded: LoadedRun, config: Config, dataset: Dataset) -> Iterato
     with opened_loader(dataset, config, loaded.device) as loader:
         use_glance_cache(loader, loaded.model, config)
         yield loader
+
+
+def measure_unknown(
+    loaded: LoadedRun,
+    config: Config,
+    loader: Loader,
+    other: Dataset,
+    predictions: Predictions,
+    gmacs: float,
+    how: dict[str, Any],
+) -> dict[str, Any]:
+    """How well the model, and where it has a backbone that alone, tells the photos of another data
+    set from those of the loader, whose predictions these are."""
+    from stacked_ram.evaluation.linear_probe import open_training  # late: timm, torchvision
+
+    with (
+        opened_split(loaded, config, open_training(loaded, loader, MOST)) as training,
+        opened_split(loaded, config, other) as unknown,
+    ):
+        learned, strange = (
+            predict_split(
+                loaded.model, each, progress=name, keep_states=True,
+                **how | {"left_out": LeftOut(each.dataset)},
+            )
+            for name, each in (("training photos", training), ("unknown photos", unknown))
+        )  # fmt: skip
+        found = {
+            "dataset": str(other.folder),
+            "photos": [len(predictions.labels_N), len(strange.labels_N)],
+            **separation(model_scores(learned, predictions), model_scores(learned, strange)),
+        }
+        if loaded.model.backbone is not None:
+            found["plain_backbone"] = backbone_separation(loaded, training, loader, unknown, gmacs)
+    return found
 
 
 def measure_controls(

@@ -50,12 +50,8 @@ def linear_probe(
     It is trained on the training split of the run's data set (where that has moved, of the
     loader's). left_out: notes the loader's photos that cannot be read."""
     config = loaded.config
-    own = config.model.weights == "none"
-    backbone = (
-        loaded.model.backbone if own else Backbone(config.model.backbone, config.model.weights)
-    )
-    there = dataset_folder(config.data.dataset).is_dir()
-    training = open_dataset(config.data if there else loader.data, "train")
+    backbone = probe_backbone(loaded)
+    training = open_training(loaded, loader)
     kept = KeptFigures(backbone, loaded, training, loader.dataset)
     rows = kept.read()
     if rows is None:
@@ -71,9 +67,27 @@ def linear_probe(
     return {
         "is": "frozen backbone on the middle of the photo (7/8 of its shorter side), standardised"
         f" features, logistic regression (C={C}) trained on the training split",
-        "weights": "the run's own" if own else config.model.weights,
+        "weights": "the run's own" if config.model.weights == "none" else config.model.weights,
         "sizes": [{name: row[name] for name in ("size", metric, "gmacs")} for row in rows],
     }, answers
+
+
+def open_training(loaded: LoadedRun, loader: Loader, most: int | None = None) -> Dataset:
+    """The training split of the run's data set or, where that has moved, of the loader's; at most
+    this many photos of it, always the same."""
+    data = loaded.config.data
+    data = data if dataset_folder(data.dataset).is_dir() else loader.data
+    return open_dataset(
+        data if most is None else dataclasses.replace(data, limit_photos=most), "train"
+    )
+
+
+def probe_backbone(loaded: LoadedRun) -> Backbone:
+    """The backbone with the weights that the run's configuration names, or else its own."""
+    model = loaded.config.model
+    if model.weights == "none":
+        return loaded.model.backbone
+    return Backbone(model.backbone, model.weights)
 
 
 class KeptFigures:

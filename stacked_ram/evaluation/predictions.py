@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ class Predictions:
     them those after the glance where early exit may stop there."""
     stops_NT: np.ndarray | None = None
     """On request, of a model with a stopping head: its probabilities after each step."""
+    states_ND: np.ndarray | None = None
+    """On request: the output of the top core after the last glimpse, which the classifier reads."""
 
     @property
     def multi_label(self) -> bool:
@@ -124,28 +127,45 @@ def predict_split(
     seed: int = 0,
     samples: int = 0,
     keep_beliefs: bool = False,
+    keep_states: bool = False,
     **how: Any,
 ) -> Predictions:
     """Predict every photo of a split in one deterministic pass, or, with `samples`, by the mean
     belief of that many sampled scan paths a photo. keep_beliefs: keep the class probabilities
-    after every step. how: as for `traces`."""
+    after every step. keep_states: keep the last output of the top core. how: as for `traces`."""
     seed_everything(seed)
     if samples:
         how |= {"rollouts": samples, "sample": True}
     parts: list[dict[str, Tensor]] = []
-    for batch, trace in traces(model, loader, **how):
-        found = measure(trace, batch, objects_of(loader.dataset, batch), model.thresholds_N)
-        if keep_beliefs or trace.multi_label:
-            found["beliefs_NTC"] = beliefs_of(trace.logits_BTN, batch.labels_B)
-            if trace.stop_logits_BT is not None:
-                found["stops_NT"] = trace.stop_logits_BT.sigmoid()
-            elif trace.glance_logits_BN is not None:
-                glance_BN = beliefs_of(trace.glance_logits_BN[:, None], batch.labels_B)
-                found["beliefs_NTC"] = torch.cat([glance_BN, found["beliefs_NTC"]], 1)
-        parts.append({name: value.cpu() for name, value in found.items()})
+    read: list[Tensor] = []
+    hooks = contextlib.ExitStack()
+    if keep_states:
+        hook = model.classifier.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        hooks.callback(hook.remove)
+    with hooks:
+        for batch, trace in traces(model, loader, **how):
+            parts.append(found_in(model, loader, batch, trace, keep_beliefs))
+            if keep_states:
+                parts[-1]["states_ND"] = read[-1][:, -1].float().cpu()
+                read.clear()
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     place_N = joined["index_N"].argsort()
     return Predictions(**{name: value[place_N] for name, value in joined.items()})
+
+
+def found_in(
+    model: Any, loader: Loader, batch: Batch, trace: Trace, keep_beliefs: bool
+) -> dict[str, Tensor]:
+    """The fields of Predictions for one batch, on the CPU."""
+    found = measure(trace, batch, objects_of(loader.dataset, batch), model.thresholds_N)
+    if keep_beliefs or trace.multi_label:
+        found["beliefs_NTC"] = beliefs_of(trace.logits_BTN, batch.labels_B)
+        if trace.stop_logits_BT is not None:
+            found["stops_NT"] = trace.stop_logits_BT.sigmoid()
+        elif trace.glance_logits_BN is not None:
+            glance_BN = beliefs_of(trace.glance_logits_BN[:, None], batch.labels_B)
+            found["beliefs_NTC"] = torch.cat([glance_BN, found["beliefs_NTC"]], 1)
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def beliefs_of(logits_RTN: Tensor, labels_B: Tensor) -> Tensor:

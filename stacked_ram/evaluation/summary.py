@@ -16,6 +16,7 @@ def summary(evaluation: Evaluation) -> str:
     """The figures in words, for the terminal."""
     report = evaluation.figures
     several = "mAP" in report
+    metric = "mAP" if several else "accuracy"
     lines = [
         f"{report['run']} (epoch {report['epoch']}) on {report['split']} of {report['dataset']},"
         f" {report['photos']} photos, {report['pass']}:",
@@ -37,13 +38,17 @@ def summary(evaluation: Evaluation) -> str:
     if "unknown" in report:
         other = report["unknown"]
         lines.append(
-            f"  unknown photos     AUROC {other['confidence']['auroc']:.3f} by confidence,"
-            f" {other['energy']['auroc']:.3f} by energy   ({other['photos'][1]} of"
+            f"  unknown photos     AUROC {separated(other)}   ({other['photos'][1]} of"
             f" {other['dataset']})"
         )
+        if "plain_backbone" in other:
+            plain = other["plain_backbone"]
+            lines.append(
+                f"    plain backbone   AUROC {separated(plain)}   (whole photo at {plain['size']},"
+                f" {plain['gmacs']:.4f} GMACs, {metric} {plain[metric]:.2%})"
+            )
     if f"top_{TOP}" in report:
         lines.append(f"  among the top {TOP}    {report[f'top_{TOP}']:7.2%}")
-    metric = "mAP" if several else "accuracy"
     if f"{metric}_glance" in report:
         lines.append(f"  after the glance   {report[f'{metric}_glance']:7.2%}")
     if report["left_out"]:
@@ -78,6 +83,14 @@ def summary(evaluation: Evaluation) -> str:
     if report["meaning"]:
         lines += ["What this means:", *(f"  {line}" for line in report["meaning"])]
     return "\n".join(lines)
+
+
+def separated(figures: dict[str, Any]) -> str:
+    """How well each score tells known photos from unknown ones, in words."""
+    confidence, energy, distance = (
+        f"{figures[name]['auroc']:.3f}" for name in ("confidence", "energy", "mahalanobis")
+    )
+    return f"{confidence} by confidence, {energy} by energy, {distance} by Mahalanobis distance"
 
 
 def class_lines(evaluation: Evaluation) -> list[str]:

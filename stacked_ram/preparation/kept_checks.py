@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stacked_ram.preparation.catalogue import CHECKED_COLUMNS, checked_from_row
 from stacked_ram.preparation.checked import Checked, CheckPlan
-from stacked_ram.preparation.workdir import place_file
+from stacked_ram.preparation.workdir import place_file, process_name
 
 FILE = "checks.sqlite"  # in the data set
 
@@ -93,7 +93,7 @@ def find_check(digest: str, suffix: str, kept: Path, plan: CheckPlan) -> Checked
         return None
     target = plan.folder / checked.file
     target.parent.mkdir(exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f"{target.name}.{process_name()}.tmp")
     try:
         place_file(photo, temporary)
         temporary.replace(target)

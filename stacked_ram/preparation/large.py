@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from stacked_ram.images.formats import pixel_limit, size_in_file
 from stacked_ram.preparation.encoding import small_jpeg, thumbnail
 from stacked_ram.preparation.perceptual import Fingerprint, fingerprint
+from stacked_ram.preparation.workdir import process_name
 from stacked_ram.runtime.errors import UserError
 
 MOST_WHOLE = 32_000_000  # pixels; training reads larger photos by region (images.opening.LARGE)
@@ -97,7 +97,7 @@ def copy_with_hash(source: Path, folder: Path) -> tuple[Path, str, int]:
         OSError: the copy could not be written.
     """
     digest, size = hashlib.sha256(), 0
-    target = folder / f"large.{os.getpid()}.tmp"
+    target = folder / f"large.{process_name()}.tmp"
     try:
         with open(target, "wb") as written:
             for piece in _pieces(source):

@@ -38,6 +38,7 @@ RUN_ONLY = frozenset(
         "dry_run",
         "overwrite",
         "workers",
+        "dask",
         "strict",
         "inspect",
         "quarantine",
@@ -55,6 +56,7 @@ ONLY_FOR = {
         "drop_leaks", "fixes", "quarantine",
         "keep_damaged", "short_side", "keep_size", "quality", "sixteen_bit_max",
         "max_megapixels", "scene", "shards", "shard_size",
+        "dask",
     ),
     "scenes": ("background", "object_share", "clutter_share", "scenes_per_photo", "clutter"),
     "digits": (
@@ -190,6 +192,9 @@ class PrepareOptions:
     """Megabytes of a shard."""
     workers: int = 0
     """Number of processes; 0: one per core."""
+    dask: str | None = None
+    """Address of a Dask scheduler (tcp://HOST:8786) whose workers decode and check the photos; they
+    see SOURCE and DEST under the same paths (needs requirements-dask.txt)."""
     inspect: bool = False
     """Also look for photos that a person should look at: dark, blurred, likely mislabelled, copies
     and the like. Writes DEST/inspection.html and .csv."""
@@ -297,10 +302,11 @@ class PrepareOptions:
             (scene and "folds" in given,
              "--folds does not work with scenes, whose folds would share background photos: remove "
              "--folds or --scene"),
+            ("dask" in given and "workers" in given,
+             "--dask uses the workers of its scheduler, --workers processes of this machine: not "
+             "both"),
             ("shard_size" in given and not self.shards,
              "--shard-size is the size of shards: give --shards too"),
-            (self.shards and self.multi_label,
-             "--shards is for photos with one label each, not --multi-label: not both"),
             ("clutter_size" in given and not self.clutter,
              "--clutter-size is the size of pieces of other digits: give --clutter NUMBER too"),
             (self.megapixel is not None

@@ -12,13 +12,20 @@ import json
 import os
 import tarfile
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from stacked_ram.data.dataset_info import read_dataset_info
-from stacked_ram.data.manifest import BOX, read_manifest, read_objects
+from stacked_ram.data.manifest import (
+    BOX,
+    multi_hot,
+    read_manifest,
+    read_objects,
+    split_labels,
+)
 from stacked_ram.data.shard_files import FILE, FORMAT, is_sharded
 from stacked_ram.images.opening import LARGE, is_slide
 from stacked_ram.preparation.progress import progress_bar
@@ -91,13 +98,17 @@ def _write_split(
     dest: Path, tree: Path, split: str, part: Any, info: dict[str, Any], megabytes: float
 ) -> dict[str, Any]:
     """Write the shards of a split; return what shards.json says of it."""
-    labels = {name: label for label, name in enumerate(info["classes"])}
+    several = info.get("labels") == "several"
+    labels = [split_labels(text) for text in part["labels"]] if several else part["class"].tolist()
+    index = {name: label for label, name in enumerate(info["classes"])}
     objects_NO4 = read_objects(dest, part)
     rows = np.arange(len(part))
     if split == "train":
         rows = np.random.default_rng(SEED).permutation(rows)
     columns = {
-        "label": part["class"].map(labels).to_numpy(np.int64),
+        "label": multi_hot(part["labels"].tolist(), info["classes"])
+        if several
+        else np.array([index[name] for name in labels], np.int64),
         "size": part[["height", "width"]].to_numpy(np.int64),
         "box": part[BOX].to_numpy(np.float32),
         "objects": objects_NO4,
@@ -113,7 +124,7 @@ def _write_split(
             shard = None
         if shard is None:
             shard = _Shard(tree / f"{split}-{len(shards):06d}.tar")
-        about = {"label": info["classes"][photo["label"]], "path": str(photo["name"])}
+        about = {"label": labels[row], "path": str(photo["name"])}
         if not np.isnan(photo["box"]).any():
             about["box"] = photo["box"].tolist()
         shard.add(row, about, content)
@@ -122,7 +133,7 @@ def _write_split(
     sizes = columns["size"]
     return {
         "photos": len(part),
-        "classes": dict(Counter(part["class"].tolist())),
+        "classes": dict(Counter(chain(*labels) if several else labels)),
         "largest": sizes.max(axis=0).tolist(),
         "one_size": sizes[0].tolist() if (sizes == sizes[0]).all() else None,
         "objects": objects_NO4.shape[1],

@@ -168,11 +168,19 @@ def _prepare_in(
         if digits is not None:
             summary = _prepare_digits(digits, options, info, origin)
         else:
-            with Workers(options.worker_count) as workers:
+            with _workers(options, working, root) as workers:
                 summary = _prepare_photos(root, catalogue, options, info, origin, workers)
     if not options.dry_run:
         remove_tree(working)
     return summary
+
+
+def _workers(options: PrepareOptions, working: Path, root: Path) -> Workers:
+    if options.dask is None:
+        return Workers(options.worker_count)
+    from stacked_ram.preparation.dask_workers import DaskWorkers
+
+    return DaskWorkers(options.dask, working, root)
 
 
 @dataclass(frozen=True)

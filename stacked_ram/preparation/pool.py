@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -180,6 +181,9 @@ def check_all(
         OSError: a photo could not be stored.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
+    # Workers on other machines have other current folders.
+    kept = plan.kept and plan.kept.absolute()
+    plan = replace(plan, folder=plan.folder.absolute(), kept=kept)
     photos = iter(photos)
     chunks = iter(lambda: list(itertools.islice(photos, CHUNK)), [])
     check = partial(_check_chunk, plan=plan)

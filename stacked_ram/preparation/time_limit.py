@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stacked_ram.preparation.workdir import process_name
+
 _SLOW = 5  # seconds after which a photo is named in the progress bar
 _NOW, _LATE = ".now", ".late"  # files of a worker: the photo in its hands; a note that it was late
 
@@ -25,12 +27,15 @@ def limit_in(folder: Path) -> None:
     global _now
     if not hasattr(signal, "setitimer"):  # Windows
         return
-    stem = str(folder / str(os.getpid()))
+    stem = str(folder / process_name())
+    if _now is not None:  # a worker that has worked for another run
+        os.close(_now)
     _now = os.open(stem + _NOW, os.O_CREAT | os.O_RDWR, 0o600)
     late = open(stem + _LATE, "wb")  # noqa: SIM115  it stays open as long as the process
     # The handler is in C, so it also runs while a decoder holds the interpreter. After its note,
     # the signal does what it does by default: it ends the process.
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGPROF) != signal.SIG_DFL:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
     faulthandler.register(signal.SIGPROF, late, all_threads=False, chain=True)
 
 
@@ -63,6 +68,11 @@ def slow_photos(folder: Path) -> Iterator[tuple[str, int]]:
         photo, seconds = note.read_bytes(), time.time() - note.stat().st_mtime
         if photo and seconds >= _SLOW:
             yield Path(os.fsdecode(photo)).name, round(seconds)
+
+
+def has_late(folder: Path) -> bool:
+    """Return whether a worker has ended because of a photo that took too long."""
+    return any(note.stat().st_size for note in folder.glob("*" + _LATE))
 
 
 def late_photos(folder: Path) -> set[Path]:

@@ -73,9 +73,14 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def process_name() -> str:
+    """Return a name for this process that no other has, also on other machines."""
+    return f"{platform.node()}.{os.getpid()}"
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never incomplete."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{process_name()}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

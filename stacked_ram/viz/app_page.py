@@ -65,9 +65,11 @@ def build_page(
                     1, max(MOST_GLIMPSES, glimpses), value=glimpses, step=1, label="glimpses",
                     elem_id="glimpses",
                 )  # fmt: skip
+                several = first.metadata.multi_label
                 confidence = gradio.Slider(
-                    0.3, 1.0, value=stop_at or 1.0, step=0.01, elem_id="threshold",
-                    label="stop at this confidence (1: never)",
+                    0.0 if several else 0.3, 1.0, value=stop_at or 1.0, step=0.01,
+                    elem_id="threshold",
+                    label=f"stop at this {'margin' if several else 'confidence'} (1: never)",
                 )  # fmt: skip
                 with gradio.Row():
                     again = gradio.Button("look again", variant="primary", elem_id="again")

@@ -19,6 +19,9 @@ from stacked_ram.cli.prepare import main as prepare
 from stacked_ram.cli.viz import main as viz
 from stacked_ram.config.yaml import replace_fields
 from stacked_ram.data.dataset import open_dataset
+from stacked_ram.data.left_out import LeftOut
+from stacked_ram.evaluation import linear_probe
+from stacked_ram.evaluation.evaluate import evaluate, opened_split
 from stacked_ram.evaluation.model_card import model_card
 from stacked_ram.evaluation.multi_label import average_precisions, choose_thresholds, resampled_map
 from stacked_ram.evaluation.predict import predict_stream
@@ -28,6 +31,7 @@ from stacked_ram.runs.export import DeterministicPass, Shape, describe, export
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.trained import Run
 from stacked_ram.training.run import train_folds, train_run
+from stacked_ram.viz import app_view
 
 CLASSES = tuple(COLOURS)
 
@@ -115,6 +119,45 @@ def test_the_report_names_all_labels(walk):
         assert photo["correct"] == (photo["label"] == photo["predicted"])
     assert viz([str(walk / "run"), "--limit", "1", "--out", str(walk / "pictures")]) == 0
     assert (walk / "pictures/overview.png").is_file()
+
+
+def test_the_plain_backbone_is_a_control_here_too(walk, photos, tmp_path, monkeypatch):
+    """A logistic regression for each class; also for photos of none of the classes."""
+    monkeypatch.setattr(linear_probe, "SIZES", (24,))
+    config = shapes_config(
+        walk / "data", epochs=1, retina="backbone", backbone="test_efficientnet", patch_size=24,
+        num_patches=1, glance=None, policy_reads="state",
+    )  # fmt: skip
+    train_run(config, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    report = evaluate(loaded, controls=True, unknown=photos)
+    (row,) = report.linear_probe["sizes"]
+    dataset = open_dataset(config.data, "test")
+    with opened_split(loaded, config, dataset) as loader:
+        _, (scores_NC,) = linear_probe.linear_probe(loaded, loader, LeftOut(dataset))
+    each = average_precision_score(dataset.labels, scores_NC, average=None)
+    assert row["mAP"] == pytest.approx(np.mean(each)) and len(each) == 3
+    assert any("the linear probe at 24 pixels" in line for line in report.meaning)
+    plain = report.unknown["plain_backbone"]
+    assert plain["mAP"] == row["mAP"]
+    for found in (report.unknown, plain):
+        for score in ("confidence", "energy", "mahalanobis"):
+            assert 0 <= found[score]["auroc"] <= 1
+
+
+def test_the_app_shows_all_labels_of_a_photo(walk, monkeypatch):
+    monkeypatch.setattr(app_view, "PAUSE", 0)
+    loaded = load_run(walk / "run")
+    for path in (walk / "raw/000.png", walk / "raw/003.png"):
+        moments = list(app_view.watch(loaded, str(path), 2, 1.0, None))
+        assert [strip is None for *_, strip in moments] == [True, True, False]  # glance, glimpses
+        says, _, belief, _ = moments[-1]
+        thresholds = zip(CLASSES, loaded.metadata.thresholds, strict=True)
+        has = {name for name, threshold in thresholds if belief[name] >= threshold}
+        assert {name for name in CLASSES if name in says} == has
+        assert ("no class" in says) == (not has)
+    early = list(app_view.watch(loaded, str(path), 2, 0.0, None))
+    assert len(early) == 1 and "the glance was enough" in early[0][0]
 
 
 def test_calibration_changes_no_answer_and_unknown_photos_are_told(walk, digits, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from shapes import draw_shapes, shapes_config
 from small_sets import make_digits, make_photos
 from tiny import raw_photos, tiny_config, tiny_photos
 
@@ -314,3 +315,31 @@ def test_what_cannot_lie_in_shards_is_refused(tmp_path):
         write_shards(tmp_path / "photos", 1)
     with pytest.raises(UserError, match="--shards too"):
         PrepareOptions(source=tmp_path, dest=tmp_path / "x", shard_size=3)
+
+
+def test_photos_with_several_labels(tmp_path):
+    """Shards hold the labels of the folder, and a run on them learns and is tested as on it."""
+    draw_shapes(tmp_path / "raw")
+    words = {"multi_label": True, "shards": True, "shard_size": SMALL, "workers": 1}
+    prepare(PrepareOptions(source=tmp_path / "raw", dest=tmp_path / "set", **words))
+    folder, shards = tmp_path / "set", tmp_path / "set-shards"
+    config = shapes_config(folder, flip=False, epochs=1)
+    streamed = loader_of(replace_fields(config, {"dataset": str(shards)}))
+    assert streamed.dataset.multi_label
+    plain = loader_of(config)
+    assert streamed.dataset.class_counts() == plain.dataset.class_counts()
+    labels = [
+        {
+            loader.dataset.names[number]: tuple(label_C.tolist())
+            for batch in loader
+            for number, label_C in zip(batch.index_B.tolist(), batch.labels_B, strict=True)
+        }
+        for loader in (streamed, plain)
+    ]
+    assert labels[0] == labels[1]
+    train_run(shapes_config(shards, epochs=1, class_weights=True), tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    one, other = (evaluate(loaded, "test", dataset=home) for home in (folder, shards))
+    assert loaded.metadata.multi_label and one.mAP == other.mAP
+    again = PrepareOptions(source=shards, dest=tmp_path / "again", multi_label=True, workers=1)
+    assert sum(prepare(again).photos.values()) == 48

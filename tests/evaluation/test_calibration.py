@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from PIL import Image
 from tiny import tiny_config, tiny_photos
 
 import stacked_ram as ram
@@ -17,6 +19,7 @@ from stacked_ram.cli.predict import Predict, predict
 from stacked_ram.cli.test import Test as Options
 from stacked_ram.cli.test import test as run_test
 from stacked_ram.evaluation.calibration import fit_temperature, log_of, loss, tempered
+from stacked_ram.evaluation.unknown import mahalanobis
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
@@ -104,22 +107,78 @@ def test_coverage_marks_the_least_sure_photos(run, capsys):
         ram.load(run).predict(photos, coverage=2)
 
 
-def test_photos_of_other_classes_are_told_apart(run, tmp_path):
-    other = tiny_photos(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match=r"--unknown: .*which it knows"):
-        run_test(Options(runs=(run,), unknown=other))
+def of_other_classes(photos, folder, change=lambda pixels: pixels):
+    """A copy of a data set whose classes have other names and whose photos are changed."""
+    shutil.copytree(photos, folder)
+    classes = yaml.safe_load((folder / "dataset.yaml").read_text())["classes"]
     for name in ("dataset.yaml", "manifest.csv"):
-        text = (other / name).read_text()
-        for known in load_run(run).classes:
+        text = (folder / name).read_text()
+        for known in classes:
             text = text.replace(known, f"{known}-other")
-        (other / name).write_text(text)
-    for folder in list(other.glob("*/*")):
-        folder.rename(folder.with_name(f"{folder.name}-other"))
-    run_test(Options(runs=(run,), unknown=other))
+        (folder / name).write_text(text)
+    for inner in [path for path in folder.glob("*/*") if path.is_dir()]:
+        inner.rename(inner.with_name(f"{inner.name}-other"))
+    for path in folder.rglob("*.png"):
+        Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
+    return folder
+
+
+SCORES = ("confidence", "energy", "mahalanobis")
+
+
+def test_photos_of_other_classes_are_told_apart(run, tmp_path, capsys):
+    photos = load_run(run).config.data.dataset
+    with pytest.raises(UserError, match=r"--unknown: .*which it knows"):
+        run_test(Options(runs=(run,), unknown=tiny_photos(tmp_path / "same", seed=1)))
+    run_test(Options(runs=(run,), unknown=of_other_classes(photos, tmp_path / "equal")))
+    equal = json.loads((run / "test.json").read_text())["unknown"]
+    assert equal["photos"] == [12, 12]
+    assert [equal[score]["auroc"] for score in SCORES] == pytest.approx([0.5] * 3, abs=0.02)
+    negative = of_other_classes(photos, tmp_path / "negative", lambda pixels: 255 - pixels)
+    capsys.readouterr()
+    run_test(Options(runs=(run,), unknown=negative))
+    assert "by Mahalanobis distance" in capsys.readouterr().out
     found = json.loads((run / "test.json").read_text())["unknown"]
-    assert found["photos"] == [12, 6]
-    for score in ("confidence", "energy"):
-        assert 0 <= found[score]["auroc"] <= 1 and 0 <= found[score]["false_95"] <= 1
+    assert found["mahalanobis"] == {"auroc": 1.0, "false_95": 0.0}
+    assert "plain_backbone" not in found  # this model has none
+
+
+def test_the_plain_backbone_stands_beside(tmp_path, monkeypatch):
+    """Its scores are those of the linear probe, of the largest size that costs no more."""
+    from stacked_ram.evaluation import linear_probe
+
+    monkeypatch.setattr(linear_probe, "SIZES", (24, 48, 512))
+    photos = tiny_photos(tmp_path / "photos", counts=(18, 6, 12))
+    config = tiny_config(
+        photos, epochs=1, retina="backbone", backbone="test_efficientnet", patch_size=48,
+        num_patches=1, num_glimpses=2,
+    )  # fmt: skip
+    train_run(config, tmp_path / "run")
+    negative = of_other_classes(photos, tmp_path / "negative", lambda pixels: 255 - pixels)
+    run_test(Options(runs=(tmp_path / "run",), controls=True, unknown=negative))
+    report = json.loads((tmp_path / "run/test.json").read_text())
+    plain = report["unknown"]["plain_backbone"]
+    rows = {row["size"]: row for row in report["linear_probe"]["sizes"]}
+    assert plain["size"] == 48 and plain["gmacs"] == rows[48]["gmacs"] < report["gmacs"]["total"]
+    assert plain["accuracy"] == rows[48]["accuracy"]
+    assert plain["mahalanobis"]["auroc"] > 0.9
+    assert all(0 <= plain[score]["auroc"] <= 1 for score in SCORES)
+
+
+def test_mahalanobis_distances_of_correlated_features():
+    """They are those before the features were mixed, whatever the mixture."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 20_000)
+    means = np.array([[0, 0, 0, 0], [6, 0, 0, 0], [0, 6, 0, 0]])
+    training = means[labels] + rng.normal(size=(20_000, 4))
+    asked = rng.normal(0, 5, (50, 4))
+    expected = ((asked[:, None] - means) ** 2).sum(2).min(1)
+    mixture = rng.normal(size=(4, 4)) * [1, 10, 0.1, 3]
+    found = mahalanobis(training @ mixture, labels, asked @ mixture)
+    assert found == pytest.approx(expected, rel=0.1, abs=0.2)
+    several = np.zeros((20_000, 2), np.uint8)
+    centre = mahalanobis(training, several, training.mean(0, keepdims=True))
+    assert centre == pytest.approx([0], abs=1e-9)
 
 
 def test_a_run_that_learned_the_validation_split_is_not_calibrated(tmp_path, photos):

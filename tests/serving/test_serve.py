@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shapes import draw_shapes, shapes_config
 from tiny import tiny_config, tiny_photos
 
 pytest.importorskip("fastapi")
@@ -33,6 +34,8 @@ from starlette.testclient import TestClient
 from stacked_ram.evaluation.calibration import calibrated
 from stacked_ram.evaluation.cost import photo_cost
 from stacked_ram.evaluation.predict import Row, predict_stream
+from stacked_ram.preparation.options import PrepareOptions
+from stacked_ram.preparation.pipeline import prepare
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.serving import server as room
@@ -246,6 +249,31 @@ def test_a_failure_is_not_the_photos_fault_and_hits_no_other(loaded, files, monk
         response = server.post("/look", content=contents[0])
     assert response.status_code == 503 and "secret" not in response.text
     assert "No space left" in response.json()["error"]
+
+
+def test_a_photo_may_have_several_labels(tmp_path):
+    draw_shapes(tmp_path / "raw")
+    words = {"multi_label": True, "workers": 1}
+    prepare(PrepareOptions(source=tmp_path / "raw", dest=tmp_path / "set", **words))
+    train_run(shapes_config(tmp_path / "set", epochs=1), tmp_path / "run")
+    several = load_run(tmp_path / "run", "cpu")
+    files = sorted((tmp_path / "raw").glob("*.png"))[:8]
+    rows = list(predict_stream(several, map(str, files), stop_at=0.3))
+    with client(several, stop_at=0.3) as server:
+        answers = [server.post("/look", content=file.read_bytes()).json() for file in files]
+        png = server.post("/look.png", content=files[0].read_bytes()).content
+        counted = server.get("/metrics").text
+        several.model.thresholds = (0.9999,) * 3
+        none = server.post("/look", content=files[0].read_bytes()).json()
+    assert all(map(same, answers, rows))
+    said = [[(each["class"], each["probability"]) for each in one["labels"]] for one in answers]
+    assert [[name for name, _ in each] for each in said] == [
+        [name for name, _ in row.labels or ()] for row in rows
+    ]
+    name, _ = next(each for each in said if each)[0]
+    assert f'stacked_ram_answers_total{{predicted="{name}"}}' in counted
+    assert none["labels"] == [] and len(none["top"]) == 3
+    assert Image.open(io.BytesIO(png)).width > 300
 
 
 def test_on_loopback_it_answers_to_no_other_name(loaded):

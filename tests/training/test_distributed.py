@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stacked_ram.cli.predict import Predict, predict
 from stacked_ram.config.schema import Config
+from stacked_ram.preparation.pack import write_shards
 from stacked_ram.runs.checkpoint import read_weights, state_files
 from stacked_ram.runs.folder import save_config
 from stacked_ram.training.run import train_run
@@ -191,8 +193,14 @@ def predict_in_world(world, options: Predict) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_predictions_of_two_processes_equal_those_of_a_single_process(photos, tmp_path, suffix):
+    """Of a folder, and of shards of which a process reads photos from each."""
     train_run(tiny_config(photos, epochs=1), tmp_path / "run")
-    given = (str(photos / "test"), str(tmp_path / "missing.png"))
+    where, count = photos / "test", 6
+    if suffix == "jsonl":
+        shutil.copytree(photos, tmp_path / "set")
+        where, count = write_shards(tmp_path / "set", 0.008), 30
+        assert len(list(where.glob("*.tar"))) > 3
+    given = (str(where), str(tmp_path / "missing.png"))
     for name in ("one", "two"):
         options = Predict(run=tmp_path / "run", photos=given, out=tmp_path / f"{name}.{suffix}")
         if name == "one":
@@ -201,5 +209,5 @@ def test_predictions_of_two_processes_equal_those_of_a_single_process(photos, tm
             in_two_processes(predict_in_world, options)
     first, second = ((tmp_path / f"{name}.{suffix}").read_text() for name in ("one", "two"))
     assert first == second
-    assert len(first.splitlines()) == 7 + (suffix == "csv")
+    assert len(first.splitlines()) == count + 1 + (suffix == "csv")
     assert not list(tmp_path.glob(".*part*"))
