@@ -23,7 +23,7 @@ from PIL import Image
 from stacked_ram.runs.folder import write_atomically
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import beliefs, draw_lines, draw_top, stop_words, top_rows, verdict
-from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.boxes import draw_surface, fit, view_of, view_shape, visible
 from stacked_ram.viz.figures import LINES_LEFT, LINES_TOP
 from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.key import belief_marks, box_marks, draw_key, key_height
@@ -121,7 +121,7 @@ def surface_until(surface: Surface, steps: int) -> Surface:
 def aside_size(record: PhotoRecord, surface: Surface | None, side: float) -> tuple[float, float]:
     """(width, height) of what was seen so far (None), or of a feature map, beside the photo."""
     if surface is None:
-        return fit(record.photo.true_aspect, side, 1.9)
+        return fit(visible(record.photo.true_aspect), side, 1.9)
     view = view_of(surface.size, surface.boxes_TK4)
     return fit(view_shape(record, surface, view), side, 1.9)
 

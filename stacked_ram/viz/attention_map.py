@@ -16,12 +16,12 @@ from matplotlib.patches import Ellipse
 
 from stacked_ram.models.ram import RAM
 from stacked_ram.viz.belief import percent
-from stacked_ram.viz.boxes import draw_tag, fit
+from stacked_ram.viz.boxes import draw_tag, fit, visible
 from stacked_ram.viz.figures import draw_title, title_height
-from stacked_ram.viz.key import LOOKED, MEAN, SPREAD, draw_key, key_height
+from stacked_ram.viz.key import LOOKED, MEAN, SPREAD, draw_key, key_height, long_marks
 from stacked_ram.viz.overview import odd
 from stacked_ram.viz.photo_record import PhotoRecord
-from stacked_ram.viz.records import drawn_pixels, sampled_locations
+from stacked_ram.viz.records import grey_photo, sampled_locations
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,
@@ -52,7 +52,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
     inner, title = page_width() - 2 * EDGE, title_height()
     columns = min(max(columns, 2), int(inner / 1.3))
     side = (inner + 0.1) / columns - 0.1
-    wide, tall = fit(record.photo.true_aspect, side, 2.6)
+    wide, tall = fit(visible(record.photo.true_aspect), side, 2.6)
     rows = -(-record.steps // columns)
     if weights_TYX is None:
         sampled_MTS2 = sampled_locations(model, record.photo, SAMPLES, record.steps)
@@ -60,6 +60,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
         marks = [MEAN] if record.std is None else [MEAN, SPREAD]
     else:
         text, marks = "Light: weight of each region before the glimpse.", [LOOKED]
+    marks += long_marks([record])
     top = title + (0.5 if is_narrow() else 0.34)
     below = top + len(levels) * rows * (tall + 0.34)
     sheet = Sheet(page_width(), below + key_height(marks, inner))
@@ -79,7 +80,7 @@ def attention_figure(record: PhotoRecord, model: RAM) -> Figure:
                 text = draw_weights(axes, record, weights_TYX[step], step)
             if len(all_levels) > 1:
                 text = f"level {level + 1}: {text}"
-            text = fitted(text, wide - 0.22, 7)
+            text = fitted(text, (side + wide) / 2 - 0.22, 7)
             sheet.text(x + 0.22, y + 0.14, text, fontsize=7, color=QUIET, va="center_baseline")
     draw_key(sheet, marks, EDGE, below, inner)
     return sheet.figure
@@ -154,14 +155,13 @@ def draw_light(axes: Axes, record: PhotoRecord, values: np.ndarray, least: float
     least: smallest maximum that counts as full light, so that equal regions stay dim.
     """
     height, width = record.photo.size
-    grey = drawn_pixels(record.photo).mean(2) / 255
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=1.1, extent=(0, width, height, 0), aspect="auto",
+    extent = (0, width, height, 0)
+    axes.imshow(grey_photo(record), cmap="gray", vmin=0, vmax=1.1, extent=extent, aspect="auto",
                 zorder=1)  # fmt: skip
     brightness = values / max(float(values.max()), least)
     colours = LIGHT(brightness)
     colours[..., 3] = 0.6 * brightness  # the photo stays visible where the light is full
-    axes.imshow(colours, extent=(0, width, height, 0), aspect="auto", interpolation="nearest",
-                zorder=2)  # fmt: skip
+    axes.imshow(colours, extent=extent, aspect="auto", interpolation="nearest", zorder=2)
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 

@@ -26,6 +26,7 @@ BEYOND = 0.3  # fraction of a side shown beyond each edge of the photo, at most
 SAME = 0.006  # fraction of the photo's longer side; boxes closer than this are drawn as one
 GAP = 7.0  # points
 SMALL = 15.0  # points; the number of a narrower box stands at a distance, so as not to hide it
+LONG = 8.0  # a side of a photo over the other
 TAG = 5.2  # radius of a number's disk, points
 
 View = tuple[float, float, float, float]
@@ -53,6 +54,12 @@ def view_shape(record: PhotoRecord, surface: Surface, view: View) -> float:
     scale_y = (view[3] - view[1]) / surface.size[0]
     scale_x = (view[2] - view[0]) / surface.size[1]
     return true * scale_y / scale_x
+
+
+def visible(shape: float) -> float:
+    """The shape of a small picture of a photo: one that is LONG or more is drawn thicker than it
+    is, as a line would show nothing."""
+    return min(max(shape, 1 / LONG), LONG)
 
 
 def fit(shape: float, width: float, height: float) -> tuple[float, float]:

@@ -163,7 +163,8 @@ def compare_figure(
     inner, below_them = page_width() - 2 * EDGE, is_narrow()
     chart = inner - 0.5 if below_them else min(1.9, 0.27 * inner)
     side = (inner - EDGE - (0 if below_them else chart + 0.75)) / 2
-    talls = [max(small_size(record, side, side)[1] for record in pair) for pair in pairs]
+    least = 0.0 if below_them else 0.75  # the chart beside them
+    talls = [max(least, *(small_size(record, side, side)[1] for record in pair)) for pair in pairs]
     charts = 1.3 if below_them else 0.0
     marks = run_marks(names) + box_marks([each for pair in pairs for each in pair], nested=False)
     below = key_height(marks, inner)
@@ -183,7 +184,7 @@ def compare_figure(
     for pair, tall in zip(pairs, talls, strict=True):
         for number, record in enumerate(pair):
             draw_small(sheet, record, EDGE + number * (side + EDGE), y, side, tall)
-        height = charts - 0.6 if below_them else max(min(tall - 0.1, 1.6), 0.5)
+        height = charts - 0.6 if below_them else min(tall - 0.1, 1.6)
         top = y + (tall + CAPTION + 0.2 if below_them else (tall - height) / 2)
         axes = sheet.axes(EDGE + inner - chart, top, chart, height)
         if below_them:

@@ -8,17 +8,16 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from stacked_ram.evaluation.explain_photo import PLACES, PhotoExplanation, explain_photo
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import percent
-from stacked_ram.viz.boxes import draw_surface, draw_tag, fit, view_of, view_shape
+from stacked_ram.viz.boxes import draw_surface, draw_tag, fit, view_of, view_shape, visible
 from stacked_ram.viz.figures import draw_title, title_height
 from stacked_ram.viz.key import Mark, box_marks, draw_key, key_height
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
-from stacked_ram.viz.records import model_input
+from stacked_ram.viz.records import grey_photo, model_input
 from stacked_ram.viz.style import (
     EDGE,
     FAINT,
@@ -39,7 +38,6 @@ from stacked_ram.viz.style import (
 BELIEF = mpl.colors.ListedColormap(mpl.colormaps["GnBu"](np.linspace(0, 0.95, 256)))
 EVIDENCE = mpl.colormaps["PuOr_r"]  # orange: for the class; purple: against it
 SQUARES = 24  # of a patch's evidence, at most, along a side
-SHARPEST = 480  # pixels of a drawn map's longer side
 BAR = 0.15  # inches for one bar under a patch
 
 
@@ -92,7 +90,7 @@ def explained_figure(record: PhotoRecord, found: PhotoExplanation) -> Figure:
     columns = min(max(steps, 2), int(inner / 1.6))
     rows = -(-steps // columns)
     side = (inner + 0.12) / columns - 0.12
-    wide, tall = fit(record.photo.true_aspect, side, 2.3)
+    wide, tall = fit(visible(record.photo.true_aspect), side, 2.3)
     surface = next((each for each in record.surfaces if not each.is_map), record.surfaces[0])
     view = view_of(surface.size, surface.boxes_TK4)
     room = inner * (1 if narrow else 0.5)
@@ -188,10 +186,7 @@ def draw_words(
 def draw_map(axes: Axes, record: PhotoRecord, found: PhotoExplanation, step: int) -> None:
     """Colours of the belief over the photo, whose light and dark still show."""
     height, width = record.photo.size
-    grey = record.photo.pixels_CHW.mean(0)
-    scale = min(1.0, SHARPEST / max(grey.shape))
-    small = tuple(max(1, round(side * scale)) for side in grey.shape[::-1])
-    light = np.asarray(Image.fromarray(grey.astype(np.uint8)).resize(small)) / 255
+    light = grey_photo(record)
     values = found.maps_TYX[step]
     row = (np.arange(light.shape[0]) + 0.5) * values.shape[0] / light.shape[0]
     column = (np.arange(light.shape[1]) + 0.5) * values.shape[1] / light.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stacked_ram.viz.boxes import coinciding
+from stacked_ram.viz.boxes import LONG, coinciding, visible
 from stacked_ram.viz.feature_colours import MEANING
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import (
@@ -71,6 +71,7 @@ OTHER: Mark = ("another class", {"fill": WRONG})
 THRESHOLD: Mark = ("line in a bar: said from there on", {})
 KNOWN: Mark = ("dark: not seen; dim: by the glance alone", {})
 MAPS: Mark = (MEANING, {})
+THICKER: Mark = (f"small pictures of photos of more than {LONG:.0f} : 1 are drawn thicker", {})
 
 
 def box_marks(records: Sequence[PhotoRecord], *, nested: bool = True) -> list[Mark]:
@@ -87,7 +88,13 @@ def box_marks(records: Sequence[PhotoRecord], *, nested: bool = True) -> list[Ma
         marks.append(AGAIN)
     if any(record.maps for record in records):
         marks.append(MAPS)
-    return marks
+    return [*marks, *long_marks(records)]
+
+
+def long_marks(records: Sequence[PhotoRecord]) -> list[Mark]:
+    """A note where small pictures have not the shape of the photo."""
+    shapes = [record.photo.true_aspect for record in records]
+    return [THICKER] if any(visible(shape) != shape for shape in shapes) else []
 
 
 def reaches_outside(surface: Surface, nested: bool) -> bool:

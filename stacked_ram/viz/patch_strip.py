@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stacked_ram.viz.belief import beliefs, draw_top, top_rows
-from stacked_ram.viz.boxes import draw_tag, fit
+from stacked_ram.viz.boxes import draw_tag, fit, visible
 from stacked_ram.viz.foveate import foveated
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import FAINT, QUIET, Sheet, fitted, is_narrow, text_width
@@ -78,6 +78,11 @@ def draw_head(sheet: Sheet, band: Band, y: float, *, glance: bool = True) -> flo
     return y + HEAD
 
 
+def small_photo(record: PhotoRecord, cell: float) -> tuple[float, float]:
+    """(width, height) of a whole photo in a cell."""
+    return fit(visible(record.photo.true_aspect), cell, cell)
+
+
 def glance_words(record: PhotoRecord, width: float) -> str:
     assert record.glance_HWC is not None
     high, wide = record.glance_HWC.shape[:2]
@@ -90,7 +95,7 @@ def draw_glance(sheet: Sheet, band: Band, y: float) -> None:
     record, cell = band.record, band.cell
     if record.glance_HWC is None or 0 not in band.steps:
         return
-    wide, tall = fit(record.photo.true_aspect, cell, cell)
+    wide, tall = small_photo(record, cell)
     left, top = band.left(0) + (cell - wide) / 2, y + (cell - tall) / 2
     sheet.image(record.glance_HWC, left, top, wide, tall, FAINT, 0.6)
 
@@ -136,7 +141,7 @@ def draw_foveated(sheet: Sheet, band: Band, y: float) -> float:
     record = band.record
     if not record.photo_surfaces:
         return y
-    wide, tall = fit(record.photo.true_aspect, band.cell, band.cell)
+    wide, tall = small_photo(record, band.cell)
     row_label(sheet, band.x, y, tall, "seen so far")
     for step in band.steps:
         left = band.left(step) + (band.cell - wide) / 2
@@ -168,7 +173,7 @@ def foveated_height(bands: Sequence[Band]) -> float:
     record, cell = bands[0].record, bands[0].cell
     if not record.photo_surfaces:
         return 0.0
-    return len(bands) * (fit(record.photo.true_aspect, cell, cell)[1] + GAP)
+    return len(bands) * (small_photo(record, cell)[1] + GAP)
 
 
 def top_height(bands: Sequence[Band]) -> float:

@@ -343,6 +343,14 @@ def drawn_pixels(photo: Photo, most: int = DRAWN) -> np.ndarray:
     return as_rgb(np.stack([np.asarray(plane) for plane in planes]))
 
 
+def grey_photo(record: PhotoRecord, side: int = 480) -> np.ndarray:
+    """The photo in grey, H x W, 0 to 1, its longer side at most `side` pixels: to draw maps on."""
+    image = Image.fromarray(record.surfaces[0].image_HWC).convert("L")
+    scale = min(1.0, side / max(image.size))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return np.asarray(image.resize(size, BOX)) / 255
+
+
 def pooled(pixels_HWC: np.ndarray, times: int) -> np.ndarray:
     """The photo as a level sees it: averages of times x times pixels."""
     if times <= 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stacked_ram.viz.belief import percent, used_words, verdict
-from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape, visible
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.style import INK, QUIET, Sheet, shrunk
 
@@ -27,7 +27,9 @@ def panel_sizes(record: PhotoRecord, width: float, height: float) -> list[tuple[
     """Largest (width, height) of each panel of a small picture."""
     shown = panels(record)
     room = (width - BETWEEN * (len(shown) - 1)) / len(shown)
-    return [fit(view_shape(record, each, small_view(each)), room, height) for each in shown]
+    return [
+        fit(visible(view_shape(record, each, small_view(each))), room, height) for each in shown
+    ]
 
 
 def small_size(record: PhotoRecord, width: float, height: float) -> tuple[float, float]:

@@ -19,9 +19,9 @@ from stacked_ram.viz.boxes import TAG, place_tags, points_a_unit, view_of
 from stacked_ram.viz.compare import compare_figure, compare_overview
 from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import Photo, evenly
-from stacked_ram.viz.records import DRAWN, map_colours, record_photos
+from stacked_ram.viz.records import DRAWN, grey_photo, map_colours, record_photos
 from stacked_ram.viz.style import Sheet, figure_bytes
-from stacked_ram.viz.thumbnails import panels
+from stacked_ram.viz.thumbnails import panels, small_size
 from stacked_ram.viz.zoom import is_tiny, pixels_of, zoom_view
 
 MAPS = {"stack": "conv", "num_levels": 2, "map_channels": 4}
@@ -59,6 +59,7 @@ def test_large_photos_are_drawn_reduced_and_enlarged_at_their_own_resolution():
     record = recorded(tiny_model(), large_photo())
     for surface in record.surfaces:
         assert surface.image_HWC.shape[0] * surface.image_HWC.shape[1] <= 1.01 * DRAWN
+    assert max(grey_photo(record).shape) == 480  # what maps of belief and attention are drawn on
     surface = record.surfaces[0]
     view = view_of(surface.size, surface.boxes_TK4)
     assert is_tiny(surface, view, 4.0, 3.2)
@@ -82,6 +83,15 @@ def test_odd_shapes_are_drawn(kind):
     for record in records:
         assert figure_bytes(figures.story(record), dpi=30)
     assert figure_bytes(gallery.gallery_figure(records, "odd"), dpi=30)
+
+
+@pytest.mark.parametrize("size", [(20, 1000), (1000, 20)])
+def test_small_pictures_of_very_long_photos_are_no_lines(size):
+    record = recorded(tiny_model(glance=(8, 8)), noise_photo(*size))
+    wide, tall = small_size(record, 1.6, 1.6)
+    assert max(wide, tall) <= 1.6 and min(wide, tall) >= 0.19
+    for figure in (figures.story(record), gallery.gallery_figure([record], "long")):
+        assert "small pictures of photos of more than 8 : 1 are drawn thicker" in words_of(figure)
 
 
 def test_the_number_of_a_tiny_box_does_not_hide_it():
