@@ -7,6 +7,7 @@ process, byte for byte. What follows the checks runs in this process, as it does
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import uuid
@@ -86,6 +87,8 @@ class DaskWorkers(Workers):
             raise UserError(
                 f"--dask: needs the package {error.name}; pip install -r requirements-dask.txt"
             ) from None
+        # A lost scheduler is said in a line of our own, not in a traceback of the client's.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self._client = Client(self.address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
@@ -173,9 +176,7 @@ class DaskWorkers(Workers):
                 [task for task, _ in waiting] + unsent,
             ) from error
         except CancelledError as error:
-            raise RunFailed(f"--dask: the scheduler was lost ({brief(error)}); {_CONTINUE}") from (
-                error
-            )
+            raise RunFailed(f"--dask: the scheduler was lost; {_CONTINUE}") from error
 
     def _result(self, future: Future, while_waiting: Callable[[], object]) -> Any:
         from distributed import wait
@@ -233,10 +234,10 @@ def _join(shared: _Shared) -> None:
     worker = get_worker()
     where = f"--dask: worker {worker.address}"
     threads = worker.state.nthreads
-    if threads != 1:
+    if threads != 1 or worker.address.startswith("inproc"):  # a thread of the caller's process
         raise UserError(
-            f"{where} has {threads} threads, and decoders are not safe in threads; start it with"
-            f" `dask worker --nthreads 1 --nworkers {threads}`"
+            f"{where} is not a process of one thread, and decoders are not safe in threads; start"
+            f" it with `dask worker --nthreads 1 --nworkers {threads}`"
         )
     for (package, here), (_, there) in zip(_versions(), shared.versions, strict=True):
         if here != there:

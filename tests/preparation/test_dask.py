@@ -100,14 +100,14 @@ def test_workers_that_do_not_see_the_photos_are_refused(cluster, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("workers", "message"),
-    [(1, "has 2 threads.*start it with `dask worker"), (0, "has no workers; start some")],
+    [(1, "not a process of one thread.*start it with"), (0, "has no workers; start some")],
 )
 def test_clusters_that_do_not_fit_are_refused(
     source: Path, tmp_path: Path, workers: int, message: str
 ) -> None:
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=2, processes=False, dashboard_address=":0"
+            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=":0"
         ) as cluster,
         pytest.raises(UserError, match=message),
     ):

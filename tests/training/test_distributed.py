@@ -191,23 +191,33 @@ def predict_in_world(world, options: Predict) -> None:
     predict(options)
 
 
+def train_and_predict(world, config: Config, folder: Path, options: Predict) -> None:
+    train_run(config, folder, world)
+    predict(options)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_predictions_of_two_processes_equal_those_of_a_single_process(photos, tmp_path, suffix):
-    """Of a folder, and of shards of which a process reads photos from each."""
-    train_run(tiny_config(photos, epochs=1), tmp_path / "run")
-    where, count = photos / "test", 6
-    if suffix == "jsonl":
+    """Of a folder; and of several shards, on which the two processes trained as well."""
+    run, missing = tmp_path / "run", str(tmp_path / "missing.png")
+    if suffix == "csv":
+        where, count = photos / "test", 6
+        train_run(tiny_config(photos, epochs=1), run)
+    else:
         shutil.copytree(photos, tmp_path / "set")
         where, count = write_shards(tmp_path / "set", 0.008), 30
         assert len(list(where.glob("*.tar"))) > 3
-    given = (str(where), str(tmp_path / "missing.png"))
-    for name in ("one", "two"):
-        options = Predict(run=tmp_path / "run", photos=given, out=tmp_path / f"{name}.{suffix}")
-        if name == "one":
-            predict(options)
-        else:
-            in_two_processes(predict_in_world, options)
-    first, second = ((tmp_path / f"{name}.{suffix}").read_text() for name in ("one", "two"))
+    one, two = (
+        Predict(run=run, photos=(str(where), missing), out=tmp_path / f"{name}.{suffix}")
+        for name in ("one", "two")
+    )
+    if suffix == "csv":
+        in_two_processes(predict_in_world, two)
+    else:
+        in_two_processes(train_and_predict, tiny_config(where, epochs=1), run, two)
+        assert len(pandas.read_csv(run / "metrics.csv")) == 1
+    predict(one)
+    first, second = (options.out.read_text() for options in (one, two))
     assert first == second
     assert len(first.splitlines()) == count + 1 + (suffix == "csv")
     assert not list(tmp_path.glob(".*part*"))
