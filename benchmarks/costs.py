@@ -43,11 +43,13 @@ CLASSES = {
     "flowers5": 5,
     "bach": 4,
     "needle": 4,
+    "streets_both": 4,
 }  # others: 10
 
 SHAPES = {  # of data sets whose photos are kept as they are stored
     "demo": (3, 72, 96),
     "needle": (3, 1536, 2048),
+    "streets_both": (3, 576, 1360),
     "scenes_flowers17": (3, 768, 1024),
 }
 

@@ -56,9 +56,9 @@ class Run:
         chosen = metrics[name]
         return metrics.loc[chosen.idxmin() if name == "valid_loss" else chosen.idxmax()]
 
-    def load(self, device: str = "auto") -> Model:
+    def load(self, device: str = "auto", *, fast: bool = False) -> Model:
         """The model of the best epoch; see `stacked_ram.load`."""
-        return Model(load_run(self.folder, device))
+        return Model(load_run(self.folder, device, fast=fast))
 
     def __repr__(self) -> str:
         try:

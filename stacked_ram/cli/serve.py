@@ -28,6 +28,8 @@ class Serve:
     """Port to listen on; 0: any that is free."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    fast: bool = False
+    """Look 2 to 3 times as fast on a CPU, by OpenVINO (pip install -r requirements-fast.txt)."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
@@ -41,5 +43,10 @@ def serve(options: Serve) -> None:
             f"serve: needs the package {error.name}; pip install -r requirements-serve.txt"
         ) from None
     server.serve(
-        options.run, options.settings, host=options.host, port=options.port, device=options.device
+        options.run,
+        options.settings,
+        host=options.host,
+        port=options.port,
+        device=options.device,
+        fast=options.fast,
     )

@@ -16,6 +16,7 @@ from stacked_ram.config.schema import Config, DataConfig
 from stacked_ram.data.dataset import Dataset, open_dataset
 from stacked_ram.data.remote import dataset_folder
 from stacked_ram.images.decoding import reduced_size
+from stacked_ram.models.programs import as_networks
 from stacked_ram.ops.patches import Photos
 
 LARGEST = 4096  # side of the photo that stands for any larger one
@@ -84,7 +85,11 @@ def gmacs(work: Callable[[], Any]) -> tuple[float, float]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            as_networks(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             work()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

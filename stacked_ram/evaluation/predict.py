@@ -238,11 +238,13 @@ def predict_large(loaded: LoadedRun, name: str, photo: LazyPhoto, **how: Any) ->
 
 def padded(photos: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Photos (pixels_CHW of any sizes) as one batch, pixels_BCHW and sizes_B2."""
-    sizes_B2 = torch.tensor([photo.shape[1:] for photo in photos])
+    sizes = [photo.shape[1:] for photo in photos]
+    sizes_B2 = torch.tensor(sizes)
     height, width = sizes_B2.amax(0).tolist()
-    pixels_BCHW = torch.zeros(len(photos), len(photos[0]), height, width, dtype=torch.uint8)
+    make = torch.empty if len(set(sizes)) == 1 else torch.zeros
+    pixels_BCHW = make(len(photos), len(photos[0]), height, width, dtype=torch.uint8)
     for pixels_CHW, photo in zip(pixels_BCHW, photos, strict=True):
-        pixels_CHW[:, : photo.shape[1], : photo.shape[2]] = torch.from_numpy(photo.copy())
+        pixels_CHW[:, : photo.shape[1], : photo.shape[2]] = torch.from_numpy(photo)
     return pixels_BCHW, sizes_B2
 
 

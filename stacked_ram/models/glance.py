@@ -73,7 +73,11 @@ class Glance(nn.Module):
     def find(self, photos: PhotoBatch) -> tuple[Tensor, Tensor]:
         """Compute each photo's regions (B x R x region_features) and pooled features. With a
         frozen backbone they never change, and can be cached (data/glance_cache.py)."""
-        maps, pooled = self.map_and_pooled(photos.resized(self.size))
+        return self.encode(photos.resized(self.size))
+
+    def encode(self, images_BChw: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute `find`'s result from photos reduced to the glance's size."""
+        maps, pooled = self.map_and_pooled(images_BChw)
         return pooled_to(maps, self.regions).flatten(2).transpose(1, 2), pooled
 
     def map_and_pooled(self, images_BChw: Tensor) -> tuple[Tensor, Tensor]:

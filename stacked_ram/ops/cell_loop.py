@@ -27,9 +27,10 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @compiled
 def read_cells(
-    pixels, shape, locations_R2, half_R2, shift_RK2, cells, scales_KC, averages, patch_size
+    some, pixels, shape, locations_R2, half_R2, shift_RK2, cells, scales_KC, averages, patch_size
 ):
     """Write averages, R x K x P x P x C. It and pixels (of shape B, C, H, W) are passed flat.
+    some: the rows to read, from the first number to before the second.
 
     Patches lie exactly where geometry.Placing puts them. For a row of cells, each column
     is summed in 16 bits first, then the columns of each cell.
@@ -41,8 +42,9 @@ def read_cells(
     fours = np.empty((most + 3) // 4, np.uint64)
     columns, twos = fours.view(np.uint16), fours.view(np.uint32)
     sums, spare = np.empty(most, np.uint32), np.empty(most, np.uint32)
-    area, step, place = u64(patch_size * patch_size), u64(channels), u64(0)
-    for r in range(rows):
+    area, step = u64(patch_size * patch_size), u64(channels)
+    place = u64(some[0]) * u64(patches) * area * step
+    for r in range(some[0], some[1]):
         photo = r // (rows // batch) * channels
         for k in range(patches):
             cell, across = cells[k], patch_size * cells[k]

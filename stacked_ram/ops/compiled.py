@@ -1,15 +1,17 @@
-"""Patches of whole-pixel cells read by a compiled loop (numba): uint8 photos in CPU memory.
+"""Patches and boxes read by compiled loops (numba): uint8 photos in CPU memory.
 
 Cells are summed from the photo's own pixels, without intermediate maps, so a batch of small photos
-stays in the second-level cache. The sums are integers, so the averages equal those of the sliding
-sums to the last bit.
+stays in the second-level cache. The sums of whole pixels are integers, so these averages equal
+those of the sliding sums to the last bit; those of other boxes are float32.
 
 B photos, M rollouts, R = B * M rows (photo-major), K patches, C channels, P patch_size.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -59,7 +61,9 @@ class CellReader:
     def __call__(self, locations_R2: torch.Tensor) -> torch.Tensor:
         """Return the scaled sums at these locations, float32, R x K x P x P x C."""
         averages = torch.empty(len(self.half_R2), *self.shape)
-        self.loop(
+        in_threads(
+            self.loop,
+            len(averages),
             self.pixels,
             self.pixels_shape,
             locations_R2.detach().to(self.dtype).contiguous().numpy(),
@@ -71,6 +75,68 @@ class CellReader:
             self.patch_size,
         )
         return averages
+
+
+def can_read_boxes(
+    pixels_BCHW: torch.Tensor, starts_RK2: torch.Tensor, sides_RK2: torch.Tensor
+) -> bool:
+    """Return whether `read_boxes` can read these boxes: float32 and without gradients."""
+    return (
+        can_read(pixels_BCHW, (1,))
+        and starts_RK2.dtype == sides_RK2.dtype == torch.float32
+        and not (torch.is_grad_enabled() and (starts_RK2.requires_grad or sides_RK2.requires_grad))
+    )
+
+
+def read_boxes(
+    pixels_BCHW: torch.Tensor,
+    starts_RK2: torch.Tensor,
+    sides_RK2: torch.Tensor,
+    sizes_R2: torch.Tensor,
+    scales_C: torch.Tensor,
+    means_C: torch.Tensor | None,
+    cells: tuple[int, int],
+) -> torch.Tensor:
+    """Return averages over h x w equal cells of boxes, times scales_C, minus means_C inside the
+    photo; zero outside: (R, K, C, h, w), float32, channels last in memory.
+
+    pixels_BCHW: contiguous. starts_RK2, sides_RK2: as for `window_averages`. sizes_R2: (height,
+    width) of each row's photo. means_C: None for zeros.
+    """
+    from stacked_ram.ops import box_loop
+
+    averages = torch.empty(*starts_RK2.shape[:2], *cells, pixels_BCHW.shape[1])
+    in_threads(
+        box_loop.read_boxes,
+        len(averages),
+        pixels_BCHW.view(-1).numpy(),
+        tuple(pixels_BCHW.shape),
+        starts_RK2.detach().double().contiguous().numpy(),
+        sides_RK2.detach().double().contiguous().numpy(),
+        sizes_R2.contiguous().numpy(),
+        scales_C.float().numpy(),
+        (torch.zeros_like(scales_C) if means_C is None else means_C).float().numpy(),
+        averages.numpy(),
+    )
+    return averages.permute(0, 1, 4, 2, 3)
+
+
+def in_threads(loop: Callable[..., None], rows: int, *arguments: object) -> None:
+    """Call loop((first, end), *arguments) for all rows, shared out over torch's threads."""
+    count = min(torch.get_num_threads(), rows)
+    if count < 2:
+        loop((0, rows), *arguments)
+        return
+    ends = [rows * part // count for part in range(count + 1)]
+    parts = [threads(count).submit(loop, some, *arguments) for some in itertools.pairwise(ends)]
+    for part in parts:
+        part.result()
+
+
+@cache
+def threads(count: int) -> ThreadPoolExecutor:
+    """Return a pool that lives as long as the process."""
+    return ThreadPoolExecutor(count)
 
 
 @cache

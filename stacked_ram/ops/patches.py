@@ -3,7 +3,7 @@
 A patch is a box of the photo cut into P x P cells; a patch pixel is the average over its cell.
 Three readers give the same exact averages, zero outside the photo:
 
-- compiled.py, a compiled loop: uint8 photos in CPU memory, cells of whole pixels.
+- compiled.py, compiled loops: uint8 photos in CPU memory; no gradient reaches the locations.
 - sliding_sums.py, lookups in maps of sums: cells of whole pixels of everything else that is not
   large (feature maps, float photos, a GPU, torch.compile). benchmarks/patch_reading.py measures
   what they gain over windows.
@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import torch
 
-from stacked_ram.ops.compiled import CellReader, can_read
+from stacked_ram.ops.compiled import CellReader, can_read, can_read_boxes, read_boxes
 from stacked_ram.ops.exported import SumTable, exporting, sizes_of
 from stacked_ram.ops.geometry import GlimpseGeometry, Placing, vector
 from stacked_ram.ops.sliding_sums import SlidingMaps, SlidingReader
@@ -181,12 +181,17 @@ class Photos:
     ) -> torch.Tensor:
         """Return normalised averages over h x w equal cells of any boxes: (R, K, C, h, w), float32
         or float64. The arguments are those of `window_averages`."""
+        scales_C, means_C = self._normalisation()
+        if can_read_boxes(self.pixels_BCHW, starts_RK2, sides_RK2):
+            assert scales_C is not None  # uint8 has a scale
+            pixels = self._cached(("pixels",), self.pixels_BCHW.contiguous)
+            sizes_R2 = self._sizes_R2(starts_RK2.shape[0])
+            return read_boxes(pixels, starts_RK2, sides_RK2, sizes_R2, scales_C, means_C, cells)
         if exporting():
             table = self._cached(("table",), lambda: SumTable(self.pixels_BCHW, self.sizes_B2))
             averages = table.averages(starts_RK2, sides_RK2, cells)
         else:
             averages = window_averages(self.pixels_BCHW, starts_RK2, sides_RK2, most_K2, cells)
-        scales_C, means_C = self._normalisation()
         if scales_C is not None:
             averages = averages * scales_C.to(averages.dtype).view(-1, 1, 1)
         if means_C is not None:

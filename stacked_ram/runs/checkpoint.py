@@ -14,7 +14,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,10 +242,15 @@ def weights_file(run: str | Path) -> Path:
     )
 
 
-def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
+def load_run(
+    run: str | Path, device: str | torch.device = "auto", *, fast: bool = False
+) -> LoadedRun:
     """Load the best model of a run's folder, or the model of a weights file, in evaluation mode.
 
-    Raises UserError, which names the file, if it does not exist or cannot be used.
+    fast: have its networks look as OpenVINO programs (models/programs.py).
+
+    Raises UserError, which names the file, if it does not exist or cannot be used; with `fast` also
+    if openvino is not installed or the device is no CPU.
     """
     from stacked_ram.config.resolve import resolve_auto
     from stacked_ram.models.build import build_model
@@ -281,7 +286,13 @@ def load_run(run: str | Path, device: str | torch.device = "auto") -> LoadedRun:
     model.temperature = metadata.temperature
     model.thresholds = metadata.thresholds
     config = resolve_auto(metadata.config, chosen, trained=True)
-    return LoadedRun(model.to(chosen).eval(), metadata, path, chosen, config)
+    model = model.to(chosen).eval()
+    if fast:
+        from stacked_ram.models.programs import use_programs
+
+        use_programs(model, config.training.precision)
+        config = replace(config, training=replace(config.training, precision="float32"))
+    return LoadedRun(model, metadata, path, chosen, config)
 
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:

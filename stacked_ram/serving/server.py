@@ -286,7 +286,7 @@ def model_name(loaded: LoadedRun) -> str:
 
 def serve(
     run: str | Path, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000,
-    device: str = "auto",
+    device: str = "auto", fast: bool = False,
 ) -> None:  # fmt: skip
     """Serve a model until Ctrl-C or SIGTERM; what is in hand then is finished.
 
@@ -296,7 +296,7 @@ def serve(
     """
     import uvicorn
 
-    app = create_app(load_run(run, device), settings, host)
+    app = create_app(load_run(run, device, fast=fast), settings, host)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from stacked_ram.images import decoding as read
+from stacked_ram.images.colour import to_srgb
 from stacked_ram.images.decoding import read_photo, reduced_size
 from stacked_ram.runtime.errors import UserError
 
@@ -115,3 +116,29 @@ def test_a_photo_whose_size_differs_from_the_manifest(tmp_path):
     read_photo(path, stored_size=(60, 40))
     with pytest.raises(UserError, match=r"40x60 pixels, where manifest.csv says 60x40"):
         read_photo(path, stored_size=(40, 60))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        dict(quality=95), dict(quality=60, subsampling="4:2:0"), dict(progressive=True),
+        dict(subsampling="4:4:4", restart_marker_blocks=3), dict(keep_rgb=True),
+        dict(icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()),
+    ],
+    ids=["444", "420", "progressive", "restarts", "rgb", "profile"],
+)  # fmt: skip
+def test_a_jpeg_has_the_pixels_that_pillow_finds(tmp_path, more):
+    noise = np.random.default_rng(0).integers(0, 256, (61, 43, 3), np.uint8)
+    path = saved(tmp_path / "a.jpg", noise, **more)
+    with Image.open(path) as image:
+        expected_CHW = np.asarray(to_srgb(image)[0]).transpose(2, 0, 1)
+    assert (read_photo(path) == expected_CHW).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_so_has_a_jpeg_of_other_colours(tmp_path, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (61, 43, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected_CHW = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    assert (read_photo(tmp_path / "a.jpg") == expected_CHW).all()

@@ -239,6 +239,31 @@ def test_the_compiled_loop_reads_the_boxes_that_are_drawn(dtype, monkeypatch):
         assert torch.allclose(by_the_loop[row, 0, 0], wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_compiled_loop_and_the_windows_agree_on_any_boxes(threads, monkeypatch):
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(13)
+    pixels, sizes = padded(photos_of([(13, 317), (300, 6), (61, 83)], 3, torch.uint8, generator))
+    starts = torch.rand(6, 2, 2, generator=generator) * 200 - 70  # two rollouts; some outside
+    sides = torch.rand(6, 2, 2, generator=generator) ** 2 * 290 + 0.01
+    starts[3, 0, 0] = float("nan")  # of a model that diverged: no crash
+
+    def read():
+        photos = Photos(pixels, sizes, [0.4, 0.5, 0.1], [0.2, 0.3, 0.25])
+        return photos.averages(starts, sides, [(291.0, 291.0)] * 2, (5, 4))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    by_the_loop = read()
+    torch.set_num_threads(before)
+    monkeypatch.setattr(compiled, "load_cell_loop", lambda: (None, 0))
+    assert by_the_loop[3, 0].isnan().all()
+    starts = starts.nan_to_num()
+    by_windows = read()
+    by_windows[3, 0] = float("nan")
+    torch.testing.assert_close(by_the_loop, by_windows, atol=2e-5, rtol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("cell", [3, 4, 6, 16, 60, 64, 68, 255, 256, 257, 258])
 def test_sums_of_wide_cells_do_not_overflow(cell):
     pytest.importorskip("numba")
