@@ -56,6 +56,11 @@ def test_gpu_notices_wrong_results(quick, monkeypatch, capsys):
     assert "loss 28: off by" in capsys.readouterr().out
 
 
+def test_looking(quick):
+    printed = quick("looking")
+    assert "glance, network" in printed and "to plain at equal GMACs" in printed
+
+
 def test_costs(quick, tmp_path):
     printed = quick("costs", "--out", str(tmp_path / "costs.csv"))
     table = pandas.read_csv(tmp_path / "costs.csv")

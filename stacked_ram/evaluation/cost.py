@@ -36,7 +36,7 @@ class Cost:
     core: float = 0.0
     """The part of per_glimpse that the core takes."""
     reading: float = 0.0
-    """Not in total: the area averages that make the glance and all patches."""
+    """Not in total: the area averages that make the glance and all patches, as matrix products."""
 
 
 @torch.no_grad()
@@ -50,7 +50,8 @@ def photo_cost(model: Any, height: int, width: int) -> Cost:
     model.eval()
     total, core = gmacs(lambda: model(model.photos(pixels)))
     before, core_before = gmacs(lambda: model.start(model.photos(pixels)))
-    of_glance, of_glimpse = reading(model, model.photos(pixels))
+    of_glance, of_glimpse = reading(model, model.photos(pixels))  # the part of the counts above
+    glance_products, glimpse_products = reading(model, model.photos(pixels.float()))
     model.train(was_training)
     steps = model.num_glimpses
     return Cost(
@@ -58,7 +59,7 @@ def photo_cost(model: Any, height: int, width: int) -> Cost:
         per_glimpse=(total - before) / steps - of_glimpse,
         before=before - of_glance,
         core=(core - core_before) / steps,
-        reading=of_glance + steps * of_glimpse,
+        reading=glance_products + steps * glimpse_products,
     )
 
 
