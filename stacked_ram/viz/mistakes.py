@@ -1,4 +1,5 @@
-"""Why answers of a split are wrong, as `test --explain` wrote it, for the report."""
+"""What `test --explain` wrote about a split, for the report: why answers are wrong, and whether it
+mattered where the model looked."""
 
 from __future__ import annotations
 
@@ -64,6 +65,59 @@ def causes_of_mistakes(folder: Path, whole: WholeSet) -> dict[str, Any] | None:
         for name, meaning in zip(CAUSES, meanings, strict=True)
     ]
     return {"rows": rows, "better": better, "order": order, "causes": causes}
+
+
+def whether_it_mattered(path: Path) -> dict[str, Any] | None:
+    """The figures of `test --explain` in a file of `test`, in words; None where there are none.
+
+    `meaning`: sentences. `figures`: (name, value) of each. `orders`: (order of places, its area by
+    insertion, by deletion).
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["explain"]
+        return {
+            "meaning": [str(line) for line in found["meaning"]],
+            "figures": figures_of(found),
+            "orders": [
+                (name, *(area(found[kind][name]["area"]) for kind in ("insertion", "deletion")))
+                for name in found.get("insertion", {})
+            ],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def figures_of(found: dict[str, Any]) -> list[tuple[str, str]]:
+    beaten = ["–" if each is None else f"{100 * each:.0f}" for each in found["places_beaten"]]
+    rows = [
+        ("belief lost without each glimpse", drops(found["hidden"])),
+        ("belief lost with it at a random place", drops(found["replaced"])),
+        ("places that its own beat", f"{', '.join(beaten)} % by glimpse (random places: 50 %)"),
+    ]
+    better = found["better_place"]
+    if better["of_mistakes"] is not None:
+        chance = better["of_mistakes_for_another_class"]
+        other = "" if chance is None else f" ({100 * chance:.0f} % for another wrong class)"
+        words = f"{100 * better['of_mistakes']:.0f} % of the mistakes{other}"
+        rows.append(("right with one glimpse elsewhere", words))
+    for row in found["coverage"]:
+        parts = [
+            f"{name}: {100 * row[name]['accuracy']:.0f} % right of {row[name]['photos']:,}"
+            for name in ("hit", "missed")
+            if "accuracy" in row.get(name, {})
+        ]
+        if parts:
+            rows.append((f"object and the patch of {row['width_px']:.0f} px", "; ".join(parts)))
+    return rows
+
+
+def drops(found: dict[str, Any]) -> str:
+    return ", ".join(f"{100 * each:.1f}" for each in found["drop"]) + " % by glimpse"
+
+
+def area(found: dict[str, Any]) -> str:
+    low, high = found["interval_95"]
+    return f"{found['mean']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def better_place(row: dict[str, str]) -> Any:

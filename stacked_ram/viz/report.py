@@ -35,7 +35,7 @@ from stacked_ram.viz.boxes import view_of
 from stacked_ram.viz.compare import check_comparable
 from stacked_ram.viz.draw import SplitName, loaded
 from stacked_ram.viz.explained_set import explain_command
-from stacked_ram.viz.mistakes import causes_of_mistakes
+from stacked_ram.viz.mistakes import causes_of_mistakes, whether_it_mattered
 from stacked_ram.viz.overview import chosen_locations, density_of
 from stacked_ram.viz.photo_record import Answer, PhotoRecord, Surface, answer_name
 from stacked_ram.viz.photos import Photo, Split, evenly, photo_files, read_files
@@ -261,6 +261,9 @@ def page_data(
         if whole is None or run.metadata.multi_label
         else explain_command(run.folder, whole.split),
         "tested": None if whole is None else tested(run.folder / f"{whole.split}.json"),
+        "mattered": None
+        if whole is None
+        else whether_it_mattered(run.folder / f"{whole.split}.json"),
         "stops": stop is not None,
         "training": training_curves(run.folder / "metrics.csv"),
     }

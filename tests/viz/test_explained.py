@@ -25,6 +25,7 @@ from stacked_ram.viz.explained import (
     explained_figure,
     in_squares,
 )
+from stacked_ram.viz.mistakes import whether_it_mattered
 from stacked_ram.viz.style import figure_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,20 @@ def test_the_command_draws_the_split_and_its_mistakes_by_cause(explained_run, tm
     stems = {Path(path).with_suffix("").as_posix().replace("/", "_") for path in wrong}
     assert all(name.removesuffix("_explained.png") in stems for name in drawn)
     assert Image.open(tmp_path / "explained.png").width == 1440
+
+
+def test_the_report_says_whether_it_mattered(explained_run, run_folder):
+    figures = json.loads((explained_run / "test.json").read_text())["explain"]
+    found = whether_it_mattered(explained_run / "test.json")
+    assert found["meaning"] == figures["meaning"]
+    orders = {name: areas for name, *areas in found["orders"]}
+    assert list(orders) == list(figures["insertion"])
+    for place, kind in enumerate(("insertion", "deletion")):
+        mean = figures[kind]["own path"]["area"]["mean"]
+        assert orders["own path"][place].startswith(f"{mean:.3f} (")
+    lost = dict(found["figures"])["belief lost without each glimpse"]
+    assert lost.startswith(f"{100 * figures['hidden']['drop'][0]:.1f}, ")
+    assert whether_it_mattered(run_folder / "test.json") is None
 
 
 def test_what_was_not_tested_is_asked_for(run_folder, tmp_path, capsys):

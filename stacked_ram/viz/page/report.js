@@ -713,6 +713,18 @@ function showTested() {
     ...found.meaning.map((textContent) => make("p", { textContent })));
 }
 
+// What `test --explain` found: figures, and the areas of deletion and insertion by order of places.
+function showMattered() {
+  const found = data.mattered;
+  if (!found) return;
+  const table = (heads, rows) => make("table", { className: "figures" },
+    ...(heads.length ? [make("thead", {}, make("tr", {}, ...heads.map((textContent) => make("th", { scope: "col", textContent }))))] : []),
+    make("tbody", {}, ...rows.map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", textContent: name }), ...values.map((textContent) => make("td", { textContent }))))));
+  $("mattered").append(make("h2", { textContent: "Whether it mattered where it looked" }), ...found.meaning.map((textContent) => make("p", { textContent })), table([], found.figures));
+  if (found.orders.length) $("mattered").append(table(["places in the order of", "area by insertion (more is better)", "area by deletion (less is better)"], found.orders),
+    make("p", { className: "quiet", textContent: "Areas under the belief while these places are shown alone, or hidden, one after the other; 95 % intervals." }));
+}
+
 function showTraining() {
   if (!data.training.length) return;
   const colour = { train: "var(--focus)", valid: "var(--second)" };
@@ -736,6 +748,7 @@ makeMatrix();
 filter();
 showRuns();
 showTested();
+showMattered();
 showWhole();
 showTraining();
 if (!follow()) choose(0);
