@@ -36,10 +36,12 @@ from stacked_ram.viz.style import (
     PAGE,
     QUIET,
     RIGHT,
+    SCREEN,
     WRONG,
     Sheet,
     counted,
     drawn,
+    drawn_for,
     fitted,
     step_colours,
     styled,
@@ -48,7 +50,6 @@ from stacked_ram.viz.thumbnails import draw_panels, file_name, panels, small_siz
 from stacked_ram.viz.zoom import HIGH as ZOOM
 from stacked_ram.viz.zoom import draw_zoom, is_tiny
 
-DPI = 110
 TITLE = 0.3  # height of a title
 STEP, LAST = 0.9, 2.6  # seconds that a step and the last frame are shown
 FPS = 10
@@ -176,18 +177,19 @@ def draw_frames(records: PhotoRecord | Sequence[PhotoRecord]) -> list[np.ndarray
     """The pictures of an animation, one for each step, of one size with even sides."""
     records = [records] if isinstance(records, PhotoRecord) else records
     steps = max(record.steps for record in records)
-    return [
-        figure_pixels(
-            photo_frame(records[0], step) if len(records) == 1
-            else grid_frame(records[:MOST], step)
-        )
-        for step in range(steps + 1)
-    ]  # fmt: skip
+    with drawn_for("screen"):
+        return [
+            figure_pixels(
+                photo_frame(records[0], step) if len(records) == 1
+                else grid_frame(records[:MOST], step)
+            )
+            for step in range(steps + 1)
+        ]  # fmt: skip
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:
     """A drawn figure as uint8 RGB, H x W x 3, with even sides as MP4 needs them."""
-    pixels = drawn(figure, DPI)[..., :3]
+    pixels = drawn(figure, SCREEN)[..., :3]
     height, width = (side - side % 2 for side in pixels.shape[:2])
     return np.ascontiguousarray(pixels[:height, :width])
 
@@ -200,7 +202,8 @@ def write_gif(frames: Sequence[np.ndarray], seconds: Sequence[float], path: Path
     """
     named = [*step_colours(len(frames) - 1), INK, QUIET, RIGHT, WRONG, "#ffffff", "#000000"]
     kept = [[round(255 * part) for part in to_rgb(colour)] for colour in named]
-    fitted_to = Image.fromarray(np.concatenate(frames)).quantize(256 - len(kept)).getpalette()
+    some = np.concatenate(frames)[::2, ::2]  # a quarter of the pixels says which colours they have
+    fitted_to = Image.fromarray(some).quantize(256 - len(kept)).getpalette()
     assert fitted_to is not None  # a quantized image has a palette
     palette = Image.new("P", (1, 1))
     palette.putpalette(fitted_to[: 3 * (256 - len(kept))] + list(itertools.chain(*kept)))

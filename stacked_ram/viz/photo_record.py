@@ -110,7 +110,7 @@ class PhotoRecord:
         return self.steps < self.all_steps
 
     @property
-    def colours(self) -> list[str]:
+    def colours(self) -> tuple[str, ...]:
         """A colour for each step, the same whether it was stopped or not."""
         return step_colours(self.all_steps)
 

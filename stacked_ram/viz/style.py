@@ -35,6 +35,7 @@ WIDTHS: dict[Width, tuple[float, int]] = {
 """Widths of pictures, and dots per inch of PNGs. The type has its size in points at these widths: 6
 to 10. A column is that of a paper with two columns; a slide that of a 16:9 page of 160 mm, as LaTeX
 has it: over the 13.3 inches of other programs' slides the type is 2.4 times as large."""
+SCREEN = 110  # dots per inch of animations
 NARROW = 4.5  # in less than this nothing stands beside the photo
 EDGE = 0.08
 FORMATS = ("png", "svg", "pdf")
@@ -62,6 +63,8 @@ STYLE = mpl.RcParams(
         "xtick.labelcolor": INK,
         "ytick.labelcolor": INK,
         "text.color": INK,
+        "text.hinting": "none",  # a third of the time of text, for coarse screens alone
+        "text.parse_math": False,  # a class may be named `$x$`
         "axes.labelcolor": INK,
         "svg.hashsalt": "stacked_ram",
         "svg.fonttype": "none",  # text stays text
@@ -73,22 +76,22 @@ STYLE = mpl.RcParams(
 
 styled = mpl.rc_context(STYLE)  # decorates functions that make figures
 
-_width: ContextVar[Width] = ContextVar("width", default="page")
+_paper: ContextVar[tuple[float, int]] = ContextVar("paper", default=WIDTHS["page"])
 
 
 @contextmanager
-def drawn_for(width: Width) -> Iterator[None]:
-    """Make figures that fit this width, and save them as it needs."""
-    token = _width.set(width)
+def drawn_for(width: Width | Literal["screen"]) -> Iterator[None]:
+    """Make figures that fit this width, and save them as it needs; `screen`: for animations."""
+    token = _paper.set((PAGE, SCREEN) if width == "screen" else WIDTHS[width])
     try:
         yield
     finally:
-        _width.reset(token)
+        _paper.reset(token)
 
 
 def page_width() -> float:
     """Width of a figure, in inches."""
-    return WIDTHS[_width.get()][0]
+    return _paper.get()[0]
 
 
 def is_narrow() -> bool:
@@ -96,13 +99,14 @@ def is_narrow() -> bool:
     return page_width() < NARROW
 
 
-def step_colours(steps: int) -> list[str]:
+@cache
+def step_colours(steps: int) -> tuple[str, ...]:
     """A colour for each step, from dark blue (first) to yellow (last), evenly spaced in lightness,
     so that their order shows in grey and with every kind of colour vision."""
     lightness, places = lightness_ramp()
     wanted = np.linspace(lightness[0], lightness[-1], max(steps, 2))[:steps]
     chosen = np.interp(wanted, lightness, places)
-    return [mpl.colors.to_hex(mpl.colormaps["plasma"](place)) for place in chosen]
+    return tuple(mpl.colors.to_hex(mpl.colormaps["plasma"](place)) for place in chosen)
 
 
 @cache
@@ -185,9 +189,18 @@ class Sheet:
 
 
 def show_image(
-    axes: Axes, image_HWC: np.ndarray, extent: tuple[float, float, float, float] | None = None
+    axes: Axes, image_HWC: np.ndarray, extent: tuple[float, float, float, float]
 ) -> None:
-    """An image over the whole axes: its pixels stay pixels where it is enlarged."""
+    """An image at this place (left, right, bottom, top) of axes whose limits are set: its pixels
+    stay pixels where it is enlarged, and are averaged where more are there than can be seen."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inches = axes.bbox.size / axes.figure.dpi
+    part = np.abs(
+        [(extent[1] - extent[0]) / (right - left), (extent[3] - extent[2]) / (top - bottom)]
+    )
+    fewer = int((np.array(image_HWC.shape[1::-1]) / (inches * part * _paper.get()[1])).min())
+    if fewer > 1 and image_HWC.dtype == np.uint8:
+        image_HWC = np.asarray(Image.fromarray(image_HWC).reduce(fewer))
     axes.imshow(image_HWC, extent=extent, aspect="auto", interpolation="auto", zorder=1)
 
 
@@ -266,7 +279,7 @@ def figure_bytes(figure: Figure, format: str = "png", dpi: int | None = None) ->
     """The figure as a file of this format; equal figures give equal bytes. dpi: dots per inch;
     default: what the width needs."""
     content = io.BytesIO()
-    dpi = WIDTHS[_width.get()][1] if dpi is None else dpi
+    dpi = _paper.get()[1] if dpi is None else dpi
     if format == "png":
         # without transparency and loosely packed: half the time of matplotlib's own PNG
         image = Image.fromarray(drawn(figure, dpi)).convert("RGB")
