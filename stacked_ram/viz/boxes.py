@@ -117,6 +117,21 @@ def draw_surface(
         draw_tag(axes, place, str(step + 1), colours[step], TAG * weight)
 
 
+def draw_object(axes: Axes, record: PhotoRecord, surface: Surface) -> None:
+    """The object's box, where the data set has one: dotted, black on white."""
+    if record.object_4 is None:
+        return
+    height, width = surface.size
+    left, top, right, bottom = record.object_4
+    for colour, style, thick in (("#ffffff", "-", 1.8), ("#14161a", (0, (1, 1.2)), 1.4)):
+        axes.add_patch(
+            Rectangle(
+                (left * width, top * height), (right - left) * width, (bottom - top) * height,
+                fill=False, edgecolor=colour, linestyle=style, linewidth=thick, zorder=2.6,
+            )
+        )  # fmt: skip
+
+
 def drawn_side(axes: Axes, surface: Surface, view: View, step: int) -> float:
     """Shorter side of a step's narrowest box on paper, in points."""
     box_4 = surface.boxes_TK4[step, 0]

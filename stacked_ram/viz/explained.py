@@ -13,9 +13,17 @@ from stacked_ram.evaluation.explain_photo import PLACES, PhotoExplanation, expla
 from stacked_ram.runs.checkpoint import LoadedRun
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.viz.belief import percent
-from stacked_ram.viz.boxes import draw_surface, draw_tag, fit, view_of, view_shape, visible
+from stacked_ram.viz.boxes import (
+    draw_object,
+    draw_surface,
+    draw_tag,
+    fit,
+    view_of,
+    view_shape,
+    visible,
+)
 from stacked_ram.viz.figures import draw_title, title_height
-from stacked_ram.viz.key import Mark, box_marks, draw_key, key_height
+from stacked_ram.viz.key import Mark, box_marks, draw_key, key_height, object_marks
 from stacked_ram.viz.photo_record import PhotoRecord, Surface
 from stacked_ram.viz.records import grey_photo, model_input
 from stacked_ram.viz.style import (
@@ -100,14 +108,16 @@ def explained_figure(record: PhotoRecord, found: PhotoExplanation) -> Figure:
     strip = (0 if shown is None else cell + 0.06) + 3 * BAR + 0.4
     top = photo_tall + 1.35 if narrow else max(photo_tall, 1.5)
     aside = 0.3 if narrow else 0.0  # a scale stands below its heading, not beside it
-    marks = [*PLACES_MARKS, *box_marks([record])]
+    marks = [*PLACES_MARKS, *box_marks([record]), *object_marks(record)]
     height = (
         title + top + 0.62 + aside + rows * (tall + 0.32) + 0.4 + rows * strip
         + (0 if found.evidence is None else aside) + key_height(marks, inner)
     )  # fmt: skip
     sheet = Sheet(page_width(), height)
     draw_title(sheet, record, EDGE, inner)
-    draw_surface(sheet.axes(EDGE, title, photo_wide, photo_tall), surface, view, record.colours)
+    axes = sheet.axes(EDGE, title, photo_wide, photo_tall)
+    draw_surface(axes, surface, view, record.colours)
+    draw_object(axes, record, surface)
     if narrow:
         draw_words(sheet, record, found, EDGE, title + photo_tall + 0.06, inner)
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from stacked_ram.viz.belief import draw_lines, stop_words, verdict
-from stacked_ram.viz.boxes import View, draw_surface, fit, view_of, view_shape
+from stacked_ram.viz.boxes import View, draw_object, draw_surface, fit, view_of, view_shape
 from stacked_ram.viz.key import (
     KNOWN,
     MAPS,
@@ -21,6 +21,7 @@ from stacked_ram.viz.key import (
     box_marks,
     draw_key,
     key_height,
+    object_marks,
 )
 from stacked_ram.viz.patch_strip import (
     HEAD,
@@ -105,6 +106,7 @@ def single_story(record: PhotoRecord) -> Figure:
     draw_title(sheet, record, EDGE, inner)
     axes = sheet.axes(EDGE, title, photo_width, photo_height)
     draw_surface(axes, surface, view, record.colours)
+    draw_object(axes, record, surface)
     left = EDGE + photo_width + 0.15
     if zoom is not None:
         x, y, wide, tall = zoom
@@ -128,7 +130,7 @@ def single_story(record: PhotoRecord) -> Figure:
 def story_marks(record: PhotoRecord) -> list[Mark]:
     """The key of a whole sheet."""
     known = [KNOWN] if record.photo_surfaces else []
-    return [*box_marks([record]), *belief_marks([record]), *known]
+    return [*box_marks([record]), *object_marks(record), *belief_marks([record]), *known]
 
 
 def zoom_place(
@@ -175,6 +177,8 @@ def stacked_story(record: PhotoRecord) -> Figure:
         top = y + 0.18
         axes = sheet.axes(EDGE, top, *size)
         draw_surface(axes, surface, view, record.colours, weight=0.85)
+        if not surface.is_map:
+            draw_object(axes, record, surface)
         if zoom is not None:
             across, down, wide, high = zoom
             draw_zoom(sheet, record, surface, axes, (EDGE + across, top + down, wide, high))

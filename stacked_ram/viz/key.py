@@ -66,6 +66,15 @@ SPREAD: Mark = (
         ]
     },
 )  # fmt: skip
+OBJECT: Mark = (
+    "the object, as the data set says",
+    {
+        "lines": [
+            {"color": "#d5dae1", "linewidth": 2.2},
+            {"color": "#14161a", "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
+        ]
+    },
+)
 TRUE: Mark = ("true class", {"fill": RIGHT})
 OTHER: Mark = ("another class", {"fill": WRONG})
 THRESHOLD: Mark = ("line in a bar: said from there on", {})
@@ -95,6 +104,10 @@ def long_marks(records: Sequence[PhotoRecord]) -> list[Mark]:
     """A note where small pictures have not the shape of the photo."""
     shapes = [record.photo.true_aspect for record in records]
     return [THICKER] if any(visible(shape) != shape for shape in shapes) else []
+
+
+def object_marks(record: PhotoRecord) -> list[Mark]:
+    return [] if record.object_4 is None else [OBJECT]
 
 
 def reaches_outside(surface: Surface, nested: bool) -> bool:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from stacked_ram.evaluation.causes import CAUSES
@@ -33,7 +34,9 @@ def causes_of_mistakes(folder: Path, whole: WholeSet) -> dict[str, Any] | None:
     `rows`: for each photo its cause, or "" where its answer is right or was another when it was
     tested. `better`: where one glimpse elsewhere would have recognised it, [glimpse, x, y, belief
     in the true class], else None. `order`: rows of the mistakes, those first that a better place
-    would help most. `causes`: their names, meanings and counts.
+    would help most. `causes`: their names, meanings and counts, the most frequent first.
+    `uncaused`: how many mistakes have none, because the test did not look at the photo
+    (`untested`), or answered otherwise (`other`).
     """
     try:
         report = json.loads((folder / f"{whole.split}.json").read_text(encoding="utf-8"))
@@ -55,7 +58,9 @@ def causes_of_mistakes(folder: Path, whole: WholeSet) -> dict[str, Any] | None:
             continue
         rows[row], better[row] = cause, place
         order.append(row)
-    causes = [
+    wrong = np.flatnonzero(~whole.right_N)
+    untested = sum(whole.names[int(row)] not in found for row in wrong)
+    causes: list[dict[str, Any]] = [
         {
             "name": name,
             "meaning": meaning,
@@ -64,19 +69,24 @@ def causes_of_mistakes(folder: Path, whole: WholeSet) -> dict[str, Any] | None:
         }
         for name, meaning in zip(CAUSES, meanings, strict=True)
     ]
-    return {"rows": rows, "better": better, "order": order, "causes": causes}
+    causes.sort(key=lambda cause: -cause["photos"])
+    uncaused = {"untested": untested, "other": len(wrong) - untested - len(order)}
+    return {
+        "rows": rows, "better": better, "order": order, "causes": causes, "uncaused": uncaused,
+    }  # fmt: skip
 
 
 def whether_it_mattered(path: Path) -> dict[str, Any] | None:
     """The figures of `test --explain` in a file of `test`, in words; None where there are none.
 
-    `meaning`: sentences. `figures`: (name, value) of each. `orders`: (order of places, its area by
-    insertion, by deletion).
+    `meaning`: sentences. `photos`: how many were looked at. `figures`: (name, value) of each.
+    `orders`: (order of places, its area by insertion, by deletion).
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["explain"]
         return {
             "meaning": [str(line) for line in found["meaning"]],
+            "photos": int(found["photos"]),
             "figures": figures_of(found),
             "orders": [
                 (name, *(area(found[kind][name]["area"]) for kind in ("insertion", "deletion")))

@@ -190,6 +190,16 @@ class PhotoRecord:
         )
         return int(differs[-1]) + 2 if len(differs) else 1
 
+    @property
+    def object_4(self) -> tuple[float, float, float, float] | None:
+        """Where the object is, if the data set says it: (left, top, right, bottom) as fractions of
+        the photo's sides."""
+        if self.photo.box_4 is None:
+            return None
+        height, width = self.photo.size
+        left, top, right, bottom = (float(edge) for edge in self.photo.box_4)
+        return left / width, top / height, right / width, bottom / height
+
     def until(self, steps: int) -> PhotoRecord:
         """The record as if the model had stopped after this many steps."""
         surfaces = [

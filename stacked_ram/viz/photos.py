@@ -45,7 +45,7 @@ class Photo:
     label: int | None = None
     """True class, where it is known; none where a photo may have several."""
     box_4: np.ndarray | None = None
-    """Object's (left, top, right, bottom) in pixels of `pixels_CHW`."""
+    """Object's (left, top, right, bottom) in the units of `size`."""
     large: LazyPhoto | None = None
     """The file that the model reads by region, where the photo is too large for memory;
     `pixels_CHW` is then a reduced picture of it to draw on."""

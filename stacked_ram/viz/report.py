@@ -161,7 +161,7 @@ def page(
     data["runs"] = None if compared is None else [answers.shared(entry) for entry in compared]
     if causes is not None:
         data["table"] |= {"cause": causes["rows"], "better": causes["better"]}
-        data["causes"] = causes["causes"]
+        data |= {"causes": causes["causes"], "uncaused": causes["uncaused"]}
     rows = {name: row for row, name in enumerate(data["table"]["name"])}
     data["photos"] = [
         photo_entry(record, answers) | {"row": number if whole is None else rows[record.photo.name]}
@@ -356,6 +356,7 @@ def photo_entry(record: PhotoRecord, answers: Answers) -> dict[str, Any]:
         "correct": record.correct,
         "finalFrom": record.final_from,
         "shape": list(photo.true_size),
+        "object": None if record.object_4 is None else rounded(record.object_4),
         "glance": None if record.glance_HWC is None else picture(record.glance_HWC),
         "first": len(belief) - record.steps,
         "steps": record.all_steps,

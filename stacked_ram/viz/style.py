@@ -194,7 +194,7 @@ def show_image(
     """An image at this place (left, right, bottom, top) of axes whose limits are set: its pixels
     stay pixels where it is enlarged, and are averaged where more are there than can be seen."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    inches = axes.bbox.size / axes.figure.dpi
+    inches = np.array(axes.bbox.size) / axes.figure.dpi
     part = np.abs(
         [(extent[1] - extent[0]) / (right - left), (extent[3] - extent[2]) / (top - bottom)]
     )

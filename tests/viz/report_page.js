@@ -10,6 +10,7 @@ function clicked() {
     verdict: $("verdict").textContent,
     stars: document.querySelectorAll("#stage .better").length,
     words: $("betterwords").textContent,
+    objects: document.querySelectorAll("#stage [data-object]").length,
   }), 300));
 }
 

@@ -17,6 +17,7 @@ from stacked_ram.viz import figures, gallery, key
 from stacked_ram.viz.attention_map import attention_figure
 from stacked_ram.viz.boxes import TAG, place_tags, points_a_unit, view_of
 from stacked_ram.viz.compare import compare_figure, compare_overview
+from stacked_ram.viz.explained import explain_record, explained_figure
 from stacked_ram.viz.overview import overview_figure
 from stacked_ram.viz.photos import Photo, evenly
 from stacked_ram.viz.records import DRAWN, grey_photo, map_colours, record_photos
@@ -116,6 +117,17 @@ def test_the_key_names_only_what_a_picture_holds():
     assert key.box_marks([record]) == [key.OUTSIDE]
     surface.boxes_TK4[2] = surface.boxes_TK4[1]
     assert key.box_marks([record]) == [key.OUTSIDE, key.AGAIN]
+
+
+def test_the_object_is_drawn_where_the_data_set_has_its_box():
+    run, photo = tiny_run(), noise_photo()
+    photo.box_4 = np.array([8.0, 6.0, 16.0, 18.0])
+    record = recorded(run.model, photo)
+    assert record.object_4 == (0.25, 0.25, 0.5, 0.75)
+    words = "the object, as the data set says"
+    assert words in words_of(figures.story(record))
+    assert words in words_of(explained_figure(record, explain_record(run, record, places=4)))
+    assert words not in words_of(figures.story(recorded(run.model, noise_photo())))
 
 
 def test_overviews_comparisons_and_attention_maps_have_a_key():

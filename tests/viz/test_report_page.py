@@ -10,10 +10,13 @@ from typing import Any
 
 import chromium
 import firefox
+import numpy as np
 import pytest
+from test_whole_set import random_records
 
 from stacked_ram.cli.viz import main
 from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.viz.mistakes import causes_of_mistakes
 from stacked_ram.viz.photos import Split
 from stacked_ram.viz.whole_set import record_split
 
@@ -59,6 +62,22 @@ def test_every_mistake_has_its_cause_and_a_gallery(mistakes):
     galleries = {each["title"]: each["photos"] for each in data["galleries"]}
     (photo,) = galleries["Wrong: never looked there"]
     assert data["photos"][photo]["name"] == wrong[0]
+    left, top, right, bottom = data["photos"][photo]["object"]
+    assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    assert data["uncaused"] == {"untested": 0, "other": 0}
+
+
+def test_mistakes_without_a_cause_are_counted_by_the_reason(tmp_path):
+    whole = random_records()
+    first, second, *rest = np.flatnonzero(~whole.right_N)
+    rows = [",".join(COLUMNS)]
+    for row, predicted in ((first, whole.predicted_N[first]), (second, whole.labels_N[second])):
+        rows.append(f"{row},never looked there,{whole.classes[predicted]},False,1,0,0,0.1")
+    (tmp_path / "test_explain.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "test.json").write_text(json.dumps({"explain": {"causes_by": "boxes"}}))
+    found = causes_of_mistakes(tmp_path, whole)
+    assert found["uncaused"] == {"untested": len(rest), "other": 1}
+    assert [cause["photos"] for cause in found["causes"]] == [1, 0, 0]
 
 
 SCRIPT = (Path(__file__).parent / "report_page.js").read_text()
@@ -70,6 +89,9 @@ def check_click(found: dict, wrong: list[str]) -> None:
     assert found["chosen"].startswith("Chosen: cause: never looked there")
     assert "(never looked there)" in found["verdict"]
     assert found["stars"] == 1 and "with glimpse 2 there instead" in found["words"]
+    assert found["objects"] == 1 and found["words"].endswith(
+        "Dotted: the object, as the data set says."
+    )
 
 
 def ask(driver: Any, call: str) -> Any:

@@ -148,6 +148,8 @@ function showStage(photo) {
   for (const [colour, thick] of [["#14161a", 3.6], ["#fff", 1.8]]) {
     svg.append(draw("polyline", { points: path, fill: "none", stroke: colour, "stroke-width": thick, "vector-effect": "non-scaling-stroke", "stroke-linejoin": "round" }));
   }
+  const showsObject = photo.object && !surface.isMap && state.step === steps(photo);
+  if (showsObject) svg.append(...objectBox(photo, width, height));
   const better = betterPlace(photo);
   stage.replaceChildren(svg, ...tags(surface, stage, tints));
   if (better) {
@@ -158,6 +160,14 @@ function showStage(photo) {
     stage.append(star);
     $("betterwords").textContent = ` ★: with glimpse ${glimpse} there instead, the belief in ${data.answers[photo.label]} would be ${percent(belief)}.`;
   } else $("betterwords").textContent = "";
+  if (showsObject) $("betterwords").textContent += " Dotted: the object, as the data set says.";
+}
+
+// The object's box, dotted, black on white, on a photo drawn in these units.
+function objectBox(photo, width, height) {
+  const [left, top, right, bottom] = photo.object;
+  const place = { x: left * width, y: top * height, width: (right - left) * width, height: (bottom - top) * height, fill: "none", "vector-effect": "non-scaling-stroke" };
+  return [draw("rect", { ...place, stroke: "#fff", "stroke-width": 2.6, "data-object": "" }), draw("rect", { ...place, stroke: "#14161a", "stroke-width": 2, "stroke-dasharray": "2 2.4" })];
 }
 
 // [glimpse, x, y, belief] of a place that would have mended a mistake, shown after its last step.
@@ -364,6 +374,7 @@ function small(photo) {
     svg.append(draw("rect", { ...place, stroke: isDark(colours(photo)[step]) ? "#fff" : "#14161a", "stroke-width": 3, opacity: 0.6 }),
       draw("rect", { ...place, stroke: colours(photo)[step], "stroke-width": 1.6 }));
   });
+  if (photo.object) svg.append(...objectBox(photo, wide, tall));
   return svg;
 }
 
@@ -523,8 +534,9 @@ function makeWhy() {
     };
     $("whylist").append(button);
   }
-  const known = data.causes.reduce((sum, cause) => sum + cause.photos, 0);
-  if (known < wrong) $("whylist").append(make("p", { className: "quiet", textContent: `${counted(wrong - known, "mistake")} without a cause: the test found other answers, with all glimpses` }));
+  const { other, untested } = data.uncaused;
+  if (other) $("whylist").append(make("p", { className: "quiet", textContent: `${counted(other, "mistake")} without a cause: the test found other answers, with all glimpses.` }));
+  if (untested) $("whylist").append(make("p", { className: "quiet" }, `${counted(untested, "mistake")} without a cause: the test did not look at these photos. `, make("code", { textContent: data.explain }), " looks at all."));
 }
 
 // The confusion matrix of the classes that occur; of many classes, the pairs confused most.
@@ -720,7 +732,7 @@ function showMattered() {
   const table = (heads, rows) => make("table", { className: "figures" },
     ...(heads.length ? [make("thead", {}, make("tr", {}, ...heads.map((textContent) => make("th", { scope: "col", textContent }))))] : []),
     make("tbody", {}, ...rows.map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", textContent: name }), ...values.map((textContent) => make("td", { textContent }))))));
-  $("mattered").append(make("h2", { textContent: "Whether it mattered where it looked" }), ...found.meaning.map((textContent) => make("p", { textContent })), table([], found.figures));
+  $("mattered").append(make("h2", {}, "Whether it mattered where it looked ", make("span", { className: "quiet", textContent: `on ${counted(found.photos, "photo")}` })), ...found.meaning.map((textContent) => make("p", { textContent })), table([], found.figures));
   if (found.orders.length) $("mattered").append(table(["places in the order of", "area by insertion (more is better)", "area by deletion (less is better)"], found.orders),
     make("p", { className: "quiet", textContent: "Areas under the belief while these places are shown alone, or hidden, one after the other; 95 % intervals." }));
 }
