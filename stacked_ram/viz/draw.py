@@ -162,7 +162,7 @@ def draw_one_per_class(
         photos = opened.photos(rows)
         how: dict[str, Any] = {"stop": stop, "colours": split_colours(run, opened)}
         records = list(record_photos(run, photos, skip_unreadable=True, **how))
-    more, columns = "that of median confidence", min(10, len(records))
+    more, columns = "that of median confidence", min(8, len(records))
     figure = gallery.rows_figure([("", records)], "One photo of each class", more, columns)
     drawer.save("one_per_class", figure)
     return drawer.files

@@ -695,7 +695,7 @@ function showWhole() {
   if (whole.exits) charts.push(exitChart(whole.exits));
   $("whole").append(make("h2", { textContent: `The whole ${whole.split} split, ${counted(whole.count, "photo")}` }), make("div", { className: "charts" }, ...charts),
     make("h2", {}, "Where it looks at each step ", make("span", { className: "quiet", textContent: "each map from never (white) to its own most frequent place (black)" })), make("div", { className: "maps" }, ...whole.bystep.map((grid, index) => densityMap(grid, `glimpse ${index + 1}`, whole.shape))),
-    make("h2", { textContent: "Where it looks in each class" }), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, good, what]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * good)} % ${what}`, whole.shape))));
+    make("h2", {}, "Where it looks in each class ", make("span", { className: "quiet", textContent: "each map from never (white) to its own most frequent place (black)" })), make("div", { className: "maps" }, ...whole.byclass.map(([label, grid, good, what]) => densityMap(grid, `${data.classes[label]}: ${Math.round(100 * good)} % ${what}`, whole.shape))));
 }
 
 // Several runs on this split: their figures, and accuracy after each glimpse.
