@@ -56,6 +56,10 @@ def test_gpu_notices_wrong_results(quick, monkeypatch, capsys):
     assert "loss 28: off by" in capsys.readouterr().out
 
 
+def test_growing(quick):
+    assert "names, s" in quick("growing")
+
+
 def test_looking(quick):
     printed = quick("looking")
     assert "glance, network" in printed and "to plain at equal GMACs" in printed

@@ -271,13 +271,16 @@ def _open_photos(
         if "valid" not in parts:
             trained_on &= ~held_out
         chosen = held_out if split == "valid" else trained_on
+    with open(folder / "manifest.csv", "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     rows = np.flatnonzero(chosen.to_numpy())
     part = manifest.iloc[rows]
     if info.get("labels") == "several":
         labels = multi_hot(part["labels"].tolist(), info["classes"])
     else:
-        index = {name: label for label, name in enumerate(info["classes"])}
-        labels = part["class"].map(index).to_numpy(np.int64)
+        label = {name: label for label, name in enumerate(info["classes"])}
+        given = part["class"].cat
+        labels = np.array([label[name] for name in given.categories], np.int64)[given.codes]
     return PhotoDataset(
         **_common_fields(folder, info, split),
         names=part["path"].tolist(),
@@ -288,7 +291,7 @@ def _open_photos(
         manifest=Manifest(
             sizes_M2=manifest[["height", "width"]].to_numpy(np.int64),
             rows=rows,
-            sha256=hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
+            sha256=sha256,
         ),
         scene=SceneShape.from_info(info["scene"]) if info.get("scene") else None,
     )
