@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
@@ -26,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from stacked_ram.api import resolve
 from stacked_ram.config.schema import Config
-from stacked_ram.config.yaml import field_sections
+from stacked_ram.config.yaml import dump_yaml, field_sections
 from stacked_ram.data.dataset_info import FORMAT
 from stacked_ram.evaluation.predict import predict_stream
 from stacked_ram.images.decoding import read_photo, true_size
@@ -220,7 +219,7 @@ def write_dataset(
         read = (read_photo(folder / name) for name in names)
         info = {"kind": "photos", "channels": 3, **statistics(read)}
     info |= {"format": FORMAT, "name": "photos", "classes": list(classes)}
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(info), encoding="utf-8")
+    (folder / "dataset.yaml").write_text(dump_yaml(info), encoding="utf-8")
 
 
 def statistics(photos: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:

@@ -31,6 +31,11 @@ SECTIONS: dict[str, type[DataConfig | ModelConfig | TrainingConfig]] = {
     "model": ModelConfig,
     "training": TrainingConfig,
 }
+EXPONENT = (  # numbers that YAML 1.1 takes for text
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def field_sections() -> dict[str, str]:
@@ -122,6 +127,18 @@ def load_config(name_or_path: str | Path) -> Config:
         raise UserError(f"{path}: not valid YAML{where}") from None
 
 
+def dump_yaml(values: Any) -> str:
+    """YAML of plain values, which `parse_yaml` reads as the same: texts that look like its numbers
+    are quoted."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    Dumper.add_implicit_resolver(*EXPONENT)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
 def parse_yaml(text: str) -> Any:
     """Plain values from YAML. Raises yaml.YAMLError, also for a text that holds itself, is very
     deep, or grows very large by its aliases.
@@ -133,8 +150,7 @@ def parse_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    exponent = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
+    Loader.add_implicit_resolver(*EXPONENT)
     loader = Loader(text)
     try:
         node = loader.get_single_node()

@@ -279,8 +279,8 @@ def _open_photos(
         labels = multi_hot(part["labels"].tolist(), info["classes"])
     else:
         label = {name: label for label, name in enumerate(info["classes"])}
-        given = part["class"].cat
-        labels = np.array([label[name] for name in given.categories], np.int64)[given.codes]
+        classes = part["class"].cat
+        labels = np.array([label[name] for name in classes.categories], np.int64)[classes.codes]
     return PhotoDataset(
         **_common_fields(folder, info, split),
         names=part["path"].tolist(),

@@ -27,8 +27,9 @@ def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
     again = f"run {program('prepare')} SOURCE {folder} --overwrite"
     try:
         names = pandas.read_csv(path, nrows=0).columns
-        # few values that are often repeated take a tenth of the memory as categories
-        text = {"path": str, label: "category", "split": "category"}
+        # as categories, values that are often repeated take a tenth of the memory
+        known = pandas.CategoricalDtype(list(dict.fromkeys(info["classes"])))
+        text = {"path": str, label: str if several else known, "split": str}
         manifest = pandas.read_csv(
             path,
             dtype=text,
@@ -58,9 +59,13 @@ def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
             raise UserError(
                 f"{path}: {name} of {row['path']} is `{row[name]}`, not a number{unit}; {again}"
             )
-    given = manifest[label].cat.categories
-    unknown = {name for text in given for name in (split_labels(text) if several else [text])}
-    unknown -= set(info["classes"])
+    unknown: set[str] = set()
+    if several:
+        unknown = {name for given in manifest[label].unique() for name in split_labels(given)}
+        unknown -= set(info["classes"])
+    elif manifest[label].isna().any():
+        given = pandas.read_csv(path, dtype=str, keep_default_na=False, usecols=[label])[label]
+        unknown = set(given) - set(info["classes"])
     if unknown:
         raise UserError(
             f"{path}: class `{min(unknown)}` is not among those of dataset.yaml; {again}"

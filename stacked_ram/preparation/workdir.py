@@ -101,10 +101,10 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def write_info(tree: Path, info: Mapping[str, object]) -> None:
     """Write dataset.yaml and flush it to disk."""
-    import yaml  # only here, so that worker processes start without it
+    from stacked_ram.config.yaml import dump_yaml  # late: worker processes start without it
 
     with open(tree / "dataset.yaml", "w", encoding="utf-8") as file:
-        yaml.safe_dump(info, file, sort_keys=False, allow_unicode=True, width=100)
+        file.write(dump_yaml(dict(info)))
         file.flush()
         os.fsync(file.fileno())
 

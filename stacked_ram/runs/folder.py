@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stacked_ram.config.schema import Config
-from stacked_ram.config.yaml import load_config, to_dict
+from stacked_ram.config.yaml import dump_yaml, load_config, to_dict
 from stacked_ram.runtime.errors import NotWritten, UserError, discard_output
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.version import __version__
@@ -106,9 +106,7 @@ def metric_column(metric: str, columns: Collection[str]) -> str:
 
 def save_config(config: Config, path: Path) -> None:
     """Write a config as YAML that `load_config` reads."""
-    import yaml
-
-    write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+    write_atomically(path, dump_yaml(to_dict(config)).encode())
 
 
 _LOCKED: weakref.WeakSet[IO[str]] = weakref.WeakSet()

@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from stacked_ram.config.schema import Config, DataConfig, TrainingConfig
+from stacked_ram.config.yaml import dump_yaml
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.data.loader import Loader, make_loader
 
@@ -84,7 +84,7 @@ def write_info(folder: Path, **info: object) -> None:
     channels = info.get("channels", 3)
     base = {"format": 1, "name": "small", "channels": channels, "mean": [0.4] * channels,
             "std": [0.2] * channels}  # fmt: skip
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(base | info))
+    (folder / "dataset.yaml").write_text(dump_yaml(base | info))
 
 
 def config_of(folder: Path, *, batch_size: int = 4, seed: int = 0, **data: object) -> Config:

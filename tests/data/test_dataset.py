@@ -120,6 +120,14 @@ def test_a_wrong_dataset_yaml_is_named(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_classes_whose_names_are_numbers(tmp_path):
+    make_photos(tmp_path, classes=("007", "7", "1e3"))
+    photos = opened(tmp_path)
+    assert photos.classes == ("007", "7", "1e3")
+    named = [photos.classes[label] for label in photos.labels]
+    assert named == [name.split("/")[1] for name in photos.names] and len(set(named)) == 3
+
+
 def test_a_constant_channel_is_divided_by_1(tmp_path):
     make_photos(tmp_path, std=[0.25, 0.0, 0])
     assert opened(tmp_path).std == (0.25, 1.0, 1.0)
