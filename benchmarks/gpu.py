@@ -41,5 +41,10 @@ PARTS = {  # and the most seconds that each may take
     "digits60": (digits, 90),
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
     run_all(__file__, __doc__, PARTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -277,5 +277,10 @@ PARTS = {  # and the most seconds that each may take
     "decode": (decode, 60),
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
     run_all(__file__, __doc__, PARTS)
+
+
+if __name__ == "__main__":
+    main()

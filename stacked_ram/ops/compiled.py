@@ -136,7 +136,7 @@ def in_threads(loop: Callable[..., None], rows: int, *arguments: object) -> None
 @cache
 def threads(count: int) -> ThreadPoolExecutor:
     """Return a pool that lives as long as the process."""
-    return ThreadPoolExecutor(count)
+    return ThreadPoolExecutor(count, "patches")
 
 
 @cache
