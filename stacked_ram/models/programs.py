@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -74,9 +76,10 @@ class Program:
         # most images come channels last, which the program takes without a copy
         images = images.float().movedim(-3, -1).contiguous()
         shape = images.shape[1:]
-        if shape not in self.compiled:
-            self.compiled[shape] = self.compile(images)
-        answers = self.compiled[shape](images.numpy(), share_inputs=True)
+        with own_signal_stack():
+            if shape not in self.compiled:
+                self.compiled[shape] = self.compile(images)
+            answers = self.compiled[shape](images.numpy(), share_inputs=True)
         tensors = tuple(torch.from_numpy(answer) for answer in answers.values())
         return tensors if len(tensors) > 1 else tensors[0]
 
@@ -106,6 +109,25 @@ class Program:
             "PERFORMANCE_HINT": "LATENCY",
         }
         return openvino.Core().compile_model(model, "CPU", options)
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def own_signal_stack() -> Iterator[None]:
+    """Put this thread's alternate stack for signals back after the `with`. On processors with AMX
+    OpenVINO sets one, and frees it with the program: the next signal would end the process."""
+    if sys.platform != "linux":
+        yield
+        return
+    before, set_stack = _SignalStack(), ctypes.CDLL(None).sigaltstack
+    set_stack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        set_stack(ctypes.byref(before), None)
 
 
 class ChannelsLast(nn.Module):

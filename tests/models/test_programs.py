@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +21,7 @@ from stacked_ram.models.programs import use_programs
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
 
+ROOT = Path(__file__).parents[2]
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs requirements-fast.txt"
 )
@@ -48,6 +54,29 @@ def test_it_stops_as_early_as_before():
     assert before.glimpses_B.float().mean() < 3
     assert torch.equal(after.glimpses_B, before.glimpses_B)
     torch.testing.assert_close(after.beliefs_BN, before.beliefs_BN, atol=1e-4, rtol=1e-4)
+
+
+@needs_openvino
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no signals of child processes")
+def test_signals_are_safe_once_the_program_is_gone():
+    """OpenVINO leaves the thread a stack for signals that it frees."""
+    code = """
+import gc, signal, subprocess, sys, numpy, torch
+sys.path.insert(0, "tests")
+from variants import make, pixels
+from stacked_ram.models.programs import use_programs
+signal.signal(signal.SIGCHLD, lambda *_: None)
+model = make("conv").eval()
+use_programs(model, "bf16")
+model(model.photos(pixels()))
+del model
+gc.collect()
+kept = [numpy.zeros(2**k, numpy.uint8) + 1 for k in range(8, 20) for _ in range(20)]
+for _ in range(10):
+    subprocess.run(["true"], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ})
+    assert done.returncode == 0
 
 
 @needs_openvino
