@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,15 @@ def read_manifest(folder: Path, info: dict[str, Any]) -> Any:
         # as categories, values that are often repeated take a tenth of the memory
         known = pandas.CategoricalDtype(list(dict.fromkeys(info["classes"])))
         text = {"path": str, label: str if several else known, "split": str}
-        manifest = pandas.read_csv(
-            path,
-            dtype=text,
-            keep_default_na=False,
-            na_values={name: [""] for name in names if name not in text},
-            usecols=lambda name: name in {*text, "width", "height", "fold", *BOX},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown classes, which become empty
+            manifest = pandas.read_csv(
+                path,
+                dtype=text,
+                keep_default_na=False,
+                na_values={name: [""] for name in names if name not in text},
+                usecols=lambda name: name in {*text, "width", "height", "fold", *BOX},
+            )
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {again}") from None
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors

@@ -111,7 +111,9 @@ class Program:
         return openvino.Core().compile_model(model, "CPU", options)
 
 
-class _SignalStack(ctypes.Structure):
+class SignalStack(ctypes.Structure):
+    """Linux's stack_t."""
+
     _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
@@ -122,7 +124,7 @@ def own_signal_stack() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    before, set_stack = _SignalStack(), ctypes.CDLL(None).sigaltstack
+    before, set_stack = SignalStack(), ctypes.CDLL(None).sigaltstack
     set_stack(None, ctypes.byref(before))
     try:
         yield

@@ -33,11 +33,11 @@ def test_a_full_disk_is_one_line_and_ends_the_threads(run, photos, tmp_path, suf
     out = tmp_path / f"table.{suffix}"
     part(out, 0).symlink_to(FULL)
     names = (str(photos / "test"),) * 30
+    others = set(threading.enumerate())  # of earlier tests
     with pytest.raises(NotWritten, match=rf"table\.{suffix}: cannot be written \(No space left"):
         predict(Predict(run=run, photos=names, out=out))
     assert not out.exists() and not part(out, 0).is_symlink()
-    waiting = [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
-    for thread in waiting:
+    for thread in set(threading.enumerate()) - others:
         thread.join(10)
         assert not thread.is_alive()
 
