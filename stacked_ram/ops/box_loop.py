@@ -97,6 +97,9 @@ def sum_lines(pixels, plane, wide, y0, y1, begin, end, lines, line):
 def sum_columns(line, first, count, of_first, of_last, sums):
     """Write the sum of each cell's columns."""
     for j in range(u64(len(first))):
+        if of_first[j] <= 0:  # outside the photo: nothing of `line` is its
+            sums[j] = 0
+            continue
         at = first[j]
         total = of_first[j] * line[at]
         if count[j] > 0:
