@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas
 import repository  # noqa: F401
 import torch
-from memory import resident
+from memory import peak
 from turns import medians
 
 from stacked_ram.config.resolve import resolve_auto
@@ -120,11 +120,7 @@ def speed(model, config: Config, shape: tuple[int, int, int], rounds: int, threa
         with torch.no_grad(), autocast(device, settings.precision):
             model(model.photos(pixels))
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resident("VmRSS")
-    train()
-    train()
-    memory = resident("VmHWM") - before
+    memory = peak(lambda: (train(), train()))
     seconds = medians({"train": train, "look": look}, rounds, threads)
     return {
         "batch": photos,

@@ -97,7 +97,7 @@ def made(folder: Path, part: str, options: argparse.Namespace) -> Path:
     given = write_photos(pictures, shape, amount.distinct)
     rows = []
     for number in range(amount.photos):
-        label = CLASSES[number % len(CLASSES)] if number >= len(CLASSES) else CLASSES[number]
+        label = CLASSES[number % len(CLASSES)]
         name = f"train/{label}/{number}.jpg"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(given[number % len(given)], folder / name)

@@ -24,7 +24,7 @@ import numpy as np
 import pandas
 import repository  # noqa: F401
 import yaml
-from memory import resident
+from memory import peak
 
 CLASSES = 10
 BATCH = 64
@@ -53,10 +53,9 @@ def prepared(folder: Path, photos: int) -> None:
 
 def measured(work: Callable[[], object]) -> tuple[float, float, object]:
     """Processor seconds of some work, the MB that it held at most, and its result."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, begun = resident("VmRSS"), time.process_time()
-    result = work()
-    return time.process_time() - begun, resident("VmHWM") - before, result
+    result, begun = [], time.process_time()
+    megabytes = peak(lambda: result.append(work()))
+    return time.process_time() - begun, megabytes, result[0]
 
 
 def row(folder: Path, photos: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ plain backbone is the preset `scenes_flowers17_plain`: one patch of the whole ph
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import statistics
 import tempfile
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas
@@ -108,40 +110,28 @@ def write_photos(folder: Path, shape: tuple[int, int, int], count: int) -> list[
 def stages(loaded: LoadedRun, names: list[str], batch: int, watch: Stopwatch) -> None:
     """One pass over the photos, stage by stage."""
     model = loaded.model
-    patched: list[tuple[Any, str]] = []
-
-    def watched(owner: Any, name: str, stage: str) -> None:
-        patched.append((owner, name))
-        setattr(owner, name, watch.timed(stage, getattr(owner, name)))
-
-    kept = {}
-    for owner, name, stage in (
+    watched: list[tuple[Any, str, str]] = [
         (predict, "open_as_trained", "decode"), (predict, "padded", "batch"),
         (Photos, "resized", "glance, pixels"), (Photos, "patches", "patches"),
         (ram, "run_cores", "core, policy"), (type(model), "choose", "core, policy"),
         (type(model), "scores", "core, policy"),
-    ):  # fmt: skip
-        kept[owner, name] = getattr(owner, name)
-        watched(owner, name, stage)
+    ]  # fmt: skip
     if model.glance is not None:
-        kept[model.glance, "encode"] = model.glance.encode
-        watched(model.glance, "encode", "glance, network")
+        watched.append((model.glance, "encode", "glance, network"))
     for level in model.levels:
-        for what in level.retina.whats:
-            kept[what, "forward"] = what.forward
-            watched(what, "forward", "patches, network")
-    try:
-        how = {"top": 5, "stop_at": None, "stop_by": "belief", "least": None}
+        watched += [(what, "forward", "patches, network") for what in level.retina.whats]
+    how = {"top": 5, "stop_at": None, "stop_by": "belief", "least": None}
 
-        def work() -> None:
-            opened = ((name, predict.open_as_trained(name, loaded.config, 3)) for name in names)
-            for each in predict.batches(opened, batch):
-                list(predict.predict_batch(loaded, each, **how))
+    def work() -> None:
+        opened = ((name, predict.open_as_trained(name, loaded.config, 3)) for name in names)
+        for each in predict.batches(opened, batch):
+            list(predict.predict_batch(loaded, each, **how))
 
+    with contextlib.ExitStack() as stack:
+        for owner, name, stage in watched:
+            timed = watch.timed(stage, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, timed))
         watch.timed("rest", work)()
-    finally:
-        for (owner, name), original in kept.items():
-            setattr(owner, name, original)
 
 
 def main() -> None:

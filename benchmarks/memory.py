@@ -12,6 +12,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import repository  # noqa: F401
@@ -58,16 +59,23 @@ def measure(options: argparse.Namespace) -> float:
     torch.set_num_threads(1)
     device = torch.device(options.device)
     step = make_step(options, device)
-    before = 0.0
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = resident("VmRSS")
-    for _ in range(2):
+
+    def two_steps() -> None:
         step()
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+        step()
+
+    if device.type != "cuda":
+        return peak(two_steps)
+    torch.cuda.reset_peak_memory_stats()
+    two_steps()
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def peak(work: Callable[[], object]) -> float:
+    """Megabytes by which the resident memory grows at most during some work (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
+    work()
     return resident("VmHWM") - before
 
 
