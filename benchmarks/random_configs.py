@@ -84,7 +84,7 @@ CHOICES: dict[str, list[Any]] = {
     "levels": [(0,), (1,), (0, 1)],
     "kernel_size": [1, 2, 5],
     "map_channels": [1, 6],
-    "core": ["gru", "rnn", "transformer"],
+    "core": ["gru", "rnn", "sum", "transformer"],
     "core_size": [1, 5, 8],
     "dropout": [0.5],
     "num_glimpses": [1, 3, 5],

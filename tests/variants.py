@@ -26,6 +26,7 @@ VARIANTS = {
     "dense": {},
     "dense_rnn_core": dict(core="rnn"),
     "dense_gru_core": dict(core="gru"),
+    "dense_sum_core": dict(core="sum"),
     "dense_transformer_core": dict(core="transformer"),
     "conv": dict(retina="conv"),
     "fraction": dict(patch_unit="fraction", patch_width=0.3),

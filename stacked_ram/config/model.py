@@ -21,7 +21,7 @@ from stacked_ram.runtime.errors import check, nearest
 
 PARTS = {
     "retina": ("dense", "conv", "backbone"),
-    "core": ("lstm", "gru", "rnn", "transformer"),
+    "core": ("lstm", "gru", "rnn", "sum", "transformer"),
     "attention": ("hard", "soft"),
 }
 
@@ -85,8 +85,8 @@ class ModelConfig:
     """stack conv: channels of the feature maps."""
     # The core
     core: str = "lstm"
-    """What integrates the glimpse features over the steps: `lstm`, `gru`, `rnn`, `transformer`, or
-    an import path."""
+    """What integrates the glimpse features over the steps: `lstm`, `gru`, `rnn`, `sum` (of what
+    each glimpse says, in any order), `transformer`, or an import path."""
     core_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a core of your own."""
     core_size: Positive = 256

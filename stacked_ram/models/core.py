@@ -71,6 +71,26 @@ class RNNCore(nn.Module):
         return out, (out,)
 
 
+class SumCore(nn.Module):
+    """The sum of what every glimpse says by itself: h_t = h_{t-1} + ReLU(W g_t + b).
+
+    The order of the glimpses makes no difference (Deep Sets, Zaheer et al., 2017), so it counts
+    well, and has less to learn by heart than a recurrent layer has.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.out_features = out_features
+        self.layer = nn.Linear(in_features, out_features)
+
+    def start(self, rows: int, like: Tensor) -> State:
+        return (like.new_zeros(rows, self.out_features),)
+
+    def forward(self, feature_RD: Tensor, state: State) -> tuple[Tensor, State]:
+        out = state[0] + self.layer(feature_RD).relu()
+        return out, (out,)
+
+
 class TransformerCore(nn.Module):
     """A small transformer over the glimpses so far; its last token is the output.
 
@@ -112,6 +132,7 @@ def positions(step: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], 1).flatten()[:width].to(like.dtype)
 
 
-CORES: dict[str, type[LSTMCore | GRUCore | RNNCore | TransformerCore]] = {
-    "lstm": LSTMCore, "gru": GRUCore, "rnn": RNNCore, "transformer": TransformerCore,
+CORES: dict[str, type[LSTMCore | GRUCore | RNNCore | SumCore | TransformerCore]] = {
+    "lstm": LSTMCore, "gru": GRUCore, "rnn": RNNCore, "sum": SumCore,
+    "transformer": TransformerCore,
 }  # fmt: skip

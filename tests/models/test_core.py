@@ -38,11 +38,23 @@ def test_states_are_rows_that_can_be_selected_and_repeated(core):
     torch.testing.assert_close(part, whole[rows])
 
 
-def test_the_order_of_glimpses_matters(core):
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_the_order_of_glimpses_matters_but_to_the_sum(name):
+    torch.manual_seed(0)
+    core = CORES[name](6, 8).eval()
     features = torch.randn(2, 4, 6)
     forth, _ = run(core, features)
     back, _ = run(core, features.flip(1))
-    assert not torch.allclose(forth[:, -1], back[:, -1], atol=1e-4)
+    assert torch.allclose(forth[:, -1], back[:, -1], atol=1e-4) == (name == "sum")
+
+
+def test_the_sum_adds_what_each_glimpse_says_by_itself():
+    torch.manual_seed(0)
+    core = CORES["sum"](6, 8)
+    features = torch.randn(2, 4, 6)
+    outs, _ = run(core, features)
+    alone = torch.stack([run(core, features[:, step, None])[0][:, 0] for step in range(4)], 1)
+    torch.testing.assert_close(outs, alone.cumsum(1))
 
 
 def test_every_earlier_glimpse_reaches_the_output(core):

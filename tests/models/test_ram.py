@@ -355,7 +355,7 @@ def test_regions_must_fit_the_glance_map():
         make("backbone_glance", backbone="vit_tiny_patch16_224", regions=(1, 1))
 
 
-@pytest.mark.parametrize("core", ["lstm", "rnn", "transformer"])
+@pytest.mark.parametrize("core", ["lstm", "rnn", "sum", "transformer"])
 def test_a_dropped_glance_leaves_the_core_empty_and_still_has_its_loss(core):
     model = make("glance_core", core=core, glance_dropout=0.5).train()
     photos = photos_of(model, pixels(16))

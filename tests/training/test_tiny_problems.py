@@ -44,6 +44,7 @@ PROBLEMS = {
     "dense": (CUE, {}),
     "rnn_core": (dict(core="rnn"), {}),
     "gru_core": (dict(core="gru"), {}),
+    "sum_core": (dict(core="sum"), {}),
     "transformer_core": (dict(core="transformer"), dict(learning_rate=1e-3)),
     "reinforce": (CUE, dict(estimator="reinforce")),
     "self_critical": (CUE, dict(estimator="self_critical")),
