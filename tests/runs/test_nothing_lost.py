@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_photos
 
+from stacked_ram.config.yaml import dump_yaml, to_dict
 from stacked_ram.runs import checkpoint
 from stacked_ram.runs.checkpoint import state_files
 from stacked_ram.runs.folder import RunFolder
@@ -206,22 +208,26 @@ def test_a_file_in_place_of_the_folder_tensorboard_is_named_before_training(digi
 def test_a_killed_run_with_loader_workers_can_be_resumed_at_once(tmp_path):
     """The workers, which live some seconds longer, do not hold the run's lock."""
     data, run = tiny_photos(tmp_path / "data"), tmp_path / "run"
-    config = tiny_config(data, epochs=9, workers=2)
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            Trainer.check_finite_sometimes = lambda self: time.sleep(60 * (self.epoch == 1))
-            train_run(config, run)
-        finally:
-            os._exit(1)
-    end = time.monotonic() + 120
-    while len(state_files(run)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    (tmp_path / "config.yaml").write_text(
+        dump_yaml(to_dict(tiny_config(data, epochs=9, workers=2)))
+    )
+    code = (
+        "import sys, time\n"
+        "from stacked_ram.config.yaml import load_config\n"
+        "from stacked_ram.training.run import train_run\n"
+        "from stacked_ram.training.trainer import Trainer\n"
+        "Trainer.check_finite_sometimes = lambda self: time.sleep(60 * (self.epoch == 1))\n"
+        "train_run(load_config(sys.argv[1]), sys.argv[2])\n"
+    )
+    # a process of its own: one that is forked off these tests hangs where they used OpenMP
+    command = [sys.executable, "-c", code, str(tmp_path / "config.yaml"), str(run)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        end = time.monotonic() + 120
+        while len(state_files(run)) < 2:
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        process.kill()
     folder = RunFolder(run)
     folder.go_on()
     folder.close()
-    os.killpg(child, signal.SIGKILL)  # its workers
+    os.killpg(process.pid, signal.SIGKILL)  # its workers

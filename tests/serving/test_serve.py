@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import io
 import json
 import os
@@ -360,8 +361,10 @@ def test_those_who_gave_up_are_not_worked_for():
     assert done == [2]
 
 
-def test_a_real_server_finishes_what_is_in_hand_and_ends_cleanly(run, loaded, files):
+def test_a_real_server_finishes_what_is_in_hand_and_ends_cleanly(run, files):
+    fast = importlib.util.find_spec("openvino") is not None  # of [fast]; what can be tried, is
     command = [sys.executable, "main.py", "serve", str(run), "--port", "0", "--batch-wait", "1500"]
+    command += ["--fast"] * fast
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -383,5 +386,5 @@ def test_a_real_server_finishes_what_is_in_hand_and_ends_cleanly(run, loaded, fi
         finally:
             process.kill()
         assert process.stderr is not None and process.stderr.read() == ""
-    (row,) = predict_stream(loaded, [str(files[0])])
+    (row,) = predict_stream(load_run(run, "cpu", fast=fast), [str(files[0])])
     assert same(answer, row)
