@@ -97,6 +97,7 @@ CHOICES: dict[str, list[Any]] = {
     "glance_stride": [4, 16, 32],
     "glance_starts": ["location"],
     "glance_dropout": [0.5],
+    "policy_trains_glance": [True],
     "regions": [(1, 1), (3, 4), (7, 2)],
     "policy_reads": ["map"],
     "num_zooms": [2, 3],

@@ -55,6 +55,9 @@ VARIANTS = {
     "gaussian_map": dict(policy_reads="map", first_location="learned", **GLANCE),
     "categorical": dict(policy="categorical", first_location="learned", **GLANCE),
     "zoom": dict(policy="categorical", first_location="learned", num_zooms=2, **GLANCE),
+    "glance_of_the_policy": dict(
+        policy="categorical", first_location="learned", policy_trains_glance=True, **GLANCE
+    ),
     "cells_of_the_state": dict(policy="categorical", regions=(4, 5)),
     "learned_stop": dict(learned_stop=True, first_location="centre"),
 }  # fmt: skip

@@ -123,6 +123,9 @@ class ModelConfig:
     """Fraction of the photos of a training batch whose glance the core forgets, so that
     glimpses learn to tell the class by themselves: a glance that tells the training photos apart
     leaves them nothing to learn."""
+    policy_trains_glance: bool = False
+    """Let the policy's gradient train the glance's map too, which otherwise only the classification
+    does. Helps where finding things is harder than recognising them."""
     regions: tuple[Positive, Positive] = (2, 2)
     """Rows and columns of the regions (soft attention) or cells (categorical policy, or a
     Gaussian policy that reads the glance's map)."""
@@ -236,6 +239,18 @@ class ModelConfig:
         check(
             self.glance_dropout == 0 or (self.glance is not None and self.glance_starts == "core"),
             "glance_dropout: the core has no glance to forget; set glance, with glance_starts core",
+        )
+
+        check(
+            not self.policy_trains_glance
+            or (self.glance is not None and self.reads_map and self.attention != "soft"),
+            "policy_trains_glance: no policy reads a map; set glance, attention hard, and policy"
+            " categorical or policy_reads map",
+        )
+        check(
+            not (self.policy_trains_glance and self.freeze_backbone and self.retina == "backbone"),
+            "policy_trains_glance: the glance goes through the backbone, whose weights are frozen;"
+            " leave one of the two out",
         )
 
     @property

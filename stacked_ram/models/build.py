@@ -79,6 +79,7 @@ def build_model(
         glance=glance,
         glance_starts=config.glance_starts,
         glance_dropout=config.glance_dropout,
+        policy_trains_glance=config.policy_trains_glance,
         num_classes=num_classes,
         num_glimpses=config.num_glimpses,
         first_location=config.first_location,

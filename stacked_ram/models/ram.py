@@ -10,9 +10,10 @@ Notable features
 - levels (stack rnn): each has its own retina, core and location; levels feed upward
 - rollouts: M scan paths of a photo share all per-photo work
 - class scores, baseline and stopping score are computed for all steps at once, after the last
-- the policy and the baseline read a detached state: the policy gradient trains the policy, the
-  baseline's regression trains the baseline, the classification loss trains everything else
-  (with soft attention and the pathwise estimator, gradients go through the crops instead)
+- the policy and the baseline read a detached state: the policy gradient trains the policy (and,
+  with policy_trains_glance, the glance's map), the baseline's regression trains the baseline, the
+  classification loss trains everything else (with soft attention and the pathwise estimator,
+  gradients go through the crops instead)
 
     B photos   R rows = B * M rollouts, photo-major   T steps   S levels   N classes   D features
 """
@@ -59,6 +60,7 @@ class RAM(nn.Module):
         glance: the glance; None for none.
         glance_starts: `core`, or `location`: only the first location.
         glance_dropout: fraction of the photos of a training batch whose glance the core forgets.
+        policy_trains_glance: whether the policy's gradient trains the glance's map.
         num_glimpses: steps of a pass (T).
         first_location: where the first glimpse looks: `random` (in evaluation the centre),
             `centre`, or `learned`: chosen by the attention. Soft attention chooses it always.
@@ -93,6 +95,7 @@ class RAM(nn.Module):
         glance: Glance | None = None,
         glance_starts: Literal["core", "location"] = "core",
         glance_dropout: float = 0.0,
+        policy_trains_glance: bool = False,
         num_glimpses: int = 6,
         first_location: Literal["random", "centre", "learned"] = "random",
         dropout: float = 0.0,
@@ -115,6 +118,7 @@ class RAM(nn.Module):
         self.num_classes, self.num_glimpses = num_classes, num_glimpses
         self.multi_label = multi_label
         self.first_location, self.glance_dropout = first_location, glance_dropout
+        self.policy_trains_glance = policy_trains_glance
         self.has_policy = not policy.differentiable
         self.backbone = find_backbone(levels)
         self.glance = glance
@@ -265,7 +269,7 @@ class RAM(nn.Module):
             return state
         vector, context = self.glance(photos)
         vector = vector.repeat_interleave(rollouts, 0)
-        if self.has_policy and not smooth:  # no policy gradient trains the glance
+        if self.has_policy and not (smooth or self.policy_trains_glance):
             context = context.detach()
         state.contexts = [
             context.read_by(level.attention).repeat(rollouts) for level in self.levels

@@ -52,6 +52,18 @@ WRONG_MODELS = {
         dict(glance_dropout=1.0, **GLANCE),
         dict(glance_dropout=0.5, glance_starts="location", first_location="learned", **GLANCE),
     ],
+    "policy_trains_glance": [
+        dict(policy_trains_glance=True),
+        dict(policy_trains_glance=True, **GLANCE),
+        dict(policy_trains_glance=True, attention="soft", **GLANCE),
+        dict(
+            policy_trains_glance=True,
+            policy="categorical",
+            retina="backbone",
+            freeze_backbone=True,
+            **GLANCE,
+        ),
+    ],
     "start_size": [dict(start_size=2), dict(start_size=0)],
     "regions": [dict(regions=(0, 2))],
     "patch_size": [dict(patch_size=0)],
