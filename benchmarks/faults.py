@@ -2,12 +2,15 @@
 
     python benchmarks/faults.py config --cases 500 --seed 0
     python benchmarks/faults.py train --cases 20 --seed 0
+    python benchmarks/faults.py predict --cases 200 --seed 0
 
-A row is one kind of file, or `train`. A damaged file must be refused in one line that names it
-(UserError), or be read; anything else, and more than LIMIT seconds, is a fault and is printed with
-its case. `train` kills a small training (SIGKILL) again and again at random moments and resumes it
-each time: its table and weights must be those of the undisturbed one, to the last bit. The exit
-code is 1 if there was a fault. docs/reliability.md holds the figures.
+A row is one kind of file, `train`, or another command. A damaged file must be refused in one line
+that names it (UserError), or be read; anything else, and more than LIMIT seconds, is a fault and is
+printed with its case. `train` kills a small training (SIGKILL) again and again at random moments
+and resumes it each time: its table and weights must be those of the undisturbed one, to the last
+bit. The other commands are killed and given again: after each kill, what stands under its final
+name must be what the undisturbed command writes. The exit code is 1 if there was a fault.
+docs/reliability.md holds the figures.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,12 +33,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import repository  # noqa: F401  first, so that the package is found
+import scipy.io
 import torch
 
 from stacked_ram.config.yaml import load_config
 from stacked_ram.data.dataset import open_dataset
 from stacked_ram.evaluation.predict import photo_names
 from stacked_ram.preparation.idx import read_idx
+from stacked_ram.preparation.sources.common import read_mat, whole_numbers
 from stacked_ram.runs.checkpoint import load_run, restore, state_files
 from stacked_ram.runs.folder import save_config
 from stacked_ram.runtime.errors import UserError
@@ -41,7 +48,7 @@ from stacked_ram.training.run import train_run
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from tiny import tiny_config, tiny_digits, tiny_photos  # noqa: E402
+from tiny import raw_photos, tiny_config, tiny_digits, tiny_photos  # noqa: E402
 
 LIMIT = 20  # seconds a case
 OUTPUTS = ("metrics.csv", "best.safetensors", "last.safetensors")
@@ -90,6 +97,8 @@ def rows(home: Path) -> dict[str, Row]:
     table.write_text("path,more\n" + "".join(f"photos/{n}.jpg,text {n}\n" for n in range(9)))
     idx = home / "images.idx"
     idx.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, *range(24)]))
+    mat = home / "imagelabels.mat"
+    scipy.io.savemat(mat, {"labels": [[1, 2, 3, 4, 5]]}, do_compression=True)
     damaged_state = state / state_files(run)[0].name
 
     def read_state() -> object:
@@ -115,6 +124,7 @@ def rows(home: Path) -> dict[str, Row]:
         "digits": Row(digits / "dataset.yaml", lambda: open_dataset(both["digits"], "train")),
         "csv": Row(table, lambda: list(photo_names([str(table)]))),
         "idx": Row(idx, lambda: read_idx(idx)),
+        "mat": Row(mat, lambda: whole_numbers(mat, "labels", read_mat(mat, ["labels"])["labels"])),
     }
 
 
@@ -188,10 +198,83 @@ def kill_trainings(cases: int, seed: int, home: Path) -> Counter[str]:
     return found
 
 
+def commands(home: Path, out: Path) -> dict[str, list[str]]:
+    """The commands that are killed and given again; all write into `out`."""
+    main, run = [sys.executable, str(ROOT / "main.py")], str(out / "run")
+    photos = str(home / "photos" / "test")
+    return {
+        "prepare": [sys.executable, str(ROOT / "prepare_data.py"), str(home / "raw"),
+                    str(out / "data"), "--valid-ratio", "0.2", "--test-ratio", "0.2"],
+        "test": [*main, "test", run, "--controls"],
+        "predict": [*main, "predict", run, photos, "--out", str(out / "table.csv")],
+        "export": [*main, "export", run, "--no-onnx"],
+        "viz": [sys.executable, str(ROOT / "viz.py"), run, "--limit", "2"],
+    }  # fmt: skip
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """The files under a folder that have their final names, without the time of writing."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in name.parts):
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            values = json.loads(content)
+            content = json.dumps({k: v for k, v in values.items() if k != "when"}).encode()
+        found[str(name)] = content
+    return found
+
+
+def kill_command(name: str, cases: int, seed: int, home: Path) -> Counter[str]:
+    """Kill a command at random moments, give it again and again; compare what it leaves."""
+    out, rng, found = home / "out", random.Random(seed), Counter[str]()
+    raw_photos(home / "raw")
+    config = tiny_config(tiny_photos(home / "photos"), epochs=1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_run(config, home / "new" / "run")
+
+    def fresh() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(home / "new", out)
+
+    fresh()
+    command = commands(home, out)[name]
+    before, silent = written(out), dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    start = time.monotonic()
+    subprocess.run(command, check=True, **silent)
+    seconds, whole = time.monotonic() - start, written(out)
+    fresh()
+    while found["killed"] < cases:
+        process = subprocess.Popen(command, start_new_session=True, **silent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, seconds))
+        ended = process.poll() is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+        process.wait()
+        found["ended first" if ended else "killed"] += 1
+        wrong = [
+            file
+            for file, content in written(out).items()
+            if content not in (whole.get(file), before.get(file))
+        ]
+        if wrong or (ended and process.returncode != 0):
+            found["faults"] += 1
+            print(f"case {found['killed']}: exit {process.returncode}; not whole: {wrong}")
+            fresh()
+        elif ended:
+            fresh()
+    subprocess.run(command, check=True, **silent)
+    found["ended with the same files" if written(out) == whole else "faults"] += 1
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("row", help="config, weights, state, manifest, dataset, digits, csv, idx,"
-                        " or train")  # fmt: skip
+                        " mat; train; prepare, test, predict, export or viz")  # fmt: skip
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -200,6 +283,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         if given.row == "train":
             found = kill_trainings(given.cases, given.seed, Path(home))
+        elif given.row in commands(Path(home), Path(home)):
+            found = kill_command(given.row, given.cases, given.seed, Path(home))
         else:
             found = damage(rows(Path(home))[given.row], given.cases, given.seed)
     counts = ", ".join(f"{count} {what}" for what, count in found.items() if what != "faults")
