@@ -24,7 +24,7 @@ def rows(faults, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "weights", "state", "manifest", "dataset", "digits", "csv", "idx"]
+    "name", ["config", "weights", "state", "manifest", "dataset", "digits", "csv", "idx", "mat"]
 )
 def test_damaged_files_are_read_or_refused_in_one_line(faults, rows, name):
     found = faults.damage(rows[name], CASES, seed=1)
