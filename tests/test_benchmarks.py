@@ -1,8 +1,9 @@
-"""Every benchmark finishes in quick mode and prints its table (those of a GPU: .ci/run)."""
+"""Every benchmark finishes in quick mode and prints its table."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def quick(monkeypatch, capsys):
     yield run
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
+
+
+def test_gpu(quick, tmp_path):
+    out = tmp_path / "gpu.json"
+    printed = quick("gpu", "--device", "cpu", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["part"] for row in rows} == {
+        "check", "digits28", "engine", "digits100", "backbone", "digits60"
+    }  # fmt: skip
+    assert not [row for row in rows if "error" in row]
+    assert all(row["what"] in printed for row in rows)
+    rates = [row["photos/s"] for row in rows if "photos/s" in row]
+    assert len(rates) >= 18 and min(rates) > 0
 
 
 def test_gpu_notices_wrong_results(quick, monkeypatch, capsys):

@@ -39,7 +39,7 @@ def test_states_are_rows_that_can_be_selected_and_repeated(core):
 
 
 @pytest.mark.parametrize("name", sorted(CORES))
-def test_the_order_of_glimpses_matters_but_to_the_sum(name):
+def test_the_order_of_glimpses_matters_except_to_the_sum(name):
     torch.manual_seed(0)
     core = CORES[name](6, 8).eval()
     features = torch.randn(2, 4, 6)

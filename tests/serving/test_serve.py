@@ -48,6 +48,9 @@ from stacked_ram.trained import Model
 from stacked_ram.training.run import train_run
 
 ROOT = Path(__file__).parents[2]
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs requirements-fast.txt"
+)
 
 
 @pytest.fixture(scope="module")
@@ -361,8 +364,8 @@ def test_those_who_gave_up_are_not_worked_for():
     assert done == [2]
 
 
-def test_a_real_server_finishes_what_is_in_hand_and_ends_cleanly(run, files):
-    fast = importlib.util.find_spec("openvino") is not None  # of [fast]; what can be tried, is
+@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=needs_openvino)])
+def test_a_real_server_finishes_what_is_in_hand_and_ends_cleanly(run, files, fast):
     command = [sys.executable, "main.py", "serve", str(run), "--port", "0", "--batch-wait", "1500"]
     command += ["--fast"] * fast
     with subprocess.Popen(
