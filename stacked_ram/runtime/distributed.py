@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,4 +87,7 @@ def leave_world() -> None:
     if dist.is_initialized():
         # A reducer that outlives the group ends the process with `terminate called` now and then.
         gc.collect()
+        # A thread of gloo that still lets go of its last tensor waits for the interpreter, which
+        # is kept while the group waits for that thread (seen with torch 2.7: both for ever).
+        time.sleep(0.1)
         dist.destroy_process_group()

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from stacked_ram.models.retina.maps import BackboneMaps, ConvMaps, MaskedBatchNorm2d, inside_mask
 from stacked_ram.ops.patches import Photos
+from stacked_ram.runtime.distributed import leave_world
 from stacked_ram.runtime.errors import UserError
 
 SIZES = torch.tensor([[20, 28], [13, 17], [28, 15]])
@@ -171,7 +172,7 @@ def norm_of_a_part(rank: int, folder: str) -> None:
         (found * target[rows]).sum().backward()
         torch.save((found.detach(), own.grad, norm.running_var), f"{folder}/{rank}.pt")
     finally:
-        torch.distributed.destroy_process_group()
+        leave_world()
 
 
 def test_statistics_are_over_all_processes(tmp_path):
