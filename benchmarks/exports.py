@@ -41,7 +41,7 @@ SMALL = dict(
 GLANCE = dict(glance=(64, 64), regions=(2, 2), first_location="learned")
 RETINAS = ("dense", "conv", "backbone")
 STACKS = ("none", "rnn", "conv", "backbone")
-CORES = ("lstm", "gru", "rnn", "transformer")
+CORES = ("lstm", "gru", "rnn", "transformer", "sum")
 ATTENTIONS = {
     "gaussian": {},
     "gaussian of the map": dict(policy_reads="map", **GLANCE),

@@ -25,6 +25,8 @@ PARTS = {
     "attention": ("hard", "soft"),
 }
 
+CONV_WIDTHS = (16, 32, 64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -54,7 +56,9 @@ class ModelConfig:
     and several times faster. False: at any position, as soft attention always does and estimator
     pathwise must, whose gradient comes from there."""
     what_size: Positive = 128
-    """Width of the dense retina's first layer over the patches."""
+    """Width of the layer over the patches: the dense retina's first, the conv retina's last."""
+    conv_widths: tuple[Positive, ...] = CONV_WIDTHS
+    """Channels of the conv retina's layers. Large patches want more of them: (16, 32, 64, 128)."""
     where_size: Positive = 128
     """Width of the first layer over the location."""
     feature_size: Positive = 256
@@ -157,6 +161,11 @@ class ModelConfig:
                 own or not getattr(self, f"{name}_options"),
                 f"{name}_options: belong to an import path; {name} `{value}` has none",
             )
+        check(
+            self.retina == "conv" or self.conv_widths == CONV_WIDTHS,
+            f"conv_widths: retina {self.retina} has none; set retina conv, or leave them out",
+        )
+        check(len(self.conv_widths) > 0, "conv_widths: give the channels of at least one layer")
         check(
             ":" not in self.retina or self.stack in ("none", "rnn"),
             f"retina: with stack {self.stack}, which looks at feature maps, use dense or conv",

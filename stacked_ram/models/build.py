@@ -169,13 +169,15 @@ def build_maps(config: ModelConfig, channels: int, weights: str) -> ConvMaps | B
 def build_what(config: ModelConfig, channels: int, backbone: Backbone | None) -> What:
     if backbone is not None:  # retina: backbone
         return BackboneWhat(backbone, num_patches=config.num_patches, combine=config.combine)
-    kind: type[DenseWhat | ConvWhat] = DenseWhat if config.retina == "dense" else ConvWhat
-    return kind(
-        channels=channels,
-        num_patches=config.num_patches,
-        patch_size=config.patch_size,
-        out_features=config.what_size,
-    )
+    sizes = {
+        "channels": channels,
+        "num_patches": config.num_patches,
+        "patch_size": config.patch_size,
+        "out_features": config.what_size,
+    }
+    if config.retina == "dense":
+        return DenseWhat(**sizes)
+    return ConvWhat(**sizes, widths=config.conv_widths)
 
 
 def build_attention(config: ModelConfig, glance: Glance | None) -> Attention:

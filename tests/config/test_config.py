@@ -52,6 +52,11 @@ WRONG_MODELS = {
         dict(glance_dropout=1.0, **GLANCE),
         dict(glance_dropout=0.5, glance_starts="location", first_location="learned", **GLANCE),
     ],
+    "conv_widths": [
+        dict(conv_widths=(8, 16)),
+        dict(conv_widths=(), retina="conv"),
+        dict(conv_widths=(8, 0), retina="conv"),
+    ],
     "policy_trains_glance": [
         dict(policy_trains_glance=True),
         dict(policy_trains_glance=True, **GLANCE),

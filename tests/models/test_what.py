@@ -38,6 +38,15 @@ def test_conv_takes_any_patch_size(patch_size, patches, channels):
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in what.modules()) >= 1
 
 
+@pytest.mark.parametrize(("widths", "halvings"), [((4,), 0), ((4, 8), 1), ((4, 8, 8, 6), 3)])
+def test_conv_has_a_layer_for_each_width(widths, halvings):
+    what = ConvWhat(channels=1, num_patches=1, patch_size=40, out_features=7, widths=widths).eval()
+    assert [layer.out_channels for layer in what.convolutions[::3]] == list(widths)
+    side = 40 // 2**halvings
+    assert what.convolutions(torch.randn(2, 1, 40, 40)).shape == (2, widths[-1], side, side)
+    assert what(torch.randn(2, 1, 1, 40, 40)).shape == (2, 7)
+
+
 @pytest.mark.parametrize("combine", ["concat", "mean"])
 def test_backbone_sees_each_patch_with_the_same_weights(combine):
     backbone = Backbone("test_efficientnet").eval()

@@ -5,7 +5,7 @@ R rows (photos times rollouts)   K patches   C channels   P patch size   D width
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class DenseWhat(nn.Module):
 
 
 class ConvWhat(FreezableStatistics):
-    """Each patch through the same three 3x3 convolutions with batch norm, then one linear layer.
+    """Each patch through the same 3x3 convolutions with batch norm, one for each of `widths`
+    (channels), then one linear layer. From the second on they halve maps wider than 8.
 
     Weights are shared over the patches of a glimpse: an object is the same at each of their scales.
     The last layer gets a patch's last map twice: pooled to 4 x 4 (what is where), and as the
@@ -44,15 +45,22 @@ class ConvWhat(FreezableStatistics):
     differ much from those of all steps, which evaluation uses (measured: results/digits.md).
     """
 
-    WIDTHS = (16, 32, 64)
     MOMENTUM = 0.03  # of the running statistics, which every glimpse of a batch updates
 
-    def __init__(self, *, channels: int, num_patches: int, patch_size: int, out_features: int):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_patches: int,
+        patch_size: int,
+        out_features: int,
+        widths: Sequence[int] = (16, 32, 64),
+    ):
         super().__init__()
         self.out_features = out_features
         layers: list[nn.Module] = []
         before, size = channels, patch_size
-        for index, width in enumerate(self.WIDTHS):
+        for index, width in enumerate(widths):
             stride = 2 if index > 0 and size > 8 else 1
             layers += [
                 nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
