@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 import glob
+import itertools
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +98,7 @@ def predict_stream(
     least = None if coverage is None else least_confidence(loaded, coverage)
     how = {"top": top, "stop_at": stop_at, "stop_by": stop_by, "least": least}
     decoded = batches(opened(loaded, names, batch_size), batch_size)
-    return (row for batch in decoded for row in predict_batch(loaded, batch, **how))
+    return answered(loaded, decoded, how)
 
 
 def check_options(batch_size: int, top: int, stop_at: float | None, stop_by: Criterion) -> None:
@@ -213,6 +216,36 @@ def batches(photos: Iterable[Named], batch_size: int) -> Iterator[list[Named]]:
             batch, height, width = [], 0, 0
     if batch:
         yield batch
+
+
+def answered(
+    loaded: LoadedRun, decoded: Iterator[list[Named]], how: dict[str, Any]
+) -> Generator[Row, None, None]:
+    """The rows of all batches, in order. On a CPU two batches are looked at at the same time, each
+    by half of the threads, which wait for each other less (benchmarks/README.md)."""
+    threads = torch.get_num_threads()
+    begun = list(itertools.islice(decoded, 2))
+    decoded = itertools.chain(begun, decoded)
+    if threads == 1 or len(begun) < 2 or loaded.device.type != "cpu":
+        for batch in decoded:
+            yield from predict_batch(loaded, batch, **how)
+        return
+
+    def rows(batch: list[Named]) -> list[Row]:
+        return list(predict_batch(loaded, batch, **how))
+
+    waiting: deque[Future[list[Row]]] = deque()
+    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads // 2,))
+    try:
+        for batch in decoded:
+            waiting.append(pool.submit(rows, batch))
+            if len(waiting) > 2:  # one more than are looked at, so that no thread has to wait
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # setting it in a thread sets it for threads to come
 
 
 def predict_batch(loaded: LoadedRun, batch: list[Named], **how: Any) -> Iterator[Row]:

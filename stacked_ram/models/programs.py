@@ -11,7 +11,9 @@ import copy
 import ctypes
 import importlib.util
 import sys
+import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -62,24 +64,30 @@ class Program:
     """The forward pass of a network: the same call, for any number of rows.
 
     network: takes one tensor, ... x C x H x W, and returns a tensor or a tuple of them. Its program
-    is made when images of a size come first. precision: as for `use_programs`.
+    is made when images of a size come first, and another one for each further thread that calls it
+    at the same time. precision: as for `use_programs`.
     """
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.network = copy.deepcopy(network)  # of which `forward` may be replaced
         self.precision = precision
-        self.compiled: dict[torch.Size, Callable[..., Any]] = {}
+        self.idle: defaultdict[tuple[torch.Size, int], list[Callable[..., Any]]] = defaultdict(list)
+        self.compiling = threading.Lock()
 
     def __call__(self, images: Tensor) -> Any:
         if _as_networks.get():
             return self.network(images)
         # most images come channels last, which the program takes without a copy
         images = images.float().movedim(-3, -1).contiguous()
-        shape = images.shape[1:]
+        idle = self.idle[images.shape[1:], torch.get_num_threads()]
         with own_signal_stack():
-            if shape not in self.compiled:
-                self.compiled[shape] = self.compile(images)
-            answers = self.compiled[shape](images.numpy(), share_inputs=True)
+            try:
+                program = idle.pop()
+            except IndexError:
+                with self.compiling:
+                    program = self.compile(images)
+            answers = program(images.numpy(), share_inputs=True)
+            idle.append(program)
         tensors = tuple(torch.from_numpy(answer) for answer in answers.values())
         return tensors if len(tensors) > 1 else tensors[0]
 
@@ -107,6 +115,7 @@ class Program:
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # all programs would be pinned to the same cores
         }
         return openvino.Core().compile_model(model, "CPU", options)
 

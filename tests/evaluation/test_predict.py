@@ -111,6 +111,29 @@ def test_json_lines_agree_and_batches_do_not_matter(run, photos, tmp_path):
         np.testing.assert_allclose(single["locations"], many["locations"], atol=1e-3)
 
 
+def test_two_batches_at_the_same_time_give_the_same_rows(run, photos):
+    names = [*photo_names([str(photos / "test")]), "nothing.png"] * 3
+    loaded = load_run(run)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(list(predict_stream(loaded, names, batch_size=4)))
+            assert torch.get_num_threads() == threads
+        rows = predict_stream(loaded, names, batch_size=4)
+        next(rows)
+        rows.close()
+        assert torch.get_num_threads() == 2, "also of a stream that is left"
+    finally:
+        torch.set_num_threads(before)
+    assert [row.path for row in found[1]] == names
+    for single, double in zip(*found, strict=True):
+        assert (single.error == "") == (double.error == "") == (single.path != "nothing.png")
+        assert [name for name, _ in single.top] == [name for name, _ in double.top]
+        np.testing.assert_allclose(single.locations, double.locations, atol=1e-3)
+
+
 def test_a_stopping_head_decides_when_requested(run, photos, tmp_path):
     config = tiny_config(photos, epochs=1, num_glimpses=3, learned_stop=True)
     train_run(config, tmp_path / "stopping")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -37,6 +38,18 @@ def test_a_model_looks_as_before(name):
         torch.testing.assert_close(after.logits_BTN, before.logits_BTN, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(after.locations_BTS2, before.locations_BTS2, atol=1e-4, rtol=0)
     assert photo_cost(model, 30, 40) == cost
+
+
+@needs_openvino
+def test_threads_may_look_at_the_same_time():
+    model = make("conv").eval()
+    images = [pixels(9).roll(shift, 0) for shift in range(8)]
+    before = [forward(model, each) for each in images]
+    use_programs(model, "float32")
+    with ThreadPoolExecutor(4) as threads:
+        after = list(threads.map(lambda each: forward(model, each), images))
+    for found, wanted in zip(after, before, strict=True):
+        torch.testing.assert_close(found.logits_BTN, wanted.logits_BTN, atol=1e-4, rtol=1e-4)
 
 
 @needs_openvino
