@@ -26,6 +26,7 @@ from stacked_ram.models.ram import RAM
 from stacked_ram.runtime.errors import UserError, brief, check
 
 _as_networks = ContextVar("_as_networks", default=False)
+_compiling = threading.Lock()  # torch traces one network at a time
 
 
 @contextlib.contextmanager
@@ -72,7 +73,6 @@ class Program:
         self.network = copy.deepcopy(network)  # of which `forward` may be replaced
         self.precision = precision
         self.idle: defaultdict[tuple[torch.Size, int], list[Callable[..., Any]]] = defaultdict(list)
-        self.compiling = threading.Lock()
 
     def __call__(self, images: Tensor) -> Any:
         if _as_networks.get():
@@ -84,7 +84,7 @@ class Program:
             try:
                 program = idle.pop()
             except IndexError:
-                with self.compiling:
+                with _compiling:
                     program = self.compile(images)
             answers = program(images.numpy(), share_inputs=True)
             idle.append(program)

@@ -41,8 +41,9 @@ def test_a_model_looks_as_before(name):
 
 
 @needs_openvino
-def test_threads_may_look_at_the_same_time():
-    model = make("conv").eval()
+@pytest.mark.parametrize("name", ["conv", "backbone_glance"])
+def test_threads_may_look_at_the_same_time(name):
+    model = make(name).eval()
     images = [pixels(9).roll(shift, 0) for shift in range(8)]
     before = [forward(model, each) for each in images]
     use_programs(model, "float32")
