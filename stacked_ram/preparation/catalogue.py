@@ -202,8 +202,10 @@ class Catalogue:
         return ", ".join(f"{count} {word}" for word, count in self._db.execute(query, [name]))
 
     def given_counts(self) -> dict[str | None, int]:
-        """Count the photos of each official split; the key None counts photos without one."""
-        return dict(self._db.execute("SELECT given, count(*) FROM photos GROUP BY given"))
+        """Count the photos of each official split, without those that --fixes moves; the key None
+        counts photos without one."""
+        query = "SELECT given, count(*) FROM photos WHERE moved IS NULL GROUP BY given"
+        return dict(self._db.execute(query))
 
     def find(self, files: Collection[str]) -> dict[str, list[int]]:
         """Return path in the source, as text without spaces around it -> numbers of its photos."""

@@ -54,10 +54,7 @@ def assign_units(
         if parts[members[0]] >= 0:
             continue
         needs = np.bincount(classes[members], minlength=len(wanted))
-        weight = needs / np.maximum(counts, 1)
-        scores = weight @ left / max(weight.sum(), 1e-12)
-        scores[np.asarray(fractions) == 0] = -np.inf
-        part = int(np.argmax(scores))
+        part = int(np.argmax(needs / np.maximum(counts, 1) @ left))
         parts[members] = part
         left[:, part] -= needs
     _assign_single(classes, lots, np.maximum(left, 0), parts)
@@ -75,7 +72,7 @@ def _targets(count: int, fractions: list[float], klass: int) -> np.ndarray:
     equal, the class number decides, so that the same part does not get the rest of every class.
     """
     exact = np.array(fractions, dtype=np.float64) * count / sum(fractions)
-    targets = np.floor(exact + 1e-9).astype(np.int64)
+    targets = np.floor(exact).astype(np.int64)
     n = len(fractions)
     order = sorted(
         range(n), key=lambda p: (-round(float(exact[p] - targets[p]), 9), (p - klass) % n)
@@ -109,6 +106,5 @@ def _assign_single(
         if not len(members):
             continue
         # If units overfilled a part, the rest is divided among the others in proportion.
-        room = left[klass] if left[klass].sum() else np.ones(left.shape[1])
-        sizes = _targets(len(members), list(room), klass)
+        sizes = _targets(len(members), list(left[klass]), klass)
         parts[members] = np.repeat(np.arange(left.shape[1], dtype=np.int32), sizes)

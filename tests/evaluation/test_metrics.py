@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import io
+import math
+
+import matplotlib
 import numpy as np
+import pandas
 import pytest
 import torch
+from PIL import Image
 
 from stacked_ram.evaluation.metrics import (
     calibration_error,
     confusion,
     confusion_png,
+    mean_interval,
     paired_interval,
     per_class,
+    reliability_png,
     wilson_interval,
 )
 from stacked_ram.evaluation.objects import covered, hits, narrowest
@@ -35,6 +43,26 @@ def test_the_interval_of_a_difference_depends_on_the_photos_that_differ():
     assert low < 0 < high < 0.02
 
 
+def test_the_interval_of_a_difference_by_hand():
+    ours = np.array([True] * 20 + [False] * 8 + [True] * 160 + [False] * 12)
+    theirs = np.array([False] * 20 + [True] * 8 + [True] * 160 + [False] * 12)
+    # (20 + 1) / 202 - (8 + 1) / 202, and 1.96 of its standard errors to each side
+    assert paired_interval(ours, theirs) == pytest.approx((0.00690, 0.11192), abs=1e-5)
+    assert paired_interval(theirs, ours) == pytest.approx((-0.11192, -0.00690), abs=1e-5)
+    one = np.array([True])
+    assert paired_interval(one, ~one) == pytest.approx((-0.73354, 1.0), abs=1e-5)
+    assert paired_interval(~one, one) == pytest.approx((-1.0, 0.73354), abs=1e-5)
+
+
+def test_the_interval_of_a_mean_by_hand():
+    found = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    half = 1.96 * math.sqrt(5 / 3) / 2  # squares of 1.5, 0.5, 0.5, 1.5 over 3, and the root of 4
+    assert found["mean"] == 2.5
+    assert found["interval_95"] == pytest.approx([2.5 - half, 2.5 + half], abs=1e-4)
+    assert mean_interval(np.array([7.0, 9.0]))["interval_95"][1] == pytest.approx(9.96, abs=1e-3)
+    assert mean_interval(np.array([7.0])) == {"mean": 7.0, "interval_95": [7.0, 7.0]}
+
+
 def test_calibration_error_by_hand():
     confidence = np.array([0.95, 0.95, 0.55, 0.55, 1.0])
     right = np.array([True, False, True, True, True])
@@ -42,6 +70,49 @@ def test_calibration_error_by_hand():
     expected = abs(2 - 2.9) / 5 + abs(2 - 1.1) / 5
     assert calibration_error(confidence, right, bins=10) == pytest.approx(expected)
     assert calibration_error(np.full(4, 0.75), np.array([1, 1, 1, 0])) == pytest.approx(0)
+    # of fifteen bins the tenth is from 0.6 to 0.667
+    in_one_bin, right = np.array([0.601, 0.665]), np.array([False, True])
+    assert calibration_error(in_one_bin, right) == pytest.approx((1.266 - 1) / 2)
+
+
+def picture_of(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def test_the_reliability_diagram_shows_accuracy_and_photos_by_confidence():
+    confidence = np.array([0.3] * 4 + [0.9, 1.0])
+    picture = picture_of(reliability_png(confidence, np.array([1, 0, 0, 0, 1, 1]), bins=2))
+    height, width, _ = picture.shape
+    blue = (abs(picture - (0, 0x72, 0xB2)) < 9).all(2)
+    blue[: height // 6, : width // 2] = False  # the legend
+    grey = (abs(picture - 153) < 9).all(2)
+    grey[: 3 * height // 4] = False  # the diagonal
+
+    def left_and_right(bars: np.ndarray) -> tuple[int, int, int]:
+        """Heights of the two bars, and from the outer edge of the left one to the other's."""
+        tall = np.flatnonzero(bars.sum(0) > 20)
+        return bars[:, tall[0] + 20].sum(), bars[:, tall[-1] - 20].sum(), np.ptp(tall)
+
+    quarter, whole, across = left_and_right(blue)
+    assert quarter / whole == pytest.approx(0.25, abs=0.02)
+    four, two, as_wide = left_and_right(grey)
+    assert two / four == pytest.approx(0.5, abs=0.02)
+    assert across == pytest.approx(as_wide, abs=2) and across > 0.7 * width
+    picture_of(reliability_png(confidence, np.ones(6), bins=15))  # most bins are empty
+
+
+def test_the_shades_of_a_confusion_matrix_are_fractions_and_its_numbers_photos():
+    def drawn(*rows: list[int]) -> bytes:
+        return confusion_png(pandas.DataFrame(rows, index=list("abc"), columns=list("abc")))
+
+    picture = drawn([30, 10, 0], [0, 4, 4], [0, 0, 0])
+    found = picture_of(picture)
+    for fraction, cells in [(0.75, 1), (0.25, 1), (0.5, 2)]:
+        shade = (255 * np.array(matplotlib.colormaps["Blues"](fraction)[:3])).round()
+        area = (abs(found - shade) <= 1).all(2).sum()
+        whole = (abs(found - (247, 251, 255)) <= 1).all(2).sum() / 5  # five cells of nothing
+        assert area / whole == pytest.approx(cells, abs=0.3), fraction
+    assert picture != drawn([3, 1, 0], [0, 4, 4], [0, 0, 0]), "the same fractions"
 
 
 def test_tables_of_classes():
@@ -51,9 +122,10 @@ def test_tables_of_classes():
     assert table.loc["b", "precision"] == pytest.approx(2 / 3)
     assert table.loc["c"].tolist() == [0, 0, 0, 0]
     assert table.loc["mean over classes", "f1"] == pytest.approx(0.8)  # c has no photos
+    assert table.loc["mean over classes", "photos"] == 5
     counts = confusion(labels, predicted, ["a", "b", "c"])
     assert counts.loc["a"].tolist() == [2, 1, 0]
-    assert confusion_png(counts).startswith(b"\x89PNG")
+    assert counts.loc["c"].tolist() == [0, 0, 0] and list(counts.columns) == ["a", "b", "c"]
 
 
 def test_averages_are_exact_over_batches_of_any_size_and_resume_from_a_state():

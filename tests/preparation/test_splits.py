@@ -17,6 +17,72 @@ def lots(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**62, count)
 
 
+def sizes_of(
+    classes: list[int], fractions: list[float], units: list[int] | None = None, fixed=None
+) -> list[list[int]]:
+    """Return the number of photos in each part, for every class that has photos."""
+    count = len(classes)
+    own = np.arange(count) if units is None else np.array(units)
+    parts = assign_units(np.array(classes), own, lots(5, count), fractions, fixed)
+    return [
+        np.bincount(parts[np.array(classes) == klass], minlength=len(fractions)).tolist()
+        for klass in np.unique(classes)
+    ]
+
+
+def test_single_photos_by_hand() -> None:
+    assert sizes_of([0] * 10, [0.6, 0.2, 0.2]) == [[6, 2, 2]]
+    # 4.5, 2.7 and 1.8: the two that are left after rounding down go to the largest remainders
+    assert sizes_of([0] * 9, [0.5, 0.3, 0.2]) == [[4, 3, 2]]
+    # of equal remainders another class begins with another part
+    assert sizes_of([0] * 7 + [1] * 7, [1.0] * 5) == [[2, 2, 1, 1, 1], [1, 2, 2, 1, 1]]
+    # every part gets a photo, from the largest
+    assert sizes_of([0] * 10, [0.9, 0.05, 0.05]) == [[8, 1, 1]]
+    assert sizes_of([0] * 3, [0.6, 0.2, 0.2]) == [[1, 1, 1]]
+    assert sizes_of([0] * 10, [0.8, 0.2, 0.0]) == [[8, 2, 0]]
+    assert sizes_of([0] * 40, [0.1, 0.7, 0.2]) == [[4, 28, 8]]
+    assert assign_units(*(np.zeros(0, np.int64),) * 3, [0.5, 0.5]).tolist() == []
+
+
+def test_photos_whose_part_is_decided_count_by_hand() -> None:
+    fixed = np.array([0] * 6 + [-1] * 4)
+    assert sizes_of([0] * 10, [0.6, 0.2, 0.2], fixed=fixed) == [[6, 2, 2]]
+    # more than its share is in part 1: the other five are divided as 6 to 2
+    fixed = np.array([1] * 5 + [-1] * 5)
+    assert sizes_of([0] * 10, [0.6, 0.2, 0.2], fixed=fixed) == [[4, 5, 1]]
+    # a unit goes with its decided photos, and a part of 0 may get those
+    fixed, units = np.array([2, 2, 2] + [-1] * 7), [0, 0, 0, 3, 4, 5, 6, 7, 8, 9]
+    assert sizes_of([0] * 10, [0.5, 0.5, 0.0], units, fixed) == [[4, 3, 3]]
+
+
+def test_units_by_hand() -> None:
+    """The largest first, each to the part that lacks most photos of its classes."""
+    units = [0] * 4 + [1] * 2 + [2, 3, 4, 5]
+    assert sizes_of([0] * 10, [0.5, 0.5], units) == [[5, 5]]
+    classes, units = np.zeros(6, np.int64), np.array([0, 0, 0, 1, 1, 1])
+    first = assign_units(classes, units, np.array([5, 1, 9, 3, 2, 4]), [2.0, 1.0])
+    assert first.tolist() == [0, 0, 0, 1, 1, 1], "by the lowest lot of the unit"
+    first = assign_units(classes, units, np.array([5, 6, 2, 3, 1, 4]), [2.0, 1.0])
+    assert first.tolist() == [1, 1, 1, 0, 0, 0]
+    # a small unit has lower lots than a large one, but the large one is first
+    units = np.array([0, 0, 1, 1, 1, 1])
+    parts = assign_units(classes, units, np.arange(6), [2.0, 1.0])
+    assert parts.tolist() == [1, 1, 0, 0, 0, 0]
+    # no photo has class 1, as where all of a class are in the official test part
+    units = [0] * 4 + [1] * 4 + [*range(2, 8)]
+    assert sizes_of([2] * 10 + [0] * 4, [0.5, 0.5], units) == [[2, 2], [5, 5]]
+
+
+def test_a_unit_goes_where_its_rarest_class_is_lacking() -> None:
+    classes = [0] * 100 + [1] * 4
+    units = [*range(103), 99]  # the last photo of each class is the same photo
+    fixed = np.full(104, -1)
+    fixed[:10], fixed[100:102] = 1, 0
+    parts = assign_units(np.array(classes), np.array(units), lots(0, 104), [0.5, 0.5], fixed)
+    assert parts[99] == parts[103] == 1
+    assert np.bincount(parts[:100]).tolist() == [50, 50] and parts[100:].tolist() == [0, 0, 1, 1]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     counts=st.lists(st.integers(5, 60), min_size=1, max_size=6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from variants import make, photos_of, pixels, spread_the_policy
 from stacked_ram.config.schema import TrainingConfig
 from stacked_ram.models.retina.norms import batch_norms
 from stacked_ram.models.retina.what import ConvWhat
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.training import estimators, losses
 
+LABELS = torch.tensor([0, 1, 2, 0])
 GRID = dict(policy="categorical", regions=(2, 2), glance=(16, 24), first_location="learned")
 
 
@@ -133,10 +136,9 @@ def test_many_samples_agree_with_the_exact_gradient(problem):
 # ------------------------------------------------------------------ the passes of a step
 
 
-def passes_of(model, settings, location_source="policy", photos=4):
-    targets = torch.arange(photos) % 3
+def passes_of(model, settings, location_source="policy"):
     return estimators.losses(
-        model, photos_of(model, pixels(photos)), targets, settings, location_source=location_source
+        model, photos_of(model, pixels(4)), LABELS, settings, location_source=location_source
     )
 
 
@@ -144,7 +146,7 @@ def test_ppo_trains_several_times_on_the_same_scan_paths():
     model = make("dense", std=0.9)  # many samples are outside the photo
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     settings = TrainingConfig(estimator="ppo", ppo_epochs=4, rollouts=3, reward="drop")
-    paths, divergence, log_probs = [], [], []
+    paths, divergence, log_probs, more = [], [], [], []
     for step in passes_of(model, settings):
         optimizer.zero_grad()
         step.total.backward()
@@ -152,7 +154,8 @@ def test_ppo_trains_several_times_on_the_same_scan_paths():
         paths.append(step.trace.samples_BTS2.detach())
         log_probs.append(step.trace.log_probs_BTS.detach())
         divergence.append(step.parts["approximate_kl"].item())
-    assert len(paths) == 4
+        more.append(step.more)
+    assert more == [True, True, True, False]
     assert all(torch.equal(path, paths[0]) for path in paths)
     assert (paths[0].abs() > 1).any()
     assert divergence[0] == pytest.approx(0, abs=1e-7), "the first ratio is 1"
@@ -220,12 +223,84 @@ def test_the_total_is_the_weighted_sum_of_the_losses():
     assert step.trace.rollouts == 2
 
 
+@pytest.mark.parametrize("wanted", [False, True], ids=["as they are", "normalised"])
 @pytest.mark.parametrize("estimator", ["reinforce", "leave_one_out", "self_critical", "ppo"])
-def test_advantages_can_be_normalised(estimator):
-    settings = TrainingConfig(estimator=estimator, rollouts=2, normalise_advantages=True)
-    model = make("dense")
-    next(iter(passes_of(model, settings))).total.backward()
-    assert attention_gradient(model).isfinite().all()
+def test_the_policy_learns_from_the_advantages_normalised_on_request(estimator, wanted):
+    settings = TrainingConfig(
+        estimator=estimator, rollouts=2, normalise_advantages=wanted, reward="drop"
+    )
+    model = make("dense", std=0.9).eval()
+    passes = estimators.losses(
+        Replay(model, torch.rand(8, 3, 2) * 2 - 1), photos_of(model, pixels(4)), LABELS, settings
+    )
+    step = next(passes)
+    trace = step.trace
+    returns = losses.returns(trace, LABELS, "drop")
+    if estimator == "leave_one_out":
+        advantages = returns - returns.view(4, 2, -1).flip(1).flatten(0, 1)
+    elif estimator == "self_critical":
+        greedy = losses.returns(model(photos_of(model, pixels(4))), LABELS, "drop")
+        advantages = returns - greedy.repeat_interleave(2, 0)
+    elif estimator == "reinforce":
+        advantages = returns - trace.baselines_BT
+    else:
+        advantages = losses.generalised_advantages(trace, returns, settings.gae_lambda)
+    if wanted:
+        advantages = losses.normalised(advantages, trace)
+    if estimator == "ppo":
+        expected = losses.ppo_loss(trace, trace.log_probs_BTS.detach(), advantages, 0.2)
+    else:
+        expected = losses.policy_loss(trace, advantages)
+    assert step.parts["policy"].item() == pytest.approx(expected.item(), abs=1e-5)
+    step.total.backward()
+    assert attention_gradient(model).abs().max() > 0
+
+
+def test_pathwise_draws_nothing_and_reaches_the_policy_through_the_patches():
+    model = make("dense", snap=False, first_location="learned")
+    (step,) = passes_of(model, TrainingConfig(estimator="pathwise"))
+    assert torch.equal(step.trace.samples_BTS2, step.trace.means_BTS2)
+    assert set(step.parts) == {"classification"}
+    step.total.backward()
+    assert attention_gradient(model).abs().max() > 0
+
+
+def test_settings_are_a_config_or_keywords_and_photos_may_be_pixels():
+    model = make("dense").eval()
+    found = []
+    for how in (
+        dict(estimator="leave_one_out", rollouts=3),
+        dict(config=TrainingConfig(estimator="leave_one_out", rollouts=2), rollouts=3),
+        dict(config=TrainingConfig(estimator="leave_one_out", rollouts=3)),
+        dict(config=TrainingConfig(rollouts=3), estimator=estimators.leave_one_out),
+    ):
+        model.generator = torch.Generator().manual_seed(0)
+        (step,) = estimators.losses(model, pixels(4), LABELS, **how)
+        assert step.trace.rollouts == 3 and not step.more
+        found.append(step.total.item())
+    assert len(set(found)) == 1
+    (step,) = estimators.losses(model, pixels(4), LABELS)
+    assert step.trace.rollouts == 1 and "baseline" in step.parts
+
+
+def test_a_model_without_a_policy_learns_from_the_classification_alone():
+    model = make("soft")
+    (step,) = passes_of(model, TrainingConfig(estimator="leave_one_out", rollouts=2))
+    assert set(step.parts) == {"classification"}
+    step.total.backward()
+    assert attention_gradient(model).abs().max() > 0
+
+
+def test_an_estimator_is_found_by_its_name_or_import_path():
+    assert estimators.find_estimator("ppo") is estimators.ppo
+    assert estimators.find_estimator("math:floor") is math.floor
+    for name, says in [
+        ("no_such_module:one", "cannot import no_such_module"),
+        ("math:nothing", "module math has no nothing"),
+        ("math:pi", "math:pi: is not a function"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            estimators.find_estimator(name)
 
 
 def test_golden_run():

@@ -233,6 +233,61 @@ def test_normalised_advantages_and_explained_variance():
     assert losses.explained_variance(trace, returns).item() == pytest.approx(1)
     flat = trace_of(baselines_BT=torch.full((B, T), 2.0, dtype=torch.float64))
     assert losses.explained_variance(flat, advantages).item() == pytest.approx(0)
+    half = trace_of(baselines_BT=(returns / 2).clone())  # what is left has a quarter of it
+    assert losses.explained_variance(half, returns).item() == pytest.approx(0.75)
+
+    one = trace_of(
+        chosen=(False, True), logits_BTN=torch.zeros(1, 2, N), baselines_BT=torch.ones(1, 2)
+    )
+    alone = torch.tensor([[5.0, 3.0]])
+    assert torch.equal(losses.normalised(alone, one), alone), "one number has no deviation"
+    assert losses.explained_variance(one, alone).item() == 0
+    two = trace_of(chosen=(True, True), baselines_BT=torch.zeros(1, 2))
+    assert losses.normalised(alone, two)[0].tolist() == pytest.approx([0.7071, -0.7071], abs=1e-4)
+    assert losses.explained_variance(two, alone).item() == pytest.approx(0)
+    same = torch.full((1, 2), 3.0)
+    assert losses.normalised(same, two).tolist() == [[0.0, 0.0]]
+    assert losses.explained_variance(two, same).item() == 1
+
+
+def test_the_total_and_its_parts_with_a_policy_and_without():
+    trace = trace_of(stop_logits_BT=None)
+    settings = TrainingConfig(baseline_weight=0.3, policy_weight=0.7, entropy_bonus=0.1)
+    drop = losses.returns(trace, LABELS, "drop")
+    found = losses.total_loss(trace, LABELS, settings, None, drop, drop.mean())
+    by_hand = 0.3 * found.parts["baseline"] + 0.7 * drop.mean() - 0.1 * found.parts["entropy"]
+    assert found.total.item() == pytest.approx((found.parts["classification"] + by_hand).item())
+    assert set(found.parts) == {
+        "classification", "baseline", "policy", "entropy", "reward", "explained_variance"
+    }  # fmt: skip
+    assert found.parts["reward"].item() == pytest.approx(drop[:, 1:].mean().item())
+    assert found.logits_RN.tolist() == trace.logits_BTN[:, -1].tolist()
+    assert not found.logits_RN.requires_grad and not found.more and found.trace is trace
+    for returns, policy in [(None, None), (drop, None), (None, drop.mean())]:
+        alone = losses.total_loss(trace, LABELS, settings, None, returns, policy)
+        assert set(alone.parts) == {"classification"}
+        assert alone.total.item() == alone.parts["classification"].item()
+    nothing = trace_of(chosen=(False,) * T, stop_logits_BT=None)
+    fixed = losses.total_loss(nothing, LABELS, settings, None, drop, drop.mean())
+    assert set(fixed.parts) == {"classification"}
+
+
+def test_targets_are_those_of_photos_or_of_rows():
+    trace, settings = trace_of(), TrainingConfig()
+    by_photo, by_row = (
+        losses.total_loss(trace, labels, settings).total.item() for labels in (LABELS[::M], LABELS)
+    )
+    assert by_photo == by_row
+    for reward in ("correct", "drop"):
+        assert torch.equal(
+            losses.returns(trace, LABELS[::M], reward), losses.returns(trace, LABELS, reward)
+        )
+    assert losses.stop_loss(trace, LABELS[::M]).item() == losses.stop_loss(trace, LABELS).item()
+    soft = torch.nn.functional.one_hot(LABELS, N).double()
+    assert losses.stop_loss(trace, soft).item() == losses.stop_loss(trace, LABELS).item()
+    assert losses.returns(trace, soft, "drop")[:, 0].tolist() == pytest.approx(
+        losses.returns(trace, LABELS, "drop")[:, 0].tolist()
+    )
 
 
 def test_the_target_of_the_stop_loss_is_whether_the_prediction_is_right():
@@ -338,7 +393,7 @@ def test_the_gradient_is_exact_where_samples_are_clamped():
     assert mean[0] > 0.7
     (-expected(mean)).backward()
     wanted = [parameter.grad.clone() for parameter in policy.parameters()]
-    samples, probability = grid(mean.detach(), std, cells=601)
+    samples, probability = grid(mean.detach(), std, cells=201)
     found = gradient_of(policy, state, samples, probability, reward)
     for actual, exact in zip(found, wanted, strict=True):
         torch.testing.assert_close(actual, exact, atol=2e-3, rtol=5e-3)

@@ -71,6 +71,17 @@ def test_rewards():
     assert glance[0, 0].item() == pytest.approx(glance[0, 1].item(), abs=1e-6)
     sure = trace_of(logits, stop_logits_BT=torch.zeros(2, 3))
     assert stop_loss(sure, TARGETS).item() == pytest.approx(math.log(2))
+    # after the first step the head stops with probability 1/2, so a fourth of the photos go on
+    # to the third
+    after = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, TARGETS[:, None].expand(2, 3, 3), reduction="none"
+    ).sum(2)
+    expected = 0.5 * after[:, 0] + 0.25 * (after[:, 1] + 0.3) + 0.25 * (after[:, 2] + 0.6)
+    assert stop_loss(sure, TARGETS, 0.3).item() == pytest.approx(expected.mean().item())
+    # the photo's F1 is what the head should say: 0.8 of the first at the end
+    said = trace_of(logits[:1, 2:], stop_logits_BT=torch.tensor([[2.0]]))
+    by_hand = -0.8 * math.log(1 / (1 + math.exp(-2))) - 0.2 * math.log(1 / (1 + math.exp(2)))
+    assert stop_loss(said, TARGETS[:1]).item() == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize(
