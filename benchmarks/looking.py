@@ -6,10 +6,10 @@
 For each preset, with the networks in torch and as programs (`--fast`): microseconds a photo of each
 stage, photos/s of all together, and photos/s times GMACs beside the plain backbone's of the same
 run (the goal is 0.9). "predict": photos/s of `predict` as it runs, decoding and looking at the same
-time, by the clock, on as many cores as there are threads. Photos are generated JPEGs of the preset's
-size; no weights are loaded. The plain backbone is the preset `scenes_flowers17_plain`: one patch of
-the whole photo, squeezed to 224 x 224. The other figures: processor time with one thread, else the
-clock; medians of passes that take turns.
+time, by the clock, on as many cores as there are threads. Photos are generated JPEGs of the
+preset's size; no weights are loaded. The plain backbone is the preset `scenes_flowers17_plain`: one
+patch of the whole photo, squeezed to 224 x 224. The other figures: processor time with one thread,
+else the clock; medians of passes that take turns.
 """
 
 from __future__ import annotations
