@@ -3,13 +3,15 @@
     python benchmarks/faults.py config --cases 500 --seed 0
     python benchmarks/faults.py train --cases 20 --seed 0
     python benchmarks/faults.py predict --cases 200 --seed 0
+    python benchmarks/faults.py photos --cases 10000 --seed 0
 
-A row is one kind of file, `train`, or another command. A damaged file must be refused in one line
-that names it (UserError), or be read; anything else, and more than LIMIT seconds, is a fault and is
-printed with its case. `train` kills a small training (SIGKILL) again and again at random moments
-and resumes it each time: its table and weights must be those of the undisturbed one, to the last
-bit. The other commands are killed and given again: after each kill, what stands under its final
-name must be what the undisturbed command writes. The exit code is 1 if there was a fault.
+A row is one kind of file, `photos` (fault_photos.py says what it does), `train`, or another
+command. A damaged file must be refused in one line that names it (UserError), or be read; anything
+else, and more than LIMIT seconds, is a fault and is printed with its case. `train` kills a small
+training (SIGKILL) again and again at random moments and resumes it each time: its table and weights
+must be those of the undisturbed one, to the last bit. The other commands are killed and given
+again: after each kill, what stands under its final name must be what the undisturbed command
+writes. The exit code is 1 if there was a fault.
 docs/reliability.md holds the figures.
 """
 
@@ -165,6 +167,17 @@ def damage(row: Row, cases: int, seed: int) -> Counter[str]:
     return found
 
 
+def damage_photos(cases: int, seed: int, home: Path) -> Counter[str]:
+    """Count what becomes of damaged photos in each way in which they are read."""
+    import fault_photos  # needs pyvips and Gradio, which are optional
+
+    run = home / "run"
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_run(tiny_config(tiny_photos(home / "photos"), epochs=1), run)
+    with fault_photos.App(run, home / "log") as app:
+        return fault_photos.damage_photos(range(cases), seed, home, run, app)
+
+
 def kill_trainings(cases: int, seed: int, home: Path) -> Counter[str]:
     """Kill one training `cases` times, resuming it each time; then compare."""
     config = tiny_config(
@@ -278,7 +291,7 @@ def kill_command(name: str, cases: int, seed: int, home: Path) -> Counter[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("row", help="config, weights, state, manifest, dataset, digits, csv, idx,"
-                        " mat; train; prepare, test, predict, export or viz")  # fmt: skip
+                        " mat; photos; train; prepare, test, predict, export or viz")  # fmt: skip
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -287,6 +300,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         if given.row == "train":
             found = kill_trainings(given.cases, given.seed, Path(home))
+        elif given.row == "photos":
+            found = damage_photos(given.cases, given.seed, Path(home))
         elif given.row in KILLED:
             found = kill_command(given.row, given.cases, given.seed, Path(home))
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,46 @@ def test_the_harness_sees_other_errors_and_several_lines(faults, rows):
     for error in (ValueError("odd"), faults.UserError("two\nlines")):
         row = faults.Row(rows["csv"].file, lambda error=error: fail(error))
         assert faults.outcome(row, b"x") not in ("read", "refused")
+
+
+def test_damaged_photos_are_read_or_refused_by_name(faults, rows, tmp_path):
+    """By `prepare`, `predict` and region; the full row tries the app too."""
+    pytest.importorskip("pyvips")
+    photos = importlib.import_module("fault_photos")
+    run = rows["weights"].file.parent
+    found = photos.damage_photos(range(CASES), 1, tmp_path, run)
+    assert found["faults"] == 0, found
+    for way in ("prepare", "predict", "region"):
+        read, refused = found[f"read by {way}"], found[f"refused by {way}"]
+        assert read > 0 and refused > 0 and read + refused == CASES, found
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("crash", "exit code -11"),
+        ("loop", "more than 1 s of processor time"),
+        ("left out", "neither in the result nor refused"),
+        ("two lines", "not in one line with its name"),
+        ("memory", "more than 0.001 GB, and read"),
+    ],
+)
+def test_the_harness_sees_what_decoders_may_do(faults, tmp_path, monkeypatch, what, said):
+    pytest.importorskip("pyvips")
+    photos = importlib.import_module("fault_photos")
+    monkeypatch.setattr(photos, "LIMIT", 1)
+    if what == "memory":
+        monkeypatch.setattr(photos, "MOST", 1_000_000)
+
+    def way(files):
+        if what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        while what == "loop":
+            pass
+        error = f"{files[0]}: odd\nlines" if what == "two lines" else ""
+        if what != "left out":
+            yield files[0].name, photos.judged(error, str(files[0]))
+
+    file = tmp_path / "batch" / "raw" / "dot" / "a.png"
+    file.parent.mkdir(parents=True)
+    assert said in photos.answers_in_process(way, [file])["a.png"]

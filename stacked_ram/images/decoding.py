@@ -59,7 +59,8 @@ def read_photo(
     except Image.DecompressionBombError:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; reduce it first") from None
     except Exception as error:  # decoders raise errors of any kind on broken files
-        raise UserError(f"{path}: cannot read this photo ({error}); leave it out") from None
+        why = " ".join(str(error).split()) or type(error).__name__  # libheif says several lines
+        raise UserError(f"{path}: cannot read this photo ({why}); leave it out") from None
 
 
 def image_pixels(

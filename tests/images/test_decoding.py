@@ -142,3 +142,19 @@ def test_so_has_a_jpeg_of_other_colours(tmp_path, mode):
     with Image.open(tmp_path / "a.jpg") as image:
         expected_CHW = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     assert (read_photo(tmp_path / "a.jpg") == expected_CHW).all()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"), [("odd box\n  at 378\n", "odd box at 378"), ("", "OSError")]
+)
+def test_what_a_decoder_says_is_one_line(tmp_path, monkeypatch, said, why):
+    """libheif, for one, explains a damaged file in two lines."""
+
+    def fail(*_, **__):
+        raise OSError(said)
+
+    path = saved(tmp_path / "a.png", GRADIENT)
+    monkeypatch.setattr(read.Image, "open", fail)
+    with pytest.raises(UserError) as error:
+        read_photo(path)
+    assert str(error.value) == f"{path}: cannot read this photo ({why}); leave it out"
