@@ -138,6 +138,9 @@ class ModelConfig:
     num_zooms: UpTo100 = 1
     """Categorical policy: widths that it chooses from with each location, each glimpse_scale times
     wider than the one before. 1: every glimpse is as wide."""
+    inhibition: NotNegative = 0
+    """Categorical policy: cells this near to one that was looked at are not looked at again
+    (inhibition of return), while there are others. 0: only the cell itself."""
     start_size: Positive = 1
     """Soft attention: resolution of the first patch; 1 high, 2 medium, 4 low."""
     learned_stop: bool = False
@@ -224,6 +227,10 @@ class ModelConfig:
         check(
             self.num_zooms == 1 or self.glimpse_scale != 1,
             "num_zooms: with glimpse_scale 1 all widths are equal; set another",
+        )
+        check(
+            self.inhibition == 0 or (self.attention == "hard" and self.policy == "categorical"),
+            "inhibition: belongs to a policy over cells; set attention hard, policy categorical",
         )
         check(
             self.start_size == 1 or (self.attention == "soft" and self.patch_unit == "pixels"),

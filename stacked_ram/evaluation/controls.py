@@ -68,13 +68,16 @@ def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Ten
         centres_R2 = policy.centres_R2.cpu()
         cells = len(centres_R2)
         order_NSR = torch.rand(photos, levels, cells, generator=generator)
-        if first:  # the cell that the first glimpse has seen comes last
-            seen_R = policy.visited([locations_NTS2[:1, 0, 0].to(model.mean.device)])[0]
-            order_NSR += seen_R.cpu().float()
-        cells_NTS = torch.randint(cells, drawn, generator=generator)
-        distinct = min(drawn[1], cells)
-        cells_NTS[:, :distinct] = order_NSR.argsort(2)[..., :distinct].transpose(1, 2)
-        locations_NTS2[:, first:] = centres_R2[cells_NTS]
+        locations_NTS2[:, first:] = centres_R2[torch.randint(cells, drawn, generator=generator)]
+        for step in range(first, min(steps, first + cells)):
+            for level in range(levels):
+                earlier = locations_NTS2[:, :step, level].to(model.mean.device).unbind(1)
+                order_NR = order_NSR[:, level]
+                if earlier:
+                    order_NR = order_NR + policy.visited(earlier).cpu()  # these come last
+                cell_N = order_NR.argmin(1)
+                locations_NTS2[:, step, level] = centres_R2[cell_N]
+                order_NSR[torch.arange(photos), level, cell_N] += 1
     else:
         locations_NTS2[:, first:] = 2 * torch.rand(*drawn, 2, generator=generator) - 1
     return locations_NTS2.expand(-1, -1, len(model.levels), -1)

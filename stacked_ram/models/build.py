@@ -195,8 +195,9 @@ def build_attention(config: ModelConfig, glance: Glance | None) -> Attention:
         return SoftAttention(state, region_features=region_features, regions=regions)
     if config.policy == "categorical":
         return CategoricalPolicy(
-            state, region_features=region_features, regions=regions, num_zooms=config.num_zooms
-        )
+            state, region_features=region_features, regions=regions,
+            num_zooms=config.num_zooms, inhibition=config.inhibition,
+        )  # fmt: skip
     return GaussianPolicy(
         state, config.std, std_end=config.std_end, region_features=region_features, regions=regions
     )

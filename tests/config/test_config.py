@@ -52,6 +52,11 @@ WRONG_MODELS = {
         dict(glance_dropout=1.0, **GLANCE),
         dict(glance_dropout=0.5, glance_starts="location", first_location="learned", **GLANCE),
     ],
+    "inhibition": [
+        dict(inhibition=1),
+        dict(inhibition=-1, policy="categorical"),
+        dict(inhibition=1, attention="soft", **GLANCE),
+    ],
     "conv_widths": [
         dict(conv_widths=(8, 16)),
         dict(conv_widths=(), retina="conv"),

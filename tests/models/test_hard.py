@@ -102,6 +102,21 @@ def test_categorical_against_a_loop():
     assert torch.equal(best.location_B2, policy.centres_R2[choice.weights_BR.argmax(1)])
 
 
+def test_cells_near_one_that_was_looked_at_are_not_drawn_while_there_are_others():
+    policy = CategoricalPolicy(6, region_features=5, regions=(4, 5), inhibition=1)
+    repeated = Context(torch.randn(1, 20, 5).expand(500, -1, -1))
+    state, earlier = torch.randn(1, 6).expand(500, -1), []
+    for _ in range(2):
+        earlier.append(policy(state, repeated, sample=True, earlier=earlier).location_B2)
+    cells = torch.stack([policy.cell_of(each) for each in earlier])
+    apart = torch.stack([cells.div(5, rounding_mode="floor"), cells % 5]).diff(dim=1).abs()
+    assert (apart.amax(0) >= 2).all() and len(cells[0].unique()) > 10
+    everywhere = [policy.centres_R2[cell].expand(500, 2) for cell in (6, 8, 10, 16, 18)]
+    assert policy.visited(everywhere).all()
+    last = policy(state, repeated, sample=True, earlier=everywhere)
+    assert last.log_prob_B.isfinite().all() and len(policy.cell_of(last.location_B2).unique()) > 10
+
+
 def test_categorical_gradients_are_finite_where_cells_are_masked():
     policy = CategoricalPolicy(6, region_features=5, regions=(2, 2))
     earlier = [centre.expand(3, 2) for centre in policy.centres_R2[:3]]

@@ -113,7 +113,8 @@ class CategoricalPolicy(nn.Module):
 
     With num_zooms (Z) over 1 it chooses a width with the place: each cell is there Z times, once
     for each width, and locations are (x, y, zoom). A cell whose centre was looked at (at its width)
-    is not drawn again until all have been.
+    is not drawn again until all have been; nor, with inhibition above 0, are those within this many
+    cells of it (inhibition of return).
     """
 
     differentiable = False
@@ -127,9 +128,10 @@ class CategoricalPolicy(nn.Module):
         region_features: int | None,
         regions: tuple[int, int],
         num_zooms: int = 1,
+        inhibition: int = 0,
     ):
         super().__init__()
-        self.regions, self.num_zooms = regions, num_zooms
+        self.regions, self.num_zooms, self.inhibition = regions, num_zooms, inhibition
         rows, columns = regions
         if region_features is not None:
             self.scorer = RegionScorer(region_features, state_features, num_zooms)
@@ -154,10 +156,12 @@ class CategoricalPolicy(nn.Module):
         return cell_B * self.num_zooms + location_B2[:, 2].long()
 
     def visited(self, earlier: Sequence[Tensor]) -> Tensor:
-        """Return which cells' centres were looked at, B x R."""
+        """Return which cells' centres were looked at, or lie within `inhibition` cells of a place
+        that was, B x R."""
         locations_BT12 = torch.stack([*earlier], 1).unsqueeze(2)
         far_BTR2 = (locations_BT12 - self.centres_R2).abs()
-        near_BTR2 = far_BTR2[..., :2] * self.grid_2 < 0.02  # in half cells; they are centres
+        half_cells_BTR2 = far_BTR2[..., :2] * self.grid_2
+        near_BTR2 = half_cells_BTR2 < 2 * self.inhibition + 0.02
         if self.num_zooms > 1:
             near_BTR2 = torch.cat([near_BTR2, far_BTR2[..., 2:] < 0.5], 3)
         return near_BTR2.all(3).any(1)
