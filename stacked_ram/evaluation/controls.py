@@ -55,9 +55,9 @@ def chosen_from(model: RAM) -> int:
 def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Tensor:
     """Locations drawn in place of those that the policy chooses, N x T x S x 2 (x 3 with widths).
 
-    Uniform over the photo; or, for a policy over cells, centres of cells that the policy could still
-    choose (once all are taken, of any), and any width where it chooses widths. Steps that the policy does not choose
-    stay at the centre, where evaluation puts them.
+    Uniform over the photo; or, for a policy over cells, centres of cells that the policy could
+    still choose (once all are taken, of any), and any width where it chooses widths. Steps that the
+    policy does not choose stay at the centre, where evaluation puts them.
     """
     steps, first = model.num_glimpses, chosen_from(model)
     levels = 1 if model.shares_location else len(model.levels)
