@@ -208,5 +208,5 @@ def exit_curve(table: ExitTable, cost: Cost, points: int = 101) -> pandas.DataFr
     curve["mean_gmacs"] = cost.before + curve["mean_glimpses"] * cost.per_glimpse
     mean_glimpses = table["mean_glimpses"]
     wanted = np.linspace(mean_glimpses[0], mean_glimpses[-1], points)
-    nearest = np.searchsorted(mean_glimpses, wanted).clip(max=len(curve) - 1)
+    nearest = np.searchsorted(mean_glimpses, wanted)
     return curve.iloc[np.unique(nearest)].reset_index(drop=True)

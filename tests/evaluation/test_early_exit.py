@@ -10,6 +10,7 @@ from variants import VARIANTS, batch_of, forward, make, photos_of, pixels, sprea
 
 from stacked_ram.evaluation.cost import Cost
 from stacked_ram.evaluation.early_exit import (
+    Stop,
     choose_threshold,
     exit_at,
     exit_curve,
@@ -47,6 +48,11 @@ def test_a_photo_keeps_the_belief_of_the_glimpse_it_stopped_at(name):
             places[:used], full.locations_BTS2[row, :used, -1], atol=1e-4, rtol=1e-4
         )
         assert places[used:].isnan().all()
+        boxes = answers.boxes_BTK4[row]
+        torch.testing.assert_close(
+            boxes[:used], full.boxes_BTSK4[row, :used, -1], atol=1e-3, rtol=1e-3
+        )
+        assert boxes[used:].isnan().all()
     assert fewest in answers.glimpses_B, "some stopped early"
     everything = look_until(model, photos_of(model, images, sizes))
     assert (everything.glimpses_B == steps).all()
@@ -89,6 +95,22 @@ def test_the_learned_stop_decides_when_requested():
     assert (look_until(model, photos, 0.5, "stop").glimpses_B == 3).all()
     with pytest.raises(UserError, match="learned_stop"):
         look_until(make("dense").eval(), photos, 0.5, "stop")
+
+
+def test_the_stopping_head_is_not_asked_after_the_glance():
+    model = make("glance_core", learned_stop=True).eval()
+    with torch.no_grad():
+        model.stop.bias.fill_(9.0)
+    photos = photos_of(model, pixels())
+    assert look_until(model, photos, 0.5, "stop").glimpses_B.tolist() == [1, 1, 1]
+    assert look_until(model, photos, 0.0).glimpses_B.tolist() == [0, 0, 0]
+
+
+def test_a_threshold_is_a_probability():
+    assert Stop(0.0).at == 0 and Stop(1.0, "stop").at == 1
+    for wrong in (-0.01, 1.01, float("nan")):
+        with pytest.raises(UserError, match="not in 0 to 1"):
+            Stop(wrong)
 
 
 def problem(photos=300, steps=4, classes=3, seed=0):

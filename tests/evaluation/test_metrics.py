@@ -84,9 +84,12 @@ def test_the_reliability_diagram_shows_accuracy_and_photos_by_confidence():
     picture = picture_of(reliability_png(confidence, np.array([1, 0, 0, 0, 1, 1]), bins=2))
     height, width, _ = picture.shape
     blue = (abs(picture - (0, 0x72, 0xB2)) < 9).all(2)
-    blue[: height // 6, : width // 2] = False  # the legend
     grey = (abs(picture - 153) < 9).all(2)
-    grey[: 3 * height // 4] = False  # the diagonal
+    for bars in (blue, grey):
+        bars[: height // 6, : width // 2] = False  # the legend
+    rows, columns = grey[height // 12 : 3 * height // 4, width // 7 :].nonzero()  # no text
+    assert np.corrcoef(rows, columns)[0, 1] < -0.7 and np.ptp(columns) > 0.7 * width, "diagonal"
+    grey[: 3 * height // 4] = False
 
     def left_and_right(bars: np.ndarray) -> tuple[int, int, int]:
         """Heights of the two bars, and from the outer edge of the left one to the other's."""

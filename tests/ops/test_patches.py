@@ -312,11 +312,71 @@ def test_bfloat16_is_the_exact_average_rounded_once():
     assert torch.equal(photos.patches(locations, geometry, torch.bfloat16), exact.bfloat16())
 
 
+@pytest.mark.parametrize(
+    "pixels, word",
+    [
+        (torch.zeros(3, 8, 8), "B, C, H, W"),
+        (torch.zeros(1, 1, 3, 8, 8), "B, C, H, W"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "uint8 or floating point"),
+    ],
+)
+def test_pixels_of_another_kind_are_refused(pixels, word):
+    with pytest.raises(ValueError, match=word):
+        Photos(pixels)
+
+
+def test_what_is_not_one_for_each_channel_or_photo_is_refused():
+    pixels = torch.zeros(2, 3, 8, 8)
+    for values in ([0.5], torch.full((4,), 0.5)):
+        with pytest.raises(ValueError, match="mean or std for 3 channels"):
+            Photos(pixels, mean=values)
+        with pytest.raises(ValueError, match="mean or std for 3 channels"):
+            Photos(pixels, std=values)
+    with pytest.raises(ValueError, match="3 locations are no multiple of 2 photos"):
+        Photos(pixels).patches(torch.zeros(3, 2), GlimpseGeometry(4))
+
+
+@pytest.mark.parametrize("geometry", [GlimpseGeometry(4, 2), GlimpseGeometry(4, 2, snap=False)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=["uint8", "float32"])
+@pytest.mark.parametrize(
+    "mean, std", [(None, [0.2, 0.5]), ([0.4, 0.1], None), ([0.4, 0.1], [2, 4])]
+)
+def test_mean_and_std_each_alone_and_replaced(geometry, dtype, mean, std):
+    """For every reader: zero outside the photo after them, the type of float pixels kept."""
+    generator = torch.Generator().manual_seed(14)
+    (photo,) = photos_of([(13, 17)], 2, dtype, generator)
+    locations = torch.tensor([(0.9, -0.4), (-1.0, 1.0)])
+    plain = Photos(photo[None])
+    photos = Photos(photo[None], mean=mean, std=std)
+    means, stds = (None if v is None else torch.tensor(v).float() for v in (mean, std))
+    boxes = glimpse_boxes(locations, torch.tensor([[13, 17]] * 2), geometry)
+    first = photos.select(torch.tensor([0]))
+    for same in (photos, plain.normalised(means, stds), photos.to("cpu"), first):
+        found = same.patches(locations, geometry)
+        assert found.dtype == torch.float32
+        for row, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            expected = reference_patch(photo, boxes[row, k], (4, 4), mean, std)
+            assert (found[row, k].double() - expected).abs().max() < 2e-5
+
+
 def test_locations_that_are_not_numbers_do_not_read_out_of_bounds():
     photos = Photos(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
     for value in (float("nan"), float("inf"), -1e30):
         photos.patches(torch.tensor([[value, 0.0]]), GlimpseGeometry(4, 2))
         photos.patches(torch.tensor([[value, 0.0]]), GlimpseGeometry(4, 2, snap=False))
+
+
+def test_the_widths_of_a_glimpse():
+    assert GlimpseGeometry(8).widths == (8.0,)
+    assert GlimpseGeometry(8, 3).widths == (8.0, 16.0, 32.0)
+    assert GlimpseGeometry(8, 2, 3.0, patch_width=0.5).widths == (4.0, 12.0)
+    half = GlimpseGeometry(8, 2, 1.5, patch_unit="fraction", patch_width=0.5)
+    assert half.widths == (0.5, 0.75)
+    boxes = glimpse_boxes(torch.zeros(1, 2), torch.tensor([[40, 60]]), half)
+    assert boxes[0].tolist() == [[20.0, 10.0, 40.0, 30.0], [15.0, 5.0, 45.0, 35.0]]
+    assert GlimpseGeometry(8, 3).whole_cells == (1, 2, 4)
+    for other in (half, GlimpseGeometry(8, snap=False), GlimpseGeometry(8, 2, 1.5)):
+        assert other.whole_cells is None
 
 
 @pytest.mark.parametrize(
@@ -325,7 +385,9 @@ def test_locations_that_are_not_numbers_do_not_read_out_of_bounds():
         ({"patch_size": 0}, "patch_size"),
         ({"patch_size": 4, "num_patches": 0}, "num_patches"),
         ({"patch_size": 4, "glimpse_scale": 0.0}, "glimpse_scale"),
+        ({"patch_size": 4, "glimpse_scale": -2.0}, "glimpse_scale"),
         ({"patch_size": 4, "patch_width": float("nan")}, "patch_width"),
+        ({"patch_size": 4, "patch_width": float("inf")}, "patch_width"),
         ({"patch_size": 4, "patch_unit": "metres"}, "patch_unit"),
     ],
 )

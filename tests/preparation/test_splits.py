@@ -59,6 +59,8 @@ def test_units_by_hand() -> None:
     """The largest first, each to the part that lacks most photos of its classes."""
     units = [0] * 4 + [1] * 2 + [2, 3, 4, 5]
     assert sizes_of([0] * 10, [0.5, 0.5], units) == [[5, 5]]
+    # the last photo goes to the first of two parts that lack one each
+    assert sizes_of([0] * 9, [1.0] * 3, [0] * 4 + [1] * 2 + [2] * 2 + [3]) == [[4, 3, 2]]
     classes, units = np.zeros(6, np.int64), np.array([0, 0, 0, 1, 1, 1])
     first = assign_units(classes, units, np.array([5, 1, 9, 3, 2, 4]), [2.0, 1.0])
     assert first.tolist() == [0, 0, 0, 1, 1, 1], "by the lowest lot of the unit"
