@@ -53,7 +53,7 @@ FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 100  # photos
 LIMIT = 20  # seconds of processor time a photo; `prepare`: a batch
-SILENT = 900  # seconds without an answer, whoever has the processor
+SILENT = 600  # seconds without an answer and without work
 MOST = 2_000_000_000  # bytes of memory of a process
 SIDES = (40, 200)  # pixels
 CLASSES = ("bar", "dot")
@@ -214,6 +214,14 @@ def region(files: list[Path]) -> Iterator[Answer]:
         yield file.name, judged(error, str(file))
 
 
+def processor_seconds(process: int | None) -> float:
+    """Processor time of a process until now; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def answers_in_process(way: Way, files: list[Path]) -> dict[str, str]:
     """Name -> what became of each photo, in a process of its own."""
     receive, send = FORK.Pipe(duplex=False)
@@ -223,10 +231,14 @@ def answers_in_process(way: Way, files: list[Path]) -> dict[str, str]:
     send.close()
     answers: dict[str, str] = {}
     with contextlib.suppress(EOFError):
-        while receive.poll(SILENT):
-            name, said = receive.recv()
-            answers[name] = said
-        process.kill()  # it says nothing any more, and has not ended
+        while True:
+            before = processor_seconds(process.pid)
+            if receive.poll(SILENT):
+                name, said = receive.recv()
+                answers[name] = said
+            elif processor_seconds(process.pid) == before:  # it waits for what never comes
+                process.kill()
+                break
     process.join()
     late = f"more than {LIMIT} s of processor time" if process.exitcode == -signal.SIGPROF else ""
     missing = [file.name for file in files if file.name not in answers]
@@ -285,7 +297,7 @@ class App:
 
     def __call__(self, files: list[Path]) -> Iterator[Answer]:
         for file in files:
-            before = self.seconds()
+            before = processor_seconds(self.process.pid)
             try:
                 said = self.look(file)
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -294,7 +306,7 @@ class App:
                 yield file.name, f"the app ended with exit code {self.process.returncode}"
                 self.__enter__()
                 continue
-            if self.seconds() - before > LIMIT:
+            if processor_seconds(self.process.pid) - before > LIMIT:
                 said = f"more than {LIMIT} s of processor time, and {said}"
             yield file.name, said
         log = self.log.read_text(errors="replace")
@@ -335,11 +347,6 @@ class App:
         if answer.status != 200:
             raise ValueError(f"{path}: status {answer.status}: {content[:200]!r}")
         return content
-
-    def seconds(self) -> float:
-        """Processor time of the app until now."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def peak(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_damaged_photos_are_read_or_refused_by_name(faults, rows, tmp_path):
     [
         ("crash", "exit code -11"),
         ("loop", "more than 1 s of processor time"),
+        ("wait", "exit code -9"),
         ("left out", "neither in the result nor refused"),
         ("two lines", "not in one line with its name"),
         ("memory", "more than 0.001 GB, and read"),
@@ -68,6 +70,7 @@ def test_the_harness_sees_what_decoders_may_do(faults, tmp_path, monkeypatch, wh
     pytest.importorskip("pyvips")
     photos = importlib.import_module("fault_photos")
     monkeypatch.setattr(photos, "LIMIT", 1)
+    monkeypatch.setattr(photos, "SILENT", 1 if what == "wait" else 600)
     if what == "memory":
         monkeypatch.setattr(photos, "MOST", 1_000_000)
 
@@ -76,6 +79,8 @@ def test_the_harness_sees_what_decoders_may_do(faults, tmp_path, monkeypatch, wh
             os.kill(os.getpid(), signal.SIGSEGV)
         while what == "loop":
             pass
+        if what == "wait":
+            time.sleep(1000)
         error = f"{files[0]}: odd\nlines" if what == "two lines" else ""
         if what != "left out":
             yield files[0].name, photos.judged(error, str(files[0]))
