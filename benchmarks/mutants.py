@@ -30,9 +30,6 @@ from pathlib import Path
 
 import pytest
 import repository  # noqa: F401  first, so that the package is found
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.operators.provider import OperatorProvider
 from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +62,9 @@ def places_left_out(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
 
 def mutants_of(source: str) -> list[tuple[str, int, int]]:
     """All mutants: the operator's name, which of its places, and the line."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.operators.provider import OperatorProvider
+
     left_out, nodes = places_left_out(source), list(ast_nodes(get_ast(source)))
     found = []
     for name in sorted(OperatorProvider()):
@@ -122,6 +122,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="+", help="the numbers of mutants to try")
     args = parser.parse_args()
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.operators.provider import OperatorProvider
+
     file = ROOT / "stacked_ram" / f"{args.module}.py"
     tests = [str(ROOT / "tests" / f"{name}.py") for name in TESTS[args.module].split()]
     source = file.read_text()
