@@ -48,6 +48,7 @@ from stacked_ram.runtime.errors import UserError
 
 MAX_FILE_BYTES = 512 * 2**20
 MIN_SIDE = 4
+MAX_SIDE = 65_500  # pixels of a JPEG, as which all but unchanged PNG files are stored
 MAX_SCANS = 500  # of a JPEG; each takes as long as a photo to decode
 _TURNS = {  # the operation that undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -190,6 +191,10 @@ def _decode(
     if min(width, height) < MIN_SIDE:
         raise Refused("too_small", f"{width} x {height} pixels")
     image_format = image.format or ""
+    reduction = min(1.0, plan.short_side / min(width, height)) if plan.short_side else 1.0
+    as_png = image_format == "PNG" and reduction == 1
+    if max(width, height) * reduction > MAX_SIDE and not as_png:
+        raise Refused("too_many_pixels", f"{width} x {height}: a side above {MAX_SIDE:,}")
     repairs = []
     if source.suffix.lower() not in SUFFIXES[image_format]:
         repairs.append("wrong_suffix")

@@ -322,3 +322,12 @@ def test_all_damage_is_found(
 def test_boxes_are_clipped_to_the_photo() -> None:
     assert clip_box((-5, 2, 200, 9), 100, 50) == (0, 2, 100, 9)
     assert clip_box((120, 2, 200, 9), 100, 50) is None
+
+
+def test_a_photo_longer_than_a_jpeg_can_be_is_refused(tmp_path: Path, plan: CheckPlan) -> None:
+    """One such photo must not end the preparation of all others."""
+    for size, problem in (((8, 65_501), "too_many_pixels"), ((8, 65_500), "")):
+        Image.new("L", size).save(tmp_path / "a.bmp")
+        assert check_photo(tmp_path / "a.bmp", plan).problem == problem
+    Image.new("RGB", (8, 65_501)).save(tmp_path / "a.png")  # stored as it is
+    assert check_photo(tmp_path / "a.png", plan).problem == ""
