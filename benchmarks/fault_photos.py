@@ -254,6 +254,7 @@ def answers_in_process(way: Way, files: list[Path]) -> dict[str, str]:
 def answer_all(way: Way, files: list[Path], log: Path, send: Connection) -> None:
     os.dup2(os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)  # decoders write there too
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process, whatever it is doing
+    torch.set_num_threads(1)  # OpenMP's other threads did not come along with the fork
     answers = way(files)
     try:
         while True:
