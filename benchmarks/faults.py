@@ -169,12 +169,13 @@ def damage(row: Row, cases: int, seed: int) -> Counter[str]:
 
 def damage_photos(cases: int, seed: int, home: Path) -> Counter[str]:
     """Count what becomes of damaged photos in each way in which they are read."""
-    import fault_photos  # needs pyvips and Gradio, which are optional
+    import fault_app  # needs pyvips and Gradio, which are optional
+    import fault_photos
 
     run = home / "run"
     with contextlib.redirect_stdout(io.StringIO()):
         train_run(tiny_config(tiny_photos(home / "photos"), epochs=1), run)
-    with fault_photos.App(run, home / "log") as app:
+    with fault_app.App(run, home / "log") as app:
         return fault_photos.damage_photos(range(cases), seed, home, run, app)
 
 

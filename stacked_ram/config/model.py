@@ -139,8 +139,8 @@ class ModelConfig:
     """Categorical policy: widths that it chooses from with each location, each glimpse_scale times
     wider than the one before. 1: every glimpse is as wide."""
     inhibition: NotNegative = 0
-    """Categorical policy: cells this near to one that was looked at are not looked at again
-    (inhibition of return), while there are others. 0: only the cell itself."""
+    """Categorical policy: a cell that was looked at, and those within this many cells of it, are
+    not looked at again (inhibition of return) while there are others. 0: only the cell itself."""
     start_size: Positive = 1
     """Soft attention: resolution of the first patch; 1 high, 2 medium, 4 low."""
     learned_stop: bool = False

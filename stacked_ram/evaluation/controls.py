@@ -69,15 +69,14 @@ def random_locations(model: RAM, photos: int, generator: torch.Generator) -> Ten
         cells = len(centres_R2)
         order_NSR = torch.rand(photos, levels, cells, generator=generator)
         locations_NTS2[:, first:] = centres_R2[torch.randint(cells, drawn, generator=generator)]
-        for step in range(first, min(steps, first + cells)):
-            for level in range(levels):
-                earlier = locations_NTS2[:, :step, level].to(model.mean.device).unbind(1)
-                order_NR = order_NSR[:, level]
-                if earlier:
-                    order_NR = order_NR + policy.visited(earlier).cpu()  # these come last
-                cell_N = order_NR.argmin(1)
-                locations_NTS2[:, step, level] = centres_R2[cell_N]
-                order_NSR[torch.arange(photos), level, cell_N] += 1
+        for step in range(min(steps, first + cells)):
+            for order_NR, location_N2 in zip(
+                order_NSR.unbind(1), locations_NTS2[:, step].unbind(1), strict=True
+            ):
+                if step >= first:
+                    location_N2[:] = centres_R2[order_NR.argmin(1)]
+                visited_NR = policy.visited([location_N2.to(model.mean.device)])
+                order_NR += visited_NR.cpu()  # they come last from now on
     else:
         locations_NTS2[:, first:] = 2 * torch.rand(*drawn, 2, generator=generator) - 1
     return locations_NTS2.expand(-1, -1, len(model.levels), -1)

@@ -6,15 +6,14 @@ memory does not grow with their number.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import itertools
 import math
 import os
 import sys
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,19 +231,16 @@ def answered(
         return
 
     def rows(batch: list[Named]) -> list[Row]:
+        torch.set_num_threads(threads // 2)
         return list(predict_batch(loaded, batch, **how))
 
-    waiting: deque[Future[list[Row]]] = deque()
-    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads // 2,))
+    # one more than are looked at, so that no thread has to wait
+    found = read_ahead(decoded, rows, lambda _: 0, most=3, most_pixels=0, threads=2)
     try:
-        for batch in decoded:
-            waiting.append(pool.submit(rows, batch))
-            if len(waiting) > 2:  # one more than are looked at, so that no thread has to wait
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        with contextlib.closing(found):
+            for _, batch_rows in found:
+                yield from batch_rows
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # setting it in a thread sets it for threads to come
 
 

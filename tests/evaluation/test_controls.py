@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from variants import make
@@ -38,6 +40,18 @@ def test_a_policy_over_cells_is_replaced_by_distinct_cells(first, regions):
     cells = distances.argmin(2)
     assert all(len(set(row.tolist())) == chosen.shape[1] for row in cells)
     assert len(set(cells.flatten().tolist())) == len(centres) - (first == "centre")
+
+
+@pytest.mark.parametrize("first", ["learned", "centre"])
+def test_cells_are_as_far_apart_as_the_policys(first):
+    model = make(
+        "dense", policy="categorical", regions=(5, 5), first_location=first, num_glimpses=4,
+        inhibition=1,
+    )  # fmt: skip
+    cells = ((drawn(model)[:, :, 0] + 1) / 2 * 5).floor()
+    for earlier, later in itertools.combinations(range(4), 2):
+        assert ((cells[:, earlier] - cells[:, later]).abs().amax(1) >= 2).all()
+    assert len(cells.flatten(0, 1).unique(dim=0)) == 25 - (0 if first == "learned" else 8)
 
 
 def test_widths_that_the_policy_chooses_are_drawn_too():

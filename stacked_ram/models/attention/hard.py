@@ -112,9 +112,9 @@ class CategoricalPolicy(nn.Module):
     scores each cell from its feature and the state; without it, another scores all from the state.
 
     With num_zooms (Z) over 1 it chooses a width with the place: each cell is there Z times, once
-    for each width, and locations are (x, y, zoom). A cell whose centre was looked at (at its width)
-    is not drawn again until all have been; nor, with inhibition above 0, are those within this many
-    cells of it (inhibition of return).
+    for each width, and locations are (x, y, zoom). A cell whose centre was looked at (at its
+    width), and those within `inhibition` cells of it (inhibition of return), are not drawn again
+    while there are others.
     """
 
     differentiable = False

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stacked_ram.config.model import CONV_WIDTHS
 from stacked_ram.models.retina.backbone import Backbone
 from stacked_ram.models.retina.norms import FreezableStatistics
 from stacked_ram.ops.exported import exporting
@@ -54,7 +55,7 @@ class ConvWhat(FreezableStatistics):
         num_patches: int,
         patch_size: int,
         out_features: int,
-        widths: Sequence[int] = (16, 32, 64),
+        widths: Sequence[int] = CONV_WIDTHS,
     ):
         super().__init__()
         self.out_features = out_features
