@@ -373,13 +373,13 @@ def plot_png(plot: Plot, study: optuna.Study) -> bytes:
     before = pyplot.get_backend()
     pyplot.switch_backend("Agg")  # needs no display, and a notebook does not show the plot
     try:
-        with warnings.catch_warnings():
+        with pyplot.rc_context(), warnings.catch_warnings():  # Optuna sets a style for all figures
             warnings.simplefilter("ignore")  # that these plots are experimental
             figure = plot(study).get_figure(root=True)
-        assert figure is not None  # Optuna draws on axes of a figure
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
-        pyplot.close(figure)
+            assert figure is not None  # Optuna draws on axes of a figure
+            content = io.BytesIO()
+            figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+            pyplot.close(figure)
     finally:
         pyplot.switch_backend(before)
     return content.getvalue()

@@ -72,11 +72,13 @@ def test_python_searches_as_the_command_does(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "train_run", scores(0.5, 0.9, 0.7))
     monkeypatch.chdir(tmp_path)
     config, backend = tiny_config(digits, epochs=1), pyplot.get_backend()
+    looks = pyplot.rcParams.copy()
     best = ram.tune(config, ["std=0.05:0.5"], trials=3, batch_size=5)
     table = pandas.read_csv(f"results/{Path(config.data.dataset).name}-study/trials.csv")
     assert best.model.std == pytest.approx(table["std"][table["value"].idxmax()])
     assert best.training.batch_size == 5
     assert pyplot.get_backend() == backend  # a notebook goes on showing its figures
+    assert pyplot.rcParams == looks  # and they look as before
 
 
 @pytest.mark.parametrize(
