@@ -5,14 +5,10 @@
     python benchmarks/faults.py predict --cases 200 --seed 0
     python benchmarks/faults.py photos --cases 10000 --seed 0
 
-A row is one kind of file, `photos` (fault_photos.py says what it does), `train`, or another
-command. A damaged file must be refused in one line that names it (UserError), or be read; anything
-else, and more than LIMIT seconds, is a fault and is printed with its case. `train` kills a small
-training (SIGKILL) again and again at random moments and resumes it each time: its table and weights
-must be those of the undisturbed one, to the last bit. The other commands are killed and given
-again: after each kill, what stands under its final name must be what the undisturbed command
-writes. The exit code is 1 if there was a fault.
-docs/reliability.md holds the figures.
+A row is one kind of file, `photos` (fault_photos.py says what it does), or a command, which is
+killed (fault_kills.py says how). A damaged file must be refused in one line that names it
+(UserError), or be read; anything else, and more than LIMIT seconds, is a fault and is printed with
+its case. The exit code is 1 if there was a fault. docs/reliability.md holds the figures.
 """
 
 from __future__ import annotations
@@ -21,19 +17,16 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import fault_kills
 import repository  # noqa: F401  first, so that the package is found
 import scipy.io
 import torch
@@ -44,16 +37,14 @@ from stacked_ram.evaluation.predict import photo_names
 from stacked_ram.preparation.idx import read_idx
 from stacked_ram.preparation.sources.common import read_mat, whole_numbers
 from stacked_ram.runs.checkpoint import load_run, restore, state_files
-from stacked_ram.runs.folder import save_config
 from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from tiny import raw_photos, tiny_config, tiny_digits, tiny_photos  # noqa: E402
+from tiny import tiny_config, tiny_digits, tiny_photos  # noqa: E402
 
 LIMIT = 20  # seconds a case
-OUTPUTS = ("metrics.csv", "best.safetensors", "last.safetensors")
 WORDS = [b"", b"\0", b"\n", b"nan", b"-1", b"1e400", b"[", b"{", b"&a *a", b"!!int x", b"\xff\xfe",
          b"999999999999", b"2026-13-45", b"null", b"../../x", b",", b'"', b": "]  # fmt: skip
 
@@ -179,132 +170,23 @@ def damage_photos(cases: int, seed: int, home: Path) -> Counter[str]:
         return fault_photos.damage_photos(range(cases), seed, home, run, app)
 
 
-def kill_trainings(cases: int, seed: int, home: Path) -> Counter[str]:
-    """Kill one training `cases` times, resuming it each time; then compare."""
-    config = tiny_config(
-        tiny_photos(home / "photos"), epochs=30, workers=1, save_every=0.0, ema_decay=0.9
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        train_run(config, home / "whole")
-    save_config(config, home / "config.yaml")
-    rng, found, run = random.Random(seed), Counter[str](), home / "killed"
-    main = [sys.executable, str(ROOT / "main.py"), "train"]
-    for _ in range(cases + 1):
-        last = found["killed"] == cases
-        fresh = not (run / "config.yaml").exists()
-        given = [str(home / "config.yaml"), "--out", str(run)] if fresh else ["--resume", str(run)]
-        had = set(state_files(run))
-        process = subprocess.Popen([*main, *given], stdout=subprocess.DEVNULL)
-        while not last and process.poll() is None and not set(state_files(run)) - had:
-            time.sleep(0.001)  # each attempt saves something, so that it comes to its end
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(None if last else rng.uniform(0, 0.3))
-        if process.poll() is None:
-            process.kill()
-            found["killed"] += 1
-        if process.wait() > 0:
-            found["faults"] += 1
-            print(f"exit code {process.returncode}")
-        if process.returncode == 0:
-            break
-    same = all((run / n).read_bytes() == (home / "whole" / n).read_bytes() for n in OUTPUTS)
-    found["ended with the same bits" if same else "faults"] += 1
-    return found
-
-
-KILLED = ("prepare", "test", "predict", "export", "viz")
-
-
-def command_of(name: str, home: Path, out: Path) -> list[str]:
-    """Return the command, one of KILLED, that is killed and given again; it writes into `out`."""
-    main, run = [sys.executable, str(ROOT / "main.py")], str(out / "run")
-    photos = str(home / "photos" / "test")
-    return {
-        "prepare": [sys.executable, str(ROOT / "prepare_data.py"), str(home / "raw"),
-                    str(out / "data"), "--valid-ratio", "0.2", "--test-ratio", "0.2"],
-        "test": [*main, "test", run, "--controls"],
-        "predict": [*main, "predict", run, photos, "--out", str(out / "table.csv")],
-        "export": [*main, "export", run, "--no-onnx"],
-        "viz": [sys.executable, str(ROOT / "viz.py"), run, "--limit", "2"],
-    }[name]  # fmt: skip
-
-
-def written(folder: Path) -> dict[str, bytes]:
-    """The files under a folder that have their final names, without the time of writing."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in name.parts):
-            continue
-        content = path.read_bytes()
-        if path.suffix == ".json":
-            with contextlib.suppress(ValueError):  # half of a file is compared as it is
-                values = json.loads(content)
-                content = json.dumps({k: v for k, v in values.items() if k != "when"}).encode()
-        found[str(name)] = content
-    return found
-
-
-def kill_command(name: str, cases: int, seed: int, home: Path) -> Counter[str]:
-    """Kill a command at random moments, give it again and again; compare what it leaves."""
-    out, rng, found = home / "out", random.Random(seed), Counter[str]()
-    raw_photos(home / "raw")
-    config = tiny_config(tiny_photos(home / "photos"), epochs=1)
-    with contextlib.redirect_stdout(io.StringIO()):
-        train_run(config, home / "new" / "run")
-
-    def fresh() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(home / "new", out)
-
-    fresh()
-    command = command_of(name, home, out)
-    before, silent = written(out), dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    start = time.monotonic()
-    subprocess.run(command, check=True, **silent)
-    seconds, whole = time.monotonic() - start, written(out)
-    fresh()
-    while found["killed"] < cases:
-        process = subprocess.Popen(command, start_new_session=True, **silent)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0, seconds))
-        ended = process.poll() is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its workers too
-        process.wait()
-        found["ended first" if ended else "killed"] += 1
-        wrong = [
-            file
-            for file, content in written(out).items()
-            if content not in (whole.get(file), before.get(file))
-        ]
-        if wrong or (ended and process.returncode != 0):
-            found["faults"] += 1
-            print(f"case {found['killed']}: exit {process.returncode}; not whole: {wrong}")
-            fresh()
-        elif ended:
-            fresh()
-    subprocess.run(command, check=True, **silent)
-    found["ended with the same files" if written(out) == whole else "faults"] += 1
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("row", help="config, weights, state, manifest, dataset, digits, csv, idx,"
-                        " mat; photos; train; prepare, test, predict, export or viz")  # fmt: skip
+    parser.add_argument(
+        "row",
+        help="config, weights, state, manifest, dataset, digits, csv, idx, mat; photos; "
+        + ", ".join(fault_kills.KILLED),
+    )
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        if given.row == "train":
-            found = kill_trainings(given.cases, given.seed, Path(home))
+        if given.row in fault_kills.KILLED:
+            found = fault_kills.kill(given.row, given.cases, given.seed, Path(home))
         elif given.row == "photos":
             found = damage_photos(given.cases, given.seed, Path(home))
-        elif given.row in KILLED:
-            found = kill_command(given.row, given.cases, given.seed, Path(home))
         else:
             found = damage(rows(Path(home))[given.row], given.cases, given.seed)
     counts = ", ".join(f"{count} {what}" for what, count in found.items() if what != "faults")

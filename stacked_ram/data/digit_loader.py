@@ -72,11 +72,10 @@ class DigitLoader(Loader):
     def make(self, index_B: Tensor, seed: int) -> Batch:
         """Make the batch of these digits; `seed` determines their rotation and place."""
         boxes_B4 = self.boxes_N4[index_B]
-        if self.pieces_NP3 is not None:
-            pixels_B1HW = paste(self.images_NHW, self.pieces_NP3[index_B], self.digits.canvas)
-            return self.batch(index_B, pixels_B1HW, boxes_B4)
-        pixels_BHW = self.images_NHW[index_B]
         self.generator.manual_seed(seed)
+        if self.pieces_NP3 is not None:
+            return self.batch(index_B, self.paste(self.pieces_NP3[index_B]), boxes_B4)
+        pixels_BHW = self.images_NHW[index_B]
         if self.train and self.data.rotate:
             pixels_BHW = rotate(pixels_BHW, self.data.rotate, self.generator)
         if self.fresh:
@@ -90,6 +89,17 @@ class DigitLoader(Loader):
         else:
             pixels_B1HW = pixels_BHW[:, None]
         return self.batch(index_B, pixels_B1HW, boxes_B4)
+
+    def paste(self, pieces_BP3: Tensor) -> Tensor:
+        """Draw canvases from their pieces, each turned about its own middle if `rotate` says so."""
+        patterns_NHW = self.images_NHW
+        if self.train and self.data.rotate:
+            pieces_BP3 = pieces_BP3.long()
+            turned = patterns_NHW[pieces_BP3[..., 0].flatten()]
+            patterns_NHW = rotate(turned, self.data.rotate, self.generator)
+            number_BP = torch.arange(len(turned), device=turned.device).view(pieces_BP3.shape[:2])
+            pieces_BP3 = torch.cat([number_BP[..., None], pieces_BP3[..., 1:]], dim=2)
+        return paste(patterns_NHW, pieces_BP3, self.digits.canvas)
 
     def batch(self, index_B: Tensor, pixels_B1HW: Tensor, boxes_B4: Tensor) -> Batch:
         return Batch(
@@ -143,11 +153,8 @@ def check_options(dataset: DigitDataset, data: DataConfig) -> None:
             f"shift: the digits of {dataset.folder} {where}; it is for digits that are seen as they"
             f" are stored{'' if random else ' (--translate prepares them at random places)'}"
         )
-    if data.rotate and dataset.digits.pieces_NP3 is not None:
-        raise UserError(
-            f"rotate: the canvases of {dataset.folder} are stored as they are; leave it out"
-        )
-    if data.rotate and data.clutter == "fixed" and not dataset.digits.composed:
+    in_pieces = dataset.digits.pieces_NP3 is not None
+    if data.rotate and data.clutter == "fixed" and not dataset.digits.composed and not in_pieces:
         raise UserError(
             f"rotate: with clutter: fixed the canvases of {dataset.folder} are finished before"
             " their digits could turn; leave one of the two"

@@ -90,6 +90,31 @@ def test_batches_are_the_canvases_drawn_piece_by_piece(prepared):
     assert count == 20
 
 
+def test_rotate_turns_each_piece_of_training_canvases_where_it_stands(prepared):
+    config = config_for(prepared, rotate=90.0)
+    dataset = open_dataset(config.data, "train")
+    batch = next(iter(make_loader(dataset, config, train=True)))
+    patterns, pieces = dataset.digits.images_NHW, dataset.digits.pieces_NP3
+    whole = 0
+    for row, pixels in zip(batch.index_B.tolist(), batch.pixels_BCHW[:, 0].numpy(), strict=True):
+        pattern, top, left = pieces[row, -1]  # the last one drawn: nothing lies over it
+        square = pixels[top : top + SIDE, left : left + SIDE]
+        straight = patterns[pattern]
+        assert not (square == straight).all()
+        # a circle around the middle keeps what is in it, to within the interpolation
+        middle = np.hypot(*(np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2)) < 10
+        whole += abs(int(square[middle].sum()) - int(straight[middle].sum())) < 1500
+        outside = np.ones_like(pixels, bool)
+        for _, top, left in pieces[row]:
+            outside[top : top + SIDE, left : left + SIDE] = False
+        assert (pixels[outside] == 0).all()
+    assert whole == len(batch.index_B)
+    still = open_dataset(config.data, "test")
+    batch = next(iter(make_loader(still, config, train=False)))
+    row = int(batch.index_B[0])
+    assert (batch.pixels_BCHW[0, 0].numpy() == by_hand(prepared / "test", row)).all()
+
+
 def test_the_task_multi_has_all_classes_on_a_canvas(source, prepared, tmp_path):
     words = ["--megapixel", str(CANVAS), "--scribbles", "8", "--multi-label"]
     assert main([str(source), str(tmp_path / "multi"), *words]) == 0
