@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -87,16 +88,20 @@ TRAININGS: dict[str, dict[str, object]] = {
 
 def kill(name: str, cases: int, seed: int, home: Path) -> Counter[str]:
     """Kill a command `cases` times at random moments; count how it went. Faults are printed."""
-    for library in LIBRARIES:
-        importlib.import_module(f"stacked_ram.cli.{library}")
-    for library in MORE_LIBRARIES:
-        importlib.import_module(library)
+    import_libraries()
     rng = random.Random(seed)
     if name == "train":
         return kill_trainings(cases, rng, home)
     if name == "tune":
         return kill_search(cases, rng, home)
     return kill_command(name, cases, rng, home)
+
+
+def import_libraries() -> None:
+    for library in LIBRARIES:
+        importlib.import_module(f"stacked_ram.cli.{library}")
+    for library in MORE_LIBRARIES:
+        importlib.import_module(library)
 
 
 class Run:
@@ -117,7 +122,10 @@ class Run:
                 code = importlib.import_module(f"stacked_ram.cli.{entry}").main() or 0
             except SystemExit as error:
                 code = error.code if isinstance(error.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stdout.flush()
                 os._exit(code)
 
     def ended(self) -> bool:
@@ -133,9 +141,12 @@ class Run:
             time.sleep(0.001)
         return self
 
-    def last_line(self) -> str:
+    def text(self) -> str:
         self.said.seek(0)
-        return (self.said.read().strip().splitlines() or [""])[-1]
+        return self.said.read().strip()
+
+    def last_line(self) -> str:
+        return (self.text().splitlines() or [""])[-1]
 
     def kill(self) -> bool:
         """Kill it and its workers; whether it was still there."""

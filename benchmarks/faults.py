@@ -5,8 +5,9 @@
     python benchmarks/faults.py predict --cases 200 --seed 0
     python benchmarks/faults.py photos --cases 10000 --seed 0
 
-A row is one kind of file, `photos` (fault_photos.py says what it does), or a command, which is
-killed (fault_kills.py says how). A damaged file must be refused in one line that names it
+A row is one kind of file, `photos` (fault_photos.py says what it does), a command, which is killed
+(fault_kills.py says how), or `disturb` (fault_disturb.py: signals, a full disk, folders that are
+moved away). A damaged file must be refused in one line that names it
 (UserError), or be read; anything else, and more than LIMIT seconds, is a fault and is printed with
 its case. The exit code is 1 if there was a fault. docs/reliability.md holds the figures.
 """
@@ -26,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import fault_disturb
 import fault_kills
 import repository  # noqa: F401  first, so that the package is found
 import scipy.io
@@ -174,7 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "row",
-        help="config, weights, state, manifest, dataset, digits, csv, idx, mat; photos; "
+        help="config, weights, state, manifest, dataset, digits, csv, idx, mat; photos; disturb; "
         + ", ".join(fault_kills.KILLED),
     )
     parser.add_argument("--cases", type=int, default=200)
@@ -185,6 +187,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         if given.row in fault_kills.KILLED:
             found = fault_kills.kill(given.row, given.cases, given.seed, Path(home))
+        elif given.row == "disturb":
+            found = fault_disturb.disturb(given.cases, given.seed, Path(home))
         elif given.row == "photos":
             found = damage_photos(given.cases, given.seed, Path(home))
         else:

@@ -90,6 +90,8 @@ class LeftOut:
         """Report a photo the first time."""
         if name in self.errors:
             return
+        if not self.dataset.folder.is_dir():  # a disk that is no longer mounted, for example
+            raise RunFailed(f"{self.dataset.folder}: the data set was there and is no longer")
         count = len(self.dataset)
         self.errors[name] = error
         if len(self) <= NAMED:

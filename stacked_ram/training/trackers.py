@@ -9,13 +9,16 @@ package of a tracker is imported when the tracker is made, and only in the main 
 from __future__ import annotations
 
 import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 from stacked_ram.config.yaml import to_dict
-from stacked_ram.runtime.errors import UserError
+from stacked_ram.runtime.errors import NotWritten, UserError
 from stacked_ram.training.callbacks import Callback, Training
 from stacked_ram.training.meters import Row
 
@@ -30,7 +33,7 @@ class Tracker(Callback):
 
 
 class TensorBoard(Tracker):
-    """Curves and pictures in RUN/tensorboard."""
+    """Curves and pictures in RUN/tensorboard. Raises NotWritten where they cannot be written."""
 
     writer: Any = None
 
@@ -39,21 +42,41 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             # What an interrupted process wrote after its last checkpoint is not shown.
-            folder, epoch = trainer.run.path / "tensorboard", trainer.epoch + 1
-            self.writer = SummaryWriter(str(folder), purge_step=epoch)
+            self.folder, epoch = trainer.run.path / "tensorboard", trainer.epoch + 1
+            self.excepthook, threading.excepthook = threading.excepthook, self.heard
+            with self.writing():
+                self.writer = SummaryWriter(str(self.folder), purge_step=epoch)
 
     def on_epoch_end(self, trainer: Training, row: Row) -> None:
         if self.writer is not None:
-            for name, value in tracked(row).items():
-                self.writer.add_scalar(name, value, trainer.epoch)
+            with self.writing():
+                for name, value in tracked(row).items():
+                    self.writer.add_scalar(name, value, trainer.epoch)
 
     def write_picture(self, name: str, pixels_HWC: np.ndarray, epoch: int) -> None:
-        self.writer.add_image(name, pixels_HWC, epoch, dataformats="HWC")
+        with self.writing():
+            self.writer.add_image(name, pixels_HWC, epoch, dataformats="HWC")
 
     def on_train_end(self, trainer: Training) -> None:
         if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+            writer, self.writer = self.writer, None
+            with self.writing():
+                writer.close()
+            threading.excepthook = self.excepthook
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise NotWritten(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def heard(self, failed: threading.ExceptHookArgs) -> None:
+        """Print no traceback of the writer's thread: what it could not write is raised in the next
+        call of the writer."""
+        writes_events = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (writes_events and isinstance(failed.exc_value, OSError)):
+            self.excepthook(failed)
 
 
 class WeightsAndBiases(Tracker):

@@ -152,6 +152,11 @@ class Trainer:
         except WorkerLost as error:
             raise RunFailed(f"{error}, then go on with --resume {self.run.path}") from None
         except NotWritten as error:
+            if not self.run.path.is_dir():
+                raise RunFailed(
+                    f"{self.run.path}: was moved or removed while the training ran; put it back,"
+                    f" then resume with --resume {self.run.path}"
+                ) from None
             raise RunFailed(
                 f"{error}; make room, then resume from the last checkpoint with --resume"
                 f" {self.run.path}"

@@ -16,6 +16,7 @@ from stacked_ram.evaluation.evaluate import evaluate
 from stacked_ram.runs.checkpoint import load_run
 from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.training.run import train_run
+from stacked_ram.training.trainer import Trainer
 from stacked_ram.viz.draw import draw_run
 from stacked_ram.viz.photos import Split
 
@@ -79,3 +80,16 @@ def test_too_many_or_a_data_set_that_is_gone_end_the_run_in_one_line(tmp_path):
     break_photos(folder, "test", *range(6))
     with pytest.raises(RunFailed, match=r"6 of 6 photos of test could not be read"):
         evaluate(load_run(tmp_path / "run", "cpu"))
+
+
+def test_a_data_set_that_is_moved_away_ends_the_run_at_its_first_photo(tmp_path):
+    folder = tiny_photos(tmp_path / "data")
+    config = tiny_config(folder, epochs=1)
+    train_run(config, tmp_path / "run")
+    trainer = Trainer(config, tmp_path / "again")
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunFailed, match=r"data: the data set was there and is no longer"):
+        trainer.fit()
+    loaded = load_run(tmp_path / "run", "cpu")
+    with pytest.raises(UserError, match=r"data"):
+        evaluate(loaded)

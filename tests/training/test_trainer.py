@@ -25,9 +25,11 @@ from stacked_ram.runtime.errors import RunFailed, UserError
 from stacked_ram.runtime.signals import Stopped
 from stacked_ram.training import estimators
 from stacked_ram.training import trainer as engine
+from stacked_ram.training.callbacks import Callback
 from stacked_ram.training.profiling import Profiler
 from stacked_ram.training.run import resume_run, train_run
 from stacked_ram.training.step import TrainStep
+from stacked_ram.training.trackers import TensorBoard
 from stacked_ram.training.trainer import Trainer
 from stacked_ram.viz.training_pictures import tracking_callbacks
 
@@ -214,6 +216,18 @@ def test_a_full_disk_ends_the_run_with_one_line_and_damages_nothing(whole, tmp_p
     assert outputs(tmp_path / "run") == expected
 
 
+def test_a_run_folder_that_is_moved_away_ends_the_run_with_one_line(digits, tmp_path, capfd):
+    class MovesIt(Callback):
+        def on_epoch_end(self, trainer, row):
+            if trainer.run.path.exists():
+                trainer.run.path.rename(tmp_path / "elsewhere")
+
+    config = tiny_config(digits, pictures_every=1)
+    with pytest.raises(RunFailed, match=r"run: was moved or removed while the training ran; put"):
+        Trainer(config, tmp_path / "run", callbacks=[MovesIt(), TensorBoard()]).fit()
+    assert "Traceback" not in capfd.readouterr().err  # nor of TensorBoard's own thread
+
+
 def scripted(monkeypatch, values: list[float]) -> None:
     """Replace validation: return these accuracies, epoch by epoch."""
     left = iter(values)
@@ -238,8 +252,6 @@ def test_early_stopping_keeps_the_best_and_survives_a_restart(digits, tmp_path, 
 def test_an_epoch_whose_metric_is_not_a_number_is_never_the_best(
     digits, tmp_path, monkeypatch, metric
 ):
-    from stacked_ram.training import trainer as engine
-
     values, validate = [math.nan, 0.5, math.nan], engine.validate
     monkeypatch.setattr(engine, "validate", lambda *some: validate(*some) | {metric: values.pop(0)})
     row = train_run(tiny_config(digits, metric=metric), tmp_path / "run")
