@@ -30,7 +30,7 @@ from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
 from stacked_ram.evaluation.early_exit import ExitTable, choose_threshold, exit_at, exit_curve
 from stacked_ram.evaluation.fixations import against_people, read_fixations
-from stacked_ram.evaluation.metrics import confusion, confusion_png, per_class, reliability_png
+from stacked_ram.evaluation.metrics import confusion, per_class
 from stacked_ram.evaluation.multi_label import (
     interval,
     label_table,
@@ -38,6 +38,7 @@ from stacked_ram.evaluation.multi_label import (
     resampled_map,
 )
 from stacked_ram.evaluation.multicrop import Crops, crop_size
+from stacked_ram.evaluation.plots import confusion_png, reliability_png
 from stacked_ram.evaluation.predictions import Predictions, predict_split
 from stacked_ram.evaluation.scores import (
     confidences,
