@@ -10,10 +10,9 @@ It is killed if a test fails with it or uses ten times the processor's time; the
 No file is changed: each mutant lives in a process of its own, forked after the libraries were
 imported. docs/reliability.md holds the figures.
 
-Left out, because no test should see it: annotations; imports for type checkers; what stands in
-`raise`, which is messages; and in functions that draw, keyword arguments, which are looks. Bit
-operators in place of arithmetic, and `is` in place of `==`, fail at once and would flatter the
-figure: left out too.
+Left out, because no test should see it: annotations; imports for type checkers; and what stands in
+`raise`, which is messages. Bit operators in place of arithmetic, and `is` in place of `==`, fail at
+once and would flatter the figure: left out too.
 """
 
 from __future__ import annotations
@@ -55,8 +54,6 @@ def places_left_out(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]
         checks_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         if isinstance(node, ast.Raise) or checks_types:
             found.append(node)
-        if isinstance(node, ast.FunctionDef) and node.name.endswith("_png"):
-            found += [each.value for each in ast.walk(node) if isinstance(each, ast.keyword)]
     return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in found if n]
 
 

@@ -67,6 +67,9 @@ def test_calibration_error_by_hand():
     # of fifteen bins the tenth is from 0.6 to 0.667
     in_one_bin, right = np.array([0.601, 0.665]), np.array([False, True])
     assert calibration_error(in_one_bin, right) == pytest.approx((1.266 - 1) / 2)
+    # the last bin is from 0.933 to 1 and has both ends; 0.9 is in the one before
+    last, right = np.array([1.0, 0.95, 0.9]), np.array([False, True, True])
+    assert calibration_error(last, right) == pytest.approx((1.95 - 1 + 0.1) / 3)
 
 
 def test_tables_of_classes():
@@ -77,6 +80,8 @@ def test_tables_of_classes():
     assert table.loc["c"].tolist() == [0, 0, 0, 0]
     assert table.loc["mean over classes", "f1"] == pytest.approx(0.8)  # c has no photos
     assert table.loc["mean over classes", "photos"] == 5
+    single = per_class(np.array([0, 0, 1]), np.array([0, 0, 0]), ["a", "b"])
+    assert single.loc["mean over classes", "recall"] == 0.5  # b's only photo counts too
     counts = confusion(labels, predicted, ["a", "b", "c"])
     assert counts.loc["a"].tolist() == [2, 1, 0]
     assert counts.loc["c"].tolist() == [0, 0, 0] and list(counts.columns) == ["a", "b", "c"]
