@@ -6,7 +6,7 @@ B photos of a batch, N classes, C H W channels, height and width of the widest a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,17 @@ class Batch:
     def without(self, place: int) -> Batch:
         """Return the batch without one of its photos."""
         kept = torch.arange(len(self), device=self.labels_B.device) != place
-        index_b = kept.nonzero()[:, 0]
+        return self._select(kept.nonzero()[:, 0])
 
+    def split(self, most: int) -> Iterator[Batch]:
+        """Iterate over the batch in parts of at most so many photos."""
+        if len(self) <= most:
+            yield self
+        else:
+            for index_b in torch.arange(len(self), device=self.labels_B.device).split(most):
+                yield self._select(index_b)
+
+    def _select(self, index_b: Tensor) -> Batch:
         return self._each(
             lambda value: value.select(index_b) if isinstance(value, LazyPhotos) else value[index_b]
         )

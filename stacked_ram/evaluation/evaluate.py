@@ -3,7 +3,8 @@
 `Evaluation.save` writes into the run's folder (unless another is given):
     SPLIT.json             all figures
     SPLIT_per_class.csv    SPLIT_photos.csv
-    SPLIT_confusion.csv    SPLIT_confusion.png    where a photo has one class
+    SPLIT_confusion.csv    SPLIT_confusion.png    where a photo has one class (of more than 500
+                           classes the pairs that occur, without a picture)
     SPLIT_early_exit.csv   accuracy against mean GMACs over all thresholds, on request
     SPLIT_explain.csv, .npz   causes and better places of each photo; maps and curves, on request
 """
@@ -30,7 +31,7 @@ from stacked_ram.evaluation.controls import chosen_from, control_passes
 from stacked_ram.evaluation.cost import Cost, photo_cost, typical_size
 from stacked_ram.evaluation.early_exit import ExitTable, choose_threshold, exit_at, exit_curve
 from stacked_ram.evaluation.fixations import against_people, read_fixations
-from stacked_ram.evaluation.metrics import confusion, per_class
+from stacked_ram.evaluation.metrics import confused_pairs, confusion, per_class
 from stacked_ram.evaluation.multi_label import (
     interval,
     label_table,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     import pandas
 
 Split = Literal["train", "valid", "test"]
+MOST_CLASSES = 500  # of a confusion matrix; of more classes its pairs are listed
 # The controls in words, and what follows where one is as good.
 CONTROL_WORDS = {
     "centre": ("the same model looking at the centre", "where it looks does not matter"),
@@ -278,9 +280,14 @@ def evaluate(
         figures["mean_f1"] = float(by_class["f1"].iloc[-1])
         figures["balanced_accuracy"] = float(by_class["recall"].iloc[-1])
         figures["meaning"] += unevenness(by_class["photos"].iloc[:-1])
-        counts = confusion(predictions.labels_N, predictions.predicted_N, loaded.classes)
-        tables["_confusion.csv"] = counts.to_csv().encode()
-        tables["_confusion.png"] = confusion_png(counts)
+        labels_N, predicted_N = predictions.labels_N, predictions.predicted_N
+        if len(loaded.classes) > MOST_CLASSES:
+            pairs = confused_pairs(labels_N, predicted_N, loaded.classes)
+            tables["_confusion.csv"] = pairs.to_csv(index=False).encode()
+        else:
+            counts = confusion(labels_N, predicted_N, loaded.classes)
+            tables["_confusion.csv"] = counts.to_csv().encode()
+            tables["_confusion.png"] = confusion_png(counts)
     tables["_per_class.csv"] = by_class.round(4).to_csv().encode()
     tables["_photos.csv"] = photo_table(predictions, photos).encode()
     if calibration is not None:

@@ -42,6 +42,7 @@ from stacked_ram.runtime.devices import autocast
 
 PLACES = 48  # of a photo of a whole split, at most; a policy over cells has its own
 VALID_PHOTOS = 128  # the temperature is chosen on
+SCORES = 2**23  # of classes, with a glimpse at each place, that are held at once; 32 MB
 CURVE_PHOTOS = 128  # deletion and insertion are measured on
 GRAD_CAM = "Grad-CAM of the plain backbone"
 
@@ -158,14 +159,18 @@ def look_at(
 ) -> Iterator[tuple[Batch, WhatIf]]:  # fmt: skip
     from tqdm import tqdm
 
+    model = loaded.model
+
     def look(batch: Batch) -> WhatIf:
         with autocast(loaded.device, config.training.precision):
-            return what_if(loaded.model, batch.photos(loaded.model), grid)
+            return what_if(model, batch.photos(model), grid)
 
-    loaded.model.eval()
+    model.eval()
     loader.set_epoch(0)
     batches = tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False)
-    return left_out.each(batches, look)
+    of_a_photo = model.num_glimpses * grid[0] * grid[1] * len(loaded.classes)
+    together = max(1, SCORES // of_a_photo)
+    return left_out.each((part for batch in batches for part in batch.split(together)), look)
 
 
 # ---------------------------------------------------------------------- calibration
@@ -176,7 +181,9 @@ def valid_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of validation photos with each glimpse at each place, X x N, and their labels, X."""
     valid = open_dataset(config.data, "valid")
-    valid = only(valid, stratified(valid.labels, VALID_PHOTOS))
+    of_a_photo = loaded.model.num_glimpses * grid[0] * grid[1] * len(loaded.classes)
+    most = min(VALID_PHOTOS, max(1, 8 * SCORES // of_a_photo))
+    valid = only(valid, stratified(valid.labels, most))
     scores, labels = [], []
     with opened_loader(valid, config, loaded.device) as loader:
         for batch, found in look_at(loaded, loader, config, grid, LeftOut(valid), "calibrate"):

@@ -84,3 +84,15 @@ def confusion(
         counts_CC = confusion_matrix(labels_N, predicted_N, labels=range(len(classes)))
     rows = pandas.Index(classes, name="class")
     return pandas.DataFrame(counts_CC, index=rows, columns=list(classes))
+
+
+def confused_pairs(
+    labels_N: np.ndarray, predicted_N: np.ndarray, classes: Sequence[str]
+) -> pandas.DataFrame:
+    """The cells of `confusion` that are not empty: class, predicted class and number of photos."""
+    import pandas
+
+    names = np.asarray(classes, object)
+    pairs = pandas.DataFrame({"class": labels_N, "predicted": predicted_N})
+    table = pairs.value_counts(sort=False).rename("photos").reset_index()
+    return table.assign(**{name: names[table[name]] for name in pairs})

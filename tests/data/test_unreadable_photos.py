@@ -71,6 +71,17 @@ def test_the_others_of_the_batch_do_not_change(tmp_path):
         assert torch.equal(photo[:, :height, :width], other[:, :height, :width])
 
 
+def test_a_batch_in_parts_has_the_same_photos_with_their_labels(tmp_path):
+    dataset = open_dataset(tiny_config(tiny_photos(tmp_path / "data")).data, "train")
+    (batch, *_) = make_loader(dataset, tiny_config(tmp_path / "data"), train=True)
+    parts = list(batch.split(3))
+    assert [len(part) for part in parts] == [3, 3, 2]
+    for name in ("pixels_BCHW", "sizes_B2", "labels_B", "boxes_B4", "index_B"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(joined, getattr(batch, name))
+    assert [len(part) for part in batch.split(8)] == [8]
+
+
 def test_too_many_or_a_data_set_that_is_gone_end_the_run_in_one_line(tmp_path):
     folder = tiny_photos(tmp_path / "data")
     train_run(tiny_config(folder, epochs=1), tmp_path / "run")

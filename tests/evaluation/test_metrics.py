@@ -8,6 +8,7 @@ import torch
 
 from stacked_ram.evaluation.metrics import (
     calibration_error,
+    confused_pairs,
     confusion,
     mean_interval,
     paired_interval,
@@ -84,6 +85,9 @@ def test_tables_of_classes():
     assert single.loc["mean over classes", "recall"] == 0.5  # b's only photo counts too
     counts = confusion(labels, predicted, ["a", "b", "c"])
     assert counts.loc["a"].tolist() == [2, 1, 0]
+    pairs = confused_pairs(labels, predicted, ["a", "b", "c"])
+    assert pairs.values.tolist() == [["a", "a", 2], ["a", "b", 1], ["b", "b", 2]]
+    assert list(pairs.columns) == ["class", "predicted", "photos"]
     assert counts.loc["c"].tolist() == [0, 0, 0] and list(counts.columns) == ["a", "b", "c"]
 
 
