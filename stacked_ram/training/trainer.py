@@ -28,6 +28,7 @@ from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.data.photo_loader import WorkerLost, watched_workers
+from stacked_ram.evaluation.cost import typical_size
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.norms import batch_norms
@@ -85,6 +86,7 @@ class Trainer:
 
         self.dataset = open_dataset(config.data, "train", stream=True)
         check_labels(config, self.dataset)
+        check_sizes(config, self.dataset)
         load = functools.partial(
             make_loader, config=config, device=self.device, rank=world.rank, world=world.size
         )
@@ -150,6 +152,9 @@ class Trainer:
                 self.log(self.summary())
             return self.best_row()
         except WorkerLost as error:
+            if self.signals.caught:  # it went to workers too, which did not ignore it yet
+                self.log(f"stopped; resume from the last checkpoint: --resume {self.run.path}")
+                raise Stopped(self.signals.caught) from None
             raise RunFailed(f"{error}, then go on with --resume {self.run.path}") from None
         except NotWritten as error:
             if not self.run.path.is_dir():
@@ -503,6 +508,17 @@ def class_weights(dataset: Dataset) -> Tensor:
     if dataset.multi_label:
         return (len(dataset) - counts_N) / counts_N.clamp(min=1).float()
     return len(dataset) / (len(counts_N) * counts_N.float())
+
+
+def check_sizes(config: Config, dataset: Dataset) -> None:
+    """Raise UserError for photos that are too small for the levels of a stack."""
+    levels = config.model.num_levels
+    height, width = typical_size(dataset, config.data)
+    if config.model.stack == "conv" and min(height, width) < 2 ** (levels - 1):
+        raise UserError(
+            f"num_levels: photos of {height}x{width} pixels are too small for {levels} levels; each"
+            " halves the one before"
+        )
 
 
 def check_labels(config: Config, dataset: Dataset) -> None:

@@ -282,11 +282,15 @@ def map_surfaces(
         height, width = surface.sizes_B2[row].tolist()
         sides_T2 = surface.sizes_B2[row].expand(len(locations_T2), 2)
         map_CHW = maps_of({level: surface}, row)[level]
+        shape = f"{height} × {width}, {counted(len(map_CHW), 'channel')}"
+        image_HWC = colours[level](thinned(map_CHW, DRAWN))
+        if not image_HWC.size:  # a photo of a few pixels, halved by each level
+            shape, image_HWC = "empty, for so small a photo", np.zeros((1, 1, 3), np.uint8)
         surfaces.append(
             Surface(
-                f"feature map {level}: {height} × {width}, {counted(len(map_CHW), 'channel')}",
-                colours[level](thinned(map_CHW, DRAWN)),
-                (height, width),
+                f"feature map {level}: {shape}",
+                image_HWC,
+                (max(height, 1), max(width, 1)),
                 numpy(glimpse_boxes(locations_T2, sides_T2, geometry)),
                 colours[level](numpy(patches_BTKCPP[row])),
                 is_map=True,

@@ -372,9 +372,15 @@ def test_a_dropped_glance_leaves_the_core_empty_and_still_has_its_loss(core):
         torch.testing.assert_close(part[~forgotten], wanted[~forgotten])
 
 
-def test_photos_too_small_for_the_levels_are_refused():
-    with pytest.raises(UserError, match="num_levels"):
-        forward(make("stack_conv", num_levels=6), pixels(1, 20, 20))
+def test_photos_that_are_smaller_than_the_levels_are_seen_alone_as_in_a_batch():
+    model = make("stack_conv", num_levels=6).eval()
+    small, large = pixels(1, 20, 3), pixels(1, 64, 70)
+    both = torch.zeros(2, *large.shape[1:], dtype=small.dtype)
+    both[:1, :, :20, :3], both[1:] = small, large
+    sizes = torch.tensor([[20, 3], [64, 70]])
+    alone = forward(model, small)
+    together = forward(model, both, sizes)
+    torch.testing.assert_close(alone.logits_BTN[0], together.logits_BTN[0])
 
 
 @pytest.mark.parametrize("name", ["dense", "stack_rnn_own", "stack_conv", "categorical"])

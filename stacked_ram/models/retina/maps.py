@@ -48,11 +48,9 @@ class ConvMaps(nn.Module):
     def forward(self, photos: Photos) -> list[Photos]:
         surfaces = [photos]
         maps, sizes_B2 = normalised(photos), photos.sizes_B2
-        if min(maps.shape[2:]) >> len(self.norms) == 0:
-            raise UserError(
-                f"num_levels: photos of {maps.shape[2]}x{maps.shape[3]} pixels are too small for"
-                f" {len(self.norms) + 1} levels; each halves the one before"
-            )
+        least = 2 ** len(self.norms)  # a photo that is smaller has empty maps
+        height, width = (max(least - side, 0) for side in maps.shape[2:])
+        maps = functional.pad(maps, (0, width, 0, height))
         # a GPU always takes the general way: the host would have to wait for the sizes
         padded = not exporting() and (
             not maps.is_cpu or bool((sizes_B2 != sizes_B2.new_tensor(maps.shape[2:])).any())
