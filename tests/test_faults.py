@@ -1,15 +1,21 @@
-"""A small share of `benchmarks/faults.py`: damaged files are read or refused in one line."""
+"""A small share of `benchmarks/faults.py` and `benchmarks/random_configs.py`."""
 
 from __future__ import annotations
 
 import faulthandler
 import importlib
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
+
+from stacked_ram.config.schema import Config
+from stacked_ram.config.yaml import load_config, replace_fields
+from stacked_ram.runs.folder import save_config
+from stacked_ram.runtime.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 CASES = 60
@@ -20,6 +26,13 @@ def faults():
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(str(FOLDER))
         yield importlib.import_module("faults")
+
+
+@pytest.fixture(scope="module")
+def configs():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("random_configs")
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +103,22 @@ def test_the_harness_sees_what_decoders_may_do(faults, tmp_path, monkeypatch, wh
     file = tmp_path / "batch" / "raw" / "dot" / "a.png"
     file.parent.mkdir(parents=True)
     assert said in photos.answers_in_process(way, [file])["a.png"]
+
+
+def test_random_configurations_survive_their_file(configs, tmp_path):
+    kept = 0
+    for seed in range(100):
+        fields = configs.drawn(random.Random(seed))
+        try:
+            config = replace_fields(Config(), {"dataset": "datasets/x"} | fields)
+        except UserError:
+            continue
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(tmp_path / "config.yaml") == config, fields
+        kept += 1
+    assert kept > 15
+
+
+def test_wrong_values_are_refused_by_name(configs, tmp_path):
+    found = configs.invalid(300, 1, tmp_path)
+    assert found["faults"] == 0 and found["refused by name"] > 200, found
