@@ -22,6 +22,7 @@ import numpy as np
 from stacked_ram.runtime.errors import UserError
 
 MAX_DECODED = 2**30  # pixels of a file that is not tiled: 3 GB in a temporary file
+MAX_WIDTH = 2**19  # pixels in a row of such a file: libvips holds more than a hundred rows
 MAX_READ = 2**28  # most pixels read for one patch; more means that the file needs a pyramid
 MAX_LEVELS = 64
 LONGEST = 512  # most pixels per side averaged in memory: libvips shrinks longer sides first, but
@@ -77,7 +78,8 @@ class Pyramid:
         self.fail_on = "warning" if is_tiff else "error"
         self.opened: dict[tuple[tuple[str, int], ...], Any] = {}
         stored = self._open()
-        if not _tiled(stored) and stored.width * stored.height > MAX_DECODED:
+        too_many = stored.width > MAX_WIDTH or stored.width * stored.height > MAX_DECODED
+        if too_many and not _tiled(stored):
             raise UserError(
                 f"{self.path}: {stored.width:,} x {stored.height:,} pixels without tiles would"
                 f" have to be decoded as a whole; {HOW}"
