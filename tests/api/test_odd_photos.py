@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny import tiny_config
+from tiny import tiny_config, tiny_digits
 
 import stacked_ram as ram
 from stacked_ram.cli.main import main
 from stacked_ram.cli.prepare import main as prepare
 from stacked_ram.runs.checkpoint import load_run
+from stacked_ram.runtime.errors import UserError
 from stacked_ram.training.run import train_run
 from stacked_ram.viz.draw import draw_run
 
@@ -89,3 +90,10 @@ def test_they_are_prepared_or_refused_by_name(tmp_path, capsys):
     assert prepare([str(tmp_path / "raw"), str(tmp_path / "data"), *words]) == 0
     rows = (tmp_path / "data" / "report.csv").read_text().splitlines()[1:]
     assert len(rows) == 4 * 9 and sum("1x1" in row for row in rows) == 4
+
+
+def test_photos_that_are_all_too_small_for_the_levels_are_refused_before_training(tmp_path):
+    config = tiny_config(tiny_digits(tmp_path / "data"), stack="conv", num_levels=5, retina="conv")
+    with pytest.raises(UserError, match="num_levels: photos of 12x12 pixels are too small for 5"):
+        train_run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

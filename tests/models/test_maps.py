@@ -153,8 +153,6 @@ def test_invalid_maps_are_refused():
     with pytest.raises(UserError, match="test_efficientnet"):
         BackboneMaps("test_eficientnet", "none", frozen=False, num_levels=2, levels=(0,),
                      channels=3)  # fmt: skip
-    with pytest.raises(UserError, match="num_levels"):
-        conv_maps()(Photos(torch.zeros(1, 3, 3, 9, dtype=torch.uint8)))
 
 
 def norm_of_a_part(rank: int, folder: str) -> None:
