@@ -32,7 +32,7 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["wide", "tall"])
+@pytest.fixture(scope="module")
 def odd(request, tmp_path_factory):
     """A prepared data set: every size in every colour, in each split, lying and standing."""
     folder = tmp_path_factory.mktemp("odd")
@@ -55,7 +55,10 @@ def odd(request, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", MODELS)
+CASES = [("wide", name) for name in MODELS] + [("tall", "dense"), ("tall", "stack")]
+
+
+@pytest.mark.parametrize(("odd", "name"), CASES, indirect=["odd"])
 def test_every_command_takes_them(odd, tmp_path, name, capsys):
     config = tiny_config(odd, epochs=1, batch_size=23, **MODELS[name])  # 24 photos: 23, then one
     train_run(config, tmp_path / "run")
