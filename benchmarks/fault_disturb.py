@@ -20,10 +20,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from fault_kills import RESULTS, TRAININGS, Run, import_libraries, undisturbed
-from tiny import tiny_config, tiny_digits, tiny_photos
-
-from stacked_ram.runs.folder import save_config
+from fault_kills import TRAININGS, Run, import_libraries, same_results, save_training, undisturbed
+from tiny import tiny_digits, tiny_photos
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 KINDS = (*SIGNALS, "SIGINT twice", "worker killed", "disk full", "run gone", "data gone")
@@ -45,11 +43,10 @@ def disturb(cases: int, seed: int, home: Path) -> Counter[str]:
             if kind == "worker killed":
                 title = rng.choice([each for each in titles if TRAININGS[each].get("workers")])
             data = digits if title == "digits" else photos
-            settings = dict(epochs=4, save_every=0.0) | TRAININGS[title]
             config = home / f"{titles.index(title)}.yaml"
             whole = home / f"whole-{titles.index(title)}"
             if title not in wholes:
-                save_config(tiny_config(data, **settings), config)
+                save_training(title, photos, digits, config)
                 wholes[title] = undisturbed("main", "train", config, "--out", whole)
             shutil.rmtree(disk / "run", ignore_errors=True)
             process = Run("main", "train", config, "--out", disk / "run")
@@ -121,9 +118,7 @@ def finished(run: Path, whole: Path) -> str:
     process = Run("main", "train", *(given if fresh else ["--resume", run])).wait(120)
     if process.kill() or process.code:
         return f"resumed, exit code {process.code}: {process.text()[-1500:]}"
-    if any((run / name).read_bytes() != (whole / name).read_bytes() for name in RESULTS):
-        return "other bits"
-    return ""
+    return "" if same_results(run, whole) else "other bits"
 
 
 def children(pid: int) -> list[int]:

@@ -16,6 +16,7 @@ all its workers. What must hold:
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import random
@@ -177,16 +178,14 @@ def kill_trainings(cases: int, rng: random.Random, home: Path) -> Counter[str]:
     names = list(TRAININGS)
     for number, title in enumerate(names):
         whole, run = home / f"whole-{number}", home / f"killed-{number}"
-        settings = dict(epochs=4, save_every=0.0) | TRAININGS[title]
-        config = tiny_config(digits if title == "digits" else photos, **settings)
-        save_config(config, home / "config.yaml")
+        save_training(title, photos, digits, home / "config.yaml")
         seconds = undisturbed("main", "train", home / "config.yaml", "--out", whole)
         due = cases * (number + 1) // len(names)
         while found["killed"] < due:
             shutil.rmtree(run, ignore_errors=True)
             if not kill_training(home / "config.yaml", run, due, seconds, rng, found):
                 continue
-            if all((run / n).read_bytes() == (whole / n).read_bytes() for n in RESULTS):
+            if same_results(run, whole):
                 found["trainings ended with the same bits"] += 1
             else:
                 found["faults"] += 1
@@ -194,11 +193,23 @@ def kill_trainings(cases: int, rng: random.Random, home: Path) -> Counter[str]:
     return found
 
 
+def save_training(title: str, photos: Path, digits: Path, file: Path) -> None:
+    """Write the configuration of one of TRAININGS, which saves its state after every step."""
+    data = digits if title == "digits" else photos
+    settings = dict(epochs=4, save_every=0.0) | TRAININGS[title]
+    save_config(tiny_config(data, **settings), file)
+
+
+def same_results(run: Path, other: Path) -> bool:
+    """Whether two trainings have the same table and weights, to the last bit."""
+    return all((run / name).read_bytes() == (other / name).read_bytes() for name in RESULTS)
+
+
 def kill_training(
     config: Path, run: Path, due: int, seconds: float, rng: random.Random, found: Counter[str]
 ) -> bool:
     """Start a training, kill it and resume it until it ends; whether it ended well."""
-    for attempt in range(10_000):
+    for attempt in itertools.count():
         fresh = not (run / "config.yaml").exists()
         given = [config, "--out", run] if fresh else ["--resume", run]
         had = set(state_files(run))
@@ -217,7 +228,6 @@ def kill_training(
             found["faults"] += 1
             print(f"exit code {process.code}: {process.last_line()}", flush=True)
             return False
-    return False
 
 
 def kill_search(cases: int, rng: random.Random, home: Path) -> Counter[str]:

@@ -47,8 +47,8 @@ class DataConfig:
     colour_jitter: Fraction = 0.0
     """Strength of random brightness, contrast, saturation and hue of training photos, 0 to 1."""
     rotate: NotNegativeFloat = 0.0
-    """Rotate training photos, or digits before they are put on a canvas, by up to this many
-    degrees."""
+    """Rotate training photos, or digits (and scribbles) before they are put on a canvas, by up to
+    this many degrees."""
     rand_augment: Annotated[int, Ge(0), Le(30)] = 0
     """Magnitude of RandAugment on training photos, 0 (off) to 30."""
     random_erasing: Fraction = 0.0

@@ -168,9 +168,15 @@ def look_at(
     model.eval()
     loader.set_epoch(0)
     batches = tqdm(loader, desc=progress, unit=" batches", disable=None, leave=False)
-    of_a_photo = model.num_glimpses * grid[0] * grid[1] * len(loaded.classes)
-    together = max(1, SCORES // of_a_photo)
+    together = photos_within(SCORES, loaded, grid)
     return left_out.each((part for batch in batches for part in batch.split(together)), look)
+
+
+def photos_within(scores: int, loaded: LoadedRun, grid: tuple[int, int]) -> int:
+    """How many photos have at most so many class scores, with each glimpse at each place; at
+    least 1."""
+    of_a_photo = loaded.model.num_glimpses * grid[0] * grid[1] * len(loaded.classes)
+    return max(1, scores // of_a_photo)
 
 
 # ---------------------------------------------------------------------- calibration
@@ -181,8 +187,7 @@ def valid_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of validation photos with each glimpse at each place, X x N, and their labels, X."""
     valid = open_dataset(config.data, "valid")
-    of_a_photo = loaded.model.num_glimpses * grid[0] * grid[1] * len(loaded.classes)
-    most = min(VALID_PHOTOS, max(1, 8 * SCORES // of_a_photo))
+    most = min(VALID_PHOTOS, photos_within(8 * SCORES, loaded, grid))
     valid = only(valid, stratified(valid.labels, most))
     scores, labels = [], []
     with opened_loader(valid, config, loaded.device) as loader:

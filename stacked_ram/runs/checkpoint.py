@@ -27,7 +27,7 @@ from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import from_dict, to_dict
 from stacked_ram.ops.digest import digest
 from stacked_ram.runs.folder import STATES, write_atomically
-from stacked_ram.runtime.errors import UserError, brief
+from stacked_ram.runtime.errors import NotWritten, UserError, brief
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.version import __version__
 
@@ -297,13 +297,15 @@ def load_run(
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> Path:
     """Write a training state; keep it and the one before it, and remove the others: earlier ones,
-    and damaged ones of a later step. Raises NotWritten (disk full)."""
+    and damaged ones of a later step. Raises NotWritten (disk full, folder moved away)."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
     path = folder / f"state-{step:09d}-{checksum(content)}.pt"
     write_atomically(path, content)
     files = state_files(folder)
+    if path not in files:  # the folder was moved away meanwhile
+        raise NotWritten(f"{path}: is gone after it was written")
     newest = files.index(path)
     for other in files[:newest] + files[newest + KEPT_STATES :]:
         with contextlib.suppress(OSError):

@@ -43,9 +43,9 @@ class TensorBoard(Tracker):
 
             # What an interrupted process wrote after its last checkpoint is not shown.
             self.folder, epoch = trainer.run.path / "tensorboard", trainer.epoch + 1
-            self.excepthook, threading.excepthook = threading.excepthook, self.heard
             with self.writing():
                 self.writer = SummaryWriter(str(self.folder), purge_step=epoch)
+            self.excepthook, threading.excepthook = threading.excepthook, self.heard
 
     def on_epoch_end(self, trainer: Training, row: Row) -> None:
         if self.writer is not None:
@@ -60,12 +60,15 @@ class TensorBoard(Tracker):
     def on_train_end(self, trainer: Training) -> None:
         if self.writer is not None:
             writer, self.writer = self.writer, None
-            with self.writing():
-                writer.close()
-            threading.excepthook = self.excepthook
+            try:
+                with self.writing():
+                    writer.close()
+            finally:
+                threading.excepthook = self.excepthook
 
     @contextmanager
     def writing(self) -> Iterator[None]:
+        """Raise NotWritten where the writer, or its thread before, could not write."""
         try:
             yield
         except OSError as error:

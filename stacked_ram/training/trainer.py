@@ -28,7 +28,6 @@ from stacked_ram.data.glance_cache import use_glance_cache
 from stacked_ram.data.left_out import LeftOut
 from stacked_ram.data.loader import make_loader
 from stacked_ram.data.photo_loader import WorkerLost, watched_workers
-from stacked_ram.evaluation.cost import typical_size
 from stacked_ram.models.build import build_model
 from stacked_ram.models.ram import RAM
 from stacked_ram.models.retina.norms import batch_norms
@@ -40,6 +39,7 @@ from stacked_ram.runtime.errors import NotWritten, RunFailed, UserError
 from stacked_ram.runtime.program import program
 from stacked_ram.runtime.signals import Stopped, StopSignals
 from stacked_ram.training.callbacks import Callback
+from stacked_ram.training.checks import check_labels, check_sizes
 from stacked_ram.training.estimators import Estimator
 from stacked_ram.training.init_from import init_from
 from stacked_ram.training.meters import Row
@@ -508,40 +508,6 @@ def class_weights(dataset: Dataset) -> Tensor:
     if dataset.multi_label:
         return (len(dataset) - counts_N) / counts_N.clamp(min=1).float()
     return len(dataset) / (len(counts_N) * counts_N.float())
-
-
-def check_sizes(config: Config, dataset: Dataset) -> None:
-    """Raise UserError for photos that are too small for the levels of a stack."""
-    levels = config.model.num_levels
-    height, width = typical_size(dataset, config.data)
-    if config.model.stack == "conv" and min(height, width) < 2 ** (levels - 1):
-        raise UserError(
-            f"num_levels: photos of {height}x{width} pixels are too small for {levels} levels; each"
-            " halves the one before"
-        )
-
-
-def check_labels(config: Config, dataset: Dataset) -> None:
-    """Raise UserError for options that do not go with how many labels a photo has."""
-    loss, several = config.training.loss, dataset.multi_label
-    where = f"{dataset.folder}: its photos have {'several labels' if several else 'one label'} each"
-    for wrong, message in (
-        (
-            several and config.data.balanced_sampler,
-            "balanced_sampler: cannot draw classes that share photos equally often; leave it out,"
-            " class_weights weights the loss",
-        ),
-        (
-            loss == "asymmetric" and config.training.class_weights,
-            "class_weights: loss asymmetric weighs them in its own way; leave one of them out",
-        ),
-        (
-            not several and loss != "auto",
-            f"loss {loss}: is for photos with several labels; leave it out",
-        ),
-    ):
-        if wrong:
-            raise UserError(f"{message} ({where})")
 
 
 def six_digits(value: float) -> float:

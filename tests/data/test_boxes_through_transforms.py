@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiny import tiny_config
@@ -45,9 +45,7 @@ def folder(tmp_path_factory):
 sides = st.integers(20, 160)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None)
 @given(
     flip=st.booleans(),
     crop_area=st.sampled_from([(1.0, 1.0), (0.2, 1.0), (0.05, 0.3)]),

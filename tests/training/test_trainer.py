@@ -19,6 +19,7 @@ from tiny import tiny_config, tiny_digits
 
 from stacked_ram.config.schema import Config
 from stacked_ram.config.yaml import replace_fields
+from stacked_ram.runs import checkpoint
 from stacked_ram.runs.checkpoint import load_run, read_weights, state_files
 from stacked_ram.runs.folder import RunFolder
 from stacked_ram.runtime.errors import RunFailed, UserError
@@ -226,6 +227,19 @@ def test_a_run_folder_that_is_moved_away_ends_the_run_with_one_line(digits, tmp_
     with pytest.raises(RunFailed, match=r"run: was moved or removed while the training ran; put"):
         Trainer(config, tmp_path / "run", callbacks=[MovesIt(), TensorBoard()]).fit()
     assert "Traceback" not in capfd.readouterr().err  # nor of TensorBoard's own thread
+
+
+def test_a_run_folder_that_is_moved_away_while_a_state_is_saved(digits, tmp_path, monkeypatch):
+    write = checkpoint.write_atomically
+
+    def moved(path: Path, content: bytes) -> None:
+        write(path, content)
+        if path.suffix == ".pt" and "state-000000000" not in path.name:
+            path.parent.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", moved)
+    with pytest.raises(RunFailed, match=r"run: was moved or removed while the training ran"):
+        train_run(tiny_config(digits), tmp_path / "run")
 
 
 def scripted(monkeypatch, values: list[float]) -> None:
